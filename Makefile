@@ -1,0 +1,78 @@
+# Every target sets up what it needs in .venv; all it takes is python3 (3.11 or newer) and make.
+# `requirements.lock` only constrains versions: what is installed is what pyproject.toml asks for.
+
+UV_VERSION := 0.13.9
+PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet
+SETUP := .venv/.setup-done
+SETUP_ALL := .venv/.setup-all-done
+
+# The interpreter that .venv is made with: PYTHON=... if given, else the first that will do. A
+# version manager's stand-in may be on the path without a Python behind it, so each one is tried.
+PYTHON ?=
+CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
+SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+
+DEMO_FLAGS := $(if $(SHORT),--short) $(if $(LONG),--long) $(if $(SEED),--seed $(SEED))
+PARITY_TESTS := $(shell grep -ls "mark\.parity_torch" tests/test_*.py)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test test-parity test-all lint lock clean
+
+help:  ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+setup: $(SETUP)  ## make .venv and install the package with its test tools
+
+demo: $(SETUP)  ## run the demo; SHORT=1 or LONG=1 sets its length, SEED=n its seed
+	.venv/bin/python -m stts_jax.demo $(DEMO_FLAGS)
+
+test: $(SETUP)  ## run the quick tests
+	.venv/bin/python -m pytest -m "not slow and not parity_torch"
+
+test-parity: $(if $(PARITY_TESTS),$(SETUP_ALL))  ## run the tests against PyTorch, which it installs
+ifeq ($(PARITY_TESTS),)
+	@echo "tests/ has no test marked parity_torch: nothing to run"
+else
+	.venv/bin/python -m pytest -m parity_torch
+endif
+
+test-all: $(SETUP_ALL)  ## run all tests, the slow ones and those against PyTorch too
+	.venv/bin/python -m pytest
+
+lint: $(SETUP)  ## check style and formatting
+	.venv/bin/python -m ruff check .
+	.venv/bin/python -m ruff format --check .
+
+# Pins stay as they are unless pyproject.toml rules them out; UPGRADE=1 takes the newest of all.
+lock: | .venv/bin/python  ## remake requirements.lock; UPGRADE=1 takes newer versions
+	$(PIP) uv==$(UV_VERSION)
+	.venv/bin/python -m uv pip compile pyproject.toml --output-file requirements.lock \
+	    --universal --python-version 3.11 --all-extras $(if $(UPGRADE),--upgrade) \
+	    --no-config --no-emit-index-url --no-emit-find-links --no-annotate --quiet \
+	    --custom-compile-command "make lock"
+
+clean:  ## remove caches and build outputs; .venv and runs/ stay
+	rm -rf build *.egg-info .pytest_cache .ruff_cache .jax_cache
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@for python in $(CANDIDATES); do \
+	    if $$python -c '$(SUITABLE)' >/dev/null 2>&1; then \
+	        echo "making .venv with $$($$python --version)"; \
+	        exec $$python -m venv .venv; \
+	    fi; \
+	done; \
+	echo "This needs Python 3.11 or newer with its venv module, and none of" \
+	    "'$(CANDIDATES)' is that; install one, or name it with PYTHON=/path/to/python3." >&2; \
+	exit 1
+
+$(SETUP): pyproject.toml requirements.lock | .venv/bin/python
+	@echo "installing into .venv; the first time takes a minute or two"
+	$(PIP) -c requirements.lock -e '.[test]'
+	@touch $@
+
+$(SETUP_ALL): $(SETUP)
+	@echo "installing PyTorch and transformers into .venv, for the comparisons"
+	$(PIP) -c requirements.lock -e '.[test,convert,parity]'
+	@touch $@
