@@ -1,0 +1,107 @@
+"""What all tests share: eight CPU devices, exact products, and the table of worst errors."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+import pytest
+from goldens_folder import REPOSITORY
+
+# Compiling is most of what the tests cost, so code is hardly optimised. Read by XLA at start.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+    ]
+)
+# Before any backend starts. Several devices, so that sharding is tested where there is one CPU.
+jax.config.update("jax_platforms", os.environ.get("STTS_TEST_PLATFORM", "cpu"))
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_default_matmul_precision", "highest")
+jax.config.update("jax_compilation_cache_dir", str(REPOSITORY / ".jax_cache"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One measured error and what it may be."""
+
+    case: str
+    error: float
+    tolerance: float
+
+
+@dataclass
+class WorstErrors:
+    """The largest error of each kind in each test file, for the table at the end of the run."""
+
+    test_file: str = ""
+    largest: dict[tuple[str, str], Entry] = field(default_factory=dict)
+
+    def add(self, case: str, what: str, error: float, tolerance: float) -> None:
+        """Record the `error` that `what` has in `case`; asserting it is up to the test."""
+        key = (self.test_file, what)
+        error = float(error)
+        known = self.largest.get(key)
+        if known is None or _size(error) > _size(known.error):
+            self.largest[key] = Entry(case, error, float(tolerance))
+
+    def lines(self) -> Iterator[str]:
+        """The table, one line a test file and kind."""
+        rows = [("test file", "what", "worst", "tolerance", "case")]
+        for (test_file, what), entry in sorted(self.largest.items()):
+            worst, tolerance = f"{entry.error:.2e}", f"{entry.tolerance:.2e}"
+            rows.append((test_file, what, worst, tolerance, entry.case))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            yield "  ".join(cells).rstrip()
+
+
+def _size(error: float) -> float:
+    """Not a number is worse than anything."""
+    return math.inf if math.isnan(error) else error
+
+
+_WORST = pytest.StashKey[WorstErrors]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_WORST] = WorstErrors()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.config.stash[_WORST].test_file = Path(item.path).name
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config):
+    worst = config.stash[_WORST]
+    if worst.largest:
+        terminalreporter.section("worst errors")
+        for line in worst.lines():
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def worst_error(pytestconfig: pytest.Config) -> WorstErrors:
+    """Recorder of measured errors: `worst_error.add(case, what, error, tolerance)`."""
+    return pytestconfig.stash[_WORST]
+
+
+@pytest.fixture
+def report_error(
+    request: pytest.FixtureRequest, worst_error: WorstErrors
+) -> Callable[[str, float, float], None]:
+    """`report_error(what, worst, tolerance)`: the same, with the test's own name as the case."""
+
+    def report(what: str, worst: float, tolerance: float) -> None:
+        worst_error.add(request.node.name, what, worst, tolerance)
+
+    return report
