@@ -1,0 +1,1 @@
+"""Building blocks that know nothing of videos: attention, norms, rotary embedding, MLPs."""

@@ -1,0 +1,73 @@
+"""Which token of a row may look at which (olmo/models/molmo2/molmo2.py; MODEL 2.4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from stts_jax.config import IMAGE_STRUCTURE_TOKENS, Bidirectional, LlmConfig
+
+# Packed example e has this times e added to its subsegment ids (olmo/data/dynamic_packer.py).
+EXAMPLE_SUBSEGMENT_INCREMENT = 100000
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TokenTable:
+    """What the mask needs to know of each token, all (B, L).
+
+    Attributes:
+      index: physical order in the row; a token sees itself and what comes before.
+      valid: False for padding, which nobody sees.
+      visual: one of the image-structure tokens.
+      frame: running count of frame (or low-resolution image) starts.
+      subsegment: a query sees a key only if its subsegment id is at most the key's.
+    """
+
+    index: jax.Array
+    valid: jax.Array
+    visual: jax.Array
+    frame: jax.Array
+    subsegment: jax.Array
+
+
+def token_table(input_ids: jax.Array, subsegment_ids: jax.Array, config: LlmConfig) -> TokenTable:
+    """(B, L) ids, -1 for padding -> what the mask needs."""
+    visual_ids = jnp.array([config.special_token(name) for name in IMAGE_STRUCTURE_TOKENS])
+    starts = jnp.array([config.special_token(n) for n in ("<frame_start>", "<low_res_im_start>")])
+    return TokenTable(
+        index=jnp.broadcast_to(jnp.arange(input_ids.shape[1]), input_ids.shape),
+        valid=input_ids >= 0,
+        visual=jnp.isin(input_ids, visual_ids),
+        frame=jnp.cumsum(jnp.isin(input_ids, starts), axis=1),
+        subsegment=subsegment_ids,
+    )
+
+
+def attention_mask(queries: TokenTable, keys: TokenTable, mode: Bidirectional) -> jax.Array:
+    """(B, Lq, Lk) bool, True where the query may look at the key.
+
+    Causal; visual tokens of one example also look forward at each other (`image_tokens`), or at
+    those of their own and earlier frames (`within_image`).
+    """
+
+    def compare(name: str) -> tuple[jax.Array, jax.Array]:
+        return getattr(queries, name)[:, :, None], getattr(keys, name)[:, None, :]
+
+    query_index, key_index = compare("index")
+    query_segment, key_segment = compare("subsegment")
+    visible = key_index <= query_index
+    if mode != "none":
+        query_visual, key_visual = compare("visual")
+        same_example = (
+            query_segment // EXAMPLE_SUBSEGMENT_INCREMENT
+            == key_segment // EXAMPLE_SUBSEGMENT_INCREMENT
+        )
+        mutual = query_visual & key_visual & same_example
+        if mode == "within_image":
+            query_frame, key_frame = compare("frame")
+            mutual = mutual & (key_frame <= query_frame)
+        visible = visible | mutual
+    return visible & (query_segment <= key_segment) & keys.valid[:, None, :]

@@ -1,0 +1,1 @@
+"""The video language model: ViT, connector, LLM, what joins them, and generation."""

@@ -1,0 +1,47 @@
+"""From ViT features to the LLM's width (olmo/nn/vision_backbone.py; MODEL 2.3)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from stts_jax.config import ModelConfig
+from stts_jax.layers.attention import attention
+from stts_jax.layers.mlp import SwiGluMlp
+from stts_jax.layers.multi_head import MultiHeadAttention
+
+
+class Connector(nnx.Module):
+    """Attention pooling with the mean as query, then a SwiGLU projector."""
+
+    def __init__(self, config: ModelConfig, *, key: jax.Array) -> None:
+        pool_key, project_key = jax.random.split(key)
+        connector = config.connector
+        features = config.vit.width * len(config.vit.feature_layers)
+        self.masked = connector.pooling_attention_mask
+        self.pooler = MultiHeadAttention(
+            features, connector.width, connector.heads, connector.head_dim, key=pool_key
+        )
+        self.projector = SwiGluMlp(
+            connector.width, connector.mlp_width, config.llm.width, key=project_key
+        )
+
+    def __call__(self, slots: jax.Array, filled: jax.Array) -> jax.Array:
+        """Pool the patches of each visual token and project.
+
+        Args:
+          slots: (B, V, G, features), zeros in empty slots.
+          filled: (B, V, G) bool; windows of different size share a row by leaving slots empty.
+
+        Returns:
+          (B, V, d); finite, if meaningless, for a token without any filled slot.
+        """
+        slots = slots * filled[..., None].astype(slots.dtype)
+        count = slots.shape[-2]
+        if self.masked:
+            count = jnp.maximum(filled.sum(-1), 1)[..., None, None].astype(slots.dtype)
+        query = slots.sum(-2, keepdims=True) / count
+        mask = filled[..., None, :] if self.masked else None
+        pooled = self.pooler(query, slots, lambda q, k, v: attention(q, k, v, mask=mask))
+        return self.projector(pooled[..., 0, :])

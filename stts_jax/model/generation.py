@@ -1,0 +1,209 @@
+"""Answers: prefill once, then one compiled step per token against a cache of static size.
+
+The cache holds only what the prune left. Rows of different length share a batch: a row's padding
+stays in the cache and is never looked at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from stts_jax.budget import Budget
+from stts_jax.layers.attention_mask import TokenTable, attention_mask
+from stts_jax.model.llm import KeyValueCache
+from stts_jax.model.video_language_model import VideoLanguageModel
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+      temperature: 0 is greedy.
+      top_k: only the k most probable tokens, 0 for all.
+      top_p: only the fewest tokens that together reach this probability.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class DecodingState:
+    """What one step hands to the next.
+
+    Attributes:
+      cache: keys and values so far.
+      tokens: of each place of the cache, for the mask; (B, C).
+      next_token: (B,) chosen, not yet in the cache.
+      position: (B,) rotary position of `next_token`.
+      place: () place in the cache of `next_token`.
+      finished: (B,) bool.
+      key: random key.
+    """
+
+    cache: KeyValueCache
+    tokens: TokenTable
+    next_token: jax.Array
+    position: jax.Array
+    place: jax.Array
+    finished: jax.Array
+    key: jax.Array
+
+
+def generate(
+    model: VideoLanguageModel,
+    batch: dict[str, jax.Array],
+    budget: Budget,
+    *,
+    max_new_tokens: int,
+    end_token: int,
+    sampling: Sampling,
+    key: jax.Array,
+) -> jax.Array:
+    """Answer every row of a batch of prompts.
+
+    Compiles once for a budget and count of tokens, whatever the content. Stops early when all
+    rows have ended.
+
+    Args:
+      model: the model.
+      batch: the arrays of `budget.batch_arrays`; prompts only.
+      budget: static sizes.
+      max_new_tokens: tokens per answer, at most.
+      end_token: ends an answer.
+      sampling: how tokens are chosen.
+      key: for sampling and method `random`.
+
+    Returns:
+      (B, max_new_tokens) int32; `end_token` from the end of the answer on.
+    """
+    return _generate(model, batch, budget, max_new_tokens, end_token, sampling, key)
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def _generate(
+    model: VideoLanguageModel,
+    batch: dict[str, jax.Array],
+    budget: Budget,
+    max_new_tokens: int,
+    end_token: int,
+    sampling: Sampling,
+    key: jax.Array,
+) -> jax.Array:
+    state = _prefill(model, batch, budget, max_new_tokens, end_token, sampling, key)
+    answers = jnp.full((state.next_token.shape[0], max_new_tokens), end_token, jnp.int32)
+    answers = answers.at[:, 0].set(state.next_token)
+
+    def unfinished(carry: tuple[jax.Array, jax.Array, DecodingState]) -> jax.Array:
+        count, _, state = carry
+        return (count < max_new_tokens) & ~state.finished.all()
+
+    def step(
+        carry: tuple[jax.Array, jax.Array, DecodingState],
+    ) -> tuple[jax.Array, jax.Array, DecodingState]:
+        count, answers, state = carry
+        state = _step(model, state, end_token, sampling)
+        return count + 1, answers.at[:, count].set(state.next_token), state
+
+    return jax.lax.while_loop(unfinished, step, (jnp.int32(1), answers, state))[1]
+
+
+def _prefill(
+    model: VideoLanguageModel,
+    batch: dict[str, jax.Array],
+    budget: Budget,
+    max_new_tokens: int,
+    end_token: int,
+    sampling: Sampling,
+    key: jax.Array,
+) -> DecodingState:
+    prune_key, sample_key, later = jax.random.split(key, 3)
+    rows = model.fuse(batch, budget, prune_key)
+    length = rows.embeddings.shape[1]
+    capacity = length + max_new_tokens
+    positions = rows.text["position_ids"]
+    mask = attention_mask(rows.tokens, rows.tokens, model.config.llm.bidirectional)
+    hidden, cache = model.llm.prefill(rows.embeddings, positions, mask, capacity)
+    last = jnp.maximum(rows.tokens.valid.sum(1) - 1, 0)[:, None]
+    logits = model.llm.logits(jnp.take_along_axis(hidden, last[..., None], axis=1)[:, 0])
+    token = sample(logits, sampling, sample_key)
+    empty = ~rows.tokens.valid.any(1)
+    token = jnp.where(empty, end_token, token)
+    return DecodingState(
+        cache=cache,
+        tokens=_room_for_answers(rows.tokens, last, max_new_tokens),
+        next_token=token,
+        position=jnp.take_along_axis(positions, last, axis=1)[:, 0] + 1,
+        place=jnp.int32(length),
+        finished=token == end_token,
+        key=later,
+    )
+
+
+def _room_for_answers(prompt: TokenTable, last: jax.Array, count: int) -> TokenTable:
+    """The prompt's table, with `count` more text tokens that continue its last one."""
+    rows, length = prompt.valid.shape
+
+    def extend(x: jax.Array, more: jax.Array) -> jax.Array:
+        return jnp.concatenate([x, jnp.broadcast_to(more, (rows, count)).astype(x.dtype)], axis=1)
+
+    return TokenTable(
+        index=extend(prompt.index, length + jnp.arange(count)),
+        # Places not written yet lie behind every query, so causality hides them.
+        valid=extend(prompt.valid, jnp.array(True)),
+        visual=extend(prompt.visual, jnp.array(False)),
+        frame=extend(prompt.frame, prompt.frame[:, -1:]),
+        subsegment=extend(prompt.subsegment, jnp.take_along_axis(prompt.subsegment, last, axis=1)),
+    )
+
+
+def _step(
+    model: VideoLanguageModel, state: DecodingState, end_token: int, sampling: Sampling
+) -> DecodingState:
+    query = jax.tree.map(
+        lambda x: jax.lax.dynamic_slice_in_dim(x, state.place, 1, axis=1), state.tokens
+    )
+    mask = attention_mask(query, state.tokens, model.config.llm.bidirectional)
+    x = model.llm.embed(state.next_token[:, None], model.dtype)
+    hidden, cache = model.llm.step(x, state.position[:, None], mask, state.cache, state.place)
+    sample_key, later = jax.random.split(state.key)
+    token = sample(model.llm.logits(hidden[:, 0]), sampling, sample_key)
+    token = jnp.where(state.finished, end_token, token)
+    return DecodingState(
+        cache=cache,
+        tokens=state.tokens,
+        next_token=token,
+        position=state.position + 1,
+        place=state.place + 1,
+        finished=state.finished | (token == end_token),
+        key=later,
+    )
+
+
+def sample(logits: jax.Array, sampling: Sampling, key: jax.Array) -> jax.Array:
+    """(B, V) logits -> (B,) int32 tokens.
+
+    Top-k is taken before top-p, and top-p's mass is that of the whole distribution, as in the
+    reference (olmo/nn/beam_search.py); the token that crosses `top_p` is included.
+    """
+    if sampling.temperature == 0.0:
+        return logits.argmax(-1).astype(jnp.int32)
+    logits = logits / sampling.temperature
+    ordered = jnp.sort(logits, axis=-1, descending=True)
+    least = ordered[:, -1:]
+    if sampling.top_k > 0:
+        least = jnp.maximum(least, ordered[:, min(sampling.top_k, logits.shape[-1]) - 1][:, None])
+    if sampling.top_p < 1.0:
+        mass_before = jnp.cumsum(jax.nn.softmax(ordered, axis=-1), axis=-1)
+        mass_before = jnp.roll(mass_before, 1, axis=-1).at[:, 0].set(0.0)
+        count = (mass_before < sampling.top_p).sum(-1, keepdims=True)
+        least = jnp.maximum(least, jnp.take_along_axis(ordered, count - 1, axis=-1))
+    allowed = jnp.where(logits >= least, logits, -jnp.inf)
+    return jax.random.categorical(key, allowed, axis=-1).astype(jnp.int32)

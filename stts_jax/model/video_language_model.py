@@ -1,0 +1,171 @@
+"""The model that joins ViT, connector and LLM, and drops the same tokens in all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from stts_jax.budget import Budget
+from stts_jax.config import ConfigError, ModelConfig
+from stts_jax.layers.attention_mask import TokenTable, attention_mask, token_table
+from stts_jax.layers.compact import compact, take_rows
+from stts_jax.model.connector import Connector
+from stts_jax.model.llm import LanguageModel
+from stts_jax.model.vision import VisionOutput, encode
+from stts_jax.model.vit import VisionTransformer
+from stts_jax.parallel.parameters import named_parameters
+from stts_jax.pruning.scorer import TokenScorer
+
+# What fills the places of a row that hold no token, for each array of the text side.
+TEXT_FILL = {
+    "input_ids": -1,
+    "labels": 0,
+    "loss_masks": 0,
+    "position_ids": 0,
+    "subsegment_ids": 0,
+}
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class FusedRows:
+    """What the LLM is given: the kept tokens of each row, padded to L.
+
+    Attributes:
+      embeddings: (B, L, d), visual features added.
+      text: the arrays of `TEXT_FILL`, (B, L) each.
+      tokens: what the attention mask needs of each token.
+      source: (B, L) int32, place of each token in the row before the prune.
+      vision: what the ViT left behind.
+    """
+
+    embeddings: jax.Array
+    text: dict[str, jax.Array]
+    tokens: TokenTable
+    source: jax.Array
+    vision: VisionOutput
+
+
+class VideoLanguageModel(nnx.Module):
+    """Video rows and text in, hidden states of the kept tokens out."""
+
+    def __init__(self, config: ModelConfig, *, key: jax.Array) -> None:
+        keys = jax.random.split(key, 4)
+        self.config = config
+        self.vit = VisionTransformer(config.vit, key=keys[0])
+        scored = config.prune.method == "scorer"
+        self.scorer = TokenScorer(config, key=keys[1]) if scored else None
+        self.connector = Connector(config, key=keys[2])
+        self.llm = LanguageModel(config.llm, key=keys[3])
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """What the model computes in; parameters are float32."""
+        return compute_dtype(self.config)
+
+    def fuse(self, batch: dict[str, jax.Array], budget: Budget, key: jax.Array) -> FusedRows:
+        """Everything before the LLM.
+
+        Args:
+          batch: the arrays of `budget.batch_arrays`.
+          budget: static sizes.
+          key: for method `random`.
+        """
+        vision = encode(
+            self.vit, self.scorer, batch, budget, self.config, dtype=self.dtype, key=key
+        )
+        pooling = batch["token_pooling"]
+        keep = _kept_tokens(vision.keep_patches, pooling)
+        chosen, _ = compact(keep, budget.visual)
+        slots = take_rows(pooling, chosen, fill=-1)
+        projected = self.connector(vision.layout.lookup(vision.features, slots), slots >= 0)
+
+        patch_token = self.config.llm.special_token("<im_patch>")
+        source = _kept_places(batch["input_ids"], pooling, keep, patch_token, budget.tokens)
+        text = {name: take_rows(batch[name], source, fill) for name, fill in TEXT_FILL.items()}
+        ids = text["input_ids"]
+        is_patch = ids == patch_token
+        number = jnp.where(is_patch, jnp.cumsum(is_patch, axis=1) - 1, -1)
+        embeddings = self.llm.embed(ids, self.dtype) + take_rows(projected, number)
+        tokens = token_table(ids, text["subsegment_ids"], self.config.llm)
+        return FusedRows(embeddings, text, tokens, source, vision)
+
+    def __call__(
+        self,
+        batch: dict[str, jax.Array],
+        budget: Budget,
+        *,
+        key: jax.Array,
+        train: bool = False,
+    ) -> tuple[jax.Array, FusedRows]:
+        """Hidden states of all kept tokens, after the final norm.
+
+        Args:
+          batch: the arrays of `budget.batch_arrays`.
+          budget: static sizes.
+          key: for method `random`, and for dropout in training.
+          train: whether dropout is on.
+
+        Returns:
+          (B, L, d) and what went into the LLM. `llm.logits` makes logits of any part of them.
+        """
+        prune_key, dropout_key = jax.random.split(key)
+        rows = self.fuse(batch, budget, prune_key)
+        mask = attention_mask(rows.tokens, rows.tokens, self.config.llm.bidirectional)
+        hidden = self.llm(
+            rows.embeddings,
+            rows.text["position_ids"],
+            mask,
+            response=rows.text["loss_masks"] > 0,
+            key=dropout_key if train else None,
+            remat=self.config.remat == "blocks",
+        )
+        return hidden, rows
+
+
+def reconfigure(model: VideoLanguageModel, config: ModelConfig) -> VideoLanguageModel:
+    """The same parameters under another configuration of the same sizes: another ratio, say.
+
+    A scorer that the new configuration has no use for is left out.
+    """
+    abstract = jax.eval_shape(lambda: VideoLanguageModel(config, key=jax.random.key(0)))
+    parameters = named_parameters(model)
+    missing = sorted(set(named_parameters(abstract)) - set(parameters))
+    if missing:
+        raise ConfigError(
+            f"model.prune.method is '{config.prune.method}', but the model has no {missing[0]}; "
+            "fine-tune with that method first"
+        )
+    leaves = [parameters[name] for name in named_parameters(abstract)]
+    return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+
+
+def compute_dtype(config: ModelConfig) -> jnp.dtype:
+    """`auto` is bfloat16 where the hardware has it, float32 on CPUs."""
+    if config.compute_dtype == "auto":
+        return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+    return jnp.dtype(config.compute_dtype)
+
+
+def _kept_tokens(keep_patches: jax.Array, pooling: jax.Array) -> jax.Array:
+    """(B, T, N) kept patches -> (B, V before) bool, visual tokens with any patch left."""
+    rows = keep_patches.shape[0]
+    return take_rows(keep_patches.reshape(rows, -1), pooling, fill=False).any(-1)
+
+
+def _kept_places(
+    input_ids: jax.Array, pooling: jax.Array, keep: jax.Array, patch_token: int, size: int
+) -> jax.Array:
+    """(B, L) int32: places of the tokens that stay, in order.
+
+    The n-th `<im_patch>` of a row belongs to its n-th row of `pooling` that is not empty.
+    """
+    filled, _ = compact((pooling >= 0).any(-1), pooling.shape[1])
+    keep_by_number = take_rows(keep, filled, fill=False)
+    is_patch = input_ids == patch_token
+    number = jnp.where(is_patch, jnp.cumsum(is_patch, axis=1) - 1, -1)
+    stays = jnp.where(is_patch, take_rows(keep_by_number, number, fill=False), input_ids >= 0)
+    return compact(stays, size)[0]

@@ -1,0 +1,114 @@
+"""SigLIP vision transformer (olmo/nn/image_vit.py; MODEL 2.2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from stts_jax.config import VitConfig
+from stts_jax.layers.linear import Linear
+from stts_jax.layers.mlp import GeluMlp
+from stts_jax.layers.multi_head import Attend, MultiHeadAttention
+from stts_jax.layers.norms import LayerNorm
+from stts_jax.parallel.parameters import parameter, stack, truncated_normal
+
+
+class VitBlock(nnx.Module):
+    """Pre-norm attention and MLP."""
+
+    def __init__(self, config: VitConfig, *, key: jax.Array) -> None:
+        keys = jax.random.split(key, 4)
+        width = config.width
+        self.attention_norm = LayerNorm(width, config.norm_epsilon, key=keys[0])
+        self.attention = MultiHeadAttention(
+            width, width, config.heads, config.head_dim, key=keys[1]
+        )
+        self.mlp_norm = LayerNorm(width, config.norm_epsilon, key=keys[2])
+        self.mlp = GeluMlp(width, config.mlp_width, key=keys[3])
+
+    def __call__(self, x: jax.Array, attend: Attend) -> jax.Array:
+        """(..., D) -> (..., D); `attend` decides who sees whom."""
+        normed = self.attention_norm(x)
+        x = x + self.attention(normed, normed, attend)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class VisionTransformer(nnx.Module):
+    """Patch embedding, learned positions and the blocks up to the deepest feature layer."""
+
+    def __init__(self, config: VitConfig, *, key: jax.Array) -> None:
+        keys = jax.random.split(key, 3)
+        self.config = config
+        self.patch_embedding = Linear(
+            config.patch_dim, config.width, axes=("patch", "embed"), key=keys[0]
+        )
+        self.position_embedding = parameter(
+            truncated_normal(0.02), keys[1], (config.positions, config.width), (None, "embed")
+        )
+        self.blocks = stack(lambda k: VitBlock(config, key=k), keys[2], config.depth)
+
+    def embed(self, images: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """Pixels to embedded patches.
+
+        Args:
+          images: (B, T, N, patch_dim); uint8, or float in [-1, 1] if already normalised.
+          dtype: what to compute in.
+
+        Returns:
+          (B, T, N, D).
+        """
+        if images.dtype == jnp.uint8:
+            images = images.astype(jnp.float32) / 255.0 * 2.0 - 1.0
+        positions = resize_positions(self.position_embedding[...], images.shape[-2])
+        return self.patch_embedding(images.astype(dtype)) + positions.astype(dtype)
+
+    def run(
+        self, x: jax.Array, first: int, stop: int, attend: Attend, remat: bool
+    ) -> tuple[jax.Array, dict[int, jax.Array]]:
+        """Blocks `first` to `stop - 1`.
+
+        Returns:
+          the last output, and the outputs of the feature layers among them by block index.
+        """
+        wanted = [i + 1 for i in self.config.resolved_feature_layers if first <= i < stop]
+        features: dict[int, jax.Array] = {}
+        for upto in sorted({*wanted, stop}):
+            x = self._scan(x, first, upto, attend, remat)
+            if upto in wanted:
+                features[upto - 1] = x
+            first = upto
+        return x, features
+
+    def _scan(self, x: jax.Array, first: int, stop: int, attend: Attend, remat: bool) -> jax.Array:
+        if first == stop:
+            return x
+
+        def body(x: jax.Array, block: VitBlock) -> tuple[jax.Array, None]:
+            return block(x, attend), None
+
+        blocks = jax.tree.map(lambda leaf: leaf[first:stop], self.blocks)
+        return jax.lax.scan(jax.checkpoint(body) if remat else body, x, blocks)[0]
+
+    def concatenate(self, features: dict[int, jax.Array]) -> jax.Array:
+        """Features of all feature layers side by side, in the configured order."""
+        return jnp.concatenate([features[i] for i in self.config.resolved_feature_layers], axis=-1)
+
+
+def resize_positions(table: jax.Array, patches: int) -> jax.Array:
+    """Position table for another grid: bicubic with antialiasing (torch's, for which a = -0.5).
+
+    Args:
+      table: (positions, D) of a square grid.
+      patches: N of the wanted square grid.
+    """
+    if table.shape[0] == patches:
+        return table
+    old, new = math.isqrt(table.shape[0]), math.isqrt(patches)
+    grid = table.reshape(old, old, -1)
+    shape: Sequence[int] = (new, new, grid.shape[-1])
+    resized = jax.image.resize(grid, shape, "bicubic", antialias=True)
+    return resized.reshape(patches, -1)

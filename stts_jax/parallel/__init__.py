@@ -1,0 +1,1 @@
+"""Logical axis names, meshes and placement of arrays."""

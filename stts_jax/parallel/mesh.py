@@ -1,0 +1,160 @@
+"""The mesh, and where each array lies on it: one table from logical axis names to mesh axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from stts_jax.config import ConfigError
+
+T = TypeVar("T")
+
+# `data` copies the parameters, `fsdp` cuts them up and gathers them layer by layer, `tensor` cuts
+# up heads and hidden widths, `context` is for long rows. The batch lies over `data` and `fsdp`.
+MESH_AXES = ("data", "fsdp", "tensor", "context")
+BATCH_AXES = ("data", "fsdp")
+
+# Every logical axis name that `parameter(..., axes=...)` is given, and its mesh axis.
+LOGICAL_AXES: dict[str, str | None] = {
+    "embed": "fsdp",
+    "mlp_in": "fsdp",
+    "mlp": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "vocab": "tensor",
+    "patch": None,
+    "norm": None,
+}
+
+
+def make_mesh(
+    shape: Mapping[str, int] | None = None, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh with all of `MESH_AXES`.
+
+    Args:
+      shape: devices along each axis, 1 where not given; by default all devices on `data`.
+      devices: those to use, by default all.
+
+    Raises:
+      ConfigError: for an unknown axis, or where the shape doesn't take up all devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    shape = {"data": len(devices)} if shape is None else shape
+    for axis in shape:
+        if axis not in MESH_AXES:
+            raise ConfigError(f"mesh axis '{axis}' is unknown; choose from {', '.join(MESH_AXES)}")
+    sizes = tuple(shape.get(axis, 1) for axis in MESH_AXES)
+    if min(sizes) < 1 or math.prod(sizes) != len(devices):
+        raise ConfigError(
+            f"a mesh of {dict(shape)} takes {math.prod(sizes)} devices but there are "
+            f"{len(devices)}; make the product of its axes {len(devices)}"
+        )
+    # `jax.make_mesh` would make explicit axes, which type-check the sharding of every operation.
+    automatic = (AxisType.Auto,) * len(sizes)
+    return jax.make_mesh(sizes, MESH_AXES, axis_types=automatic, devices=devices)
+
+
+def partition_spec(
+    logical_axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh, name: str = "a parameter"
+) -> PartitionSpec:
+    """How an array with these logical axes is cut up.
+
+    Args:
+      logical_axes: one name (or None) for each of the last dimensions.
+      shape: of the array; dimensions in front of the named ones (stacked layers) stay whole, as
+        does a dimension that its mesh axis doesn't divide.
+      mesh: to lie on.
+      name: of the array, for errors.
+
+    Raises:
+      ValueError: for a name that `LOGICAL_AXES` lacks, or two dimensions on one mesh axis.
+    """
+    spec: list[str | None] = [None] * (len(shape) - len(logical_axes))
+    used: set[str] = set()
+    for logical, size in zip(logical_axes, shape[len(spec) :], strict=True):
+        if logical is not None and logical not in LOGICAL_AXES:
+            raise ValueError(
+                f"logical axis '{logical}' of {name} is unknown; add it to LOGICAL_AXES"
+            )
+        axis = None if logical is None else LOGICAL_AXES[logical]
+        if axis is None:
+            spec.append(None)
+            continue
+        if axis in used:
+            raise ValueError(
+                f"{name} has two dimensions on mesh axis '{axis}': its logical axes are "
+                f"{tuple(logical_axes)}; give one of them another name"
+            )
+        used.add(axis)
+        divides = mesh.shape[axis] > 1 and size % mesh.shape[axis] == 0
+        spec.append(axis if divides else None)
+    return PartitionSpec(*spec)
+
+
+def parameter_shardings(model: T, mesh: Mesh) -> T:
+    """Shardings of all parameters, in the structure of the model.
+
+    Args:
+      model: a model or an abstract one (`jax.eval_shape`).
+      mesh: to lie on.
+    """
+    variables = jax.tree_util.tree_flatten_with_path(
+        model, is_leaf=lambda x: isinstance(x, nnx.Variable)
+    )[0]
+    shardings = [
+        NamedSharding(
+            mesh,
+            partition_spec(
+                variable.logical_axes,
+                variable.shape,
+                mesh,
+                jax.tree_util.keystr(path, simple=True, separator="."),
+            ),
+        )
+        for path, variable in variables
+    ]
+    return jax.tree.unflatten(jax.tree.structure(model), shardings)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows over `data` and `fsdp`, all else whole."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def require_even_rows(rows: int, mesh: Mesh) -> None:
+    """Raise a `ConfigError` if the devices can't share that many rows."""
+    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    if rows % parts:
+        raise ConfigError(
+            f"data.batch_rows is {rows}, which {parts} devices can't share evenly; make it a "
+            f"multiple of {parts}"
+        )
+
+
+def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
+    """Place a batch: rows over `data` and `fsdp`.
+
+    Args:
+      batch: NumPy arrays, rows first; this process's part of the rows.
+      mesh: to lie on.
+
+    Returns:
+      jax.Arrays of all processes' rows.
+    """
+    sharding = batch_sharding(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, array)
+        for name, array in batch.items()
+    }

@@ -1,0 +1,67 @@
+"""The one declaration of a parameter: shape, logical axes, initialiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+Initializer = Callable[[jax.Array, Sequence[int], Any], jax.Array]
+M = TypeVar("M")
+
+
+def truncated_normal(stddev: float) -> Initializer:
+    """Normal of the given deviation, cut at absolute +-2 as in the reference."""
+
+    def initialize(key: jax.Array, shape: Sequence[int], dtype: Any) -> jax.Array:
+        bound = 2.0 / stddev
+        return stddev * jax.random.truncated_normal(key, -bound, bound, shape, dtype)
+
+    return initialize
+
+
+def parameter(
+    initializer: Initializer, key: jax.Array, shape: Sequence[int], axes: Sequence[str | None]
+) -> nnx.Param:
+    """A float32 parameter.
+
+    Args:
+      initializer: fills it from `key`.
+      key: random key.
+      shape: its shape; stacking over layers adds one leading axis later.
+      axes: one logical axis name (or None) per dimension; `parallel.mesh` maps them to a mesh.
+    """
+    if len(shape) != len(axes):
+        raise ValueError(f"a parameter of shape {tuple(shape)} has {len(axes)} axis names: {axes}")
+    return nnx.Param(initializer(key, shape, jnp.float32), logical_axes=tuple(axes))
+
+
+def stack(make: Callable[[jax.Array], M], key: jax.Array, count: int) -> M:
+    """`count` modules made from `count` keys, as one module with a leading layer axis.
+
+    The leading axis is for `lax.scan`; it has no logical axis and is never sharded.
+    """
+    return jax.vmap(make)(jax.random.split(key, count))
+
+
+def count_parameters(module: Any) -> int:
+    """Number of scalars in a module or an abstract module."""
+    return sum(leaf.size for leaf in jax.tree.leaves(module))
+
+
+def named_parameters(module: Any) -> dict[str, Any]:
+    """Parameters (or anything of the same structure: gradients, abstract arrays) by dotted name.
+
+    For example `vit.blocks.attention.query.kernel`; stacked ones have a leading layer axis.
+    """
+    leaves = jax.tree_util.tree_flatten_with_path(module)[0]
+    return {parameter_name(path): leaf for path, leaf in leaves}
+
+
+def parameter_name(path: Sequence[Any]) -> str:
+    """Dotted name of a leaf from its pytree path."""
+    name = jax.tree_util.keystr(path, simple=True, separator=".")
+    return name.removesuffix(".value")

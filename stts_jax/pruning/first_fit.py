@@ -1,0 +1,114 @@
+"""The reference's packing: kept patches of several frames in bins of one frame's size.
+
+Frames are sorted by kept patches, descending, and each goes to the first bin with room
+(first-fit decreasing). A frame that is alone in its bin gets all its patches back ("refill"): they
+are seen by the kept ones, but their own results are dropped. Released weights were trained so.
+Source: olmo/nn/temporal_image_vit.py, `rearrange_tokens`.
+
+One thing differs: where exactly one frame of the batch keeps nothing, the reference runs an extra
+bin that nobody reads; we don't.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from stts_jax.layers.attention import attention, segment_mask
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class FirstFitLayout:
+    """Kept patches of the whole batch in bins, (bins, N, ...).
+
+    Attributes:
+      source: (bins, N) int32, `(row * T + frame) * N + patch`, B * T * N at empty places.
+      segment_ids: (bins, N) int32, `row * T + frame`, -1 at empty places.
+      place: (B, T, N) int32, `bin * N + slot` of each kept patch, -1 if it is dropped.
+      used_bins: () int32, bins that hold anything.
+      refilled: (B, T, N) bool, dropped patches that are there to be seen.
+    """
+
+    source: jax.Array
+    segment_ids: jax.Array
+    place: jax.Array
+    used_bins: jax.Array
+    refilled: jax.Array
+
+    def gather(self, x: jax.Array) -> jax.Array:
+        """(B, T, N, D) -> (bins, N, D), zeros at empty places."""
+        flat = x.reshape(-1, x.shape[-1])
+        return flat.at[self.source].get(mode="fill", fill_value=0)
+
+    def attend(self, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        """Attention among patches of the same frame: (bins, N, H, d) each."""
+        mask = segment_mask(self.segment_ids, self.segment_ids)
+        return attention(query, key, value, mask=mask)
+
+    def lookup(self, features: jax.Array, patches: jax.Array) -> jax.Array:
+        """As `DenseLayout.lookup`, of features (bins, N, D); a dropped patch gives zeros."""
+        rows, frames, count = self.place.shape
+        inside = (patches >= 0) & (patches < frames * count)
+        row = jnp.arange(rows)[:, None, None]
+        place = self.place.reshape(rows, frames * count)[row, jnp.where(inside, patches, 0)]
+        flat = features.reshape(-1, features.shape[-1])
+        nowhere = flat.shape[0]
+        place = jnp.where(inside & (place >= 0), place, nowhere)
+        return flat.at[place].get(mode="fill", fill_value=0)
+
+
+def bin_bound(rows: int, frames: int, patches_per_row: int, patches: int) -> int:
+    """Bins that first fit can need, from the static budget alone.
+
+    At most one bin is half full or less, so `2 * kept / N + 1` bins do, and never more than there
+    are frames.
+    """
+    return min(rows * frames, 2 * rows * patches_per_row // patches + 1)
+
+
+def first_fit_layout(keep: jax.Array, bins: int) -> FirstFitLayout:
+    """Pack the kept patches of the whole batch, then refill lone frames.
+
+    Args:
+      keep: (B, T, N) bool.
+      bins: static number of bins, `bin_bound`.
+    """
+    rows, frames, patches = keep.shape
+    kept = keep.reshape(rows * frames, patches)
+    bin_of, offset, alone = _first_fit(kept.sum(-1), bins, patches)
+    present = kept | alone[:, None]
+    slot = jnp.cumsum(present, axis=-1) - 1 + offset[:, None]
+    place = jnp.where(present, bin_of[:, None] * patches + slot, bins * patches)
+    frame = jnp.broadcast_to(jnp.arange(rows * frames)[:, None], kept.shape)
+    index = jnp.arange(rows * frames * patches).reshape(kept.shape)
+
+    def scatter(value: jax.Array, empty: int) -> jax.Array:
+        places = jnp.full((bins * patches,), empty, jnp.int32)
+        return places.at[place].set(value, mode="drop").reshape(bins, patches)
+
+    return FirstFitLayout(
+        source=scatter(index, index.size),
+        segment_ids=scatter(frame, -1),
+        place=jnp.where(kept, place, -1).reshape(keep.shape),
+        used_bins=jnp.where(kept.any(-1), bin_of + 1, 0).max(),
+        refilled=(present & ~kept).reshape(keep.shape),
+    )
+
+
+def _first_fit(counts: jax.Array, bins: int, size: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Bin and offset of each frame, and whether it is alone; all (frames,)."""
+    order = jnp.argsort(-counts, stable=True)
+
+    def put(used: jax.Array, frame: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        chosen = jnp.argmax(used + counts[frame] <= size)
+        return used.at[chosen].add(counts[frame]), (chosen, used[chosen])
+
+    _, (chosen, before) = jax.lax.scan(put, jnp.zeros(bins, counts.dtype), order)
+    bin_of = jnp.zeros_like(counts).at[order].set(chosen)
+    offset = jnp.zeros_like(counts).at[order].set(before)
+    occupied = counts > 0
+    frames_in_bin = jnp.zeros(bins, counts.dtype).at[bin_of].add(occupied.astype(counts.dtype))
+    return bin_of, offset, occupied & (frames_in_bin[bin_of] == 1)

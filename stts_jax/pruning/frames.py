@@ -1,0 +1,68 @@
+"""Which frame of a row belongs to which example, and which frames may lose tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from stts_jax.budget import tokens_to_prune
+from stts_jax.config import PruneConfig
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class FrameTable:
+    """The frames of a batch of rows.
+
+    Attributes:
+      example: (B, T) int32, index of the frame's example in its row; M for padding.
+      real: (B, T) bool, False for padding.
+      first: (B, T) bool, first frame of its example.
+      prunable: (B, T) bool, of a video that loses at least one token.
+      start: (B, M + 1) int32, index of the first frame of each example, of the padding last.
+      to_prune: (B, M + 1) int32, k of each example, 0 for the padding.
+    """
+
+    example: jax.Array
+    real: jax.Array
+    first: jax.Array
+    prunable: jax.Array
+    start: jax.Array
+    to_prune: jax.Array
+
+
+def frame_table(
+    num_images: jax.Array,
+    multimodal_type: jax.Array,
+    frames: int,
+    prune: PruneConfig,
+    tokens_per_frame: int,
+) -> FrameTable:
+    """Lay out the frames of each row.
+
+    A video whose count k is cut to 0 is treated as not prunable, as in the reference.
+
+    Args:
+      num_images: (B, M) int, frames of each example in row order, -1 where there is none.
+      multimodal_type: (B, M) int, `MultimodalType`, -1 where there is none.
+      frames: T.
+      prune: the setup.
+      tokens_per_frame: P.
+    """
+    counts = jnp.maximum(num_images, 0)
+    ends = jnp.cumsum(counts, axis=1)
+    start = jnp.concatenate([ends - counts, ends[:, -1:]], axis=1)
+    index = jnp.arange(frames)
+    example = (index[None, :, None] >= ends[:, None, :]).sum(-1).astype(jnp.int32)
+    to_prune = tokens_to_prune(num_images, multimodal_type, prune, tokens_per_frame)
+    to_prune = jnp.pad(to_prune.astype(jnp.int32), ((0, 0), (0, 1)))
+    return FrameTable(
+        example=example,
+        real=example < num_images.shape[1],
+        first=index == jnp.take_along_axis(start, example, axis=1),
+        prunable=jnp.take_along_axis(to_prune, example, axis=1) > 0,
+        start=start,
+        to_prune=to_prune,
+    )

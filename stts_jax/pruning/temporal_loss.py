@@ -1,0 +1,59 @@
+"""The auxiliary loss that teaches the scorer time: be redundant where the last frame looked alike.
+
+Source: paper, auxiliary loss; olmo/nn/temporal_vision_backbone.py:111-131.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from stts_jax.pruning.cells import to_cells
+from stts_jax.pruning.frames import FrameTable
+
+
+def adjacent_similarity(x: jax.Array, pooling: int) -> jax.Array:
+    """Cosine similarity of each token with the same place of the next frame.
+
+    Only neighbouring frames are compared, so this costs T products where the reference forms a
+    (T P) x (T P) matrix. Not detached: gradient reaches the ViT, as in the reference.
+
+    Args:
+      x: (B, T, N, D) patches after block `prune_at`.
+      pooling: patches along a side of a cell.
+
+    Returns:
+      (B, T - 1, P) float32.
+    """
+    cells = to_cells(x.astype(jnp.float32), pooling)
+    cells = cells.reshape(*cells.shape[:-2], -1)
+    square = jnp.square(cells).sum(-1)
+    # max() before the root: the gradient of the root at 0 would be infinite.
+    norm = jnp.sqrt(jnp.maximum(square, 1e-24))
+    product = (cells[:, :-1] * cells[:, 1:]).sum(-1)
+    return product / (norm[:, :-1] * norm[:, 1:])
+
+
+def temporal_loss(
+    scores: jax.Array, x: jax.Array, frames: FrameTable, *, pooling: int, coefficient: float
+) -> jax.Array:
+    """Mean squared distance of score and dissimilarity to the frame before, times a coefficient.
+
+    Frames that are not pruned don't count, nor does the first frame of a row. The first frame of
+    a later video in the row is compared with the frame before it, as in the reference.
+
+    Args:
+      scores: (B, T, P).
+      x: (B, T, N, D) patches after block `prune_at`.
+      frames: the rows' frames.
+      pooling: patches along a side of a cell.
+      coefficient: weight.
+
+    Returns:
+      float32 scalar.
+    """
+    target = 1.0 - adjacent_similarity(x, pooling)
+    counts = frames.prunable[:, 1:].astype(jnp.float32)
+    squared = jnp.square(scores[:, 1:] - target).sum(-1)
+    total = counts.sum() * scores.shape[-1]
+    return coefficient * (squared * counts).sum() / jnp.maximum(total, 1.0)

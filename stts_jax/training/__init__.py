@@ -1,0 +1,1 @@
+"""Optimisation: parameter groups, loss and step, checkpoints, the loop."""
