@@ -1,0 +1,1 @@
+"""Checkpoints in and out: names, layouts and configurations of the PyTorch reference."""

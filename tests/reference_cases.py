@@ -1,0 +1,214 @@
+"""Recorded cases of the reference, in our terms: listing, configurations, weights, batches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from goldens_folder import goldens_dir
+from safetensors.numpy import load_file
+
+from convert.names import Name, from_native, name_table
+from convert.reference_config import prune_config, vit_config
+from stts_jax.budget import Budget, tokens_to_prune
+from stts_jax.config import ModelConfig, replace
+from stts_jax.model.vision import VisionOutput, encode
+from stts_jax.model.vit import VisionTransformer
+from stts_jax.pruning.scorer import TokenScorer
+
+KEY = jax.random.key(0)
+
+
+def cases(pattern: str) -> list[Path]:
+    """Files of the folder in use that match; no pattern may go without a case."""
+    found = sorted(goldens_dir().glob(pattern))
+    if not found:
+        raise FileNotFoundError(f"{goldens_dir()} has no {pattern}; the folder is not complete")
+    return found
+
+
+@cache
+def load(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as archive:
+        return dict(archive)
+
+
+@cache
+def weights(name: str) -> dict[str, np.ndarray]:
+    return load_file(goldens_dir() / f"{name}.safetensors")
+
+
+def table(case: Mapping[str, np.ndarray], key: str = "config_json") -> Any:
+    """The JSON that a recorded string holds."""
+    return json.loads(str(case[key]))
+
+
+def under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose names start with `prefix`, without it."""
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+
+def worst(actual: Any, expected: Any) -> float:
+    """Largest distance, in units of the largest expected value (at least 1)."""
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    assert actual.shape == expected.shape, (actual.shape, expected.shape)
+    if expected.size == 0:
+        return 0.0
+    return float(np.abs(actual - expected).max() / max(1.0, np.abs(expected).max()))
+
+
+# -------------------------------------------------------------------------------- vision cases
+
+
+def vision_config(
+    vit: Mapping[str, Any], layers: tuple[int, ...], topk: float | None, **prune: Any
+) -> ModelConfig:
+    """Our configuration of a recorded ViT whose `layers` are to be the features.
+
+    Args:
+      vit: the recorded `TemporalVitConfig`.
+      layers: 0-based layers to look at; all recorded layers are built.
+      topk: the recorded `topk` (counted in 81sts), or None for that of `vit`.
+      prune: further fields of `PruneConfig`.
+    """
+    topk = vit.get("topk") if topk is None else float(topk)
+    fields = {**vit, "topk": topk, "prune": vit.get("prune", True)}
+    config = ModelConfig(vit=vit_config(vit, tuple(layers)), prune=prune_config(fields))
+    return replace(config, {f"prune.{key}": value for key, value in prune.items()})
+
+
+def vision_names(scorer: bool) -> tuple[Name, ...]:
+    """Rows of the table of names that belong to the ViT, without its prefix."""
+    config = ModelConfig()
+    if scorer:
+        config = replace(config, {"prune.method": "scorer", "prune.topk": 0.5})
+    prefix = "vision_backbone.image_vit."
+    return tuple(
+        Name(n.ours, n.native.removeprefix(prefix), n.transpose, n.rows)
+        for n in name_table(config)
+        if n.native.startswith(prefix)
+    )
+
+
+def build_vision(config: ModelConfig, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """ViT and scorer with recorded weights; blocks past the ones that are built are left out."""
+    scored = config.prune.method == "scorer"
+
+    def make() -> dict[str, Any]:
+        module: dict[str, Any] = {"vit": VisionTransformer(config.vit, key=KEY)}
+        return module | ({"scorer": TokenScorer(config, key=KEY)} if scored else {})
+
+    def needed(name: str) -> bool:
+        head, _, rest = name.partition("resblocks.")
+        in_use = not rest or int(rest.split(".")[0]) < config.vit.depth
+        return in_use and (scored or "temporal_token_scorer" not in head)
+
+    used = {name: array for name, array in arrays.items() if needed(name)}
+    return from_native(jax.eval_shape(make), used, vision_names(scored))
+
+
+def exact_budget(case: Mapping[str, np.ndarray], config: ModelConfig) -> Budget:
+    """The smallest sizes that hold the recorded rows."""
+    frames = case["images"].shape[1]
+    counts, kinds = case["num_images"].astype(np.int32), case["multimodal_type"]
+    k = tokens_to_prune(counts, kinds, config.prune, config.tokens_per_frame)
+    per_cell = config.prune.pooling**2
+    used = np.maximum(counts, 0).sum(1) * config.tokens_per_frame
+    visual = case["token_pooling"].shape[1] if "token_pooling" in case else int(used.max())
+    left = int((used - k.sum(1)).max())
+    tokens = case["input_ids"].shape[1] if "input_ids" in case else 0
+    return Budget(
+        frames=frames,
+        examples=counts.shape[1],
+        patches=max(left, 1) * per_cell,
+        visual=visual,
+        visual_before=visual,
+        tokens=tokens,
+        tokens_before=tokens,
+    )
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _encode(
+    module: dict[str, Any], batch: dict[str, jax.Array], budget: Budget, config: ModelConfig
+) -> tuple[VisionOutput, jax.Array]:
+    output = encode(
+        module["vit"],
+        module.get("scorer"),
+        batch,
+        budget,
+        config,
+        dtype=jnp.dtype(jnp.float32),
+        key=KEY,
+    )
+    rows, frames, patches = output.keep_patches.shape
+    everything = jnp.broadcast_to(jnp.arange(frames * patches), (rows, 1, frames * patches))
+    features = output.layout.lookup(output.features, everything)
+    hidden = features.reshape(rows * frames, patches, -1, config.vit.width)
+    return output, jnp.moveaxis(hidden, 2, 0)
+
+
+def run_vision(
+    case: Mapping[str, np.ndarray], config: ModelConfig, arrays: Mapping[str, np.ndarray]
+) -> tuple[VisionOutput, np.ndarray]:
+    """Our ViT on a recorded case: its output, and the hidden states of the configured layers.
+
+    Hidden states are (layers, B * T, N, D), zeros at patches that are not kept.
+    """
+    batch = {name: jnp.asarray(case[name]) for name in ("images", "num_images", "multimodal_type")}
+    module = build_vision(config, arrays)
+    output, hidden = _encode(module, batch, exact_budget(case, config), config)
+    return output, np.asarray(hidden)
+
+
+def worst_gradient(
+    ours: Mapping[str, np.ndarray],
+    recorded: Mapping[str, np.ndarray],
+    norms: Mapping[str, float | None],
+) -> tuple[float, float]:
+    """Worst error of recorded gradients, and of the recorded norms of all.
+
+    Relative to the largest entry of each, but to no less than 1e-4 of the largest norm: some
+    gradients are zero but for rounding (a bias on all keys changes no softmax).
+    """
+    largest = max((norm for norm in norms.values() if norm), default=1.0)
+
+    def relative(difference: np.ndarray, size: float) -> float:
+        return float(np.abs(difference).max() / max(size, 1e-4 * largest))
+
+    entries = [relative(ours[n] - g, np.abs(g).max()) for n, g in recorded.items()]
+    sizes = [relative(np.linalg.norm(ours[n]) - (g or 0), g or 0) for n, g in norms.items()]
+    return max(entries, default=0.0), max(sizes, default=0.0)
+
+
+# ------------------------------------------------------------------------------- ties at the cut
+
+
+def cut_is_tied(
+    ratings: np.ndarray, num_images: np.ndarray, k: np.ndarray, first_is_safe: bool = True
+) -> bool:
+    """Whether two tokens at the cut of some video have the same rating, so that order decides.
+
+    Args:
+      ratings: (B, T, P).
+      num_images: (B, M).
+      k: (B, M) tokens to drop.
+      first_is_safe: whether first frames are rated above all others.
+    """
+    for row, (counts, drops) in enumerate(zip(num_images, k, strict=True)):
+        start = 0
+        for count, drop in zip(np.maximum(counts, 0), drops, strict=True):
+            own = ratings[row, start : start + count].copy()
+            start += count
+            if first_is_safe and count:
+                own[0] = 100.0
+            ordered = np.sort(own.ravel())
+            if 0 < drop < ordered.size and ordered[drop - 1] == ordered[drop]:
+                return True
+    return False

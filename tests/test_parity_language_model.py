@@ -1,0 +1,138 @@
+"""The whole unpruned model equals recorded Molmo2: logits, losses, gradients, greedy answers."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference_cases import (
+    KEY,
+    cases,
+    exact_budget,
+    load,
+    table,
+    under,
+    weights,
+    worst,
+    worst_gradient,
+)
+
+from convert.names import from_native, name_table, to_native
+from convert.reference_config import model_config
+from stts_jax.budget import Budget
+from stts_jax.config import ModelConfig, replace
+from stts_jax.model.generation import Sampling, generate
+from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.training.loss import token_loss
+
+# Worst seen: hidden and logits 2e-6, losses 3e-7, gradients 4e-6 (relative to the largest value).
+LOGITS = 2e-5
+LOSS = 5e-6
+GRADIENTS = 1e-4
+MODES = {"None": "none", "image_tokens": "image_tokens", "within_image": "within_image"}
+INPUTS = (
+    "images",
+    "num_images",
+    "multimodal_type",
+    "token_pooling",
+    "input_ids",
+    "labels",
+    "loss_masks",
+    "position_ids",
+    "subsegment_ids",
+)
+RECORDED = cases("molmo2_*.npz")
+
+
+def setup(path: Path, mode: str) -> tuple[VideoLanguageModel, dict[str, Any], Budget, ModelConfig]:
+    case = load(path)
+    config = replace(model_config(table(case)), {"llm.bidirectional": MODES[mode]})
+    abstract = jax.eval_shape(lambda: VideoLanguageModel(config, key=KEY))
+    model = from_native(abstract, weights("molmo2_native"), name_table(config))
+    batch = {name: jnp.asarray(case[name]) for name in INPUTS if name in case}
+    if not case["packed"]:
+        batch["subsegment_ids"] = jnp.zeros_like(batch["input_ids"])
+    return model, batch, exact_budget(case, config), config
+
+
+@partial(jax.jit, static_argnums=2)
+def forward(model: VideoLanguageModel, batch: dict[str, jax.Array], budget: Budget) -> Any:
+    """Loss, everything beside it, and gradients, which are recorded without the z-term."""
+
+    def loss(model: VideoLanguageModel) -> tuple[jax.Array, Any]:
+        hidden, rows = model(batch, budget, key=KEY)
+        sums = token_loss(
+            hidden, rows.text["labels"], rows.text["loss_masks"], model.llm.logits, 1e-4
+        )
+        return sums["cross_entropy"] / sums["weight"], (
+            hidden,
+            model.llm.logits(hidden),
+            sums,
+            rows,
+        )
+
+    return jax.value_and_grad(loss, has_aux=True)(model)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+def test_parity_logits_and_loss(path: Path, mode: str, worst_error: Any) -> None:
+    case = load(path)
+    model, batch, budget, config = setup(path, mode)
+    (_, (hidden, logits, sums, rows)), gradients = forward(model, batch, budget)
+    # Padding is moved to the end of each row; nobody asks what the model says there.
+    real = case["input_ids"] >= 0
+    valid = np.asarray(rows.tokens.valid)
+    assert (real.sum(1) == valid.sum(1)).all()
+    name = f"{path.stem} {mode}"
+    error = worst(np.asarray(logits)[valid], case[f"logits/{mode}"][real])
+    worst_error.add(name, "logits", error, LOGITS)
+    assert error <= LOGITS
+
+    cross_entropy, z_loss, _, _, weight = case[f"loss/{mode}"]
+    assert float(sums["weight"]) == pytest.approx(weight)
+    for ours, theirs in ((sums["cross_entropy"], cross_entropy), (sums["z_loss"], z_loss)):
+        error = abs(float(ours) / weight - theirs) / theirs
+        worst_error.add(name, "loss", error, LOSS)
+        assert error <= LOSS
+
+    if mode != "None":
+        return
+    if "hidden_final" in case:
+        error = worst(np.asarray(hidden)[valid], case["hidden_final"][real])
+        worst_error.add(name, "hidden states", error, LOGITS)
+        assert error <= LOGITS
+    ours = to_native(gradients, name_table(config))
+    norms = json.loads(str(case["grad_norms"])) if "grad_norms" in case else {}
+    errors = worst_gradient(ours, under(case, "grad/"), norms)
+    for what, error in zip(("gradients", "gradient norms"), errors, strict=True):
+        worst_error.add(name, what, error, GRADIENTS)
+        assert error <= GRADIENTS
+
+
+ANSWERED = [(path, mode) for path in RECORDED for mode in MODES if f"generate/{mode}" in load(path)]
+
+
+@pytest.mark.parametrize(
+    ("path", "mode"), ANSWERED, ids=[f"{path.stem}-{mode}" for path, mode in ANSWERED]
+)
+def test_parity_greedy_answers(path: Path, mode: str) -> None:
+    case = load(path)
+    model, batch, budget, _ = setup(path, mode)
+    expected = case[f"generate/{mode}"]
+    answers = generate(
+        model,
+        batch,
+        budget,
+        max_new_tokens=expected.shape[-1],
+        end_token=-2,  # the recorded answers run on to the last token
+        sampling=Sampling(),
+        key=KEY,
+    )
+    assert (np.asarray(answers) == expected.reshape(answers.shape)).all()
