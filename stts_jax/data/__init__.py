@@ -1,0 +1,1 @@
+"""Data: from video files and questions to rows of arrays. NumPy only."""

@@ -1,0 +1,275 @@
+"""Procedural scenes: a few coloured shapes on a still background, in space and in time.
+
+Every scene is made so that its questions need what pruning can lose: shapes that show for one
+sampled frame only, shapes that move, colours that change. A cell that differs from the frame
+before, or lies in the first frame, holds everything that is asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+COLOURS = {
+    "red": (230, 30, 30),
+    "green": (30, 200, 40),
+    "blue": (40, 60, 240),
+    "yellow": (240, 235, 40),
+    "purple": (220, 40, 220),
+    "cyan": (40, 225, 235),
+    "white": (250, 250, 250),
+    "black": (8, 8, 8),
+}
+SHAPES = ("circle", "square", "triangle", "cross", "ring")
+DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+THIRDS = ("early", "middle", "late")
+
+Role = Literal["static", "mover", "changer", "brief"]
+
+
+@dataclass(frozen=True)
+class SceneConfig:
+    """Knobs of the difficulty; lengths are pixels, times seconds.
+
+    Attributes:
+      size: side of the frame.
+      seconds, fps: of the file. Longer than (frames - 1) / sampling rate, so that asking for more
+        frames really gives more.
+      sampled_frames: how many frames a viewer is taken to sample; brief shapes show for
+        `brief_frames` of these.
+      start_counts: how many shapes are there at the start, each equally often.
+      shape_size: smallest and largest.
+      cell: side of the square that a shape is centred in.
+      snap: cells of lasting shapes start at multiples of it, those of brief ones at multiples of
+        `cell`.
+      travel: way of a moving shape over the whole video.
+      contrast: of the background's texture.
+      two_brief: share of the scenes with two brief shapes instead of one.
+      multiple_choice: share of questions with options.
+      questions: per video, at most.
+    """
+
+    size: int = 64
+    seconds: float = 8.0
+    fps: int = 4
+    sampled_frames: int = 8
+    brief_frames: int = 1
+    start_counts: tuple[int, ...] = (1, 2, 3, 4)
+    shape_size: tuple[int, int] = (12, 14)
+    cell: int = 16
+    snap: int = 8
+    travel: int = 32
+    contrast: int = 14
+    two_brief: float = 0.5
+    multiple_choice: float = 0.5
+    questions: int = 6
+
+    @property
+    def sampled_gap(self) -> float:
+        """Seconds between sampled frames."""
+        return self.seconds / (self.sampled_frames - 1)
+
+
+@dataclass(frozen=True)
+class Actor:
+    """One shape. `start` and `end` are (x, y) of its top left corner; it shows in [appears, goes).
+
+    `turns` and `turns_at` are the colour that a changer takes on and when.
+    """
+
+    role: Role
+    shape: str
+    colour: str
+    size: int
+    start: tuple[int, int]
+    end: tuple[int, int]
+    appears: float = 0.0
+    goes: float = float("inf")
+    turns: str | None = None
+    turns_at: float = float("inf")
+
+    def position(self, share: float) -> tuple[int, int]:
+        """Corner after `share` of the video."""
+        x, y = (round(a + (b - a) * share) for a, b in zip(self.start, self.end, strict=True))
+        return x, y
+
+    def colour_at(self, seconds: float) -> str:
+        """Name of the colour at a time."""
+        return self.turns if self.turns and seconds >= self.turns_at else self.colour
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Actors and the (H, W, 3) uint8 background."""
+
+    actors: tuple[Actor, ...]
+    background: np.ndarray
+
+    def having(self, *roles: Role) -> list[Actor]:
+        """Actors with one of the roles, in order of appearance."""
+        chosen = [actor for actor in self.actors if actor.role in roles]
+        return sorted(chosen, key=lambda actor: actor.appears)
+
+
+def third_of(actor: Actor, config: SceneConfig) -> str:
+    """In which third of the video a brief shape appears."""
+    middle = (actor.appears + actor.goes) / 2 / config.seconds
+    return THIRDS[min(int(middle * 3), 2)]
+
+
+def plan_scene(rng: np.random.Generator, config: SceneConfig) -> Scene:
+    """Draw a scene. All colours (also those turned to) and all shapes in it are different."""
+    background = _background(rng, config)
+    count = int(rng.choice(config.start_counts))
+    briefs = 1 + int(count + 2 <= len(SHAPES) and rng.random() < config.two_brief)
+    while True:  # until everything finds room; the counts stay, or full scenes would be rare
+        actors = _plan_actors(rng, count, briefs, config)
+        if actors is not None:
+            return Scene(actors, background)
+
+
+def render(scene: Scene, config: SceneConfig) -> np.ndarray:
+    """All frames of the file, (seconds * fps, H, W, 3) uint8."""
+    count = round(config.seconds * config.fps)
+    frames = np.repeat(scene.background[None], count, axis=0)
+    for actor in scene.actors:
+        mask = _mask(actor.shape, actor.size)
+        for k in range(count):
+            time = k / config.fps
+            if actor.appears <= time < actor.goes:
+                x, y = actor.position(time / config.seconds)
+                window = frames[k, y : y + actor.size, x : x + actor.size]
+                window[mask] = COLOURS[actor.colour_at(time)]
+    return frames
+
+
+# ------------------------------------------------------------------------------------- planning
+
+
+def _plan_actors(
+    rng: np.random.Generator, count: int, briefs: int, config: SceneConfig
+) -> tuple[Actor, ...] | None:
+    roles: list[Role] = [*_start_roles(rng, count), *(["brief"] * briefs)]
+    shapes = rng.permutation(SHAPES).tolist()
+    colours = rng.permutation(list(COLOURS)).tolist()
+    visible_at = _brief_frames(rng, briefs, config)
+    taken: list[tuple[int, int, int, int]] = []
+    actors = []
+    for role in roles:
+        place = _place(rng, role, taken, config)
+        if place is None:
+            return None
+        start, end, size = place
+        actor = Actor(role, shapes.pop(), colours.pop(), size, start, end)
+        if role == "brief":
+            first = (visible_at.pop() - 0.5) * config.sampled_gap
+            goes = first + config.brief_frames * config.sampled_gap
+            actor = replace(actor, appears=first, goes=goes)
+        elif role == "changer":
+            at = int(rng.integers(2, config.sampled_frames - 2)) - 0.5
+            actor = replace(actor, turns=colours.pop(), turns_at=at * config.sampled_gap)
+        actors.append(actor)
+    return tuple(actors)
+
+
+def _start_roles(rng: np.random.Generator, count: int) -> list[Role]:
+    if count == 1:
+        return [rng.choice(["static", "mover", "changer"]).item()]
+    if count == 2:
+        return ["mover", rng.choice(["static", "changer"]).item()]
+    return ["mover", "changer", *(["static"] * (count - 2))]
+
+
+def _brief_frames(rng: np.random.Generator, briefs: int, config: SceneConfig) -> list[int]:
+    """Sampled frames at which brief shapes first show: thirds equally often, never the ends."""
+    inner = np.arange(1, config.sampled_frames - config.brief_frames)
+    thirds = np.array_split(inner, len(THIRDS))
+    if briefs == 1:
+        return [int(rng.choice(thirds[rng.integers(len(THIRDS))]))]
+    chosen = rng.choice(len(THIRDS), size=2, replace=False)
+    return [int(rng.choice(thirds[third])) for third in chosen]
+
+
+def _place(
+    rng: np.random.Generator,
+    role: Role,
+    taken: list[tuple[int, int, int, int]],
+    config: SceneConfig,
+) -> tuple[tuple[int, int], tuple[int, int], int] | None:
+    """Start, end and size of a shape whose way crosses no other's; None if there is no room."""
+    size = int(rng.integers(config.shape_size[0], config.shape_size[1] + 1))
+    inset = (config.cell - size) // 2
+    for _ in range(60):
+        start, end = _way(rng, role, config)
+        low, high = np.minimum(start, end), np.maximum(start, end) + config.cell
+        box = (int(low[0]), int(low[1]), int(high[0]), int(high[1]))
+        if not any(_overlap(box, other) for other in taken):
+            taken.append(box)
+            x, y = (int(v) + inset for v in start)
+            to_x, to_y = (int(v) + inset for v in end)
+            return (x, y), (to_x, to_y), size
+    return None
+
+
+def _way(
+    rng: np.random.Generator, role: Role, config: SceneConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Corners of the cell of a shape at the start and at the end."""
+    room = config.size - config.cell
+    if role == "mover":
+        step = np.array(DIRECTIONS[rng.choice(list(DIRECTIONS))]) * config.travel
+        low, high = np.maximum(0, -step), room - np.maximum(0, step)
+        start = np.array(
+            [rng.choice(np.arange(a, b + 1, config.snap)) for a, b in zip(low, high, strict=True)]
+        )
+        return start, start + step
+    snap = config.cell if role == "brief" else config.snap
+    ticks = np.arange(0, room + 1, snap)
+    half = config.size // 2
+    ticks = ticks[(ticks + config.cell <= half) | (ticks >= half)]  # clearly in one quadrant
+    start = rng.choice(ticks, size=2)
+    return start, start
+
+
+def _overlap(first: tuple[int, int, int, int], second: tuple[int, int, int, int]) -> bool:
+    return (
+        first[0] < second[2]
+        and second[0] < first[2]
+        and first[1] < second[3]
+        and second[1] < first[3]
+    )
+
+
+# -------------------------------------------------------------------------------------- drawing
+
+
+def _background(rng: np.random.Generator, config: SceneConfig) -> np.ndarray:
+    y, x = np.mgrid[: config.size, : config.size] / config.size
+    angle, kind = rng.random() * 2 * np.pi, rng.integers(3)
+    along = x * np.cos(angle) + y * np.sin(angle)
+    if kind == 0:
+        texture = 2 * (along - along.min()) / np.ptp(along) - 1
+    elif kind == 1:
+        texture = np.sign(np.sin(along * 2 * np.pi * rng.integers(3, 8)))
+    else:
+        blocks = rng.uniform(-1, 1, (config.size // 4, config.size // 4))
+        texture = np.kron(blocks, np.ones((4, 4)))
+    base = rng.integers(90, 150, 3)
+    tint = rng.uniform(0.4, 1.0, 3) * config.contrast
+    return (base + texture[..., None] * tint).clip(0, 255).astype(np.uint8)
+
+
+def _mask(shape: str, size: int) -> np.ndarray:
+    """(size, size) bool, where a shape covers its square."""
+    y, x = (np.mgrid[:size, :size] + 0.5) / size * 2 - 1
+    radius = np.hypot(x, y)
+    masks = {
+        "circle": radius <= 1,
+        "square": (np.abs(x) <= 0.9) & (np.abs(y) <= 0.9),
+        "triangle": np.abs(x) <= (y + 1) / 2,
+        "cross": (np.abs(x) <= 0.35) | (np.abs(y) <= 0.35),
+        "ring": (radius <= 1) & (radius >= 0.55),
+    }
+    return masks[shape]

@@ -1,0 +1,168 @@
+"""The procedural video question set: real mp4 files and JSONL, made from a seed.
+
+    python -m stts_jax.data.synthetic runs/data/synthetic --videos 2000 --seed 0
+
+A folder holds `train.jsonl`, `validation.jsonl` and `test.jsonl` in the form that users write
+(README, "Your own data"), the videos, and `scenes.jsonl`, which says what is where in each video.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import sys
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from tqdm import tqdm
+
+from stts_jax.data.scene_questions import SceneQuestion, ask
+from stts_jax.data.scenes import Scene, SceneConfig, plan_scene, render
+
+SPLITS = ("train", "validation", "test")
+DEFAULT_FOLDER = Path("runs/data/synthetic")
+DEFAULT_VIDEOS = 2000
+HELD_OUT_SHARE = 0.1
+STAMP = "synthetic.json"
+# Nearly lossless and 4:4:4, so that the colours of small shapes survive.
+CODEC_OPTIONS = {"crf": "6", "preset": "ultrafast", "threads": "1", "bf": "0"}
+
+
+class SyntheticError(ValueError):
+    """A folder that cannot be used; the message is one sentence with the remedy."""
+
+
+def split_sizes(videos: int) -> dict[str, int]:
+    """Videos of each split: a tenth for validation and for test, at least one."""
+    held_out = max(1, round(videos * HELD_OUT_SHARE))
+    if videos < 3:
+        raise SyntheticError(f"--videos is {videos}; every split needs one, so use 3 or more")
+    return {"train": videos - 2 * held_out, "validation": held_out, "test": held_out}
+
+
+def plan_video(index: int, seed: int, config: SceneConfig) -> tuple[Scene, list[SceneQuestion]]:
+    """Scene and questions of video `index`, a pure function of the arguments."""
+    rng = np.random.default_rng((seed, index))
+    scene = plan_scene(rng, config)
+    return scene, ask(scene, rng, config)
+
+
+def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
+    """Encode (n, H, W, 3) uint8 frames as an H.264 mp4 file, the same bytes for the same frames."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps), options=CODEC_OPTIONS)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv444p"
+        stream.gop_size = len(frames)
+        for image in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def ensure_synthetic(
+    folder: Path = DEFAULT_FOLDER,
+    *,
+    videos: int = DEFAULT_VIDEOS,
+    seed: int = 0,
+    config: SceneConfig | None = None,
+    progress: bool = True,
+) -> Path:
+    """Make the set in `folder` unless it is there already; it appears whole or not at all.
+
+    Args:
+      folder: where to.
+      videos: of all splits together.
+      seed: of everything in it.
+      config: difficulty, `SceneConfig()` by default.
+      progress: show a bar.
+
+    Returns:
+      `folder`.
+
+    Raises:
+      SyntheticError: if the folder holds something else.
+    """
+    config = config or SceneConfig()
+    stamp = {"videos": videos, "seed": seed, "scene": dataclasses.asdict(config)}
+    stamp = json.loads(json.dumps(stamp))
+    if _is_made(folder, stamp):
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        _write(temporary, videos, seed, config, progress)
+        (temporary / STAMP).write_text(json.dumps(stamp, indent=2) + "\n")
+        if folder.is_dir():  # empty, see _is_made
+            folder.rmdir()
+        temporary.chmod(0o755)
+        temporary.rename(folder)
+    except OSError:
+        # Another process may have been faster.
+        if not _is_made(folder, stamp):
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _is_made(folder: Path, stamp: dict[str, Any]) -> bool:
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    if not (folder / STAMP).is_file():
+        raise SyntheticError(f"'{folder}' holds other files; choose another folder")
+    if json.loads((folder / STAMP).read_text()) != stamp:
+        raise SyntheticError(
+            f"'{folder}' was made with other settings (see {STAMP}); choose another folder, or "
+            "delete it to make it anew"
+        )
+    return True
+
+
+def _write(folder: Path, videos: int, seed: int, config: SceneConfig, progress: bool) -> None:
+    index = 0
+    with (
+        tqdm(total=videos, desc="videos", unit="video", disable=not progress) as bar,
+        (folder / "scenes.jsonl").open("w") as scenes,
+    ):
+        for split, size in split_sizes(videos).items():
+            (folder / split).mkdir()
+            with (folder / f"{split}.jsonl").open("w") as lines:
+                for _ in range(size):
+                    name = f"{split}/{index:06d}.mp4"
+                    scene, questions = plan_video(index, seed, config)
+                    write_video(folder / name, render(scene, config), config.fps)
+                    lines.writelines(map(_line, [name] * len(questions), questions))
+                    actors = [dataclasses.asdict(actor) for actor in scene.actors]
+                    scenes.write(json.dumps({"video": name, "actors": actors}) + "\n")
+                    index += 1
+                    bar.update()
+
+
+def _line(video: str, question: SceneQuestion) -> str:
+    values = {"video": video, **dataclasses.asdict(question)}
+    return json.dumps({k: v for k, v in values.items() if v is not None}) + "\n"
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Make the procedural video question set.")
+    parser.add_argument("folder", type=Path, help="where to; it must not hold other files")
+    parser.add_argument("--videos", type=int, default=DEFAULT_VIDEOS, help="of all splits together")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    try:
+        ensure_synthetic(arguments.folder, videos=arguments.videos, seed=arguments.seed)
+    except SyntheticError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
