@@ -1,0 +1,93 @@
+"""What the commands share: errors a user can mend, compiled code that is kept, common options."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from stts_jax.config import ConfigError
+from stts_jax.data.examples import ExampleError
+from stts_jax.data.frames import BadExamplesError
+from stts_jax.data.rows import BudgetError
+from stts_jax.data.synthetic import SyntheticError
+from stts_jax.data.tokenizer import TokenizerError
+from stts_jax.data.video import VideoError
+from stts_jax.training.checkpoint import CheckpointError
+from stts_jax.training.loop import TrainingError
+
+# What a user can mend; all else is a defect and shows its traceback.
+USER_ERRORS = (
+    BadExamplesError,
+    BudgetError,
+    CheckpointError,
+    ConfigError,
+    ExampleError,
+    SyntheticError,
+    TokenizerError,
+    TrainingError,
+    VideoError,
+)
+
+
+def run(name: str, command: Callable[[], None]) -> int:
+    """Run a command; the exit code.
+
+    Returns:
+      0 when done, 2 for what the user can mend (one sentence is printed), 130 if interrupted.
+    """
+    keep_compiled_code()
+    try:
+        command()
+    except USER_ERRORS as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def keep_compiled_code() -> None:
+    """Make the next run start quickly; JAX_COMPILATION_CACHE_DIR chooses another folder."""
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(cache / "stts_jax" / "compiled"))
+
+
+def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
+    """`--checkpoint`, `--set` and `--frames`, which all commands on a trained model take."""
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="folder of a training run, or of one step"
+    )
+    parser.add_argument(
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="change settings of the run, for example model.prune.topk=0.3",
+    )
+    parser.add_argument(
+        "--frames",
+        type=frames_scale,
+        default=1.0,
+        metavar="2x",
+        help="take that many times the frames the model was trained on (default 1x)",
+    )
+
+
+def frames_scale(text: str) -> float:
+    """`2x` or `2` -> 2.0."""
+    try:
+        scale = float(text.removesuffix("x"))
+    except ValueError:
+        scale = 0.0
+    if scale <= 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is no factor; write 2x, for example")
+    return scale

@@ -1,0 +1,232 @@
+"""What lies in the folder of a run, and models from it: to evaluate, to ask, to fine-tune.
+
+`OUTPUT/config.json` is the run's config, `OUTPUT/checkpoints/STEP` a checkpoint: parameters by
+dotted name in `model` and, if a run goes on from it, what `run_checkpoints` adds. Orbax writes to
+a temporary folder and renames it when all is there, so a folder named after a step is complete.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from orbax.checkpoint import v1 as ocp
+
+from stts_jax.config import Config, load_config
+from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.parallel.mesh import make_mesh, parameter_shardings
+from stts_jax.parallel.parameters import named_parameters
+
+CHECKPOINTS = "checkpoints"
+MODEL = "model"
+# What Orbax writes last into a step's folder.
+_COMPLETE = "_CHECKPOINT_METADATA"
+_SCORER = "scorer."
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that can't be written or read; the message says what to do."""
+
+
+def find_checkpoint(folder: Path) -> Path:
+    """The newest checkpoint of a run, or the folder itself if it is one.
+
+    Args:
+      folder: of a run, its `checkpoints`, or one step in there.
+
+    Raises:
+      CheckpointError: if there is none.
+    """
+    folder = folder.resolve()
+    if (folder / MODEL).is_dir():
+        return folder
+    output = folder.parent if folder.name == CHECKPOINTS else folder
+    steps = checkpoint_steps(output)
+    if not steps:
+        raise CheckpointError(
+            f"there is no checkpoint in '{folder}'; give the --output folder of a training run "
+            "or of a conversion"
+        )
+    return output / CHECKPOINTS / str(steps[-1])
+
+
+def config_of(folder: Path) -> Config:
+    """The config of the run that a checkpoint is from.
+
+    Raises:
+      CheckpointError: if there is no checkpoint or no `config.json` with it.
+    """
+    checkpoint = find_checkpoint(folder)
+    for place in (checkpoint, *checkpoint.parents[:2]):
+        if (place / "config.json").is_file():
+            return load_config(str(place / "config.json"))
+    raise CheckpointError(
+        f"there is no config.json with checkpoint '{checkpoint}'; copy that of the run to "
+        f"'{checkpoint.parents[1]}'"
+    )
+
+
+def load_model(
+    folder: Path, config: Config | None = None, mesh: Mesh | None = None
+) -> tuple[VideoLanguageModel, Config]:
+    """The model of a run's newest (or of a given) checkpoint; optimiser state isn't read.
+
+    Args:
+      folder: see `find_checkpoint`.
+      config: to build the model with, by default that of the run. One that needs no scorer
+        leaves out the checkpoint's.
+      mesh: to place it on, by default all devices, a copy on each.
+
+    Raises:
+      CheckpointError: if there is none, or its arrays are not those of the model.
+    """
+    checkpoint = find_checkpoint(Path(folder))
+    config = config or config_of(checkpoint)
+    abstract = _placed_shapes(config, mesh or make_mesh())
+    wanted = named_parameters(abstract)
+    saved = _saved_parameters(checkpoint)
+    if config.model.prune.method != "scorer":
+        saved = {name: array for name, array in saved.items() if not name.startswith(_SCORER)}
+    require_match(wanted, saved, checkpoint)
+    return renamed(abstract, _load(checkpoint, wanted)), config
+
+
+def initialize_from(
+    model: VideoLanguageModel, folder: Path, notice: Callable[[str], None] = print
+) -> VideoLanguageModel:
+    """A model with the parameters of a checkpoint, to start a fine-tune from.
+
+    A scorer that the checkpoint lacks stays as it is in `model`, and `notice` is told; a scorer
+    that the model lacks is left out. All else must match.
+
+    Args:
+      model: freshly made, placed as wanted.
+      folder: see `find_checkpoint`.
+      notice: takes a line of text.
+
+    Raises:
+      CheckpointError: if there is none, or with the list of all that doesn't match.
+    """
+    checkpoint = find_checkpoint(Path(folder))
+    parameters = named_parameters(model)
+    saved = _saved_parameters(checkpoint)
+    wanted = {
+        name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
+        for name, array in parameters.items()
+    }
+    for has, lacks, what in (
+        (wanted, saved, "has no scorer; a new one is initialised"),
+        (saved, wanted, "has a scorer that this model doesn't use; it is left out"),
+    ):
+        scorer = [name for name in has if name.startswith(_SCORER)]
+        if scorer and not any(name.startswith(_SCORER) for name in lacks):
+            notice(f"checkpoint '{checkpoint}' {what}")
+            for name in scorer:
+                del has[name]
+    require_match(wanted, saved, checkpoint)
+    return renamed(model, parameters | _load(checkpoint, wanted))
+
+
+def save_model(model: VideoLanguageModel, config: Config, output: Path, step: int = 0) -> Path:
+    """Write a model that no run trained, so that all that reads a run's folder can read it.
+
+    Returns:
+      Folder of the checkpoint, in `output`.
+    """
+    require_writable(output)
+    config.save(output)
+    folder = output.resolve() / CHECKPOINTS / str(step)
+    ocp.save_checkpointables(folder, {MODEL: named_parameters(model)}, overwrite=True)
+    return folder
+
+
+def require_writable(output: Path) -> None:
+    """Make the folder of a run, or say why it can't be."""
+    probe = output / ".writable"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise CheckpointError(
+            f"folder '{output}' cannot be written: {error.strerror}; choose another one"
+        ) from error
+
+
+def checkpoint_steps(output: Path) -> list[int]:
+    """Steps of the complete checkpoints of a run, ascending; none if there is no such folder."""
+    folder = output / CHECKPOINTS
+    if not folder.is_dir():
+        return []
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and _is_complete(p))
+
+
+def renamed(abstract: Any, arrays: dict[str, Any]) -> Any:
+    """Arrays by dotted name, in the structure that the names are from."""
+    leaves = [arrays[name] for name in named_parameters(abstract)]
+    return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+
+
+def mismatches(wanted: dict[str, Any], saved: dict[str, Any]) -> list[str]:
+    """What is missing, of another shape, or too much in `saved`; one phrase each."""
+    problems = [f"'{name}' is missing" for name in wanted if name not in saved]
+    problems += [
+        f"'{name}' has shape {tuple(saved[name].shape)} instead of {tuple(array.shape)}"
+        for name, array in wanted.items()
+        if name in saved and tuple(saved[name].shape) != tuple(array.shape)
+    ]
+    return problems + [f"'{name}' is too much" for name in saved if name not in wanted]
+
+
+def require_match(wanted: dict[str, Any], saved: dict[str, Any], folder: Path) -> None:
+    """Raise a `CheckpointError` that lists all mismatches."""
+    problems = mismatches(wanted, saved)
+    if problems:
+        raise CheckpointError(
+            f"checkpoint '{folder}' doesn't fit this setup: {'; '.join(problems)}; use the "
+            "config.json that lies with it"
+        )
+
+
+def differing_keys(ours: Any, theirs: Any, path: str) -> list[str]:
+    """Dotted keys of two configs of one class that differ, with both values."""
+    if dataclasses.is_dataclass(ours) and dataclasses.is_dataclass(theirs):
+        pairs = (
+            (getattr(ours, f.name), getattr(theirs, f.name), f"{path}.{f.name}")
+            for f in dataclasses.fields(ours)
+        )
+        return [key for pair in pairs for key in differing_keys(*pair)]
+    return [] if ours == theirs else [f"{path}={ours} (saved: {theirs})"]
+
+
+def _placed_shapes(config: Config, mesh: Mesh) -> VideoLanguageModel:
+    shapes = jax.eval_shape(lambda: VideoLanguageModel(config.model, key=jax.random.key(0)))
+    return jax.tree.map(
+        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
+        shapes,
+        parameter_shardings(shapes, mesh),
+    )
+
+
+def _saved_parameters(checkpoint: Path) -> dict[str, Any]:
+    """Shapes of the saved parameters by name."""
+    return dict(ocp.checkpointables_metadata(checkpoint).metadata[MODEL])
+
+
+def _load(checkpoint: Path, wanted: dict[str, Any]) -> dict[str, jax.Array]:
+    """Read the arrays in `wanted` only."""
+    context = ocp.Context(
+        pytree_options=ocp.options.PyTreeOptions(
+            loading=ocp.options.PyTreeOptions.Loading(partial_load=True)
+        )
+    )
+    with context:
+        return ocp.load_checkpointables(checkpoint, {MODEL: wanted})[MODEL]
+
+
+def _is_complete(folder: Path) -> bool:
+    return (folder / _COMPLETE).is_file() and (folder / MODEL).is_dir()

@@ -1,0 +1,134 @@
+"""AdamW with a learning rate, a warm-up and a clipping norm for each group of parameters.
+
+Source: the reference's optimiser groups, `MultimodalScheduler` and per-group clipping
+(olmo/train/optim.py and trainer.py; DATA 9.1 to 9.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from stts_jax.config import GroupConfig, TrainConfig
+
+GROUPS = ("llm", "vit", "connector", "scorer")
+FROZEN = "frozen"
+# The extra embedding holds the visual tokens, which are new to a pretrained language model, so it
+# learns with the connector.
+_OTHER_GROUP = {"llm.extra_embedding": "connector"}
+_BASE_EMBEDDING = "llm.embedding"
+
+# Parameters, gradients and moments by dotted name, see `named_parameters`.
+Named = dict[str, jax.Array]
+
+
+def group_of(name: str, config: TrainConfig) -> str:
+    """The group of a parameter: one of `GROUPS`, or `FROZEN`.
+
+    A tied head is the base embedding itself, so both are frozen together.
+
+    Raises:
+      ValueError: for a parameter that belongs to no group.
+    """
+    if config.freeze_base_embedding and name == _BASE_EMBEDDING:
+        return FROZEN
+    group = _OTHER_GROUP.get(name, name.partition(".")[0])
+    if group not in GROUPS:
+        raise ValueError(f"parameter '{name}' is in none of the groups {', '.join(GROUPS)}")
+    return group
+
+
+def groups_of(names: Iterable[str], config: TrainConfig) -> dict[str, str]:
+    """The group of each parameter by name."""
+    return {name: group_of(name, config) for name in names}
+
+
+def learning_rate(group: GroupConfig, config: TrainConfig, step: Any) -> jax.Array:
+    """Rate of a group in the update that makes step `step` of step `step - 1`.
+
+    Linear from 0 up to the peak at the end of the warm-up, then half a cosine down to
+    `final_learning_rate` times the peak at the last step. The first update already has the rate
+    of step 1, so none is wasted. A run that is no longer than the warm-up ends within it.
+
+    Args:
+      group: peak and warm-up.
+      config: length of the run and final share.
+      step: 1 for the first update.
+
+    Returns:
+      () float32.
+    """
+    step = jnp.asarray(step, jnp.float32)
+    peak, final = group.learning_rate, group.learning_rate * config.final_learning_rate
+    rising = peak * step / max(group.warmup, 1)
+    share = (step - group.warmup) / max(config.steps - group.warmup, 1)
+    falling = final + (peak - final) * (1 + jnp.cos(jnp.pi * jnp.clip(share, 0, 1))) / 2
+    return jnp.where(step < group.warmup, rising, falling).astype(jnp.float32)
+
+
+def is_decayed(name: str) -> bool:
+    """Whether weight decay touches a parameter: norms and biases are left alone."""
+    *owners, last = name.split(".")
+    return last != "bias" and not (owners and owners[-1].endswith("norm"))
+
+
+def make_optimizer(config: TrainConfig, groups: Mapping[str, str]) -> optax.GradientTransformation:
+    """The optimiser of parameters given by dotted name.
+
+    Args:
+      config: of the run.
+      groups: group of each parameter, see `groups_of`.
+
+    Returns:
+      A transformation of dictionaries; moments are float32, frozen parameters have none.
+    """
+    transforms = {group: _group_optimizer(group, config) for group in GROUPS}
+    transforms[FROZEN] = optax.set_to_zero()
+    present = set(groups.values())
+    return optax.partition(
+        {group: transform for group, transform in transforms.items() if group in present},
+        dict(groups),
+    )
+
+
+def _group_optimizer(group: str, config: TrainConfig) -> optax.GradientTransformation:
+    """Inside `optax.partition`, so the clipping norm is that of the group alone."""
+
+    def rate(count: jax.Array) -> jax.Array:
+        return learning_rate(getattr(config, group), config, count + 1)
+
+    steps = [
+        optax.clip_by_global_norm(config.clip),
+        optax.scale_by_adam(config.beta1, config.beta2, config.epsilon, mu_dtype=jnp.float32),
+    ]
+    if config.weight_decay > 0:
+        steps.append(optax.add_decayed_weights(config.weight_decay, mask=_decay_mask))
+    return optax.chain(*steps, optax.scale_by_learning_rate(rate))
+
+
+def _decay_mask(parameters: Mapping[str, Any]) -> dict[str, bool]:
+    return {name: is_decayed(name) for name in parameters}
+
+
+def group_metrics(
+    gradients: Named, groups: Mapping[str, str], config: TrainConfig, step: jax.Array
+) -> dict[str, jax.Array]:
+    """`learning_rate/GROUP` and `gradient_norm/GROUP` (before clipping), () float32 each.
+
+    Args:
+      gradients: by name.
+      groups: group of each parameter.
+      config: of the run.
+      step: of the update, 1 for the first.
+    """
+    metrics = {}
+    for group in GROUPS:
+        members = [gradients[name] for name, its in groups.items() if its == group]
+        if members:
+            metrics[f"learning_rate/{group}"] = learning_rate(getattr(config, group), config, step)
+            metrics[f"gradient_norm/{group}"] = optax.tree.norm(members)
+    return metrics

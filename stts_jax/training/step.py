@@ -1,0 +1,133 @@
+"""What is trained, and one compiled step that trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from stts_jax.budget import Budget
+from stts_jax.config import Config
+from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.parallel.mesh import batch_sharding, parameter_shardings, replicated
+from stts_jax.parallel.parameters import named_parameters
+from stts_jax.training.loss import loss_fn
+from stts_jax.training.optimizer import group_metrics, groups_of, make_optimizer
+
+Metrics = dict[str, jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """Everything that a step changes.
+
+    Attributes:
+      model: parameters, float32.
+      optimizer: moments and counts, by dotted parameter name.
+      step: () int32, updates so far.
+    """
+
+    model: VideoLanguageModel
+    optimizer: optax.OptState
+    step: jax.Array
+
+
+TrainStep = Callable[[TrainState, Mapping[str, jax.Array], jax.Array], tuple[TrainState, Metrics]]
+
+
+def abstract_state(config: Config, mesh: Mesh) -> TrainState:
+    """Shapes and shardings of a state, with nothing allocated.
+
+    Moments lie where their parameters lie; counts have a copy everywhere.
+    """
+    shapes = jax.eval_shape(lambda: _new_state(config, jax.random.key(0)))
+    model = parameter_shardings(shapes.model, mesh)
+    by_name = named_parameters(model)
+
+    def of_optimizer(path: tuple[Any, ...], _: Any) -> Any:
+        names = (getattr(entry, "key", None) for entry in path)
+        return next((by_name[name] for name in names if name in by_name), replicated(mesh))
+
+    optimizer = jax.tree_util.tree_map_with_path(of_optimizer, shapes.optimizer)
+    shardings = TrainState(model, optimizer, replicated(mesh))
+    return jax.tree.map(
+        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+
+
+def state_shardings(state: TrainState) -> TrainState:
+    """Sharding of every array of a state, abstract or not."""
+    return jax.tree.map(lambda leaf: leaf.sharding, state)
+
+
+def init_state(config: Config, mesh: Mesh, key: jax.Array) -> TrainState:
+    """A fresh state; every device makes only its own part of it.
+
+    Args:
+      config: of the run.
+      mesh: to lie on.
+      key: for the parameters.
+    """
+    shardings = state_shardings(abstract_state(config, mesh))
+    return jax.jit(lambda key: _new_state(config, key), out_shardings=shardings)(key)
+
+
+def make_train_step(config: Config, budget: Budget, mesh: Mesh) -> TrainStep:
+    """The step `(state, batch, key) -> (state, metrics)`, compiled at its first call.
+
+    The state that goes in is given up to the one that comes out. The batch has the arrays of
+    `budget.batch_arrays`, placed by `shard_batch`; `key` is the same in all steps, each folds its
+    number in. Metrics are () float32 or int32 on the devices: those of `loss_fn`, `total_loss`,
+    and those of `group_metrics`.
+
+    Args:
+      config: of the run.
+      budget: static sizes of the rows.
+      mesh: that state and batches lie on.
+    """
+    shardings = state_shardings(abstract_state(config, mesh))
+
+    def step(
+        state: TrainState, batch: dict[str, jax.Array], key: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        def loss_of(model: VideoLanguageModel) -> tuple[jax.Array, Metrics]:
+            step_key = jax.random.fold_in(key, state.step)
+            return loss_fn(model, batch, budget, config.train, key=step_key, train=True)
+
+        (total, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.model)
+        parameters, gradients = named_parameters(state.model), named_parameters(gradients)
+        groups = groups_of(parameters, config.train)
+        optimizer = make_optimizer(config.train, groups)
+        updates, moments = optimizer.update(gradients, state.optimizer, parameters)
+        changed = optax.apply_updates(parameters, updates)
+        model = jax.tree.unflatten(
+            jax.tree.structure(state.model), [changed[n] for n in parameters]
+        )
+        number = state.step + 1
+        metrics |= group_metrics(gradients, groups, config.train, number)
+        return TrainState(model, moments, number), metrics | {"total_loss": total}
+
+    return jax.jit(
+        step,
+        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def _new_state(config: Config, key: jax.Array) -> TrainState:
+    model = VideoLanguageModel(config.model, key=key)
+    return TrainState(model, _fresh_optimizer(config, model), jnp.zeros((), jnp.int32))
+
+
+def _fresh_optimizer(config: Config, model: VideoLanguageModel) -> optax.OptState:
+    parameters = named_parameters(model)
+    return make_optimizer(config.train, groups_of(parameters, config.train)).init(parameters)

@@ -1,0 +1,112 @@
+"""Mesh, placement, and that several devices compute what one computes."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+from random_batches import random_batch
+from training_cases import ALL_KINDS, KEY, fresh_state, single_mesh, small_config, train_step
+
+from stts_jax.budget import row_budget
+from stts_jax.config import ConfigError
+from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.parallel.mesh import (
+    LOGICAL_AXES,
+    MESH_AXES,
+    make_mesh,
+    parameter_shardings,
+    partition_spec,
+    require_even_rows,
+    shard_batch,
+)
+from stts_jax.parallel.parameters import named_parameters
+from stts_jax.training.step import abstract_state, make_train_step
+
+
+def abstract_model(config):
+    return jax.eval_shape(lambda: VideoLanguageModel(config.model, key=jax.random.key(0)))
+
+
+def test_default_mesh_has_all_devices_on_data():
+    mesh = make_mesh()
+    assert mesh.axis_names == MESH_AXES
+    assert dict(mesh.shape) == {"data": 8, "fsdp": 1, "tensor": 1, "context": 1}
+    assert set(mesh.axis_types) == {AxisType.Auto}
+
+
+def test_a_mesh_that_cannot_be_made_is_refused():
+    with pytest.raises(ConfigError, match="takes 6 devices but there are 8"):
+        make_mesh({"data": 3, "fsdp": 2})
+    with pytest.raises(ConfigError, match="mesh axis 'model' is unknown"):
+        make_mesh({"model": 8})
+
+
+def test_every_parameter_has_a_place():
+    config = small_config()
+    mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    specs = {
+        name: sharding.spec
+        for name, sharding in named_parameters(
+            parameter_shardings(abstract_model(config), mesh)
+        ).items()
+    }
+    assert specs["llm.embedding"] == P("tensor", "fsdp")
+    assert specs["llm.extra_embedding"] == P(None, "fsdp")
+    assert specs["llm.blocks.mlp.up.kernel"] == P(None, "fsdp", "tensor")
+    assert specs["scorer.second.kernel"] == P("fsdp", "tensor")
+    assert specs["scorer.last.kernel"] == P("tensor", None)
+    assert specs["llm.final_norm.scale"] == P(None)
+    assert set(LOGICAL_AXES.values()) - {None} <= set(MESH_AXES)
+
+
+def test_an_axis_that_does_not_divide_stays_whole():
+    mesh = make_mesh({"data": 2, "fsdp": 4})
+    assert partition_spec(("embed", "mlp"), (3, 6, 8), mesh) == P(None, None, None)
+    assert partition_spec(("embed", "mlp"), (3, 8, 8), mesh) == P(None, "fsdp", None)
+
+
+def test_collisions_and_unknown_names_are_refused():
+    mesh = make_mesh()
+    with pytest.raises(ValueError, match=r"x\.kernel has two dimensions on mesh axis 'tensor'"):
+        partition_spec(("mlp", "heads"), (8, 8), mesh, "x.kernel")
+    with pytest.raises(ValueError, match="logical axis 'width' of x is unknown"):
+        partition_spec(("width",), (8,), mesh, "x")
+
+
+def test_rows_must_be_shared_evenly():
+    require_even_rows(16, make_mesh())
+    with pytest.raises(ConfigError, match=r"data\.batch_rows is 12, which 8 devices"):
+        require_even_rows(12, make_mesh())
+
+
+def gradients_of(state):
+    """Adam's first moments: a tenth of the clipped gradients, after the first step."""
+    arrays = jax.device_get(named_parameters(state.optimizer))
+    return {name: 10 * array for name, array in arrays.items() if ".mu." in name}
+
+
+@pytest.mark.parametrize("packing", ["stream", "first_fit"])
+def test_eight_devices_give_the_loss_and_gradients_of_one(packing, report_error):
+    overrides = [] if packing == "stream" else [f"model.prune.packing={packing}"]
+    config, mesh = small_config(*overrides), make_mesh()
+    budget = row_budget(config.model, config.data)
+    arrays = random_batch(config.model, budget, 8, seed=3, kinds=ALL_KINDS, empty_rows=1)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
+    spread = jax.device_put(fresh_state(*overrides), shardings)
+    batch = shard_batch(arrays, mesh)
+    assert len(batch["images"].addressable_shards) == mesh.size
+
+    one_device = shard_batch(arrays, single_mesh())
+    state, metrics = train_step(*overrides)(fresh_state(*overrides), one_device, KEY)
+    state_8, metrics_8 = make_train_step(config, budget, mesh)(spread, batch, KEY)
+    metrics, metrics_8 = jax.device_get((metrics, metrics_8))
+    for name, value in metrics.items():
+        error = abs(float(value) - float(metrics_8[name]))
+        report_error(name.split("/")[0], error, 1e-5)
+        assert error < 1e-5, name
+    one, eight = gradients_of(state), gradients_of(state_8)
+    worst = max(float(np.abs(one[name] - eight[name]).max()) for name in one)
+    report_error("gradients", worst, 1e-5)
+    assert worst < 1e-5
+    assert all(np.abs(one[name]).max() > 0 for name in one if "key.bias" not in name)

@@ -1,0 +1,192 @@
+"""Checkpoints: what comes back, what is kept, and what is said when it can't be."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from orbax.checkpoint import v1 as ocp
+from training_cases import KEY, batch_for, fresh_state, single_mesh, small_config, train_step
+
+from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.parallel.mesh import make_mesh
+from stts_jax.parallel.parameters import named_parameters
+from stts_jax.training.checkpoint import (
+    CheckpointError,
+    checkpoint_steps,
+    differing_keys,
+    find_checkpoint,
+    initialize_from,
+    load_model,
+    require_writable,
+    save_model,
+)
+from stts_jax.training.run_checkpoints import Checkpoints, restore_latest
+from stts_jax.training.step import abstract_state
+
+DATA = {"parent": {"next_index": 3}, "counts": [1, 2]}
+WITHOUT_SCORER = ("model.prune.method=none", "model.prune.topk=0")
+
+
+def assert_equal(one, other):
+    one, other = jax.device_get(named_parameters(one)), jax.device_get(named_parameters(other))
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def shapes_of(config, mesh=None):
+    return abstract_state(config, mesh or single_mesh())
+
+
+def random_model(*overrides):
+    """A model with the shapes of a setup, made without compiling its initialisers."""
+    config = small_config(*overrides)
+    rng = np.random.default_rng(0)
+    return config, jax.tree.map(
+        lambda leaf: jax.device_put(rng.standard_normal(leaf.shape, np.float32), leaf.sharding),
+        shapes_of(config).model,
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of three steps, saved after each while the next one already goes on."""
+    output, config = tmp_path_factory.mktemp("run"), small_config()
+    config.save(output)
+    state, saved = fresh_state(), []
+    with Checkpoints(output, keep=2) as checkpoints:
+        for step in (1, 2, 3):
+            state, _ = train_step()(state, batch_for(config, step), KEY)
+            saved.append(jax.tree.map(lambda leaf: np.array(leaf, copy=True), state))
+            checkpoints.save(state, step, 10.0 * step, DATA | {"step": step})
+        for seed in range(3):
+            state, _ = train_step()(state, batch_for(config, seed), KEY)
+    return output, saved[-1]
+
+
+def test_state_comes_back_bit_for_bit(run):
+    output, saved = run
+    state, progress = restore_latest(output, shapes_of(small_config()))
+    assert_equal(state, saved)
+    assert (progress.step, progress.seconds) == (3, 30.0)
+    assert progress.data == [DATA | {"step": 3}]
+
+
+def test_the_newest_are_kept(run):
+    assert checkpoint_steps(run[0]) == [2, 3]
+
+
+def test_state_comes_back_onto_another_mesh(run):
+    output, saved = run
+    abstract = shapes_of(small_config(), make_mesh({"data": 2, "fsdp": 2, "tensor": 2}))
+    state, _ = restore_latest(output, abstract)
+    assert_equal(state, saved)
+    assert all(
+        leaf.sharding == wanted.sharding
+        for leaf, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(abstract), strict=True)
+    )
+
+
+def test_no_checkpoint_is_no_error_for_a_new_run(tmp_path):
+    assert restore_latest(tmp_path, shapes_of(small_config())) is None
+
+
+def test_half_a_checkpoint_is_none(run, tmp_path):
+    (tmp_path / "checkpoints" / "9" / "model").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "7.orbax-checkpoint-tmp").mkdir()
+    assert checkpoint_steps(tmp_path) == []
+    with pytest.raises(CheckpointError, match="there is no checkpoint in"):
+        find_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["", "checkpoints", "checkpoints/2", "checkpoints/3"])
+def test_a_model_loads_from_a_run_or_a_step(run, place):
+    output, saved = run
+    model, config = load_model(output / place, mesh=single_mesh())
+    assert config == small_config()
+    assert isinstance(model, VideoLanguageModel)
+    if not place.endswith("2"):
+        assert_equal(model, saved.model)
+
+
+def test_a_model_loads_without_the_scorer_it_does_not_use(run):
+    config = small_config("model.prune.method=random")
+    model, used = load_model(run[0], config, single_mesh())
+    assert used == config
+    assert model.scorer is None
+
+
+def test_all_contradictions_are_listed(run):
+    config = small_config("model.llm.tied_head=false", "model.vit.mlp_width=40")
+    with pytest.raises(CheckpointError) as error:
+        load_model(run[0], config)
+    text = str(error.value)
+    assert "'llm.head' is missing" in text
+    assert "'vit.blocks.mlp.up.kernel' has shape (4, 16, 32) instead of (4, 16, 40)" in text
+    assert "'scorer.second.kernel' has shape (32, 32) instead of (40, 40)" in text
+
+
+def test_a_saved_model_reads_like_a_run(tmp_path):
+    config, model = random_model(*WITHOUT_SCORER)
+    save_model(model, config, tmp_path)
+    loaded, its_config = load_model(tmp_path)
+    assert its_config == config
+    assert_equal(loaded, model)
+
+
+def test_a_scorer_that_the_checkpoint_lacks_is_new(tmp_path):
+    config, base = random_model(*WITHOUT_SCORER)
+    save_model(base, config, tmp_path)
+    fresh, notices = fresh_state().model, []
+    model = initialize_from(fresh, tmp_path, notices.append)
+    assert_equal(model.scorer, fresh.scorer)
+    assert_equal(model.llm, base.llm)
+    assert_equal(model.vit, base.vit)
+    assert_equal(model.connector, base.connector)
+    assert [text.endswith("has no scorer; a new one is initialised") for text in notices] == [True]
+
+
+def test_a_scorer_that_the_model_lacks_is_left_out(run):
+    _, model = random_model(*WITHOUT_SCORER)
+    notices = []
+    started = initialize_from(model, run[0], notices.append)
+    assert_equal(started.llm, run[1].model.llm)
+    assert "left out" in notices[0]
+
+
+def test_starting_from_another_model_lists_what_differs(tmp_path):
+    config, base = random_model(*WITHOUT_SCORER, "model.llm.mlp_width=40")
+    save_model(base, config, tmp_path)
+    with pytest.raises(CheckpointError, match=r"llm\.blocks\.mlp\.down\.kernel.*gate.*up"):
+        initialize_from(fresh_state().model, tmp_path, print)
+
+
+def test_errors_name_the_folder_and_the_remedy(tmp_path, run):
+    with pytest.raises(CheckpointError, match=r"there is no checkpoint in .*give the --output"):
+        load_model(tmp_path / "nothing")
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match=r"folder '.*file/run' cannot be written"):
+        require_writable(tmp_path / "file" / "run")
+    config, model = random_model(*WITHOUT_SCORER)
+    save_model(model, config, tmp_path / "bare")
+    (tmp_path / "bare" / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"there is no config\.json with checkpoint"):
+        load_model(tmp_path / "bare")
+
+
+def test_differing_keys_name_both_values():
+    one = small_config().model
+    other = dataclasses.replace(one, vit=dataclasses.replace(one.vit, width=24), remat="blocks")
+    assert differing_keys(one, other, "model") == [
+        "model.vit.width=16 (saved: 24)",
+        "model.remat=none (saved: blocks)",
+    ]
+    assert differing_keys(one, one, "model") == []
+
+
+def test_a_checkpoint_holds_plain_names(run):
+    saved = ocp.checkpointables_metadata(find_checkpoint(run[0]))
+    assert set(saved.metadata["model"]) == set(named_parameters(fresh_state().model))
+    assert json.loads(json.dumps(saved.custom_metadata))["step"] == 3

@@ -1,0 +1,246 @@
+"""The loop: resuming, stopping, and what it writes."""
+
+import json
+import os
+import re
+import signal
+
+import numpy as np
+import pytest
+from random_batches import random_batch
+from training_cases import ALL_KINDS, fresh_state, single_mesh, small_config, train_step
+
+import train as command
+from stts_jax.budget import row_budget
+from stts_jax.training import loop
+from stts_jax.training.checkpoint import CheckpointError, checkpoint_steps
+from stts_jax.training.log import Clock, MetricsLog, Window, read_metrics
+from stts_jax.training.loop import TrainingError, train
+from stts_jax.training.plots import plot_training
+
+LINE = re.compile(
+    r"step \d+/\d+ \(\d+\.\d %\) \| loss \d+\.\d{4} \| aux \d+\.\d{4} \| acc \d+\.\d % \| "
+    r"lr \d\.\de-\d\d \| gnorm \d+\.\d\d \| kept \d+ % \| \d+\.\d\d steps/s \| data wait \d+ % \| "
+    r"ETA (\d+ days?, )?\d+:\d\d:\d\d"
+)
+METRICS = {
+    "loss": 1.0,
+    "auxiliary_loss": 0.25,
+    "accuracy": 0.5,
+    "kept": 0.5,
+    "learning_rate/llm": 1e-5,
+    "gradient_norm/llm": 3.0,
+    "gradient_norm/vit": 4.0,
+    "data_wait": 0.1,
+}
+
+
+class FakeBatches:
+    """Stands for the pipeline: random batches, numbered, that can be saved and restored."""
+
+    def __init__(self, config, **_):
+        self.config, self.number = config, 0
+        self.budget = row_budget(config.model, config.data)
+
+    def __next__(self):
+        self.number += 1
+        rows = self.config.data.batch_rows
+        return random_batch(self.config.model, self.budget, rows, self.number, ALL_KINDS)
+
+    def get_state(self):
+        return {"number": self.number}
+
+    def set_state(self, state):
+        self.number = state["number"]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+@pytest.fixture(autouse=True)
+def parts(monkeypatch):
+    """One device, and what is compiled is compiled once for all tests."""
+    monkeypatch.setattr(loop, "make_mesh", single_mesh)
+    monkeypatch.setattr(loop, "training_batches", FakeBatches)
+    monkeypatch.setattr(loop, "init_state", lambda *_: fresh_state())
+    monkeypatch.setattr(loop, "make_train_step", lambda *_: train_step())
+
+
+def losses(output):
+    return {r["step"]: r["loss"] for r in read_metrics(output / "metrics.jsonl") if "loss" in r}
+
+
+def test_a_run_leaves_everything_and_resumes_bit_for_bit(tmp_path, capsys):
+    config, seen = small_config(), []
+    whole = train(config, tmp_path / "whole", on_step=lambda step, m: seen.append((step, m)))
+    assert whole["step"] == 8 and not whole["stopped"]
+    assert whole["steps_per_s"] > 0
+    assert [step for step, _ in seen] == list(range(1, 9))
+    assert (tmp_path / "whole" / "loss.png").stat().st_size > 1000
+    assert checkpoint_steps(tmp_path / "whole") == [4, 8]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step")]
+    assert len(lines) == 4 and all(LINE.fullmatch(line) for line in lines), lines
+
+    class CrashError(Exception):
+        pass
+
+    def crash(step, metrics):
+        if step == 6:
+            raise CrashError
+
+    with pytest.raises(CrashError):
+        train(config, tmp_path / "parts", on_step=crash)
+    assert set(losses(tmp_path / "parts")) == set(range(1, 7))
+    resumed = train(config, tmp_path / "parts")
+    assert "resuming" in capsys.readouterr().out
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    for name, value in whole["metrics"].items():
+        assert name == "data_wait" or resumed["metrics"][name] == value, name
+
+    again = train(config, tmp_path / "parts")
+    assert again["step"] == 8 and again["metrics"] == {}
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+
+    with pytest.raises(CheckpointError, match=r"another model, with model\.prune\.topk=0\.25 "):
+        train(small_config("model.prune.topk=0.25"), tmp_path / "parts")
+    # Other data: the parameters stay, the stream starts anew.
+    train(small_config("data.seed=5", "train.steps=9"), tmp_path / "parts")
+    assert "data start anew, as the settings changed: data.seed=5" in capsys.readouterr().out
+    train(small_config("train.steps=2"), tmp_path / "parts", resume=False)
+    assert checkpoint_steps(tmp_path / "parts") == [2]
+    assert set(losses(tmp_path / "parts")) == {1, 2}
+
+
+def test_sigterm_saves_and_leaves(tmp_path, capsys):
+    def terminate(step, metrics):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    summary = train(small_config(), tmp_path, on_step=terminate)
+    assert summary["stopped"] and summary["step"] == 3
+    assert checkpoint_steps(tmp_path) == [3]
+    assert "stopped at step 3 by SIGTERM; the checkpoint is saved" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert train(small_config("train.steps=4"), tmp_path)["step"] == 4
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path, monkeypatch):
+    def broken(*_):
+        def step(state, batch, key):
+            state, metrics = train_step()(state, batch, key)
+            bad = np.float32(np.nan if int(state.step) == 4 else 1.0)
+            return state, metrics | {"loss": bad}
+
+        return step
+
+    monkeypatch.setattr(loop, "make_train_step", broken)
+    with pytest.raises(TrainingError, match="training stopped at step 4: loss is nan; lower the"):
+        train(small_config("train.save_every=2"), tmp_path)
+    assert checkpoint_steps(tmp_path) == [2]
+
+
+def test_evaluation_is_called_written_and_drawn(tmp_path, capsys):
+    calls = []
+
+    def evaluate(model, step):
+        calls.append((step, type(model).__name__))
+        return {"accuracy": step / 10}
+
+    config = small_config("train.evaluate_every=2", "train.steps=5", "train.log_every=0")
+    summary = train(config, tmp_path, evaluate=evaluate)
+    assert calls == [(step, "VideoLanguageModel") for step in (2, 4, 5)]
+    assert summary["evaluation"] == {"accuracy": 0.5}
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    assert [r["evaluation"] for r in records if "evaluation" in r] == [
+        {"accuracy": 0.2},
+        {"accuracy": 0.4},
+        {"accuracy": 0.5},
+    ]
+    assert "step 4/5 evaluated | accuracy 0.400" in capsys.readouterr().out
+
+
+def test_a_run_starts_from_another(tmp_path, capsys):
+    train(small_config("train.steps=1"), tmp_path / "first")
+    train(small_config("train.steps=1"), tmp_path / "second", init_from=tmp_path / "first")
+    assert "starting from the parameters in" in capsys.readouterr().out
+    with pytest.raises(CheckpointError, match="there is no checkpoint in"):
+        train(small_config(), tmp_path / "third", init_from=tmp_path / "nothing")
+
+
+def test_log_line():
+    window = Window()
+    window.add(METRICS, 10.0, 11.0)
+    window.add(METRICS | {"loss": 3.0}, 11.0, 12.0)
+    line = window.line(120, 6250, 2.0)
+    assert LINE.fullmatch(line)
+    assert line == (
+        "step 120/6250 (1.9 %) | loss 2.0000 | aux 0.2500 | acc 50.0 % | lr 1.0e-05 | gnorm 5.00 | "
+        "kept 50 % | 1.00 steps/s | data wait 10 % | ETA 0:51:05"
+    )
+
+
+def test_metrics_are_cut_at_the_resumed_step(tmp_path):
+    log = MetricsLog(tmp_path, 0)
+    for step in (1, 2, 3):
+        log.write({"step": step, "loss": 0.5})
+    log.close()
+    with log.path.open("a") as file:
+        file.write('{"step": 4, "lo')
+    MetricsLog(tmp_path, 2).close()
+    assert [json.loads(line)["step"] for line in log.path.read_text().splitlines()] == [1, 2]
+    MetricsLog(tmp_path, 0).close()
+    assert log.path.read_text() == ""
+    assert plot_training(tmp_path) is None
+
+
+def test_the_clock_leaves_pauses_and_the_first_steps_out(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    clock = Clock(seconds_before=100.0)
+    for seconds in [60.0, 1.0, 1.0, 1.0, 1.0]:
+        now[0] += seconds
+        clock.step_done()
+        assert clock.steps_per_second is None
+    with clock.paused():
+        now[0] += 1000.0
+    for _ in range(4):
+        now[0] += 0.5
+        clock.step_done()
+    assert clock.steps_per_second == 2.0
+    assert clock.seconds == 100.0 + 64.0 + 2.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "huge"], "there is no config named 'huge'"),
+        (["--set", "train.stepz=3"], "unknown setting 'train.stepz'; did you mean 'steps'"),
+        (["--set", "model.prune.topk=2", "--set", "train.steps=1"], "model.prune.topk is 2.0"),
+    ],
+)
+def test_wrong_settings_end_in_one_line(tmp_path, capsys, arguments, message):
+    assert command.main(["--output", str(tmp_path / "run"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_lists_setups_and_examples(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    text = capsys.readouterr().out
+    assert "molmo2_4b_stts_50" in " ".join(text.split()) and "python train.py --config tiny" in text
+
+
+def test_a_command_trains(tmp_path, capsys):
+    settings = ["train.steps=2", "train.evaluate_every=0"]
+    overrides = command.parse(["--output", "x", "--set", *settings, "--set", "a=1"]).overrides
+    assert overrides == [*settings, "a=1"]
+    small_config("train.steps=2").save(tmp_path)
+    arguments = ["--config", str(tmp_path / "config.json"), "--output", str(tmp_path / "run")]
+    assert command.main(arguments) == 0
+    assert "done at step 2; everything is in" in capsys.readouterr().out

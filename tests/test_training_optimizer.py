@@ -1,0 +1,154 @@
+"""Groups, rates, clipping, freezing and decay."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from training_cases import small_config
+
+from stts_jax.config import GroupConfig, TrainConfig
+from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.parallel.parameters import named_parameters
+from stts_jax.training.optimizer import (
+    FROZEN,
+    GROUPS,
+    group_metrics,
+    group_of,
+    groups_of,
+    is_decayed,
+    learning_rate,
+    make_optimizer,
+)
+
+NAMES = {
+    "llm.embedding": 5.0,
+    "llm.final_norm.scale": 1.0,
+    "llm.extra_embedding": 0.1,
+    "vit.patch_embedding.bias": 0.01,
+    "scorer.last.kernel": 7.0,
+}
+
+
+def arrays(scale=1.0):
+    return {name: jnp.full((4,), scale * value) for name, value in NAMES.items()}
+
+
+def train_config(**changes):
+    groups = {group: GroupConfig(1e-2 * (i + 1), 10 * i) for i, group in enumerate(GROUPS)}
+    return TrainConfig(**{"steps": 100, **groups, **changes})
+
+
+def test_every_parameter_of_a_model_is_in_its_group():
+    config = small_config("model.llm.tied_head=false")
+    model = jax.eval_shape(lambda: VideoLanguageModel(config.model, key=jax.random.key(0)))
+    groups = groups_of(named_parameters(model), config.train)
+    assert groups.pop("llm.extra_embedding") == "connector"
+    assert groups["llm.embedding"] == groups["llm.head"] == "llm"
+    assert all(group == name.split(".")[0] for name, group in groups.items())
+    assert set(groups.values()) == set(GROUPS)
+
+
+def test_a_parameter_of_no_group_is_refused():
+    with pytest.raises(ValueError, match=r"'memory\.kernel' is in none of the groups llm"):
+        group_of("memory.kernel", train_config())
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_rate_rises_linearly_then_falls_along_a_cosine(group):
+    config = train_config()
+    peak, warmup = getattr(config, group).learning_rate, getattr(config, group).warmup
+    rates = [float(learning_rate(getattr(config, group), config, step)) for step in range(1, 101)]
+    for step in range(1, warmup):
+        assert rates[step - 1] == pytest.approx(peak * step / warmup, rel=1e-6)
+    for step in (max(warmup, 1), 40, 77, 100):
+        share = (step - warmup) / (100 - warmup)
+        expected = peak * (0.1 + 0.9 * (1 + math.cos(math.pi * share)) / 2)
+        assert rates[step - 1] == pytest.approx(expected, rel=1e-5)
+    assert rates[-1] == pytest.approx(0.1 * peak, rel=1e-6)
+
+
+def test_a_run_shorter_than_its_warm_up_has_finite_rates():
+    config = TrainConfig(steps=5)
+    rates = [float(learning_rate(config.llm, config, step)) for step in range(1, 6)]
+    assert rates == pytest.approx([1e-5 * step / 200 for step in range(1, 6)])
+
+
+def test_the_first_update_uses_the_rate_of_step_one():
+    config = train_config()
+    groups = groups_of(NAMES, config)
+    optimizer = make_optimizer(config, groups)
+    updates, _ = optimizer.update(arrays(), optimizer.init(arrays()), arrays())
+    # Adam's first update is the sign of the gradient, times the rate.
+    for name, update in updates.items():
+        rate = learning_rate(getattr(config, groups[name]), config, 1)
+        np.testing.assert_allclose(update, -rate, rtol=1e-3)
+
+
+def test_clipping_is_by_the_norm_of_each_group_alone():
+    config = train_config(clip=1.0)
+    groups = groups_of(NAMES, config)
+    optimizer = make_optimizer(config, groups)
+    gradients = arrays()
+    _, state = optimizer.update(gradients, optimizer.init(arrays()), arrays())
+    # The first moment is 0.1 of the clipped gradient.
+    moments = {
+        name: np.asarray(mu) / (1 - config.beta1)
+        for group in GROUPS
+        for name, mu in optax.tree.get(state.inner_states[group], "mu").items()
+        if isinstance(mu, jax.Array)
+    }
+    assert moments.keys() == NAMES.keys()
+    llm = math.sqrt(4 * (5.0**2 + 1.0**2))
+    np.testing.assert_allclose(moments["llm.embedding"], 5.0 / llm, rtol=1e-5)
+    np.testing.assert_allclose(moments["llm.final_norm.scale"], 1.0 / llm, rtol=1e-5)
+    np.testing.assert_allclose(moments["scorer.last.kernel"], 0.5, rtol=1e-5)
+    np.testing.assert_allclose(moments["llm.extra_embedding"], 0.1, rtol=1e-5)
+    metrics = group_metrics(gradients, groups, config, jnp.int32(1))
+    assert metrics["gradient_norm/llm"] == pytest.approx(llm)
+    assert metrics["gradient_norm/connector"] == pytest.approx(0.2)
+    assert set(metrics) == {
+        f"{what}/{g}" for g in GROUPS for what in ("gradient_norm", "learning_rate")
+    }
+
+
+def test_a_frozen_embedding_stays_and_has_no_moments():
+    config = train_config(freeze_base_embedding=True, weight_decay=0.1)
+    groups = groups_of(NAMES, config)
+    assert groups["llm.embedding"] == FROZEN
+    optimizer = make_optimizer(config, groups)
+    state = optimizer.init(arrays())
+    updates, state = optimizer.update(arrays(), state, arrays())
+    assert not updates["llm.embedding"].any()
+    assert all(updates[name].any() for name in NAMES if name != "llm.embedding")
+    moments = [name for name in named_parameters(state) if "llm.embedding" in name]
+    assert moments == []
+    # The norm that llm is clipped by is that of what is trained.
+    assert group_metrics(arrays(), groups, config, jnp.int32(1))["gradient_norm/llm"] == 2.0
+
+
+def test_moments_are_float32():
+    config = train_config()
+    optimizer = make_optimizer(config, groups_of(NAMES, config))
+    leaves = named_parameters(optimizer.init(arrays()))
+    moments = {name: leaf for name, leaf in leaves.items() if ".mu." in name or ".nu." in name}
+    assert len(moments) == 2 * len(NAMES)
+    assert all(leaf.dtype == jnp.float32 for leaf in moments.values())
+
+
+def test_decay_leaves_norms_and_biases_alone():
+    assert not is_decayed("vit.blocks.mlp_norm.scale")
+    assert not is_decayed("llm.blocks.key_norm.scale")
+    assert not is_decayed("vit.patch_embedding.bias")
+    assert is_decayed("llm.blocks.key.kernel")
+    assert is_decayed("llm.embedding")
+    zero = jax.tree.map(jnp.zeros_like, arrays())
+    config = train_config(weight_decay=0.5)
+    optimizer = make_optimizer(config, groups_of(NAMES, config))
+    updates, _ = optimizer.update(zero, optimizer.init(arrays()), arrays())
+    rate = float(learning_rate(config.llm, config, 1))
+    np.testing.assert_allclose(updates["llm.embedding"], -rate * 0.5 * 5.0, rtol=1e-5)
+    assert not updates["llm.final_norm.scale"].any()
+    assert not updates["vit.patch_embedding.bias"].any()

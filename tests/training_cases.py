@@ -1,0 +1,88 @@
+"""The smallest setup that has every part, shared by the training tests."""
+
+from functools import cache
+
+import jax
+from random_batches import IMAGE, MULTI_IMAGE, TEXT, VIDEO, random_batch
+
+from stts_jax.budget import row_budget
+from stts_jax.config import Config, load_config
+from stts_jax.parallel.mesh import make_mesh, shard_batch
+from stts_jax.training.step import TrainState, abstract_state, init_state, make_train_step
+
+KEY = jax.random.key(0)
+ALL_KINDS = (VIDEO, VIDEO, IMAGE, MULTI_IMAGE, TEXT)
+SMALL = (
+    "model.vit.image_size=32",
+    "model.vit.positions=16",
+    "model.vit.width=16",
+    "model.vit.heads=2",
+    "model.vit.head_dim=8",
+    "model.vit.mlp_width=32",
+    "model.vit.layers=4",
+    "model.vit.feature_layers=[-1, -2]",
+    "model.prune.prune_at=0",
+    "model.connector.width=16",
+    "model.connector.heads=2",
+    "model.connector.head_dim=8",
+    "model.connector.mlp_width=32",
+    "model.llm.vocab_size=64",
+    "model.llm.width=24",
+    "model.llm.layers=2",
+    "model.llm.heads=2",
+    "model.llm.kv_heads=1",
+    "model.llm.head_dim=8",
+    "model.llm.mlp_width=32",
+    "data.max_frames=4",
+    "data.row_frames=4",
+    "data.row_examples=2",
+    "data.row_text_tokens=40",
+    "data.batch_rows=8",
+    "train.steps=8",
+    "train.evaluate_every=0",
+    "train.save_every=4",
+    "train.log_every=2",
+    *(f"train.{group}.warmup=2" for group in ("llm", "vit", "connector", "scorer")),
+    *(f"train.{group}.learning_rate=1e-2" for group in ("llm", "vit", "connector", "scorer")),
+)
+
+
+def small_config(*overrides: str) -> Config:
+    return load_config("tiny", [*SMALL, *overrides])
+
+
+@cache
+def single_mesh():
+    return make_mesh(devices=jax.devices()[:1])
+
+
+@cache
+def train_step(*overrides: str):
+    """The step of a setup on one device; tests that use the same one compile it once."""
+    config = small_config(*overrides)
+    return make_train_step(config, row_budget(config.model, config.data), single_mesh())
+
+
+@cache
+def _initial_arrays():
+    return jax.device_get(jax.tree.leaves(init_state(small_config(), single_mesh(), KEY)))
+
+
+def fresh_state(*overrides: str) -> TrainState:
+    """An initial state, made once and copied (steps give it up).
+
+    Overrides may only be such that leave the parameters as they are.
+    """
+    shapes = abstract_state(small_config(*overrides), single_mesh())
+    arrays = [
+        jax.device_put(array.copy(), leaf.sharding)
+        for array, leaf in zip(_initial_arrays(), jax.tree.leaves(shapes), strict=True)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(shapes), arrays)
+
+
+def batch_for(config: Config, seed: int, mesh=None, **options):
+    budget = row_budget(config.model, config.data)
+    options.setdefault("kinds", ALL_KINDS)
+    batch = random_batch(config.model, budget, config.data.batch_rows, seed, **options)
+    return shard_batch(batch, mesh or single_mesh())

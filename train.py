@@ -1,0 +1,93 @@
+"""Train a video language model: `python train.py --config tiny --output runs/tiny`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from stts_jax.command_line import run
+from stts_jax.config import Config, config_names, load_config
+from stts_jax.data.synthetic import DEFAULT_FOLDER
+from stts_jax.evaluation.runner import evaluate_split
+from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.training.loop import Evaluate, train
+
+EXAMPLES = """\
+examples:
+  python train.py --config tiny --output runs/tiny
+  python train.py --config tiny --output runs/short --set train.steps=100 model.prune.topk=0.3
+  python train.py --config my_setup.toml --output runs/mine --init-from runs/molmo2_4b
+
+Run the same command again to go on after an interruption. OUTPUT gets config.json, metrics.jsonl,
+loss.png and checkpoints/. Setups are the files in configs/; a .toml or .json file will do as well.
+"""
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description="Train a video language model that drops video tokens inside its ViT.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config", default="tiny", help=f"a file, or one of {', '.join(config_names())}"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder of the run")
+    parser.add_argument(
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="change settings, for example model.prune.topk=0.3 (see stts_jax/config.py)",
+    )
+    parser.add_argument(
+        "--init-from", type=Path, metavar="DIR", help="start from the parameters of another run"
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, default=DEFAULT_FOLDER, help="of the procedural set (%(default)s)"
+    )
+    parser.add_argument(
+        "--no-resume", action="store_true", help="start anew; DELETES the checkpoints in OUTPUT"
+    )
+    return parser.parse_args(arguments)
+
+
+def evaluation(config: Config, data_dir: Path) -> Evaluate:
+    """What the loop calls now and then: accuracy on a part of the validation set."""
+
+    def evaluate(model: VideoLanguageModel, step: int) -> dict[str, float]:
+        limit = config.train.evaluate_examples or None
+        result = evaluate_split(model, config, "validation", data_dir=data_dir, limit=limit)
+        return {"accuracy": result.accuracy, **result.by_type}
+
+    return evaluate
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train; the exit code."""
+    options = parse(arguments)
+
+    def command() -> None:
+        config = load_config(options.config, options.overrides)
+        wanted = config.train.evaluate_every > 0
+        summary = train(
+            config,
+            options.output,
+            init_from=options.init_from,
+            resume=not options.no_resume,
+            evaluate=evaluation(config, options.data_dir) if wanted else None,
+            data_dir=options.data_dir,
+        )
+        if not summary["stopped"]:
+            print(f"done at step {summary['step']}; everything is in '{options.output}'")
+
+    return run("train.py", command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
