@@ -1,0 +1,109 @@
+"""Evaluate a checkpoint: `python eval.py --checkpoint runs/tiny --split test --k 0 30 50`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from stts_jax.command_line import add_checkpoint_options, run
+from stts_jax.config import Config, ConfigError, override, replace
+from stts_jax.data.synthetic import DEFAULT_FOLDER
+from stts_jax.evaluation.report import print_table
+from stts_jax.evaluation.runner import Evaluation, evaluate_split
+from stts_jax.model.video_language_model import reconfigure
+from stts_jax.training.checkpoint import config_of, load_model
+
+EXAMPLES = """\
+examples:
+  python eval.py --checkpoint runs/tiny
+  python eval.py --checkpoint runs/tiny --k 0 30 50 --output runs/tiny/eval
+  python eval.py --checkpoint runs/tiny --frames 2x --same-budget
+  python eval.py --checkpoint runs/tiny --split my.jsonl --set model.prune.packing=first_fit
+"""
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description="Answer the questions of a split and score the answers.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_checkpoint_options(parser)
+    parser.add_argument(
+        "--split", default="test", help="train, validation, test, or a .jsonl file (%(default)s)"
+    )
+    parser.add_argument(
+        "--k",
+        type=float,
+        nargs="+",
+        metavar="PERCENT",
+        help="percentages of the tokens to drop (default: as trained)",
+    )
+    parser.add_argument(
+        "--same-budget",
+        action="store_true",
+        help="with --frames: drop more, so that as many visual tokens are left as at 1x",
+    )
+    parser.add_argument("--limit", type=int, help="answer only the first questions")
+    parser.add_argument(
+        "--data-dir", type=Path, default=DEFAULT_FOLDER, help="of the procedural set (%(default)s)"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="folder for metrics and predictions (default: in CHECKPOINT)"
+    )
+    return parser.parse_args(arguments)
+
+
+def setups(options: argparse.Namespace) -> tuple[Config, dict[str, Config]]:
+    """The configuration of the checkpoint, and those to evaluate by name."""
+    config = override(config_of(options.checkpoint), options.overrides)
+    if options.split.endswith(".jsonl"):
+        config, options.split = replace(config, {"data.test": options.split}), "test"
+    ratios = [config.model.prune.topk] if options.k is None else [k / 100 for k in options.k]
+    if options.same_budget:
+        ratios = [1 - (1 - ratio) / options.frames for ratio in ratios]
+    if any(ratios) and config.model.prune.method == "none":
+        raise ConfigError(
+            "model.prune.method of this checkpoint is 'none', so --k must be 0; add "
+            "--set model.prune.method=random to drop at random"
+        )
+    changes = ({"model.prune.topk": ratio, "data.topk": None} for ratio in ratios)
+    return config, {
+        f"{100 * r:g} %": replace(config, c) for r, c in zip(ratios, changes, strict=True)
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a table, write metrics and predictions; the exit code."""
+    options = parse(arguments)
+
+    def command() -> None:
+        config, wanted = setups(options)
+        model, _ = load_model(options.checkpoint, config)
+        output = options.output or options.checkpoint / "eval"
+        results: dict[str, Evaluation] = {}
+        for name, setup in wanted.items():
+            results[name] = evaluate_split(
+                reconfigure(model, setup.model),
+                setup,
+                options.split,
+                data_dir=options.data_dir,
+                limit=options.limit,
+                frames_scale=options.frames,
+                progress=True,
+            )
+            folder = output / f"k{name.removesuffix(' %')}"
+            settings = {"split": options.split, "frames_scale": options.frames, "k": name}
+            results[name].save(folder, settings)
+            setup.save(folder)
+        print_table(results)
+        print(f"metrics and predictions are in '{output}'")
+
+    return run("eval.py", command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

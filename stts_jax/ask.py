@@ -1,0 +1,42 @@
+"""Ask a question about a video: `python -m stts_jax.ask VIDEO "QUESTION" --checkpoint DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from stts_jax.command_line import add_checkpoint_options, run
+from stts_jax.config import override
+from stts_jax.evaluation.single import ask
+from stts_jax.training.checkpoint import config_of, load_model
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stts_jax.ask", description="Ask a question about a video."
+    )
+    parser.add_argument("video", type=Path, help="any file that FFmpeg reads")
+    parser.add_argument("question")
+    parser.add_argument("--options", nargs="+", default=[], help="to choose the answer from")
+    add_checkpoint_options(parser)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the answer; the exit code."""
+    options = parse(arguments)
+
+    def command() -> None:
+        config = override(config_of(options.checkpoint), options.overrides)
+        model, config = load_model(options.checkpoint, config)
+        choices = tuple(options.options)
+        print(ask(model, config, options.video, options.question, choices, options.frames))
+
+    return run("ask", command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""Answering the questions of a split with a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from stts_jax.config import Config
+from stts_jax.data.evaluation_batches import PromptBatches, prompt_batches
+from stts_jax.data.synthetic import DEFAULT_FOLDER
+from stts_jax.evaluation.metrics import Prediction, accuracy, accuracy_by_type
+from stts_jax.model.generation import Sampling, generate
+from stts_jax.model.video_language_model import VideoLanguageModel
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Answers and what they cost.
+
+    Attributes:
+      predictions: in the order of the questions.
+      visual_tokens: pooled visual tokens that the LLM sees of a full-length video.
+      questions_per_s: after the first batch, which compiles; 0 if there was no other.
+      unreadable: questions left out because their video could not be read.
+    """
+
+    predictions: list[Prediction]
+    visual_tokens: int
+    questions_per_s: float
+    unreadable: int
+
+    @cached_property
+    def accuracy(self) -> float:
+        """Share of right answers, 0 to 1."""
+        return accuracy(self.predictions)
+
+    @cached_property
+    def by_type(self) -> dict[str, float]:
+        """`accuracy` of each type of question."""
+        return accuracy_by_type(self.predictions)
+
+    def save(self, folder: Path, settings: dict[str, Any]) -> None:
+        """Write `metrics.json` (with the settings it was made with) and `predictions.jsonl`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        metrics = {
+            "accuracy": self.accuracy,
+            "accuracy_by_type": self.by_type,
+            "questions": len(self.predictions),
+            "unreadable": self.unreadable,
+            "visual_tokens": self.visual_tokens,
+            "questions_per_s": self.questions_per_s,
+            "settings": settings,
+        }
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        lines = [
+            json.dumps(
+                {"video": p.video, **dataclasses.asdict(p.question), "prediction": p.answer}
+                | {"correct": p.correct}
+            )
+            for p in self.predictions
+        ]
+        (folder / "predictions.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def evaluate_split(
+    model: VideoLanguageModel,
+    config: Config,
+    split: str,
+    *,
+    data_dir: Path = DEFAULT_FOLDER,
+    limit: int | None = None,
+    frames_scale: float = 1.0,
+    progress: bool = False,
+) -> Evaluation:
+    """Answer `train`, `validation` or `test`.
+
+    Args:
+      model: as trained; its configuration decides what is pruned.
+      config: the run's; only its data and evaluation parts are used beside the model's own.
+      split: the set.
+      data_dir: of the procedural set.
+      limit: only that many questions, the first.
+      frames_scale: times `data.max_frames` frames are taken.
+      progress: whether to show a bar (on a terminal).
+    """
+    batches = prompt_batches(
+        _with_model_of(config, model),
+        split,
+        frames_scale=frames_scale,
+        limit=limit,
+        folder=data_dir,
+    )
+    return answer(model, config, batches, progress=progress)
+
+
+def answer(
+    model: VideoLanguageModel, config: Config, batches: PromptBatches, *, progress: bool = False
+) -> Evaluation:
+    """Answer every question of `batches`."""
+    settings = config.eval
+    sampling = Sampling(settings.temperature, settings.top_k, settings.top_p)
+    predictions: list[Prediction] = []
+    started, timed = 0.0, 0
+    bar = tqdm(batches, desc="answering", unit="batch", disable=None if progress else True)
+    for number, (batch, examples) in enumerate(bar):
+        tokens = generate(
+            model,
+            {name: jax.numpy.asarray(array) for name, array in batch.items()},
+            batches.budget,
+            max_new_tokens=settings.max_new_tokens,
+            end_token=batches.tokenizer.eos_id,
+            sampling=sampling,
+            key=jax.random.fold_in(jax.random.key(config.train.seed), number),
+        )
+        # Rows beyond the examples are padding.
+        for example, row in zip(examples, np.asarray(tokens), strict=False):
+            said = batches.tokenizer.decode(row.tolist())
+            predictions.append(Prediction(example.questions[0], str(example.video), said))
+        if number == 0:
+            started = time.perf_counter()
+        else:
+            timed += len(examples)
+    elapsed = time.perf_counter() - started
+    return Evaluation(
+        predictions=predictions,
+        visual_tokens=batches.budget.visual,
+        questions_per_s=timed / elapsed if timed else 0.0,
+        unreadable=len(batches.bad.reasons),
+    )
+
+
+def _with_model_of(config: Config, model: VideoLanguageModel) -> Config:
+    """`config` for the model's own setup, which may prune another share than the run's."""
+    data = dataclasses.replace(config.data, topk=None)
+    return dataclasses.replace(config, model=model.config, data=data)

@@ -1,0 +1,86 @@
+"""One video at a time: what is kept of it, and answers about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from stts_jax.budget import Budget
+from stts_jax.config import Config
+from stts_jax.data.evaluation_batches import PromptBatches, batches_of_prompts
+from stts_jax.data.examples import Example, Question
+from stts_jax.data.video import Video, read_video
+from stts_jax.evaluation.runner import answer
+from stts_jax.model.video_language_model import VideoLanguageModel
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is left of a video.
+
+    Attributes:
+      video: sampled frames in their own size.
+      keep: (T, P) bool.
+      scores: (T, P) float32.
+    """
+
+    video: Video
+    keep: np.ndarray
+    scores: np.ndarray
+
+
+def kept_tokens(
+    model: VideoLanguageModel, config: Config, path: Path, frames_scale: float = 1.0
+) -> Kept:
+    """Score a video's tokens and select.
+
+    Raises:
+      VideoError: if the video can't be read.
+    """
+    frames = max(1, round(config.data.max_frames * frames_scale))
+    video = read_video(path, frames, config.data.fps)
+    batches = _prompts(config, path, "", (), frames_scale)
+    batch, _ = next(iter(batches))
+    arrays = {name: jnp.asarray(array) for name, array in batch.items()}
+    keep, scores = _keep_and_scores(model, arrays, batches.budget)
+    count = len(video.frames)
+    return Kept(video, np.asarray(keep)[0, :count], np.asarray(scores)[0, :count])
+
+
+def ask(
+    model: VideoLanguageModel,
+    config: Config,
+    path: Path,
+    question: str,
+    options: tuple[str, ...] = (),
+    frames_scale: float = 1.0,
+) -> str:
+    """The model's answer to a question about a video.
+
+    Raises:
+      VideoError: if the video can't be read.
+    """
+    read_video(path, 1, config.data.fps)  # says what is wrong with it, where a set would skip it
+    batches = _prompts(config, path, question, options, frames_scale)
+    return answer(model, config, batches).predictions[0].answer
+
+
+def _prompts(
+    config: Config, path: Path, question: str, options: tuple[str, ...], frames_scale: float
+) -> PromptBatches:
+    asked = Question(question, answer="", options=options or None)
+    example = Example(path, (asked,))
+    return batches_of_prompts(config, [example], rows=1, frames_scale=frames_scale)
+
+
+@partial(jax.jit, static_argnums=2)
+def _keep_and_scores(
+    model: VideoLanguageModel, batch: dict[str, jax.Array], budget: Budget
+) -> tuple[jax.Array, jax.Array]:
+    vision = model.fuse(batch, budget, jax.random.key(0)).vision
+    return vision.keep, vision.scores

@@ -1,0 +1,53 @@
+"""Show what is kept of a video: `python -m stts_jax.show VIDEO --checkpoint DIR`.
+
+Writes a contact sheet (`VIDEO_kept.png`: frames with dropped tokens dark above, scores below) and
+an mp4 (`VIDEO_kept.mp4`: the frames beside what is kept of them).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from stts_jax.command_line import add_checkpoint_options, run
+from stts_jax.config import override
+from stts_jax.evaluation.overlay import contact_sheet, overlay_video
+from stts_jax.evaluation.single import kept_tokens
+from stts_jax.training.checkpoint import config_of, load_model
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stts_jax.show", description="Show which tokens of a video are kept."
+    )
+    parser.add_argument("video", type=Path, help="any file that FFmpeg reads")
+    parser.add_argument("--output", type=Path, default=Path(), help="folder (default: here)")
+    add_checkpoint_options(parser)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the pictures; the exit code."""
+    options = parse(arguments)
+
+    def command() -> None:
+        config = override(config_of(options.checkpoint), options.overrides)
+        model, config = load_model(options.checkpoint, config)
+        kept = kept_tokens(model, config, options.video, options.frames)
+        options.output.mkdir(parents=True, exist_ok=True)
+        sheet = options.output / f"{options.video.stem}_kept.png"
+        video = sheet.with_suffix(".mp4")
+        frames, times = kept.video.frames, kept.video.timestamps
+        contact_sheet(frames, times, kept.keep, kept.scores).save(sheet)
+        overlay_video(video, frames, kept.keep, config.data.fps)
+        share = kept.keep.mean()
+        print(f"kept {kept.keep.sum()} of {kept.keep.size} tokens ({share:.0%}): {sheet}, {video}")
+
+    return run("show", command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
