@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from stts_jax.data.scenes import (
+    BRIEF_SHAPES,
     COLOURS,
     DIRECTIONS,
-    SHAPES,
+    LASTING_SHAPES,
     THIRDS,
     Actor,
     Scene,
@@ -18,7 +19,10 @@ from stts_jax.data.scenes import (
     third_of,
 )
 
-QUADRANTS = ("top left", "top right", "bottom left", "bottom right")
+ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "middle", "right")
+PLACES = tuple(
+    "centre" if row == column else f"{row} {column}" for row in ROWS for column in COLUMNS
+)
 OPTIONS = 4
 
 
@@ -45,10 +49,10 @@ def ask(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> list[Sce
     return [_with_options(asked[i], scene, rng, config) for i in chosen]
 
 
-def quadrant(actor: Actor, config: SceneConfig) -> str:
-    """Where the middle of a shape is at the start."""
-    x, y = (corner + actor.size / 2 for corner in actor.start)
-    return QUADRANTS[2 * (y >= config.size / 2) + (x >= config.size / 2)]
+def place(actor: Actor, config: SceneConfig) -> str:
+    """In which ninth of the frame the middle of a shape is at the start."""
+    column, row = (int((corner + actor.size / 2) * 3 / config.size) for corner in actor.start)
+    return PLACES[3 * row + column]
 
 
 def direction(actor: Actor) -> str:
@@ -68,8 +72,8 @@ def _pick(rng: np.random.Generator, actors: list[Actor]) -> Actor | None:
 
 
 def _shape(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked:
-    actor = _pick(rng, scene.having("static", "mover"))
-    return actor and (f"What shape is {actor.colour}?", actor.shape)
+    actor = _pick(rng, scene.having("static", "mover", "changer"))
+    return actor and (f"What shape is {actor.colour} at the start?", actor.shape)
 
 
 def _colour(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked:
@@ -79,19 +83,17 @@ def _colour(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Aske
 
 def _where(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked:
     actor = _pick(rng, scene.having("static", "changer"))
-    return actor and (f"Where is the {actor.shape}?", quadrant(actor, config))
+    return actor and (f"Where is the {actor.shape}?", place(actor, config))
 
 
 def _count(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked:
-    return "How many shapes at the start?", str(len(scene.having("static", "mover", "changer")))
+    shapes = scene.having("static", "mover", "changer")
+    return "How many shapes at the start?", str(len(shapes))
 
 
 def _direction(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked:
     actor = _pick(rng, scene.having("mover"))
-    return actor and (
-        f"Which way does the {actor.colour} {actor.shape} move?",
-        direction(actor),
-    )
+    return actor and (f"Which way does the {actor.shape} move?", direction(actor))
 
 
 def _change(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked:
@@ -99,29 +101,24 @@ def _change(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Aske
     return actor and (f"What colour does the {actor.shape} turn?", str(actor.turns))
 
 
-def _brief_shape(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked:
-    briefs = scene.having("brief")
-    return ("What shape appears briefly?", briefs[0].shape) if len(briefs) == 1 else None
-
-
 def _brief_colour(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked:
-    briefs = scene.having("brief")
-    return ("What colour appears briefly?", briefs[0].colour) if len(briefs) == 1 else None
+    actor = _pick(rng, scene.having("brief"))
+    return actor and (f"What colour is the {actor.shape}?", actor.colour)
 
 
-def _first_shape(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked:
-    briefs = scene.having("brief")
-    return ("What shape appears first?", briefs[0].shape) if len(briefs) == 2 else None
-
-
-def _first_colour(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked:
-    briefs = scene.having("brief")
-    return ("What colour appears first?", briefs[0].colour) if len(briefs) == 2 else None
+def _brief_where(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked:
+    actor = _pick(rng, scene.having("brief"))
+    return actor and (f"Where is the {actor.shape}?", place(actor, config))
 
 
 def _when(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked:
     actor = _pick(rng, scene.having("brief"))
-    return actor and (f"When does the {actor.colour} shape appear?", third_of(actor, config))
+    return actor and (f"When is the {actor.shape} there?", third_of(actor, config))
+
+
+def _order(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked:
+    briefs = scene.having("brief")
+    return ("Which shape comes first?", briefs[0].shape) if len(briefs) == 2 else None
 
 
 _MAKERS: dict[str, Maker] = {
@@ -131,13 +128,37 @@ _MAKERS: dict[str, Maker] = {
     "count": _count,
     "direction": _direction,
     "change": _change,
-    "brief_shape": _brief_shape,
     "brief_colour": _brief_colour,
-    "first_shape": _first_shape,
-    "first_colour": _first_colour,
+    "brief_where": _brief_where,
     "when": _when,
+    "order": _order,
 }
 QUESTION_TYPES = tuple(_MAKERS)
+
+
+def describe(scene: Scene) -> list[SceneQuestion]:
+    """Two captions, to learn to see from: what is there at the start, and what happens then."""
+    start = sorted(scene.having("static", "mover", "changer"), key=lambda a: a.start[::-1])
+    events = sorted(
+        (event for actor in scene.actors for event in _events(actor)), key=lambda event: event[0]
+    )
+    return [
+        SceneQuestion("Describe the start.", ", ".join(map(_named, start)), "caption"),
+        SceneQuestion("What happens?", ", ".join(text for _, text in events), "caption"),
+    ]
+
+
+def _named(actor: Actor) -> str:
+    return f"{actor.colour} {actor.shape}"
+
+
+def _events(actor: Actor) -> list[tuple[float, str]]:
+    """What an actor does and when."""
+    if actor.role == "mover":
+        return [(actor.hops[0], f"{_named(actor)} moves {direction(actor)}")]
+    if actor.role == "changer":
+        return [(actor.turns_at, f"{_named(actor)} turns {actor.turns}")]
+    return [(actor.appears, f"{_named(actor)} appears")] if actor.role == "brief" else []
 
 
 # -------------------------------------------------------------------------------------- options
@@ -146,12 +167,15 @@ QUESTION_TYPES = tuple(_MAKERS)
 def _answers(asked: SceneQuestion, scene: Scene, config: SceneConfig) -> tuple[str, ...]:
     """Every answer that a question of this type may have."""
     fixed = {
-        "where": QUADRANTS,
+        "where": PLACES,
+        "brief_where": PLACES,
+        "shape": LASTING_SHAPES,
+        "order": BRIEF_SHAPES,
         "direction": tuple(DIRECTIONS),
         "when": THIRDS,
         "count": tuple(map(str, config.start_counts)),
     }
-    return fixed.get(asked.type, SHAPES if asked.answer in SHAPES else tuple(COLOURS))
+    return fixed.get(asked.type, tuple(COLOURS))
 
 
 def _with_options(

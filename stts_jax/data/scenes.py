@@ -17,12 +17,14 @@ COLOURS = {
     "green": (30, 200, 40),
     "blue": (40, 60, 240),
     "yellow": (240, 235, 40),
-    "purple": (220, 40, 220),
-    "cyan": (40, 225, 235),
     "white": (250, 250, 250),
     "black": (8, 8, 8),
 }
-SHAPES = ("circle", "square", "triangle", "cross", "ring")
+# Shapes that are there from the start, and shapes that show for a moment only.
+LASTING_SHAPES = ("circle", "square", "triangle")
+BRIEF_SHAPES = ("cross", "ring")
+# Backgrounds have no colour of their own: a tint would be one more thing to tell shapes from.
+BACKGROUND_GREY = (110, 140)
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 THIRDS = ("early", "middle", "late")
 
@@ -42,29 +44,26 @@ class SceneConfig:
       start_counts: how many shapes are there at the start, each equally often.
       shape_size: smallest and largest.
       cell: side of the square that a shape is centred in.
-      snap: cells of lasting shapes start at multiples of it, those of brief ones at multiples of
-        `cell`.
-      travel: way of a moving shape over the whole video.
+      hops: a moving shape goes that many cells, each in one go and at another time.
       contrast: of the background's texture.
       two_brief: share of the scenes with two brief shapes instead of one.
       multiple_choice: share of questions with options.
       questions: per video, at most.
     """
 
-    size: int = 64
+    size: int = 48
     seconds: float = 8.0
     fps: int = 4
     sampled_frames: int = 8
     brief_frames: int = 1
-    start_counts: tuple[int, ...] = (1, 2, 3, 4)
-    shape_size: tuple[int, int] = (12, 14)
+    start_counts: tuple[int, ...] = (1, 2, 3)
+    shape_size: tuple[int, int] = (14, 14)
     cell: int = 16
-    snap: int = 8
-    travel: int = 32
+    hops: int = 2
     contrast: int = 14
     two_brief: float = 0.5
-    multiple_choice: float = 0.5
-    questions: int = 6
+    multiple_choice: float = 0.25
+    questions: int = 4
 
     @property
     def sampled_gap(self) -> float:
@@ -76,7 +75,8 @@ class SceneConfig:
 class Actor:
     """One shape. `start` and `end` are (x, y) of its top left corner; it shows in [appears, goes).
 
-    `turns` and `turns_at` are the colour that a changer takes on and when.
+    `hops` are the times at which a mover goes one step of its way; `turns` and `turns_at` are the
+    colour that a changer takes on and when.
     """
 
     role: Role
@@ -87,11 +87,14 @@ class Actor:
     end: tuple[int, int]
     appears: float = 0.0
     goes: float = float("inf")
+    hops: tuple[float, ...] = ()
     turns: str | None = None
     turns_at: float = float("inf")
 
-    def position(self, share: float) -> tuple[int, int]:
-        """Corner after `share` of the video."""
+    def position(self, seconds: float) -> tuple[int, int]:
+        """Corner at a time."""
+        done = sum(hop <= seconds for hop in self.hops)
+        share = done / len(self.hops) if self.hops else 0.0
         x, y = (round(a + (b - a) * share) for a, b in zip(self.start, self.end, strict=True))
         return x, y
 
@@ -123,7 +126,7 @@ def plan_scene(rng: np.random.Generator, config: SceneConfig) -> Scene:
     """Draw a scene. All colours (also those turned to) and all shapes in it are different."""
     background = _background(rng, config)
     count = int(rng.choice(config.start_counts))
-    briefs = 1 + int(count + 2 <= len(SHAPES) and rng.random() < config.two_brief)
+    briefs = 1 + int(rng.random() < config.two_brief)
     while True:  # until everything finds room; the counts stay, or full scenes would be rare
         actors = _plan_actors(rng, count, briefs, config)
         if actors is not None:
@@ -139,7 +142,7 @@ def render(scene: Scene, config: SceneConfig) -> np.ndarray:
         for k in range(count):
             time = k / config.fps
             if actor.appears <= time < actor.goes:
-                x, y = actor.position(time / config.seconds)
+                x, y = actor.position(time)
                 window = frames[k, y : y + actor.size, x : x + actor.size]
                 window[mask] = COLOURS[actor.colour_at(time)]
     return frames
@@ -152,24 +155,27 @@ def _plan_actors(
     rng: np.random.Generator, count: int, briefs: int, config: SceneConfig
 ) -> tuple[Actor, ...] | None:
     roles: list[Role] = [*_start_roles(rng, count), *(["brief"] * briefs)]
-    shapes = rng.permutation(SHAPES).tolist()
+    lasting, passing = rng.permutation(LASTING_SHAPES), rng.permutation(BRIEF_SHAPES)
+    shapes = [*lasting[:count].tolist(), *passing[:briefs].tolist()]
     colours = rng.permutation(list(COLOURS)).tolist()
     visible_at = _brief_frames(rng, briefs, config)
     taken: list[tuple[int, int, int, int]] = []
     actors = []
-    for role in roles:
+    for role, shape in zip(roles, shapes, strict=True):
         place = _place(rng, role, taken, config)
         if place is None:
             return None
         start, end, size = place
-        actor = Actor(role, shapes.pop(), colours.pop(), size, start, end)
+        actor = Actor(role, shape, colours.pop(), size, start, end)
         if role == "brief":
             first = (visible_at.pop() - 0.5) * config.sampled_gap
             goes = first + config.brief_frames * config.sampled_gap
             actor = replace(actor, appears=first, goes=goes)
         elif role == "changer":
-            at = int(rng.integers(2, config.sampled_frames - 2)) - 0.5
-            actor = replace(actor, turns=colours.pop(), turns_at=at * config.sampled_gap)
+            turns_at = _between_frames(rng, 1, config)[0]
+            actor = replace(actor, turns=colours.pop(), turns_at=turns_at)
+        elif role == "mover":
+            actor = replace(actor, hops=_between_frames(rng, config.hops, config))
         actors.append(actor)
     return tuple(actors)
 
@@ -190,6 +196,12 @@ def _brief_frames(rng: np.random.Generator, briefs: int, config: SceneConfig) ->
         return [int(rng.choice(thirds[rng.integers(len(THIRDS))]))]
     chosen = rng.choice(len(THIRDS), size=2, replace=False)
     return [int(rng.choice(thirds[third])) for third in chosen]
+
+
+def _between_frames(rng: np.random.Generator, count: int, config: SceneConfig) -> tuple[float, ...]:
+    """Different times, each in the middle between two sampled frames, not at the very ends."""
+    frames = rng.choice(np.arange(2, config.sampled_frames - 1), size=count, replace=False)
+    return tuple((float(frame) - 0.5) * config.sampled_gap for frame in np.sort(frames))
 
 
 def _place(
@@ -217,19 +229,13 @@ def _way(
     rng: np.random.Generator, role: Role, config: SceneConfig
 ) -> tuple[np.ndarray, np.ndarray]:
     """Corners of the cell of a shape at the start and at the end."""
-    room = config.size - config.cell
+    cells = config.size // config.cell
     if role == "mover":
-        step = np.array(DIRECTIONS[rng.choice(list(DIRECTIONS))]) * config.travel
-        low, high = np.maximum(0, -step), room - np.maximum(0, step)
-        start = np.array(
-            [rng.choice(np.arange(a, b + 1, config.snap)) for a, b in zip(low, high, strict=True)]
-        )
-        return start, start + step
-    snap = config.cell if role == "brief" else config.snap
-    ticks = np.arange(0, room + 1, snap)
-    half = config.size // 2
-    ticks = ticks[(ticks + config.cell <= half) | (ticks >= half)]  # clearly in one quadrant
-    start = rng.choice(ticks, size=2)
+        step = np.array(DIRECTIONS[rng.choice(list(DIRECTIONS))]) * config.hops
+        low, high = np.maximum(0, -step), cells - np.maximum(0, step)
+        start = np.array([rng.integers(a, b) for a, b in zip(low, high, strict=True)])
+        return start * config.cell, (start + step) * config.cell
+    start = rng.integers(0, cells, size=2) * config.cell
     return start, start
 
 
@@ -256,9 +262,8 @@ def _background(rng: np.random.Generator, config: SceneConfig) -> np.ndarray:
     else:
         blocks = rng.uniform(-1, 1, (config.size // 4, config.size // 4))
         texture = np.kron(blocks, np.ones((4, 4)))
-    base = rng.integers(90, 150, 3)
-    tint = rng.uniform(0.4, 1.0, 3) * config.contrast
-    return (base + texture[..., None] * tint).clip(0, 255).astype(np.uint8)
+    grey = rng.integers(*BACKGROUND_GREY) + texture * rng.uniform(0.4, 1.0) * config.contrast
+    return np.repeat(grey[..., None], 3, axis=-1).clip(0, 255).astype(np.uint8)
 
 
 def _mask(shape: str, size: int) -> np.ndarray:

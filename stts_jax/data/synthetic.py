@@ -22,7 +22,7 @@ import av
 import numpy as np
 from tqdm import tqdm
 
-from stts_jax.data.scene_questions import SceneQuestion, ask
+from stts_jax.data.scene_questions import SceneQuestion, ask, describe
 from stts_jax.data.scenes import Scene, SceneConfig, plan_scene, render
 
 SPLITS = ("train", "validation", "test")
@@ -127,7 +127,7 @@ def _is_made(folder: Path, stamp: dict[str, Any]) -> bool:
 def _write(folder: Path, videos: int, seed: int, config: SceneConfig, progress: bool) -> None:
     index = 0
     with (
-        tqdm(total=videos, desc="videos", unit="video", disable=not progress) as bar,
+        tqdm(total=videos, desc="videos", unit="video", disable=None if progress else True) as bar,
         (folder / "scenes.jsonl").open("w") as scenes,
     ):
         for split, size in split_sizes(videos).items():
@@ -136,6 +136,8 @@ def _write(folder: Path, videos: int, seed: int, config: SceneConfig, progress: 
                 for _ in range(size):
                     name = f"{split}/{index:06d}.mp4"
                     scene, questions = plan_video(index, seed, config)
+                    if split == "train":
+                        questions = [*questions, *describe(scene)]
                     write_video(folder / name, render(scene, config), config.fps)
                     lines.writelines(map(_line, [name] * len(questions), questions))
                     actors = [dataclasses.asdict(actor) for actor in scene.actors]

@@ -79,6 +79,7 @@ def evaluate_split(
     data_dir: Path = DEFAULT_FOLDER,
     limit: int | None = None,
     frames_scale: float = 1.0,
+    blind: bool = False,
     progress: bool = False,
 ) -> Evaluation:
     """Answer `train`, `validation` or `test`.
@@ -90,6 +91,7 @@ def evaluate_split(
       data_dir: of the procedural set.
       limit: only that many questions, the first.
       frames_scale: times `data.max_frames` frames are taken.
+      blind: drop every visual token, to see what the text alone gives away.
       progress: whether to show a bar (on a terminal).
     """
     batches = prompt_batches(
@@ -99,19 +101,26 @@ def evaluate_split(
         limit=limit,
         folder=data_dir,
     )
-    return answer(model, config, batches, progress=progress)
+    return answer(model, config, batches, blind=blind, progress=progress)
 
 
 def answer(
-    model: VideoLanguageModel, config: Config, batches: PromptBatches, *, progress: bool = False
+    model: VideoLanguageModel,
+    config: Config,
+    batches: PromptBatches,
+    *,
+    blind: bool = False,
+    progress: bool = False,
 ) -> Evaluation:
-    """Answer every question of `batches`."""
+    """Answer every question of `batches`; see `evaluate_split`."""
     settings = config.eval
     sampling = Sampling(settings.temperature, settings.top_k, settings.top_p)
     predictions: list[Prediction] = []
     started, timed = 0.0, 0
     bar = tqdm(batches, desc="answering", unit="batch", disable=None if progress else True)
     for number, (batch, examples) in enumerate(bar):
+        if blind:  # a visual token that pools no patch is dropped
+            batch["token_pooling"] = np.full_like(batch["token_pooling"], -1)
         tokens = generate(
             model,
             {name: jax.numpy.asarray(array) for name, array in batch.items()},

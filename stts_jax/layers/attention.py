@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 # Scores of forbidden keys. Finite, so that a row with no key at all yields 0 and not NaN.
 FORBIDDEN = -1e30
+# Scores that a CPU's cache holds.
+CACHED_SCORES = 2**19
 # Streams of at most this many neighbourhoods are cheaper as one dense product.
 DENSE_STREAM_SEGMENTS = 6
 
@@ -22,7 +24,7 @@ def attention(
     """Scaled dot-product attention with the softmax in float32.
 
     The scores are made again in the backward pass, so that no layer keeps an Lq x Lk array. On
-    CPUs rows are taken one after the other: their scores then stay in the cache.
+    CPUs rows are taken one after the other where the scores of all would not stay in the cache.
 
     Args:
       query: (B, ..., Lq, H, d).
@@ -35,7 +37,8 @@ def attention(
       (B, ..., Lq, H, d) in the dtype of `value`; exactly 0 for a query that may look nowhere.
     """
     arguments = (query, key, value, mask, key_bias)
-    if jax.default_backend() == "cpu":
+    scores = query.size // query.shape[-1] * key.shape[-3]
+    if jax.default_backend() == "cpu" and scores > CACHED_SCORES:
         return jax.lax.map(lambda row: jax.checkpoint(_attend)(*row), arguments)
     return jax.checkpoint(_attend)(*arguments)
 

@@ -88,19 +88,28 @@ class LanguageModel(nnx.Module):
 
     def __init__(self, config: LlmConfig, *, key: jax.Array) -> None:
         keys = jax.random.split(key, 5)
-        normal = truncated_normal(0.02)
         width = config.width
+        # A tied table is also the head, whose logits should start near 0; one of its own starts as
+        # large as what the blocks add to it, or words would drown in the first block.
+        embedding = truncated_normal(width**-0.5 if config.tied_head else 1.0)
         self.config = config
-        self.embedding = parameter(normal, keys[0], (config.vocab_size, width), ("vocab", "embed"))
+        self.embedding = parameter(
+            embedding, keys[0], (config.vocab_size, width), ("vocab", "embed")
+        )
         self.extra_embedding = parameter(
-            normal, keys[1], (config.extra_vocab_size, width), (None, "embed")
+            truncated_normal(0.02), keys[1], (config.extra_vocab_size, width), (None, "embed")
         )
         self.blocks = stack(lambda k: LlmBlock(config, key=k), keys[2], config.layers)
         self.final_norm = RmsNorm(width, config.norm_epsilon, key=keys[3])
         self.head = (
             None
             if config.tied_head
-            else parameter(normal, keys[4], (width, config.vocab_size), ("embed", "vocab"))
+            else parameter(
+                truncated_normal(width**-0.5),
+                keys[4],
+                (width, config.vocab_size),
+                ("embed", "vocab"),
+            )
         )
 
     def embed(self, input_ids: jax.Array, dtype: jnp.dtype) -> jax.Array:

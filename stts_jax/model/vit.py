@@ -47,7 +47,10 @@ class VisionTransformer(nnx.Module):
             config.patch_dim, config.width, axes=("patch", "embed"), key=keys[0]
         )
         self.position_embedding = parameter(
-            truncated_normal(0.02), keys[1], (config.positions, config.width), (None, "embed")
+            truncated_normal(config.width**-0.5),
+            keys[1],
+            (config.positions, config.width),
+            (None, "embed"),
         )
         self.blocks = stack(lambda k: VitBlock(config, key=k), keys[2], config.depth)
 

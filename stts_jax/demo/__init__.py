@@ -1,0 +1,1 @@
+"""The main job, end to end: train unpruned, fine-tune with pruning, compare, draw."""

@@ -1,0 +1,117 @@
+"""`make demo`: train, prune, compare, draw; everything goes to `runs/demo`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stts_jax.command_line import run
+from stts_jax.data.pipeline import examples_of
+from stts_jax.demo.claims import Claim, claims
+from stts_jax.demo.figures import accuracy_against_ratio, loss_curves, save_summary
+from stts_jax.demo.guessing import guessing_accuracy
+from stts_jax.demo.kept import draw, kept_shares
+from stts_jax.demo.plan import FULL, LONG, SHORT, STTS, UNPRUNED, Plan
+from stts_jax.demo.report import comparison_table, write_report
+from stts_jax.demo.runs import Demo, at_ratio
+from stts_jax.evaluation.single import kept_tokens
+from stts_jax.training.checkpoint import load_model
+
+REAL_CLIP = Path(__file__).parent / "bigbuckbunny.mp4"
+CLIPS_COUNTED = 20
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m stts_jax.demo", description=__doc__)
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--short", action="store_true", help="all parts in under 3 minutes")
+    length.add_argument("--long", action="store_true", help="with the other baselines")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path("runs/demo"))
+    return parser.parse_args(arguments)
+
+
+def perform(demo: Demo) -> tuple[dict[str, Any], list[Claim]]:
+    """Do everything; the summary and what it was held against."""
+    started = time.monotonic()
+    plan = demo.plan
+    demo.make_videos()
+    rates = {UNPRUNED: demo.train_unpruned()["train_steps_per_s"]}
+    runs = demo.evaluate_unpruned()
+    for method in plan.methods:
+        rates[method.name] = demo.fine_tune(method)["train_steps_per_s"]
+        runs += demo.evaluate(method)
+    runs += demo.evaluate_first_fit(STTS)
+    config = demo.config(())
+    summary: dict[str, Any] = {
+        "seed": demo.seed,
+        "videos": plan.videos,
+        "steps": plan.steps,
+        "fine_tune_steps": plan.fine_tune_steps,
+        "fine_tune_ratio": plan.fine_tune_ratio,
+        "questions": runs[0]["questions"],
+        "guessing": guessing_accuracy(examples_of(config, "train"), examples_of(config, "test")),
+        "runs": [{**one, "train_steps_per_s": rates.get(one["method"])} for one in runs],
+        **pictures_of_kept_tokens(demo),
+        "minutes": (time.monotonic() - started) / 60,
+    }
+    return summary, claims(summary) if plan.claims else []
+
+
+def pictures_of_kept_tokens(demo: Demo) -> dict[str, Any]:
+    """Draw what STTS keeps of held-out clips and of a real one; count what moves among it."""
+    ratio = demo.plan.fine_tune_ratio
+    model, config = at_ratio(*load_model(demo.output / STTS.name), ratio)
+    clips = sorted({example.video for example in examples_of(config, "test")})
+    kept = [kept_tokens(model, config, clip) for clip in clips[:CLIPS_COUNTED]]
+    moving, still = kept_shares(kept)
+    draw(model, config, [*clips[: demo.plan.clips], REAL_CLIP], demo.output / "overlays")
+    return {"kept_ratio": ratio, "kept_moving": moving, "kept_still": still}
+
+
+def publish(demo: Demo, summary: dict[str, Any], held: list[Claim]) -> None:
+    """Write `summary.json`, plots and `report.md`."""
+    plan, output = demo.plan, demo.output
+    save_summary(summary, output / "summary.json")
+    accuracy_against_ratio(summary, plan.methods, output / "accuracy.png")
+    loss_curves(output, [UNPRUNED, *(m.name for m in plan.methods)], output / "loss.png")
+    pictures = {
+        "accuracy.png": "Accuracy against the share of visual tokens dropped",
+        "loss.png": "Loss of the unpruned training and of the fine-tunes",
+    }
+    for sheet in sorted((output / "overlays").glob("*.png")):
+        name = sheet.stem.removesuffix("_kept")
+        pictures[f"overlays/{sheet.name}"] = (
+            f"{name}: kept tokens above, scores below, {plan.fine_tune_ratio} % dropped"
+        )
+    write_report(summary, held, pictures, output / "report.md")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code: 1 if a full run does not show what it should."""
+    options = parse(arguments)
+    plan: Plan = SHORT if options.short else LONG if options.long else FULL
+    name = "short" if options.short else "full"
+    data_dir = Path("runs/data") / f"{name}-{options.seed}"
+    demo = Demo(plan, options.output, data_dir, options.seed)
+    failed: list[Claim] = []
+
+    def command() -> None:
+        summary, held = perform(demo)
+        publish(demo, summary, held)
+        print("\n".join(comparison_table(summary)))
+        for claim in held:
+            print(f"{'holds' if claim.holds else 'FAILS'}: {claim.text} ({claim.figures})")
+        print(f"report: {demo.output / 'report.md'} ({summary['minutes']:.1f} minutes)")
+        failed.extend(claim for claim in held if not claim.holds)
+
+    return run("demo", command) or int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

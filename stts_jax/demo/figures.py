@@ -1,0 +1,57 @@
+"""Plots of the demo."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from stts_jax.demo.plan import BLIND, UNPRUNED, Method
+from stts_jax.training.log import METRICS_FILE, read_metrics
+
+
+def accuracy_against_ratio(
+    summary: Mapping[str, Any], methods: Sequence[Method], path: Path
+) -> None:
+    """The paper's Figure 1: accuracy of each method over the share of dropped tokens."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axis = figure.subplots()
+    runs = [run for run in summary["runs"] if run["packing"] == "stream"]
+    start = next(run for run in runs if run["method"] == UNPRUNED)
+    for method in methods:
+        own = sorted((r for r in runs if r["method"] == method.name), key=lambda r: r["k"])
+        ratios = [0, *(run["k"] for run in own)]
+        shares = [100 * start["accuracy"], *(100 * run["accuracy"] for run in own)]
+        axis.plot(ratios, shares, marker="o", label=method.label)
+    blind = next(run for run in runs if run["method"] == BLIND)
+    axis.axhline(100 * blind["accuracy"], color="grey", linestyle=":", label=BLIND)
+    axis.axhline(100 * summary["guessing"], color="grey", linestyle="--", label="guessing")
+    axis.set(xlabel="visual tokens dropped (%)", ylabel="accuracy (%)", ylim=(0, 100))
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(path, dpi=120)
+
+
+def loss_curves(output: Path, names: Sequence[str], path: Path) -> None:
+    """Loss of every training, one after the other."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
+    for name in names:
+        records = [r for r in read_metrics(output / name / METRICS_FILE) if "loss" in r]
+        losses = np.array([record["loss"] for record in records])
+        width = max(1, len(losses) // 30)
+        smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
+        axis.plot([record["step"] for record in records][width - 1 :], smooth, label=name)
+    axis.set(xlabel="step", ylabel="loss")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(path, dpi=120)
+
+
+def save_summary(summary: Mapping[str, Any], path: Path) -> None:
+    """Write `summary.json`."""
+    path.write_text(json.dumps(summary, indent=2) + "\n")

@@ -1,0 +1,55 @@
+"""Does pruning keep what moves? Counted on held-out clips, and drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from stts_jax.config import Config
+from stts_jax.evaluation.overlay import contact_sheet, overlay_video
+from stts_jax.evaluation.single import Kept, kept_tokens
+from stts_jax.model.video_language_model import VideoLanguageModel
+
+# Levels of grey; the codec's noise in still places is well below, a shape's edge well above.
+CHANGED = 40
+
+
+def changed_cells(frames: np.ndarray, tokens: int) -> np.ndarray:
+    """Tokens whose pixels changed clearly since the frame before: (T, H, W, 3) -> (T, P) bool.
+
+    The first frame has no frame before and counts as unchanged.
+    """
+    side = int(np.sqrt(tokens))
+    size = frames.shape[1] // side
+    difference = np.abs(np.diff(frames.astype(np.int16), axis=0)).max(-1)
+    cells = difference.reshape(-1, side, size, side, size).max(axis=(2, 4))
+    return np.concatenate([np.zeros((1, tokens), bool), cells.reshape(-1, tokens) > CHANGED])
+
+
+def kept_shares(kept: Sequence[Kept]) -> tuple[float, float]:
+    """Shares kept of changed and of unchanged tokens, first frames aside."""
+    counts = np.zeros((2, 2))
+    for one in kept:
+        changed = changed_cells(one.video.frames, one.keep.shape[1])[1:]
+        for row, which in enumerate((changed, ~changed)):
+            counts[row] += one.keep[1:][which].sum(), which.sum()
+    shares = counts[:, 0] / np.maximum(counts[:, 1], 1)
+    return float(shares[0]), float(shares[1])
+
+
+def draw(
+    model: VideoLanguageModel, config: Config, clips: Sequence[Path], folder: Path
+) -> list[Path]:
+    """A contact sheet and an overlay video of each clip; the sheets."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sheets = []
+    for clip in clips:
+        kept = kept_tokens(model, config, clip)
+        video = kept.video
+        sheet = folder / f"{clip.stem}_kept.png"
+        contact_sheet(video.frames, video.timestamps, kept.keep, kept.scores).save(sheet)
+        overlay_video(sheet.with_suffix(".mp4"), video.frames, kept.keep, config.data.fps)
+        sheets.append(sheet)
+    return sheets

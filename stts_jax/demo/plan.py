@@ -1,0 +1,74 @@
+"""What the demo trains and evaluates, in its three lengths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+UNPRUNED = "unpruned"
+BLIND = "no visual tokens"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to prune, fine-tuned from the unpruned model.
+
+    Attributes:
+      name: in tables and folders.
+      label: in plots.
+      overrides: of the configuration, beside the ratio.
+    """
+
+    name: str
+    label: str
+    overrides: tuple[str, ...]
+
+
+STTS = Method("stts", "STTS", ("model.prune.method=scorer",))
+RANDOM = Method("random", "random", ("model.prune.method=random",))
+HEURISTIC = Method("heuristic", "heuristic", ("model.prune.method=heuristic",))
+WITHOUT_LOSS = Method(
+    "stts_without_temporal_loss",
+    "STTS without temporal loss",
+    ("model.prune.method=scorer", "model.prune.loss_coefficient=0.0"),
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes of a run of the demo.
+
+    Attributes:
+      videos: of the procedural set, all splits together.
+      steps: of the unpruned training.
+      fine_tune_steps: of each method's fine-tune.
+      fine_tune_ratio: percent of the tokens dropped in the fine-tunes.
+      ratios: percentages of the tokens dropped when the fine-tuned models are evaluated.
+      questions: of the test split that are answered, for each ratio.
+      methods: fine-tuned and compared.
+      clips: held-out clips that pictures are made of.
+      claims: whether the results are held against what a full run shows.
+    """
+
+    videos: int = 4000
+    steps: int = 1500
+    fine_tune_steps: int = 300
+    fine_tune_ratio: int = 70
+    ratios: tuple[int, ...] = (30, 50, 70, 80)
+    questions: int = 600
+    methods: tuple[Method, ...] = (STTS, RANDOM)
+    clips: int = 3
+    claims: bool = True
+
+
+FULL = Plan()
+LONG = Plan(methods=(STTS, RANDOM, HEURISTIC, WITHOUT_LOSS))
+SHORT = Plan(
+    videos=120,
+    steps=20,
+    fine_tune_steps=8,
+    fine_tune_ratio=50,
+    ratios=(50,),
+    questions=32,
+    clips=1,
+    claims=False,
+)

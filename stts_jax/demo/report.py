@@ -1,0 +1,81 @@
+"""`report.md`: tables and pictures of a run of the demo."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stts_jax.demo.claims import Claim
+from stts_jax.demo.plan import UNPRUNED
+
+
+def write_report(
+    summary: Mapping[str, Any],
+    claims: Sequence[Claim],
+    pictures: Mapping[str, str],
+    path: Path,
+) -> None:
+    """Write the report.
+
+    Args:
+      summary: as in `summary.json`.
+      claims: what the run was held against; empty for a short run.
+      pictures: captions by file, relative to the report.
+      path: of the report.
+    """
+    lines = [
+        "# Demo",
+        "",
+        f"{summary['videos']} procedural videos, seed {summary['seed']}; unpruned training "
+        f"{summary['steps']} steps, then each method is fine-tuned from it for "
+        f"{summary['fine_tune_steps']} steps with {summary['fine_tune_ratio']} % of the visual "
+        f"tokens dropped. {summary['questions']} held-out questions; guessing gets "
+        f"{100 * summary['guessing']:.1f} %. Took {summary['minutes']:.1f} minutes.",
+        "",
+        *comparison_table(summary),
+        "",
+    ]
+    if claims:
+        lines += ["| claim | figures | holds |", "|---|---|---|"]
+        lines += [f"| {c.text} | {c.figures} | {'yes' if c.holds else 'NO'} |" for c in claims]
+        lines.append("")
+    else:
+        lines += ["This was a short run: it shows that all parts work, not what they achieve.", ""]
+    lines += [*type_table(summary), ""]
+    for file, caption in pictures.items():
+        lines += [f"![{caption}]({file})", "", caption, ""]
+    path.write_text("\n".join(lines))
+
+
+def comparison_table(summary: Mapping[str, Any]) -> list[str]:
+    """Accuracy, tokens and speed of every run, as Markdown."""
+    lines = [
+        "| method | dropped | packing | accuracy | visual tokens | answers/s | training steps/s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for run in summary["runs"]:
+        rate = run["train_steps_per_s"]
+        lines.append(
+            f"| {run['method']} | {run['k']} % | {run['packing']} | {100 * run['accuracy']:.1f} % "
+            f"| {run['visual_tokens']} | {run['questions_per_s']:.0f} "
+            f"| {'-' if rate is None else f'{rate:.2f}'} |"
+        )
+    return lines
+
+
+def type_table(summary: Mapping[str, Any]) -> list[str]:
+    """Accuracy by type of question: unpruned, and each method at the ratio of the fine-tune."""
+    ratio = summary["fine_tune_ratio"]
+    runs = [
+        run
+        for run in summary["runs"]
+        if run["packing"] == "stream" and (run["method"] == UNPRUNED or run["k"] == ratio)
+    ]
+    names = [f"{run['method']} {run['k']} %" for run in runs]
+    lines = [f"| type | {' | '.join(names)} |", "|---" * (len(runs) + 1) + "|"]
+    for kind in sorted({kind for run in runs for kind in run["accuracy_by_type"]}):
+        shares = (run["accuracy_by_type"].get(kind) for run in runs)
+        cells = ("-" if share is None else f"{100 * share:.0f} %" for share in shares)
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
+    return lines
