@@ -13,6 +13,9 @@ CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 DEMO_FLAGS := $(if $(SHORT),--short) $(if $(LONG),--long) $(if $(SEED),--seed $(SEED))
+# Files are shared out between processes: what a file compiles, its tests share. WORKERS=0: none.
+WORKERS ?= 2
+PYTEST := .venv/bin/python -m pytest -n $(WORKERS) --dist loadfile
 PARITY_TESTS := $(shell grep -ls "mark\.parity_torch" tests/test_*.py)
 
 .DEFAULT_GOAL := help
@@ -28,17 +31,17 @@ demo: $(SETUP)  ## run the demo; SHORT=1 or LONG=1 sets its length, SEED=n its s
 	.venv/bin/python -m stts_jax.demo $(DEMO_FLAGS)
 
 test: $(SETUP)  ## run the quick tests
-	.venv/bin/python -m pytest -m "not slow and not parity_torch"
+	$(PYTEST) -m "not slow and not parity_torch"
 
 test-parity: $(if $(PARITY_TESTS),$(SETUP_ALL))  ## run the tests against PyTorch, which it installs
 ifeq ($(PARITY_TESTS),)
 	@echo "tests/ has no test marked parity_torch: nothing to run"
 else
-	.venv/bin/python -m pytest -m parity_torch
+	$(PYTEST) -m parity_torch
 endif
 
 test-all: $(SETUP_ALL)  ## run all tests, the slow ones and those against PyTorch too
-	.venv/bin/python -m pytest
+	$(PYTEST)
 
 lint: $(SETUP)  ## check style and formatting
 	.venv/bin/python -m ruff check .

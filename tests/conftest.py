@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -47,11 +49,24 @@ class WorstErrors:
 
     def add(self, case: str, what: str, error: float, tolerance: float) -> None:
         """Record the `error` that `what` has in `case`; asserting it is up to the test."""
-        key = (self.test_file, what)
-        error = float(error)
+        self._keep_worse((self.test_file, what), Entry(case, float(error), float(tolerance)))
+
+    def to_plain(self) -> list[list[Any]]:
+        """What can be sent from a worker to the process that started it."""
+        return [
+            [test_file, what, *dataclasses.astuple(entry)]
+            for (test_file, what), entry in self.largest.items()
+        ]
+
+    def merge(self, plain: list[list[Any]]) -> None:
+        """Take in what a worker sent."""
+        for test_file, what, *entry in plain:
+            self._keep_worse((test_file, what), Entry(*entry))
+
+    def _keep_worse(self, key: tuple[str, str], entry: Entry) -> None:
         known = self.largest.get(key)
-        if known is None or _size(error) > _size(known.error):
-            self.largest[key] = Entry(case, error, float(tolerance))
+        if known is None or _size(entry.error) > _size(known.error):
+            self.largest[key] = entry
 
     def lines(self) -> Iterator[str]:
         """The table, one line a test file and kind."""
@@ -71,10 +86,24 @@ def _size(error: float) -> float:
 
 
 _WORST = pytest.StashKey[WorstErrors]()
+_SENT = "worst_errors"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_WORST] = WorstErrors()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: Any) -> None:
+    """Take in the table of a worker of pytest-xdist; one that crashed has sent none."""
+    sent = getattr(node, "workeroutput", {}).get(_SENT, [])
+    node.config.stash[_WORST].merge(sent)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In a worker: send the table."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput[_SENT] = session.config.stash[_WORST].to_plain()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

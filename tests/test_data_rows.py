@@ -11,7 +11,8 @@ from stts_jax.data.preprocess import SHARED, Frames, Preprocessor
 from stts_jax.data.rows import BudgetError, example_sizes, pack_row, stack_rows
 from stts_jax.data.tokenizer import Tokenizer
 
-MODEL = config_lib.load_config("tiny").model
+# 64 patches and 16 tokens a frame.
+MODEL = config_lib.load_config("tiny", ["model.vit.image_size=64", "model.vit.positions=64"]).model
 TOKENIZER = Tokenizer.load("tiny", 512)
 PREPROCESSOR = Preprocessor(MODEL, TOKENIZER)
 EOS = TOKENIZER.eos_id

@@ -1,0 +1,315 @@
+"""ask, show and eval.py on an untrained model: what they print and write, and how they refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import av
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from training_cases import small_config
+
+import eval as evaluate
+from stts_jax import ask, show
+from stts_jax.budget import tokens_to_prune
+from stts_jax.config import load_config
+from stts_jax.data.synthetic import ensure_synthetic
+from stts_jax.data.video import probe
+from stts_jax.evaluation import single
+from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.training.checkpoint import load_model, save_model
+
+QUESTION = "Which shape is seen?"
+FRAMES, TOKENS_PER_FRAME = 4, 4
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("commands") / "synthetic"
+    return ensure_synthetic(folder, videos=3, seed=0, progress=False)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run with an untrained model."""
+    config = small_config(
+        "model.vit.patch_size=8",
+        "model.prune.pooling=2",
+        "model.llm.vocab_size=512",
+        "eval.batch_rows=4",
+        "eval.max_new_tokens=3",
+        *(f"data.{split}={data}/{split}.jsonl" for split in ("train", "validation", "test")),
+    )
+    assert (config.data.max_frames, config.model.tokens_per_frame) == (FRAMES, TOKENS_PER_FRAME)
+    model = jax.jit(lambda: VideoLanguageModel(config.model, key=jax.random.key(0)))()
+    folder = tmp_path_factory.mktemp("commands") / "run"
+    save_model(model, config, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def video(data: Path) -> Path:
+    return next(iter(sorted((data / "test").glob("*.mp4"))))
+
+
+def questions(data: Path) -> int:
+    return len((data / "test.jsonl").read_text().splitlines())
+
+
+# -------------------------------------------------------------------------------------------- ask
+
+
+def test_ask_prints_the_answer(checkpoint, video, capsys):
+    assert ask.main([str(video), QUESTION, "--checkpoint", str(checkpoint)]) == 0
+    printed = capsys.readouterr()
+    model, config = load_model(checkpoint)
+    assert printed.out == single.ask(model, config, video, QUESTION) + "\n"
+    assert printed.err == ""
+
+
+def test_ask_takes_options_frames_and_settings(checkpoint, video, capsys):
+    more = ["--options", "circle", "square", "--frames", "2x", "--set", "model.prune.topk=0.25"]
+    assert ask.main([str(video), QUESTION, "--checkpoint", str(checkpoint), *more]) == 0
+    assert capsys.readouterr().out.endswith("\n")
+
+
+# ------------------------------------------------------------------------------------------- show
+
+
+def test_show_writes_a_sheet_and_a_video(checkpoint, video, tmp_path, capsys):
+    output = tmp_path / "new" / "folder"
+    arguments = [str(video), "--checkpoint", str(checkpoint), "--output", str(output)]
+    assert show.main(arguments) == 0
+    kept = FRAMES * TOKENS_PER_FRAME // 2
+    sheet, clip = (output / f"{video.stem}_kept.{kind}" for kind in ("png", "mp4"))
+    assert capsys.readouterr().out == (f"kept {kept} of {2 * kept} tokens (50%): {sheet}, {clip}\n")
+    with Image.open(sheet) as image:
+        assert image.format == "PNG" and np.asarray(image).std() > 0
+    source, written = probe(video), probe(clip)
+    assert (written.width, written.height) == (2 * source.width, source.height)
+    assert written.frames == FRAMES
+
+
+def test_show_without_pruning_shows_all(checkpoint, video, tmp_path, capsys):
+    more = ["--output", str(tmp_path), "--set", "model.prune.method=none", "model.prune.topk=0"]
+    assert show.main([str(video), "--checkpoint", str(checkpoint), *more]) == 0
+    assert "kept 16 of 16 tokens (100%)" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------- eval
+
+
+@pytest.fixture(scope="module")
+def ratios(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Output of an evaluation at three ratios."""
+    output = tmp_path_factory.mktemp("commands") / "eval"
+    arguments = ["--checkpoint", str(checkpoint), "--output", str(output), "--k", "0", "25", "50"]
+    assert evaluate.main(arguments) == 0
+    return output
+
+
+def metrics(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_eval_writes_metrics_and_predictions_of_each_ratio(ratios, data):
+    assert sorted(p.name for p in ratios.iterdir()) == ["k0", "k25", "k50"]
+    for folder in ratios.iterdir():
+        found = metrics(folder)
+        assert found["questions"] == questions(data) and found["unreadable"] == 0
+        assert found["settings"] == {
+            "split": "test",
+            "frames_scale": 1.0,
+            "k": f"{folder.name[1:]} %",
+        }
+        lines = [json.loads(x) for x in (folder / "predictions.jsonl").read_text().splitlines()]
+        assert [line["question"] for line in lines] == [
+            json.loads(x)["question"] for x in (data / "test.jsonl").read_text().splitlines()
+        ]
+        assert found["accuracy"] == np.mean([line["correct"] for line in lines])
+        assert {"video", "answer", "prediction", "type"} <= lines[0].keys()
+
+
+def test_eval_gives_the_llm_as_many_tokens_as_the_ratio_leaves(ratios):
+    visual = [metrics(ratios / f"k{k}")["visual_tokens"] for k in (0, 25, 50)]
+    assert visual == [16, 12, 8]
+
+
+def test_eval_saves_the_config_of_each_ratio(ratios):
+    assert load_config(str(ratios / "k25" / "config.json")).model.prune.topk == 0.25
+
+
+def test_eval_prints_a_table(checkpoint, tmp_path, capsys, data):
+    arguments = ["--checkpoint", str(checkpoint), "--output", str(tmp_path), "--k", "0", "50"]
+    assert evaluate.main([*arguments, "--limit", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["type", "0", "%", "50", "%"]
+    table = {line.split("  ")[0]: line.split()[-2:] for line in lines[1:-1]}
+    assert table["questions"] == ["2", "2"]
+    assert table["visual tokens"] == ["16", "8"]
+    assert str(tmp_path) in lines[-1]
+
+
+def test_twice_the_frames_can_have_the_same_budget(checkpoint, tmp_path):
+    common = ["--checkpoint", str(checkpoint), "--limit", "1", "--frames", "2x"]
+    assert evaluate.main([*common, "--output", str(tmp_path / "a")]) == 0
+    assert evaluate.main([*common, "--output", str(tmp_path / "b"), "--same-budget"]) == 0
+    assert metrics(tmp_path / "a" / "k50")["visual_tokens"] == 16
+    assert metrics(tmp_path / "b" / "k75")["visual_tokens"] == 8
+
+
+def test_eval_takes_a_file_of_questions(checkpoint, video, tmp_path):
+    mine = tmp_path / "mine.jsonl"
+    line = {"video": str(video), "question": QUESTION, "answer": "a circle"}
+    mine.write_text(json.dumps(line) + "\n")
+    arguments = ["--checkpoint", str(checkpoint), "--split", str(mine)]
+    assert evaluate.main([*arguments, "--output", str(tmp_path / "out")]) == 0
+    found = metrics(tmp_path / "out" / "k50")
+    assert found["questions"] == 1 and list(found["accuracy_by_type"]) == ["all"]
+
+
+def test_eval_writes_into_the_run_unless_told_otherwise(checkpoint):
+    assert evaluate.main(["--checkpoint", str(checkpoint), "--limit", "1"]) == 0
+    assert (checkpoint / "eval" / "k50" / "metrics.json").is_file()
+
+
+# --------------------------------------------------------------------------- what the user can mend
+
+
+def write_clip(path: Path, *, seconds: int = 4) -> Path:
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=10, options={"g": "5"})
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        noise = np.random.default_rng(0).integers(0, 256, (10 * seconds, 32, 48, 3), np.uint8)
+        for image in noise:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def write_sound(path: Path) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        frame.rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="module")
+def bad_videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("commands") / "bad"
+    folder.mkdir()
+    (folder / "empty.mp4").touch()
+    whole = write_clip(folder / "truncated.mp4").read_bytes()
+    (folder / "truncated.mp4").write_bytes(whole[: len(whole) // 2])
+    write_sound(folder / "audio-only.mp4")
+    return {name: folder / f"{name}.mp4" for name in REASONS}
+
+
+REASONS = {
+    "missing": "does not exist",
+    "empty": "is empty",
+    "truncated": "is no readable video",
+    "audio-only": "has no pictures, only sound",
+}
+
+
+def refused(capsys: pytest.CaptureFixture[str], code: int) -> str:
+    """The one sentence that a command refuses with."""
+    printed = capsys.readouterr()
+    assert code == 2
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1 and "Traceback" not in printed.err
+    return printed.err
+
+
+@pytest.mark.parametrize("name", REASONS)
+@pytest.mark.parametrize("command", [ask, show], ids=["ask", "show"])
+def test_a_video_that_cannot_be_read_is_refused_in_a_sentence(
+    command, name, checkpoint, bad_videos, tmp_path, capsys
+):
+    path = bad_videos[name]
+    question = [QUESTION] if command is ask else ["--output", str(tmp_path)]
+    code = command.main([str(path), *question, "--checkpoint", str(checkpoint)])
+    message = refused(capsys, code)
+    assert str(path) in message and REASONS[name] in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_set_of_unreadable_videos_stops_the_evaluation(checkpoint, bad_videos, tmp_path, capsys):
+    mine = tmp_path / "mine.jsonl"
+    lines = [
+        json.dumps({"video": str(path), "question": QUESTION, "answer": "no"})
+        for path in bad_videos.values()
+    ]
+    mine.write_text("\n".join(lines))
+    arguments = ["--checkpoint", str(checkpoint), "--split", str(mine)]
+    assert evaluate.main([*arguments, "--output", str(tmp_path / "out")]) == 2
+    message = capsys.readouterr().err
+    assert str(bad_videos["missing"]) in message and "Traceback" not in message
+
+
+def test_some_unreadable_videos_are_left_out_and_counted(checkpoint, bad_videos, video, tmp_path):
+    mine = tmp_path / "mine.jsonl"
+    lines = [
+        json.dumps({"video": str(path), "question": QUESTION, "answer": "no"})
+        for path in (bad_videos["truncated"], video)
+    ]
+    mine.write_text("\n".join(lines))
+    arguments = ["--checkpoint", str(checkpoint), "--split", str(mine)]
+    allowed = ["--output", str(tmp_path / "out"), "--set", "data.max_bad_share=0.9"]
+    assert evaluate.main([*arguments, *allowed]) == 0
+    found = metrics(tmp_path / "out" / "k50")
+    assert (found["questions"], found["unreadable"]) == (1, 1)
+
+
+@pytest.mark.parametrize("command", [ask, show, evaluate], ids=["ask", "show", "eval"])
+def test_an_unknown_setting_names_the_closest(command, checkpoint, video, capsys):
+    first = {ask: [str(video), QUESTION], show: [str(video)], evaluate: []}[command]
+    wrong = ["--checkpoint", str(checkpoint), "--set", "model.prune.topkk=0.3"]
+    message = refused(capsys, command.main([*first, *wrong]))
+    assert "unknown setting 'model.prune.topkk'" in message and "'topk'" in message
+
+
+@pytest.mark.parametrize("command", [ask, show, evaluate], ids=["ask", "show", "eval"])
+def test_a_folder_without_checkpoint_is_refused(command, video, tmp_path, capsys):
+    first = {ask: [str(video), QUESTION], show: [str(video)], evaluate: []}[command]
+    message = refused(capsys, command.main([*first, "--checkpoint", str(tmp_path)]))
+    assert "there is no checkpoint" in message
+
+
+def test_a_ratio_of_all_tokens_is_refused(checkpoint, capsys):
+    message = refused(capsys, evaluate.main(["--checkpoint", str(checkpoint), "--k", "100"]))
+    assert "model.prune.topk is 1.0" in message
+
+
+def test_a_ratio_needs_a_method(checkpoint, capsys):
+    off = ["--set", "model.prune.method=none", "model.prune.topk=0"]
+    arguments = ["--checkpoint", str(checkpoint), "--k", "30", *off]
+    assert "model.prune.method=random" in refused(capsys, evaluate.main(arguments))
+
+
+def test_a_split_that_does_not_exist_is_refused(checkpoint, tmp_path, capsys):
+    arguments = ["--checkpoint", str(checkpoint), "--split", str(tmp_path / "no.jsonl")]
+    assert "does not exist" in refused(capsys, evaluate.main(arguments))
+
+
+@pytest.mark.parametrize("factor", ["0", "-1x", "many"])
+def test_a_factor_of_frames_must_be_a_positive_number(factor, checkpoint, video, capsys):
+    arguments = [str(video), QUESTION, "--checkpoint", str(checkpoint), f"--frames={factor}"]
+    with pytest.raises(SystemExit) as left:
+        ask.main(arguments)
+    assert left.value.code == 2
+    assert "write 2x" in capsys.readouterr().err
+
+
+def test_the_counts_shown_are_those_of_the_budget():
+    config = small_config("model.vit.patch_size=8", "model.prune.pooling=2")
+    n = np.array([FRAMES], np.int32)
+    k = tokens_to_prune(n, np.full_like(n, 2), config.model.prune, TOKENS_PER_FRAME)
+    assert k.item() == FRAMES * TOKENS_PER_FRAME // 2

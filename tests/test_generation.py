@@ -1,0 +1,270 @@
+"""Answers: the cache against the full forward pass, rows of unequal length, sampling."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from model_cases import BUDGET, KEY, ROWS, SMALL, numpy_rows, on_device, rows, small_model
+from model_cases import small_model_config as small
+from random_batches import IMAGE, MULTI_IMAGE, TEXT, VIDEO
+from reference_cases import worst
+
+from stts_jax.data.rows import pack_row
+from stts_jax.model import generation
+from stts_jax.model.generation import Sampling, generate, sample
+from stts_jax.model.video_language_model import VideoLanguageModel
+
+# Worst seen: 4e-7.
+HIDDEN = 2e-5
+NEW = 6
+NO_END = -2  # an id that is never chosen
+GREEDY = Sampling()
+# With a head of its own a model of random parameters doesn't just repeat the last token.
+UNTIED = small(llm__tied_head=False)
+
+
+@cache
+def answers(seed: int = 0, *, end_token: int = NO_END) -> np.ndarray:
+    return answer(rows(seed=seed), end_token=end_token)
+
+
+def answer(batch: Any, *, end_token: int = NO_END, model: Any = None, key: Any = KEY) -> np.ndarray:
+    return np.asarray(
+        generate(
+            model or small_model(UNTIED),
+            batch,
+            BUDGET,
+            max_new_tokens=NEW,
+            end_token=end_token,
+            sampling=GREEDY,
+            key=key,
+        )
+    )
+
+
+# ------------------------------------------------------------------- against the full forward pass
+
+
+def with_answers(batch: dict[str, np.ndarray], said: np.ndarray) -> dict[str, np.ndarray]:
+    """The prompts with their answers as further text, in rows with room for it."""
+    text = ("input_ids", "labels", "loss_masks", "position_ids", "subsegment_ids")
+    longer = dict(batch)
+    for name in text:
+        fill = 0 if name == "loss_masks" else -1
+        longer[name] = np.pad(batch[name], ((0, 0), (0, NEW)), constant_values=fill)
+    for row, length in enumerate((batch["input_ids"] >= 0).sum(1)):
+        place = slice(length, length + NEW)
+        longer["input_ids"][row, place] = said[row]
+        last = batch["position_ids"][row, length - 1]
+        longer["position_ids"][row, place] = last + 1 + np.arange(NEW)
+        longer["subsegment_ids"][row, place] = batch["subsegment_ids"][row, length - 1]
+    return longer
+
+
+@partial(jax.jit, static_argnums=2)
+def all_logits(model: VideoLanguageModel, batch: Any, budget: Any) -> tuple[jax.Array, jax.Array]:
+    hidden, fused = model(batch, budget, key=KEY)
+    return model.llm.logits(hidden), fused.tokens.valid.sum(1)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_token_is_the_one_a_full_forward_pass_would_choose(seed):
+    said = answers(seed)
+    batch = on_device(with_answers(numpy_rows(seed=seed), said))
+    budget = dataclasses.replace(
+        BUDGET, tokens=BUDGET.tokens + NEW, tokens_before=BUDGET.tokens_before + NEW
+    )
+    logits, lengths = all_logits(small_model(UNTIED), batch, budget)
+    for row, length in enumerate(np.asarray(lengths)):
+        chosen = np.asarray(logits)[row, length - NEW - 1 : length - 1].argmax(-1)
+        assert (said[row] == chosen).all()
+    assert len(np.unique(said)) > 4
+
+
+@pytest.mark.parametrize("form", ["qwen3", "olmo3"])
+def test_cached_steps_give_the_hidden_states_of_a_full_forward_pass(form, report_error):
+    """Teacher forcing, in the LLM alone, with room in the cache that stays unused."""
+    olmo = {"llm__norm_position": "post", "llm__qk_norm": "full", "llm__kv_heads": 4}
+    config = small(**(olmo if form == "olmo3" else {})).llm
+    length, prompt, capacity = 12, 7, 16
+    x = jax.random.normal(KEY, (2, length, config.width))
+    positions = jnp.arange(length)[None] + jnp.array([[0], [5]])
+    causal = jnp.tril(jnp.ones((length, capacity), bool))[None].repeat(2, 0)
+
+    @jax.jit
+    def compare(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        llm = VideoLanguageModel(dataclasses.replace(SMALL, llm=config), key=key).llm
+        full = llm(x, positions, causal[..., :length])
+        hidden, cache = llm.prefill(
+            x[:, :prompt], positions[:, :prompt], causal[:, :prompt, :prompt], capacity
+        )
+        steps = [hidden]
+        for place in range(prompt, length):
+            now = slice(place, place + 1)
+            hidden, cache = llm.step(
+                x[:, now], positions[:, now], causal[:, now], cache, jnp.int32(place)
+            )
+            steps.append(hidden)
+        return full, jnp.concatenate(steps, axis=1)
+
+    full, cached = compare(KEY)
+    error = worst(cached, full)
+    report_error("hidden states", error, HIDDEN)
+    assert error <= HIDDEN
+
+
+def test_the_cache_holds_only_what_the_prune_left():
+    state = jax.eval_shape(
+        lambda model, batch: generation._prefill(model, batch, BUDGET, NEW, 0, GREEDY, KEY),
+        small_model(),
+        rows(),
+    )
+    llm = SMALL.llm
+    capacity = BUDGET.tokens + NEW
+    assert BUDGET.tokens < BUDGET.tokens_before
+    assert state.cache.keys.shape == (llm.layers, ROWS, capacity, llm.kv_heads, llm.head_dim)
+    assert state.cache.values.shape == state.cache.keys.shape
+    assert state.tokens.valid.shape == (ROWS, capacity)
+
+
+# -------------------------------------------------------------------------------- rows of a batch
+
+
+def test_prompts_of_unequal_length_are_answered_as_if_alone():
+    batch, together = numpy_rows(), answers()
+    lengths = (batch["input_ids"] >= 0).sum(1)
+    assert len(set(lengths)) == ROWS
+    empty = pack_row([], BUDGET, SMALL)
+    for row in range(ROWS):
+        alone = {
+            name: np.stack([array[row], *[empty[name]] * (ROWS - 1)])
+            for name, array in batch.items()
+        }
+        assert (answer(on_device(alone))[0] == together[row]).all()
+
+
+def test_ten_batches_of_prompts_compile_once():
+    before = generation._generate._cache_size()
+    contents = [(kind,) for kind in (VIDEO, IMAGE, MULTI_IMAGE, TEXT)] + [None] * 6
+    model = small_model(small(prune__rescale_bias_min=0.2))  # compiled for no other test
+    for seed, kinds in enumerate(contents):
+        options = {"kinds": kinds} if kinds else {"empty_rows": seed % 3}
+        said = answer(rows(seed=seed, **options), model=model, key=jax.random.key(seed))
+        assert ((said >= 0) & (said < SMALL.llm.vocab_size) | (said == NO_END)).all()
+    compilations = generation._generate._cache_size() - before
+    print(f"{len(contents)} batches of prompts, {compilations} compilation")
+    assert compilations == 1
+
+
+# -------------------------------------------------------------------------------------- stopping
+
+
+@pytest.fixture(scope="module")
+def stopped() -> tuple[int, np.ndarray, np.ndarray, list[int]]:
+    """An end token that some answer holds; answers with it, of a batch and of padding; steps."""
+    steps: list[int] = []
+    step = generation._step
+
+    def counted(*arguments: Any) -> Any:
+        jax.debug.callback(lambda: steps.append(1))
+        return step(*arguments)
+
+    end = int(answers()[0, 2])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generation, "_step", counted)
+        said = answer(rows(), end_token=end)
+        jax.effects_barrier()
+        taken = [len(steps)]
+        padding = answer(rows(empty_rows=ROWS), end_token=end)
+        jax.effects_barrier()
+        taken.append(len(steps) - taken[0])
+    return end, said, padding, taken
+
+
+def test_an_answer_ends_at_its_end_token(stopped):
+    end, said, _, _ = stopped
+    for with_end, without in zip(said, answers(), strict=True):
+        length = np.argmax(without == end) if end in without else NEW
+        assert (with_end[:length] == without[:length]).all()
+        assert (with_end[length:] == end).all()
+    assert end in answers()[0, :3]
+
+
+def test_decoding_stops_when_all_rows_have_ended(stopped):
+    end, said, _, (steps, _) = stopped
+    longest = max(int(np.argmax(row == end)) if end in row else NEW - 1 for row in said)
+    assert steps == longest
+
+
+def test_rows_of_padding_finish_at_once(stopped):
+    end, _, padding, (_, steps) = stopped
+    assert (padding == end).all()
+    assert steps == 0
+
+
+# -------------------------------------------------------------------------------------- sampling
+
+PROBABILITIES = np.array([0.15, 0.5, 0.05, 0.3])
+DRAWS = 4000
+
+
+def shares(**settings: Any) -> np.ndarray:
+    """How often each of four tokens is drawn."""
+    logits = jnp.broadcast_to(jnp.log(jnp.asarray(PROBABILITIES)) + 3.0, (DRAWS, 4))
+    drawn = sample(logits, Sampling(**settings), KEY)
+    assert drawn.dtype == jnp.int32
+    return np.bincount(np.asarray(drawn), minlength=4) / DRAWS
+
+
+def expect(shares: np.ndarray, weights: list[float]) -> None:
+    """Tokens of no weight are never drawn, the others in proportion (5 standard deviations)."""
+    expected = np.array(weights) / np.sum(weights)
+    assert (shares[expected == 0] == 0).all()
+    np.testing.assert_allclose(shares, expected, atol=0.04)
+
+
+def test_temperature_0_takes_the_most_probable():
+    expect(shares(), [0, 1, 0, 0])
+
+
+def test_temperature_1_draws_by_probability():
+    expect(shares(temperature=1.0), PROBABILITIES)
+
+
+def test_temperature_sharpens_and_flattens():
+    expect(shares(temperature=0.5), PROBABILITIES**2)
+    expect(shares(temperature=2.0), PROBABILITIES**0.5)
+
+
+def test_top_k_draws_from_the_k_most_probable_only():
+    expect(shares(temperature=1.0, top_k=2), [0, 0.5, 0, 0.3])
+    expect(shares(temperature=1.0, top_k=1), [0, 1, 0, 0])
+
+
+def test_top_k_beyond_the_vocabulary_draws_from_all():
+    expect(shares(temperature=1.0, top_k=9), PROBABILITIES)
+
+
+def test_top_p_includes_the_token_that_crosses_it():
+    expect(shares(temperature=1.0, top_p=0.6), [0, 0.5, 0, 0.3])
+    expect(shares(temperature=1.0, top_p=0.85), [0.15, 0.5, 0, 0.3])
+
+
+def test_top_p_draws_from_one_token_at_least():
+    expect(shares(temperature=1.0, top_p=0.01), [0, 1, 0, 0])
+
+
+def test_top_p_measures_the_whole_distribution_also_after_top_k():
+    """Of the two that top-k leaves, the first alone has 0.625."""
+    expect(shares(temperature=1.0, top_k=2, top_p=0.6), [0, 0.5, 0, 0.3])
+
+
+def test_a_key_gives_the_same_draws():
+    settings = {"temperature": 1.0, "top_k": 3}
+    assert (shares(**settings) == shares(**settings)).all()
