@@ -65,7 +65,8 @@ def ask(
     Raises:
       VideoError: if the video can't be read.
     """
-    read_video(path, 1, config.data.fps)  # says what is wrong with it, where a set would skip it
+    # Says what is wrong with it, where a set would only leave it out.
+    read_video(path, max(1, round(config.data.max_frames * frames_scale)), config.data.fps)
     batches = _prompts(config, path, question, options, frames_scale)
     return answer(model, config, batches).predictions[0].answer
 

@@ -196,14 +196,14 @@ def sample(logits: jax.Array, sampling: Sampling, key: jax.Array) -> jax.Array:
     if sampling.temperature == 0.0:
         return logits.argmax(-1).astype(jnp.int32)
     logits = logits / sampling.temperature
-    ordered = jnp.sort(logits, axis=-1, descending=True)
-    least = ordered[:, -1:]
-    if sampling.top_k > 0:
-        least = jnp.maximum(least, ordered[:, min(sampling.top_k, logits.shape[-1]) - 1][:, None])
+    order = jnp.argsort(logits, axis=-1, descending=True, stable=True)
+    # Counted by rank, so that ties at the cut don't let more tokens through.
+    rank = jnp.argsort(order, axis=-1)
+    count = jnp.full((logits.shape[0], 1), sampling.top_k or logits.shape[-1])
     if sampling.top_p < 1.0:
-        mass_before = jnp.cumsum(jax.nn.softmax(ordered, axis=-1), axis=-1)
-        mass_before = jnp.roll(mass_before, 1, axis=-1).at[:, 0].set(0.0)
-        count = (mass_before < sampling.top_p).sum(-1, keepdims=True)
-        least = jnp.maximum(least, jnp.take_along_axis(ordered, count - 1, axis=-1))
-    allowed = jnp.where(logits >= least, logits, -jnp.inf)
+        ordered = jnp.take_along_axis(logits, order, axis=-1)
+        mass = jnp.cumsum(jax.nn.softmax(ordered, axis=-1), axis=-1)
+        mass_before = jnp.roll(mass, 1, axis=-1).at[:, 0].set(0.0)
+        count = jnp.minimum(count, (mass_before < sampling.top_p).sum(-1, keepdims=True))
+    allowed = jnp.where(rank < count, logits, -jnp.inf)
     return jax.random.categorical(key, allowed, axis=-1).astype(jnp.int32)

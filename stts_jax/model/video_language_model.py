@@ -132,14 +132,19 @@ def reconfigure(model: VideoLanguageModel, config: ModelConfig) -> VideoLanguage
     A scorer that the new configuration has no use for is left out.
     """
     abstract = jax.eval_shape(lambda: VideoLanguageModel(config, key=jax.random.key(0)))
-    parameters = named_parameters(model)
-    missing = sorted(set(named_parameters(abstract)) - set(parameters))
-    if missing:
+    parameters, wanted = named_parameters(model), named_parameters(abstract)
+    if any(name.startswith("scorer.") for name in wanted) and model.scorer is None:
         raise ConfigError(
-            f"model.prune.method is '{config.prune.method}', but the model has no {missing[0]}; "
+            f"model.prune.method is '{config.prune.method}', but the model has no scorer; "
             "fine-tune with that method first"
         )
-    leaves = [parameters[name] for name in named_parameters(abstract)]
+    for name, leaf in wanted.items():
+        if name not in parameters or parameters[name].shape != leaf.shape:
+            raise ConfigError(
+                f"the new configuration wants '{name}' of shape {leaf.shape}, which the model "
+                "doesn't have; only settings that leave the parameters alone can be changed"
+            )
+    leaves = [parameters[name] for name in wanted]
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
 
 

@@ -27,11 +27,11 @@ def adjacent_similarity(x: jax.Array, pooling: int) -> jax.Array:
     """
     cells = to_cells(x.astype(jnp.float32), pooling)
     cells = cells.reshape(*cells.shape[:-2], -1)
-    square = jnp.square(cells).sum(-1)
-    # max() before the root: the gradient of the root at 0 would be infinite.
-    norm = jnp.sqrt(jnp.maximum(square, 1e-24))
-    product = (cells[:, :-1] * cells[:, 1:]).sum(-1)
-    return product / (norm[:, :-1] * norm[:, 1:])
+    # max() inside the root: its gradient at 0 would be infinite. Cells are made unit vectors before
+    # the product: the product of two such norms would underflow.
+    square = jnp.square(cells).sum(-1, keepdims=True)
+    units = cells * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+    return (units[:, :-1] * units[:, 1:]).sum(-1)
 
 
 def temporal_loss(

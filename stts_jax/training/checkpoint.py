@@ -219,11 +219,8 @@ def _saved_parameters(checkpoint: Path) -> dict[str, Any]:
 
 def _load(checkpoint: Path, wanted: dict[str, Any]) -> dict[str, jax.Array]:
     """Read the arrays in `wanted` only."""
-    context = ocp.Context(
-        pytree_options=ocp.options.PyTreeOptions(
-            loading=ocp.options.PyTreeOptions.Loading(partial_load=True)
-        )
-    )
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
     with context:
         return ocp.load_checkpointables(checkpoint, {MODEL: wanted})[MODEL]
 
