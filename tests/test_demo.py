@@ -1,0 +1,78 @@
+"""What the demo claims follows from its summary, and its counts from what it is given."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stts_jax.data.examples import Example, Question
+from stts_jax.demo.claims import claims
+from stts_jax.demo.guessing import guessing_accuracy
+from stts_jax.demo.kept import changed_cells
+from stts_jax.demo.plan import BLIND, RANDOM, STTS, UNPRUNED
+
+
+def run(method: str, k: int, accuracy: float) -> dict:
+    return {"method": method, "k": k, "packing": "stream", "accuracy": accuracy}
+
+
+GOOD = {
+    "guessing": 0.25,
+    "kept_ratio": 70,
+    "kept_moving": 0.9,
+    "kept_still": 0.1,
+    "runs": [
+        run(UNPRUNED, 0, 0.95),
+        run(BLIND, 100, 0.26),
+        run(STTS.name, 50, 0.94),
+        run(STTS.name, 70, 0.92),
+        run(STTS.name, 80, 0.85),
+        run(RANDOM.name, 70, 0.86),
+        run(RANDOM.name, 80, 0.70),
+    ],
+}
+
+
+def test_a_good_summary_bears_out_every_claim() -> None:
+    assert all(claim.holds for claim in claims(GOOD))
+
+
+@pytest.mark.parametrize(
+    ("index", "accuracy", "failing"),
+    [(0, 0.89, [0]), (1, 0.5, [1]), (2, 0.92, [2]), (4, 0.77, [3])],
+    ids=["unpruned too low", "blind too high", "half loses too much", "no better than random"],
+)
+def test_one_bad_figure_fails_its_claim(index: int, accuracy: float, failing: list[int]) -> None:
+    summary = copy.deepcopy(GOOD)
+    summary["runs"][index]["accuracy"] = accuracy
+    held = [claim.holds for claim in claims(summary)]
+    assert [i for i, holds in enumerate(held) if not holds] == failing
+
+
+def test_still_background_must_be_dropped() -> None:
+    assert not claims({**GOOD, "kept_still": 0.8})[-1].holds
+
+
+def test_a_missing_run_is_named() -> None:
+    with pytest.raises(KeyError, match="stts"):
+        claims({**GOOD, "runs": GOOD["runs"][:2]})
+
+
+def test_guessing_gives_the_most_frequent_answer_of_each_type() -> None:
+    def examples(*answers: str) -> list[Example]:
+        questions = tuple(Question("?", answer, type="t") for answer in answers)
+        return [Example(Path("a.mp4"), questions)]
+
+    assert guessing_accuracy(examples("x", "x", "y"), examples("x", "y", "y", "y")) == 0.25
+
+
+def test_cells_change_where_pixels_do() -> None:
+    frames = np.full((3, 12, 12, 3), 100, np.uint8)
+    frames[1, 1:3, 9:11] = 250
+    frames[2, 1:3, 9:11] = 245
+    changed = changed_cells(frames, tokens=9)
+    assert changed[1].tolist() == [False, False, True, *[False] * 6]
+    assert not changed[0].any() and not changed[2].any()
