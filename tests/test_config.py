@@ -187,8 +187,8 @@ class TestShippedSetups:
 
     def test_tiny_prunes_by_score(self) -> None:
         model = load_config("tiny").model
-        assert (model.prune.method, model.prune.topk, model.tokens_per_frame) == ("scorer", 0.5, 16)
-        assert model.prune.last_dense_layer < model.vit.depth == 6
+        assert (model.prune.method, model.prune.topk, model.tokens_per_frame) == ("scorer", 0.5, 9)
+        assert model.prune.last_dense_layer < model.vit.depth == 4
 
 
 class TestRefusals:
@@ -536,9 +536,9 @@ class TestBudgets:
         budget = row_budget(config.model, config.data)
         arrays = batch_arrays(budget, config.model, rows=4)
         shapes = {name: shape for name, (shape, _) in arrays.items()}
-        assert shapes["images"] == (4, 8, 64, 192)
+        assert shapes["images"] == (4, 8, 36, 192)
         assert shapes["num_images"] == shapes["multimodal_type"] == (4, 1)
-        assert shapes["token_pooling"] == (4, 128, 4)
-        assert shapes["input_ids"] == shapes["loss_masks"] == (4, budget.tokens_before) == (4, 320)
+        assert shapes["token_pooling"] == (4, 72, 4)
+        assert shapes["input_ids"] == shapes["loss_masks"] == (4, budget.tokens_before) == (4, 232)
         assert arrays["images"][1] == np.uint8
         assert arrays["loss_masks"][1] == np.float32

@@ -119,11 +119,11 @@ def test_a_model_loads_without_the_scorer_it_does_not_use(run):
 
 
 def test_all_contradictions_are_listed(run):
-    config = small_config("model.llm.tied_head=false", "model.vit.mlp_width=40")
+    config = small_config("model.llm.tied_head=true", "model.vit.mlp_width=40")
     with pytest.raises(CheckpointError) as error:
         load_model(run[0], config)
     text = str(error.value)
-    assert "'llm.head' is missing" in text
+    assert "'llm.head' is too much" in text
     assert "'vit.blocks.mlp.up.kernel' has shape (4, 16, 32) instead of (4, 16, 40)" in text
     assert "'scorer.second.kernel' has shape (32, 32) instead of (40, 40)" in text
 
