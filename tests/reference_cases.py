@@ -174,13 +174,13 @@ def worst_gradient(
 ) -> tuple[float, float]:
     """Worst error of recorded gradients, and of the recorded norms of all.
 
-    Relative to the largest entry of each, but to no less than 1e-3 of the largest norm: some
+    Relative to the largest entry of each, but to no less than 1e-4 of the largest norm: some
     gradients are zero but for rounding (a bias on all keys changes no softmax).
     """
     largest = max((norm for norm in norms.values() if norm), default=1.0)
 
     def relative(difference: np.ndarray, size: float) -> float:
-        return float(np.abs(difference).max() / max(size, 1e-3 * largest))
+        return float(np.abs(difference).max() / max(size, 1e-4 * largest))
 
     entries = [relative(ours[n] - g, np.abs(g).max()) for n, g in recorded.items()]
     sizes = [relative(np.linalg.norm(ours[n]) - (g or 0), g or 0) for n, g in norms.items()]

@@ -33,7 +33,7 @@ from stts_jax.model.vision import encode
 from stts_jax.model.vit import VisionTransformer
 from stts_jax.pruning.scorer import TokenScorer
 
-# Worst seen: features 6e-7, gradients 7e-6, each relative to the largest value of its array.
+# Worst seen: features 2.7e-6, loss 1.3e-7, gradients 1.8e-5, their norms 8.9e-5 (relative).
 FEATURES = 2e-5
 LOSS = 2e-5
 GRADIENTS = 1e-4

@@ -31,7 +31,8 @@ from stts_jax.model.generation import Sampling, generate
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.training.loss import token_loss
 
-# Worst seen: hidden and logits 2e-6, losses 3e-7, gradients 4e-6 (relative to the largest value).
+# Worst seen: hidden states 1.6e-6, logits 1.5e-6, losses 3.4e-7, gradients 2.4e-6, their norms
+# 9.1e-5 (relative to the largest value).
 LOGITS = 2e-5
 LOSS = 5e-6
 GRADIENTS = 1e-4

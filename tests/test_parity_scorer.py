@@ -24,7 +24,7 @@ from stts_jax.pruning.scorer import TokenScorer
 from stts_jax.pruning.selection import protect_first_frames, select
 from stts_jax.pruning.temporal_loss import adjacent_similarity
 
-# Worst seen: scores 2e-7, gradients 2e-6, similarities 4e-7.
+# Worst seen: scores 8.9e-8, gradients 2.3e-7, similarities 4.5e-8.
 SCORES = 5e-6
 GRADIENTS = 2e-5
 SIMILARITY = 5e-6
