@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -145,12 +145,16 @@ class Demo:
         return found
 
     def _once(self, path: Path, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The result in `path` if it is there, else that of `run`, kept there."""
-        if not path.is_file():
-            result = run()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(result, indent=2) + "\n")
-        return json.loads(path.read_text())
+        """The result in `path` if it is of this plan and seed, else that of `run`, kept there."""
+        made_with = json.loads(json.dumps({**asdict(self.plan), "seed": self.seed}))
+        if path.is_file():
+            found = json.loads(path.read_text())
+            if found["made_with"] == made_with:
+                return found["result"]
+        kept = {"made_with": made_with, "result": run()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(kept, indent=2) + "\n")
+        return kept["result"]
 
 
 def at_ratio(
