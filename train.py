@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from stts_jax.command_line import run
+from stts_jax.command_line import add_set_option, run
 from stts_jax.config import Config, config_names, load_config
 from stts_jax.data.synthetic import DEFAULT_FOLDER
 from stts_jax.evaluation.runner import evaluate_split
@@ -36,15 +36,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--config", default="tiny", help=f"a file, or one of {', '.join(config_names())}"
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
-    parser.add_argument(
-        "--set",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="change settings, for example model.prune.topk=0.3 (see stts_jax/config.py)",
-    )
+    add_set_option(parser)
     parser.add_argument(
         "--init-from", type=Path, metavar="DIR", help="start from the parameters of another run"
     )

@@ -59,11 +59,8 @@ def keep_compiled_code() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache / "stts_jax" / "compiled"))
 
 
-def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
-    """`--checkpoint`, `--set` and `--frames`, which all commands on a trained model take."""
-    parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="folder of a training run, or of one step"
-    )
+def add_set_option(parser: argparse.ArgumentParser) -> None:
+    """`--set`, which every command with a configuration takes."""
     parser.add_argument(
         "--set",
         action="extend",
@@ -71,8 +68,16 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         dest="overrides",
-        help="change settings of the run, for example model.prune.topk=0.3",
+        help="change settings, for example model.prune.topk=0.3 (see stts_jax/config.py)",
     )
+
+
+def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
+    """`--checkpoint`, `--set` and `--frames`, which all commands on a trained model take."""
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="folder of a training run, or of one step"
+    )
+    add_set_option(parser)
     parser.add_argument(
         "--frames",
         type=frames_scale,

@@ -56,9 +56,10 @@ def comparison_table(summary: Mapping[str, Any]) -> list[str]:
     ]
     for run in summary["runs"]:
         rate = run["train_steps_per_s"]
+        answers = run["questions_per_s"]  # 0 if a single batch was answered, which compiles
         lines.append(
             f"| {run['method']} | {run['k']} % | {run['packing']} | {100 * run['accuracy']:.1f} % "
-            f"| {run['visual_tokens']} | {run['questions_per_s']:.0f} "
+            f"| {run['visual_tokens']} | {f'{answers:.0f}' if answers else '-'} "
             f"| {'-' if rate is None else f'{rate:.2f}'} |"
         )
     return lines
