@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from convert.cache import local_checkpoint
 from stts_jax.command_line import add_checkpoint_options, run
 from stts_jax.config import Config, ConfigError, override, replace
 from stts_jax.data.synthetic import DEFAULT_FOLDER
@@ -81,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
 
     def command() -> None:
+        options.checkpoint = local_checkpoint(options.checkpoint)
         config, wanted = setups(options)
         model, _ = load_model(options.checkpoint, config)
         output = options.output or options.checkpoint / "eval"

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from convert.cache import local_checkpoint
 from stts_jax.command_line import add_set_option, run
 from stts_jax.config import Config, config_names, load_config
 from stts_jax.data.synthetic import DEFAULT_FOLDER
@@ -38,7 +39,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
     add_set_option(parser)
     parser.add_argument(
-        "--init-from", type=Path, metavar="DIR", help="start from the parameters of another run"
+        "--init-from",
+        type=Path,
+        metavar="DIR",
+        help="start from the parameters of another run, or of a PyTorch checkpoint",
     )
     parser.add_argument(
         "--data-dir", type=Path, default=DEFAULT_FOLDER, help="of the procedural set (%(default)s)"
@@ -67,10 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> None:
         config = load_config(options.config, options.overrides)
         wanted = config.train.evaluate_every > 0
+        start = options.init_from and local_checkpoint(options.init_from)
         summary = train(
             config,
             options.output,
-            init_from=options.init_from,
+            init_from=start,
             resume=not options.no_resume,
             evaluate=evaluation(config, options.data_dir) if wanted else None,
             data_dir=options.data_dir,

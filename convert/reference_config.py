@@ -15,6 +15,32 @@ from stts_jax.config import (
     YarnConfig,
 )
 
+DEFAULT_VIDEO_POOLING = 3
+DEFAULT_IMAGE_POOLING = 2
+# What configurations from before a setting came don't mention (olmo/nn/llm.py).
+_LLM_DEFAULTS: Mapping[str, Any] = {
+    "additional_vocab_size": 128,
+    "attention_layer_norm_type": "olmo",
+    "embedding_size": None,
+    "full_attention_layers": None,
+    "head_dim": None,
+    "max_position_embeddings": None,
+    "n_kv_heads": None,
+    "norm_after": False,
+    "qkv_bias": False,
+    "residual_dropout": 0.1,
+    "response_residual_dropout": 0.0,
+    "rope_attention_factor": None,
+    "rope_beta_fast": None,
+    "rope_beta_slow": None,
+    "rope_type": "default",
+    "sliding_attention_rope_scaling": False,
+}
+_BACKBONE_DEFAULTS: Mapping[str, Any] = {
+    "image_pooling_2d": "attention_meanq",
+    "image_projector": "mlp",
+    "pooling_attention_mask": False,
+}
 # The reference counts 81 tokens for every frame, whatever its grid.
 REFERENCE_TOKENS_PER_FRAME = 81
 
@@ -45,9 +71,11 @@ def prune_config(vit: Mapping[str, Any], pooling: int = 3) -> PruneConfig:
         return PruneConfig(pooling=pooling)
     grid = vit["image_default_input_size"][0] // vit["image_patch_size"]
     tokens_per_frame = (-(-grid // pooling)) ** 2
+    counted = vit["topk"] * REFERENCE_TOKENS_PER_FRAME / tokens_per_frame
     return PruneConfig(
         method=vit["prune_method"],
-        topk=vit["topk"] * REFERENCE_TOKENS_PER_FRAME / tokens_per_frame,
+        # On a small grid the reference would count more tokens than there are; nobody means that.
+        topk=counted if counted < 1 else vit["topk"],
         prune_at=vit["prune_at"],
         pooling=pooling,
         pruning_in_scorer=vit["pruning_in_scorer"],
@@ -57,6 +85,17 @@ def prune_config(vit: Mapping[str, Any], pooling: int = 3) -> PruneConfig:
         new_reference_threshold=vit["new_ref_threshold"],
         packing="first_fit",
     )
+
+
+def _require_one_ratio(native: Mapping[str, Any], vit: Mapping[str, Any]) -> None:
+    """The training setup states the ratio twice (MODEL 3.1); both must say the same."""
+    preprocessor = native.get("mm_preprocessor") or {}
+    stated = preprocessor.get("topk", preprocessor.get("video", {}).get("topk"))
+    if stated is not None and "topk" in vit and stated != vit["topk"]:
+        raise ConfigError(
+            f"mm_preprocessor says topk={stated}, but vision_backbone.vit says {vit['topk']}; "
+            "mend the one that the weights were not trained with"
+        )
 
 
 def connector_config(
@@ -131,12 +170,40 @@ def _yarn(llm: Mapping[str, Any]) -> YarnConfig | None:
     )
 
 
-def model_config(native: Mapping[str, Any], *, video_pooling: int = 3) -> ModelConfig:
-    """From the `model` table of a native `config.yaml`."""
-    backbone, llm = native["vision_backbone"], native["llm"]
+def poolings(native: Mapping[str, Any]) -> tuple[int, int]:
+    """Side of the windows that patches of a video and of an image are pooled in.
+
+    Older configurations have no table for videos; there, the preprocessor's own window is that of
+    videos, and images are pooled in windows of 2.
+    """
+    preprocessor = native.get("mm_preprocessor") or {}
+    video, image = preprocessor.get("video", preprocessor), preprocessor.get("image", {})
+    sides = [(table.get("pooling_h"), table.get("pooling_w")) for table in (video, image)]
+    for height, width in sides:
+        if height != width:
+            raise ConfigError(
+                f"pooling_h is {height} and pooling_w is {width}; only square windows can be read"
+            )
+    return sides[0][0] or DEFAULT_VIDEO_POOLING, sides[1][0] or DEFAULT_IMAGE_POOLING
+
+
+def model_config(native: Mapping[str, Any]) -> ModelConfig:
+    """From the `model` table of a native `config.yaml`, of today's layout or the older one.
+
+    Raises:
+      ConfigError: if it asks for something that can't be built.
+    """
+    if "llm" not in native or "vision_backbone" not in native:
+        raise ConfigError(
+            "it has no tables `llm` and `vision_backbone`: it is of Molmo 1 or no model at all"
+        )
+    backbone, llm = native["vision_backbone"], _LLM_DEFAULTS | dict(native["llm"])
+    video, image = poolings(native)
+    backbone = _BACKBONE_DEFAULTS | dict(backbone)
+    _require_one_ratio(native, backbone["vit"])
     return ModelConfig(
         vit=vit_config(backbone["vit"], tuple(backbone["vit_layers"])),
-        prune=prune_config(backbone["vit"], video_pooling),
-        connector=connector_config(backbone, llm),
+        prune=prune_config(backbone["vit"], video),
+        connector=connector_config(backbone, llm, image),
         llm=llm_config(llm, native.get("bi_directional_attn")),
     )

@@ -7,10 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from stts_jax.command_line import add_checkpoint_options, run
-from stts_jax.config import override
+from stts_jax.command_line import add_checkpoint_options, open_checkpoint, run
 from stts_jax.evaluation.single import ask
-from stts_jax.training.checkpoint import config_of, load_model
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -30,8 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
 
     def command() -> None:
-        config = override(config_of(options.checkpoint), options.overrides)
-        model, config = load_model(options.checkpoint, config)
+        model, config = open_checkpoint(options)
         choices = tuple(options.options)
         print(ask(model, config, options.video, options.question, choices, options.frames))
 

@@ -10,14 +10,17 @@ from pathlib import Path
 
 import jax
 
-from stts_jax.config import ConfigError
+from convert.cache import local_checkpoint
+from convert.stored import ConvertError
+from stts_jax.config import Config, ConfigError, override
 from stts_jax.data.examples import ExampleError
 from stts_jax.data.frames import BadExamplesError
 from stts_jax.data.rows import BudgetError
 from stts_jax.data.synthetic import SyntheticError
 from stts_jax.data.tokenizer import TokenizerError
 from stts_jax.data.video import VideoError
-from stts_jax.training.checkpoint import CheckpointError
+from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.training.checkpoint import CheckpointError, config_of, load_model
 from stts_jax.training.loop import TrainingError
 
 # What a user can mend; all else is a defect and shows its traceback.
@@ -26,6 +29,7 @@ USER_ERRORS = (
     BudgetError,
     CheckpointError,
     ConfigError,
+    ConvertError,
     ExampleError,
     SyntheticError,
     TokenizerError,
@@ -75,7 +79,10 @@ def add_set_option(parser: argparse.ArgumentParser) -> None:
 def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     """`--checkpoint`, `--set` and `--frames`, which all commands on a trained model take."""
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="folder of a training run, or of one step"
+        "--checkpoint",
+        type=Path,
+        required=True,
+        help="folder of a training run, of one step, or of a PyTorch checkpoint",
     )
     add_set_option(parser)
     parser.add_argument(
@@ -85,6 +92,12 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
         metavar="2x",
         help="take that many times the frames the model was trained on (default 1x)",
     )
+
+
+def open_checkpoint(options: argparse.Namespace) -> tuple[VideoLanguageModel, Config]:
+    """The model that `add_checkpoint_options` names, and its configuration with `--set`."""
+    checkpoint = local_checkpoint(options.checkpoint)
+    return load_model(checkpoint, override(config_of(checkpoint), options.overrides))
 
 
 def frames_scale(text: str) -> float:

@@ -11,11 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from stts_jax.command_line import add_checkpoint_options, run
-from stts_jax.config import override
+from stts_jax.command_line import add_checkpoint_options, open_checkpoint, run
 from stts_jax.evaluation.overlay import contact_sheet, overlay_video
 from stts_jax.evaluation.single import kept_tokens
-from stts_jax.training.checkpoint import config_of, load_model
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -34,8 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
 
     def command() -> None:
-        config = override(config_of(options.checkpoint), options.overrides)
-        model, config = load_model(options.checkpoint, config)
+        model, config = open_checkpoint(options)
         kept = kept_tokens(model, config, options.video, options.frames)
         options.output.mkdir(parents=True, exist_ok=True)
         sheet = options.output / f"{options.video.stem}_kept.png"

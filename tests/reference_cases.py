@@ -14,7 +14,8 @@ import numpy as np
 from goldens_folder import goldens_dir
 from safetensors.numpy import load_file
 
-from convert.names import Name, from_native, name_table
+from convert.in_memory import from_native
+from convert.names import Name, name_table
 from convert.reference_config import prune_config, vit_config
 from stts_jax.budget import Budget, tokens_to_prune
 from stts_jax.config import ModelConfig, replace

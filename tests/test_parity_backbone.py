@@ -23,7 +23,8 @@ from reference_cases import (
     worst_gradient,
 )
 
-from convert.names import Name, from_native, name_table, to_native
+from convert.in_memory import from_native, to_native
+from convert.names import Name, name_table
 from convert.reference_config import REFERENCE_TOKENS_PER_FRAME, prune_config, vit_config
 from stts_jax.budget import Budget
 from stts_jax.config import ConnectorConfig, LlmConfig, ModelConfig

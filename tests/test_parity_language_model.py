@@ -23,7 +23,8 @@ from reference_cases import (
     worst_gradient,
 )
 
-from convert.names import from_native, name_table, to_native
+from convert.in_memory import from_native, to_native
+from convert.names import name_table
 from convert.reference_config import model_config
 from stts_jax.budget import Budget
 from stts_jax.config import ModelConfig, replace

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from reference_cases import KEY, cases, cut_is_tied, load, under, vision_names, worst
 
-from convert.names import Name, from_native, to_native
+from convert.in_memory import from_native, to_native
+from convert.names import Name
 from stts_jax.budget import MultimodalType, tokens_to_prune
 from stts_jax.config import ModelConfig, PruneConfig, VitConfig
 from stts_jax.pruning.baselines import easy_ratings, heuristic_ratings

@@ -1,0 +1,115 @@
+"""Convert checkpoints: `python -m convert SRC DST`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from convert.assemble import assemble_start
+from convert.run import DTYPES, Plan, convert, plan, table_lines
+from convert.sources import Options, open_source
+from convert.stored import ConvertError
+from stts_jax.config import ConfigError, load_config
+
+EXAMPLES = """\
+examples:
+  python -m convert Molmo2-4B runs/molmo2_4b              # Hugging Face folder -> ours
+  python -m convert runs/sft/step6250 runs/mine --dry-run # what would be done
+  python -m convert runs/stts runs/stts_hf --to hf        # ours -> Hugging Face
+  python -m convert --init siglip2/ Qwen3-4B/ runs/start --config molmo2_4b_stts_50
+
+SRC may be a folder of the reference (with model.pt, with model_and_optim, or of step* folders), a
+Hugging Face folder, or one of ours; it is recognised by what lies in it. No code in it is run.
+"""
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m convert",
+        description="Bring a PyTorch Molmo2 or STTS checkpoint, or take one back.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", type=Path, nargs="?", metavar="SRC", help="a checkpoint")
+    parser.add_argument("target", type=Path, nargs="?", metavar="DST", help="a new folder")
+    parser.add_argument(
+        "--init",
+        type=Path,
+        nargs=2,
+        metavar=("VIT", "LLM"),
+        help="start from a vision tower and a language model instead of SRC; needs --config",
+    )
+    parser.add_argument("--config", help="of the model that --init assembles")
+    parser.add_argument("--to", choices=("orbax", "hf"), default="orbax", help="default: orbax")
+    parser.add_argument(
+        "--dtype", choices=sorted(DTYPES), default="float32", help="to store in (%(default)s)"
+    )
+    parser.add_argument("--step", type=int, help="of a folder of steps (default: the latest)")
+    parser.add_argument(
+        "--bidirectional",
+        choices=("none", "image_tokens", "within_image"),
+        help="which image tokens see each other, where the checkpoint doesn't say "
+        "(default: image_tokens, what Hugging Face's code does)",
+    )
+    parser.add_argument(
+        "--add-scorer", action="store_true", help="give a model without a scorer a fresh one"
+    )
+    parser.add_argument(
+        "--topk",
+        type=float,
+        default=0.5,
+        help="share of tokens to drop, where only the scorer is known (default %(default)s)",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the table of names and write nothing"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Convert; the exit code is 2 for what the user can mend."""
+    options = parse(arguments)
+    try:
+        _convert(options)
+    except (ConvertError, ConfigError) as error:
+        print(f"convert: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("convert: interrupted; nothing is left behind", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> None:
+    planned, target = _plan(options)
+    print(f"{planned.source.folder}: {planned.source.kind}, {planned.parameters:,} parameters")
+    for note in planned.notes:
+        print(f"  {note}")
+    if options.dry_run:
+        print("\n".join(table_lines(planned)))
+        return
+    if target is None:
+        raise ConvertError("DST is missing; name the folder to write")
+    convert(planned, target, to=options.to, dtype=options.dtype)
+    print(f"written to '{target}'")
+
+
+def _plan(options: argparse.Namespace) -> tuple[Plan, Path | None]:
+    if options.init is None:
+        if options.source is None:
+            raise ConvertError("SRC is missing; name the folder of a checkpoint, or give --init")
+        given = Options(options.step, options.bidirectional, options.topk)
+        source = open_source(options.source, given)
+        return plan(source, add_scorer=options.add_scorer, topk=options.topk), options.target
+    if options.config is None:
+        raise ConvertError("--init needs --config: the setup of the model, molmo2_4b for example")
+    if options.target is not None:
+        raise ConvertError("--init takes no SRC; give DST alone")
+    return plan(assemble_start(*options.init, load_config(options.config).model)), options.source
+
+
+if __name__ == "__main__":
+    sys.exit(main())

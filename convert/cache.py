@@ -1,0 +1,53 @@
+"""Lets commands take a PyTorch checkpoint where they take one of ours: converted once, and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from convert.run import convert, plan
+from convert.sources import Options, is_foreign, open_source
+
+
+def local_checkpoint(folder: Path, notice: Callable[[str], None] = print) -> Path:
+    """`folder` itself if it is ours (or none that is known), else a converted copy of it.
+
+    Copies lie under `~/.cache/stts_jax/converted` (XDG_CACHE_HOME chooses another place), one for
+    each state of the folder's files.
+
+    Args:
+      folder: of a checkpoint, in any form that `python -m convert` reads.
+      notice: takes a line of text.
+
+    Raises:
+      ConvertError: if it can't be converted.
+    """
+    if not folder.is_dir() or not is_foreign(folder):
+        return folder
+    copy = _cache() / f"{folder.resolve().name}-{_state(folder)}"
+    if copy.is_dir():
+        notice(f"'{folder}' was converted before: using '{copy}'")
+        return copy
+    planned = plan(open_source(folder, Options()))
+    notice(f"'{folder}' is a checkpoint of another form ({planned.source.kind}); ")
+    notice(f"converting it once, into '{copy}'")
+    for note in planned.notes:
+        notice(f"  {note}")
+    convert(planned, copy, warn=notice)
+    return copy
+
+
+def _cache() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
+    return Path(root) / "stts_jax" / "converted"
+
+
+def _state(folder: Path) -> str:
+    """Changes when a file of the folder does."""
+    lines = [str(folder.resolve())]
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        about = path.stat()
+        lines.append(f"{path.relative_to(folder)} {about.st_size} {about.st_mtime_ns}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]

@@ -1,0 +1,100 @@
+"""Writes Hugging Face folders: safetensors files in parts, their index, `config.json`."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convert.hf_config import hf_config_of
+from convert.orbax_folder import row_blocks
+from convert.safetensors_files import INDEX, SINGLE
+from convert.stored import DTYPES, Rows
+from stts_jax.config import ModelConfig
+
+# As large as the parts of released checkpoints, at most.
+PART_BYTES = 5_000_000_000
+_NAMES = {dtype: name for name, dtype in DTYPES.items() if not name.startswith("torch.")}
+
+
+def write_folder(
+    folder: Path,
+    tensors: Mapping[str, Rows],
+    model: ModelConfig,
+    dtype: np.dtype,
+    advance: Callable[[int], Any] = lambda count: None,
+    part_bytes: int = PART_BYTES,
+) -> None:
+    """Write a complete folder, tensor by tensor.
+
+    Args:
+      folder: an existing one.
+      tensors: by the name they are to have.
+      model: for `config.json`.
+      dtype: to store them in.
+      advance: called with the number of values after each block.
+      part_bytes: a file gets no tensor beyond that size, unless it is the only one.
+    """
+    parts = _parts({name: _bytes(rows, dtype) for name, rows in tensors.items()}, part_bytes)
+    names = [f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors" for i in range(len(parts))]
+    names = [SINGLE] if len(parts) == 1 else names
+    for name, part in zip(names, parts, strict=True):
+        write_file(folder / name, {key: tensors[key] for key in part}, dtype, advance)
+    if len(parts) > 1:
+        sizes = [_bytes(rows, dtype) for rows in tensors.values()]
+        index = {
+            "metadata": {
+                "total_size": sum(sizes),
+                "total_parameters": sum(sizes) // dtype.itemsize,
+            },
+            "weight_map": {k: n for n, part in zip(names, parts, strict=True) for k in part},
+        }
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    config = hf_config_of(model, dtype.name)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def write_file(
+    path: Path,
+    tensors: Mapping[str, Rows],
+    dtype: np.dtype,
+    advance: Callable[[int], Any] = lambda count: None,
+) -> None:
+    """Write one safetensors file, a block of rows at a time."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    reached = 0
+    for name, rows in tensors.items():
+        end = reached + _bytes(rows, dtype)
+        offsets = [reached, end]
+        header[name] = {"dtype": _NAMES[dtype], "shape": list(rows.shape), "data_offsets": offsets}
+        reached = end
+    raw = json.dumps(header, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)  # the values start at a multiple of 8
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(raw)) + raw)
+        for rows in tensors.values():
+            for start, stop in row_blocks(rows):
+                values = np.ascontiguousarray(rows.read(start, stop).astype(dtype, copy=False))
+                file.write(values.view(f"<u{dtype.itemsize}").data)
+                advance(values.size)
+
+
+def _bytes(rows: Rows, dtype: np.dtype) -> int:
+    return int(np.prod(rows.shape, dtype=np.int64)) * dtype.itemsize
+
+
+def _parts(sizes: Mapping[str, int], most: int) -> list[list[str]]:
+    """Names in order, as many in each part as fit."""
+    parts: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes.items():
+        if parts[-1] and filled + size > most:
+            parts.append([])
+            filled = 0
+        parts[-1].append(name)
+        filled += size
+    return parts

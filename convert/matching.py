@@ -1,0 +1,120 @@
+"""Which rows of which stored tensors fill which of our parameters, checked before any is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from convert.names import NATIVE, Bounds, Name
+from convert.stored import ConvertError, RowRange, Rows
+
+
+@dataclass(frozen=True)
+class Filling:
+    """One of our parameters and what it is made of.
+
+    Attributes:
+      name: row of the table.
+      shape: of our parameter.
+      layers: a tensor for each layer; one if the parameter isn't stacked. Transposes of ours if
+        the table says so.
+    """
+
+    name: Name
+    shape: tuple[int, ...]
+    layers: tuple[Rows, ...]
+
+    @property
+    def stacked(self) -> bool:
+        """Whether our parameter has a leading layer axis."""
+        return "{layer}" in self.name.native
+
+
+@dataclass
+class _Matching:
+    tensors: Mapping[str, Rows]
+    column: str
+    read: dict[str, list[Bounds]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def fill(self, name: Name, shape: tuple[int, ...]) -> Filling | None:
+        template, rows = name.cell(self.column)
+        stacked = "{layer}" in name.native
+        wanted = shape[1:] if stacked else shape
+        wanted = wanted[::-1] if name.transpose else wanted
+        names = [template.format(layer=i) for i in range(shape[0])] if stacked else [template]
+        layers = [self._part(name.ours, theirs, rows, wanted) for theirs in names]
+        return None if None in layers else Filling(name, shape, tuple(layers))
+
+    def _part(
+        self, ours: str, theirs: str, rows: Bounds | None, wanted: tuple[int, ...]
+    ) -> Rows | None:
+        if theirs not in self.tensors:
+            self.problems.append(f"{ours}: '{theirs}' is missing")
+            return None
+        tensor = self.tensors[theirs]
+        whole = (0, tensor.shape[0] if tensor.shape else 1)
+        start, stop = rows or whole
+        self.read.setdefault(theirs, []).append((start, stop))
+        found = (min(stop, whole[1]) - start, *tensor.shape[1:]) if rows else tensor.shape
+        if found != wanted:
+            self.problems.append(
+                f"{ours}: '{theirs}' has shape {tensor.shape}"
+                + (f", of which rows {start} to {stop} are wanted" if rows else "")
+                + f", but the model wants {wanted}"
+            )
+            return None
+        return RowRange(tensor, start, stop) if rows else tensor
+
+    def leftovers(self, ignore: Iterable[str]) -> None:
+        patterns = [re.compile(pattern) for pattern in ignore]
+        for name, tensor in self.tensors.items():
+            if name not in self.read:
+                if not any(pattern.fullmatch(name) for pattern in patterns):
+                    self.problems.append(f"'{name}' {tensor.shape}: nothing reads it")
+                continue
+            reached = 0
+            for start, stop in sorted(self.read[name]):
+                if start != reached:
+                    self.problems.append(f"'{name}': rows {reached} to {start} are read wrongly")
+                reached = stop
+            if tensor.shape and reached < tensor.shape[0]:
+                self.problems.append(f"'{name}': nothing reads rows {reached} to {tensor.shape[0]}")
+
+
+def match(
+    parameters: Mapping[str, Any],
+    tensors: Mapping[str, Rows],
+    table: Iterable[Name],
+    column: str = NATIVE,
+    ignore: Iterable[str] = (),
+) -> list[Filling]:
+    """What fills each parameter.
+
+    Args:
+      parameters: ours by dotted name, anything with a shape.
+      tensors: of the checkpoint, by its names.
+      table: see `name_table`.
+      column: of the table, that the checkpoint's names are from.
+      ignore: regular expressions of names that nothing needs to read.
+
+    Raises:
+      ConvertError: with the list of everything that is missing, unread, misshapen or read twice.
+    """
+    matching = _Matching(tensors, column)
+    rows = {name.ours: name for name in table}
+    found = []
+    for ours, parameter in parameters.items():
+        if ours not in rows or not rows[ours].cell(column)[0]:
+            matching.problems.append(f"{ours}: nothing fills it")
+        elif (filling := matching.fill(rows[ours], tuple(parameter.shape))) is not None:
+            found.append(filling)
+    matching.leftovers(ignore)
+    if matching.problems:
+        raise ConvertError(
+            "the checkpoint doesn't fit the model that its configuration describes:\n  "
+            + "\n  ".join(matching.problems)
+        )
+    return found

@@ -1,0 +1,237 @@
+"""Writes and reads the arrays of our Orbax checkpoints part by part.
+
+Orbax saves whole arrays, but a parameter that is stacked over layers can be larger than the memory
+that a conversion may use. So Orbax writes the checkpoint with one value for each parameter, and
+tensorstore, which Orbax stores arrays with, then puts the real arrays in their places.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import tensorstore as ts
+from orbax.checkpoint import v1 as ocp
+
+from convert.matching import Filling
+from convert.names import Name
+from convert.stored import ConvertError, Rows
+from stts_jax.training.checkpoint import MODEL
+
+# Arrays are stored in blocks of about this size, so that a process that restores a part of an
+# array reads little more than its part.
+STORED_BLOCK_BYTES = 8 << 20
+READ_BLOCK_BYTES = 64 << 20
+_METADATA = "_METADATA"
+
+
+def write_arrays(
+    folder: Path, fillings: list[Filling], dtype: np.dtype, advance: Any = lambda count: None
+) -> dict[str, int]:
+    """Write a complete Orbax checkpoint of these parameters into a folder that doesn't exist yet.
+
+    Args:
+      folder: the checkpoint.
+      fillings: of every parameter.
+      dtype: to store them in.
+      advance: called with the number of values after each block.
+
+    Returns:
+      For each parameter that holds NaN, how many.
+    """
+    _write_skeleton(folder, fillings, dtype)
+    not_numbers: dict[str, int] = {}
+    for filling in fillings:
+        array = _create(folder / MODEL, filling, dtype)
+        pending: list[Any] = []
+        for index, values in _blocks(filling, dtype):
+            count = int(np.isnan(values).sum()) if _has_nan(values) else 0
+            if count:
+                ours = filling.name.ours
+                not_numbers[ours] = not_numbers.get(ours, 0) + count
+            # Two writes under way keep both cores busy and little in memory.
+            if len(pending) > 1:
+                pending.pop(0).result()
+            pending.append(array[index].write(values.astype(dtype)))
+            advance(values.size)
+        for write in pending:
+            write.result()
+    return not_numbers
+
+
+def _blocks(filling: Filling, dtype: np.dtype) -> Iterator[tuple[Any, np.ndarray]]:
+    """A parameter's values in blocks, each with the index it has in the parameter."""
+    stored = stored_block(filling.shape, dtype.itemsize, filling.stacked)
+    unit = stored[-1] if filling.name.transpose else stored[1 if filling.stacked else 0]
+    for layer, rows in enumerate(filling.layers):
+        for start, stop in row_blocks(rows, unit):
+            values = rows.read(start, stop)
+            part = slice(start, stop)
+            if filling.name.transpose:
+                index, values = (slice(None), part), values.T
+            else:
+                index = (part,)
+            yield ((layer, *index) if filling.stacked else index), values
+
+
+def row_blocks(rows: Rows, unit: int = 1) -> Iterator[tuple[int, int]]:
+    """First and last + 1 row of the blocks to read a tensor in: `unit` rows or a multiple."""
+    count = rows.shape[0] if rows.shape else 1
+    width = int(np.prod(rows.shape[1:], dtype=np.int64)) * rows.dtype.itemsize
+    step = unit * max(1, READ_BLOCK_BYTES // max(1, width * unit))
+    for start in range(0, count, step):
+        yield start, min(start + step, count)
+
+
+def _has_nan(values: np.ndarray) -> bool:
+    # The smallest of values with a NaN among them is NaN; one pass without a copy.
+    return bool(np.isnan(values.min())) if values.size else False
+
+
+def stored_block(shape: tuple[int, ...], itemsize: int, stacked: bool) -> tuple[int, ...]:
+    """Shape of the blocks that an array is stored in: one layer, its axes halved until small."""
+    block = [1, *shape[1:]] if stacked else list(shape)
+    while np.prod(block, dtype=np.int64) * itemsize > STORED_BLOCK_BYTES:
+        axis = int(np.argmax(block))
+        block[axis] = -(-block[axis] // 2)
+    return tuple(block)
+
+
+# ------------------------------------------------------------------------------------- on disk
+
+
+def _write_skeleton(folder: Path, fillings: list[Filling], dtype: np.dtype) -> None:
+    context = ocp.Context()
+    context.array.saving.use_ocdbt = False  # a file for each block, written in any order
+    context.array.saving.enable_write_sharding_file = False
+    context.array.saving.array_metadata_store = None
+    with context:
+        ocp.save_checkpointables(
+            folder, {MODEL: {filling.name.ours: np.zeros((1,), dtype) for filling in fillings}}
+        )
+    path = folder / MODEL / _METADATA
+    metadata = json.loads(path.read_text())
+    shapes = {filling.name.ours: list(filling.shape) for filling in fillings}
+    for entry in metadata["tree_metadata"].values():
+        name = entry["key_metadata"][0]["key"]
+        entry["value_metadata"]["write_shape"] = shapes[name]
+    path.write_text(json.dumps(metadata))
+
+
+def _create(model: Path, filling: Filling, dtype: np.dtype) -> Any:
+    spec = _spec(model, filling.name.ours, json.loads((model / _METADATA).read_text()))
+    return ts.open(
+        # Orbax reads no block that isn't there, and a bias may well be all zeros.
+        {**spec, "store_data_equal_to_fill_value": True},
+        create=True,
+        delete_existing=True,
+        dtype=ts.dtype(dtype.name),
+        shape=filling.shape,
+        chunk_layout=ts.ChunkLayout(
+            chunk_shape=stored_block(filling.shape, dtype.itemsize, filling.stacked)
+        ),
+    ).result()
+
+
+def _spec(model: Path, name: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    driver = "zarr3" if metadata.get("use_zarr3") else "zarr"
+    if metadata.get("use_ocdbt", True):
+        base = f"file://{model.resolve()}/"
+        return {"driver": driver, "kvstore": {"driver": "ocdbt", "base": base, "path": f"{name}/"}}
+    return {"driver": driver, "kvstore": {"driver": "file", "path": f"{model.resolve()}/{name}/"}}
+
+
+# ------------------------------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True)
+class ParameterRows:
+    """A layer of one of our stored parameters, as the rows of the tensor others have for it."""
+
+    array: Any
+    name: Name
+    layer: int | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the other system's tensor (of our part of it)."""
+        shape = tuple(self.array.shape[1:] if self.layer is not None else self.array.shape)
+        return shape[::-1] if self.name.transpose else shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the stored values."""
+        name = self.array.dtype.name
+        return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop)."""
+        array = self.array if self.layer is None else self.array[self.layer]
+        if self.name.transpose:
+            return array[:, start:stop].read().result().T
+        return array[start:stop].read().result()
+
+
+@dataclass(frozen=True)
+class JoinedRows:
+    """Tensors on top of each other: what another system fuses."""
+
+    parts: tuple[Rows, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole."""
+        return (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the stored values."""
+        return self.parts[0].dtype
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop)."""
+        found, first = [], 0
+        for part in self.parts:
+            low, high = max(start - first, 0), min(stop - first, part.shape[0])
+            if low < high:
+                found.append(part.read(low, high))
+            first += part.shape[0]
+        return np.concatenate(found)
+
+
+def read_arrays(checkpoint: Path, table: tuple[Name, ...], column: str) -> dict[str, Rows]:
+    """Our stored parameters as the tensors of another column; nothing is read yet.
+
+    Raises:
+      ConvertError: if parameters of the table are missing in the checkpoint, or it holds others.
+    """
+    model = checkpoint / MODEL
+    metadata = json.loads((model / _METADATA).read_text())
+    stored = {entry["key_metadata"][0]["key"] for entry in metadata["tree_metadata"].values()}
+    wanted = {name.ours for name in table}
+    if stored != wanted:
+        raise ConvertError(
+            f"checkpoint '{checkpoint}' doesn't fit its config.json: it lacks "
+            f"{sorted(wanted - stored) or 'nothing'} and has {sorted(stored - wanted) or 'nothing'}"
+            " too much"
+        )
+    tensors: dict[str, dict[int, Rows]] = {}
+    for name in table:
+        array = ts.open(_spec(model, name.ours, metadata), open=True, read=True).result()
+        template, bounds = name.cell(column)
+        stacked = "{layer}" in template
+        for layer in range(array.shape[0]) if stacked else [None]:
+            theirs = template.format(layer=layer) if stacked else template
+            start = bounds[0] if bounds else 0
+            tensors.setdefault(theirs, {})[start] = ParameterRows(array, name, layer)
+    return {
+        name: JoinedRows(tuple(parts[start] for start in sorted(parts)))
+        if len(parts) > 1
+        else next(iter(parts.values()))
+        for name, parts in tensors.items()
+    }

@@ -1,0 +1,222 @@
+"""The conversion itself: open, match, check that there is room, write beside, rename.
+
+What is written appears under its name only when all of it is there. An interrupted conversion
+leaves a folder `.NAME.converting`, which the next one replaces.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import ml_dtypes
+import numpy as np
+from tqdm import tqdm
+
+from convert.fresh import fresh_scorer
+from convert.hf_folder import write_folder
+from convert.matching import Filling, match
+from convert.names import HF, HF_HEAD, name_table
+from convert.orbax_folder import JoinedRows, write_arrays
+from convert.sources import TOKENIZER, Source
+from convert.stored import ConvertError, Rows
+from stts_jax.config import Config, ModelConfig, replace
+from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.parallel.parameters import named_parameters
+from stts_jax.training.checkpoint import CHECKPOINTS
+
+Target = Literal["orbax", "hf"]
+DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A conversion that is known to be possible.
+
+    Attributes:
+      source: what is converted.
+      model: the configuration of what comes out.
+      fillings: what each of our parameters is made of.
+      notes: what a user should know, a sentence each.
+    """
+
+    source: Source
+    model: ModelConfig
+    fillings: tuple[Filling, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Scalars in our parameters."""
+        return sum(int(np.prod(f.shape, dtype=np.int64)) for f in self.fillings)
+
+
+def plan(source: Source, *, add_scorer: bool = False, topk: float = 0.5) -> Plan:
+    """Match a checkpoint's tensors and our parameters.
+
+    Args:
+      source: the opened checkpoint.
+      add_scorer: give a model that has no scorer a fresh one.
+      topk: share of the tokens that such a model is to drop.
+
+    Raises:
+      ConvertError: with all that is missing, unread or misshapen.
+    """
+    model, notes, tensors = source.model, source.notes, dict(source.tensors)
+    if add_scorer:
+        if model.prune.method == "scorer":
+            raise ConvertError(
+                f"--add-scorer is given, but '{source.folder}' has a scorer; leave the flag out"
+            )
+        model = replace(model, {"prune.method": "scorer", "prune.topk": topk})
+        tensors |= fresh_scorer(model, source.column)
+        notes += (f"the scorer is fresh, with topk={topk}; train it before you rely on it",)
+    fillings = match(
+        abstract_parameters(model), tensors, name_table(model), source.column, source.ignore
+    )
+    return Plan(source, model, tuple(fillings), notes)
+
+
+def abstract_parameters(model: ModelConfig) -> dict[str, Any]:
+    """Shapes of our parameters by name."""
+    return named_parameters(
+        jax.eval_shape(lambda: VideoLanguageModel(model, key=jax.random.key(0)))
+    )
+
+
+def convert(
+    planned: Plan,
+    target: Path,
+    *,
+    to: Target = "orbax",
+    dtype: str = "float32",
+    warn: Callable[[str], None] = print,
+    progress: bool = True,
+) -> None:
+    """Write what was planned.
+
+    Args:
+      planned: see `plan`.
+      target: folder that must not exist, or be empty.
+      to: `orbax`, a folder that `train.py` and `eval.py` take, or `hf`.
+      dtype: to store the values in.
+      warn: takes a line of text.
+      progress: show a bar.
+
+    Raises:
+      ConvertError: if the folder can't be written or there is no room.
+    """
+    wanted = planned.parameters * DTYPES[dtype].itemsize
+    temporary = _prepare(target, wanted)
+    try:
+        with tqdm(
+            total=planned.parameters,
+            desc="converting",
+            unit="param",
+            unit_scale=True,
+            disable=None if progress else True,
+        ) as bar:
+            if to == "hf":
+                tensors = hf_tensors(planned)
+                write_folder(temporary, tensors, planned.model, DTYPES[dtype], bar.update)
+            else:
+                step = temporary / CHECKPOINTS / "0"
+                step.parent.mkdir()
+                found = write_arrays(step, list(planned.fillings), DTYPES[dtype], bar.update)
+                for name, count in found.items():
+                    warn(f"warning: {name} holds {count} values that are not a number (NaN)")
+                has_tokenizer = planned.source.tokenizer is not None
+                output_config(planned.model, target, has_tokenizer).save(temporary)
+        if planned.source.tokenizer is not None:
+            shutil.copyfile(planned.source.tokenizer, temporary / TOKENIZER)
+        if target.is_dir():  # empty, see _prepare
+            target.rmdir()
+        temporary.rename(target)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if is_full(error):
+            raise ConvertError(
+                f"the disk of '{target.parent}' is full; {wanted / 1e9:.1f} GB are needed, so make "
+                "room or choose another place, and run this again"
+            ) from error
+        raise
+
+
+def output_config(model: ModelConfig, target: Path, has_tokenizer: bool) -> Config:
+    """The config that lies beside a converted checkpoint."""
+    config = Config(model=model)
+    tokenizer = str((target / TOKENIZER).resolve()) if has_tokenizer else TOKENIZER
+    return replace(config, {"name": target.name, "data.tokenizer": tokenizer})
+
+
+def hf_tensors(planned: Plan) -> dict[str, Rows]:
+    """Our parameters as the tensors of a Hugging Face folder, by their released names."""
+    fillings = {filling.name.ours: filling for filling in planned.fillings}
+    parts: dict[str, dict[int, Rows]] = {}
+    for name in name_table(planned.model):
+        template, bounds = name.cell(HF)
+        filling = fillings[name.ours]
+        for layer, rows in enumerate(filling.layers):
+            theirs = template.format(layer=layer)
+            parts.setdefault(theirs, {})[bounds[0] if bounds else 0] = rows
+    tensors = {
+        name: JoinedRows(tuple(found[start] for start in sorted(found)))
+        if len(found) > 1
+        else found[0]
+        for name, found in parts.items()
+    }
+    if planned.model.llm.tied_head:
+        tensors[HF_HEAD] = tensors["model.transformer.wte.embedding"]
+    return dict(sorted(tensors.items()))
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error, or what caused it, says that there is no space left."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            return True
+        if "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _prepare(target: Path, wanted: int) -> Path:
+    """A fresh folder beside `target`, on the same disk."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConvertError(
+            f"'{target}' is there already; choose another folder, or delete it to convert anew"
+        )
+    temporary = target.parent / f".{target.name}.converting"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+    except OSError as error:
+        raise ConvertError(
+            f"folder '{target}' cannot be written: {error.strerror}; choose another one"
+        ) from error
+    free = shutil.disk_usage(target.parent).free
+    if free < wanted:
+        temporary.rmdir()
+        raise ConvertError(
+            f"'{target}' will take {wanted / 1e9:.1f} GB, but its disk has {free / 1e9:.1f} GB "
+            "left; make room or choose another place"
+        )
+    return temporary
+
+
+def table_lines(planned: Plan) -> Iterable[str]:
+    """The table that `--dry-run` prints: our names, shapes and what fills them."""
+    width = max(len(filling.name.ours) for filling in planned.fillings)
+    for filling in planned.fillings:
+        template, bounds = filling.name.cell(planned.source.column)
+        shape = "x".join(map(str, filling.shape))
+        rows = f" rows {bounds[0]}:{bounds[1]}" if bounds else ""
+        turned = " transposed" if filling.name.transpose else ""
+        yield f"{filling.name.ours:<{width}}  {shape:>18}  {template}{rows}{turned}"

@@ -1,0 +1,177 @@
+"""Tensors that lie in files, read by rows: what every format of checkpoint comes down to.
+
+Whatever wraps them, the bytes of a tensor are little-endian and row-major at some offset of some
+file, or in a few such pieces. So no reader keeps more in memory than the rows it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import ml_dtypes
+import numpy as np
+
+# By the names that torch and safetensors use.
+DTYPES = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "torch.float32": np.dtype(np.float32),
+    "torch.float16": np.dtype(np.float16),
+    "torch.bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+class ConvertError(ValueError):
+    """A checkpoint that cannot be read or written; the message says what to do."""
+
+
+class Rows(Protocol):
+    """A tensor of which rows (of its first axis) can be read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole tensor."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the stored values."""
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop)."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some rows of a tensor, contiguous in a file.
+
+    Attributes:
+      path: the file.
+      offset: of the first byte in it.
+      start, stop: the rows.
+    """
+
+    path: Path
+    offset: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor whose rows lie in one or several files.
+
+    Attributes:
+      shape: of the whole.
+      dtype: of the stored values.
+      pieces: in ascending order, without gaps or overlaps; see `assemble`.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    pieces: tuple[Piece, ...]
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop); a scalar is one row.
+
+        Raises:
+          ConvertError: if the file ends before.
+        """
+        parts = [
+            self._read_piece(piece, max(start, piece.start), min(stop, piece.stop))
+            for piece in self.pieces
+            if piece.start < stop and start < piece.stop
+        ]
+        rows = np.concatenate(parts) if len(parts) > 1 else parts[0]
+        return rows.reshape((stop - start, *self.shape[1:]))
+
+    def _read_piece(self, piece: Piece, start: int, stop: int) -> np.ndarray:
+        row = int(np.prod(self.shape[1:], dtype=np.int64))
+        count = (stop - start) * row
+        offset = piece.offset + (start - piece.start) * row * self.dtype.itemsize
+        # An unsigned type of the same size: numpy reads no bfloat16 from files.
+        values = np.fromfile(
+            piece.path, dtype=f"<u{self.dtype.itemsize}", count=count, offset=offset
+        )
+        if values.size != count:
+            raise ConvertError(
+                f"'{piece.path}' ends before row {stop} of a tensor of shape {self.shape}; it is "
+                "truncated, so copy or download it again"
+            )
+        return values.view(self.dtype)
+
+
+def assemble(
+    name: str, shape: tuple[int, ...], dtype: np.dtype, pieces: Iterable[Piece]
+) -> StoredTensor:
+    """A tensor from its pieces in any order.
+
+    Raises:
+      ConvertError: if they leave a gap or overlap.
+    """
+    ordered = tuple(sorted(pieces, key=lambda piece: piece.start))
+    reached = 0
+    for piece in ordered:
+        if piece.start != reached:
+            what = "is missing" if piece.start > reached else "is there twice"
+            raise ConvertError(
+                f"row {min(piece.start, reached)} of tensor '{name}' {what} in "
+                f"'{piece.path.parent}'; copy or download the checkpoint again"
+            )
+        reached = piece.stop
+    if reached != shape[0]:
+        raise ConvertError(
+            f"tensor '{name}' has {shape[0]} rows, but '{ordered[0].path.parent}' holds "
+            f"{reached} of them; copy or download the checkpoint again"
+        )
+    return StoredTensor(shape, dtype, ordered)
+
+
+@dataclass(frozen=True)
+class RowRange:
+    """Rows [start, stop) of another tensor, as a tensor of its own."""
+
+    whole: Rows
+    start: int
+    stop: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the range."""
+        return (self.stop - self.start, *self.whole.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the stored values."""
+        return self.whole.dtype
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop) of the range."""
+        return self.whole.read(self.start + start, self.start + stop)
+
+
+def require_inside(path: Path, folder: Path) -> Path:
+    """`path`, if it really lies in `folder`: no `..`, no absolute path, no link that leads out.
+
+    Files of a Hugging Face cache are links from `snapshots/REVISION` to `blobs`; these are fine.
+
+    Raises:
+      ConvertError: if it lies elsewhere or isn't there.
+    """
+    if not path.exists():
+        raise ConvertError(
+            f"'{path}' is missing; copy or download the checkpoint again, all of its files"
+        )
+    real, root = path.resolve(), folder.resolve()
+    allowed = [root]
+    if root.parent.name == "snapshots":
+        allowed.append(root.parent.parent / "blobs")
+    if not any(real.is_relative_to(place) for place in allowed):
+        raise ConvertError(
+            f"'{path}' leads out of the checkpoint's folder, to '{real}'; a checkpoint must hold "
+            "its files itself, so copy that file there if you trust it"
+        )
+    return real

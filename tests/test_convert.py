@@ -1,0 +1,365 @@
+"""Conversions that need no torch: Hugging Face folders, our own, and what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from convert_cases import SCORED, UNTIED, hf_arrays, native_arrays, write_hf
+from model_cases import small_model_config
+from safetensors.numpy import load_file, save_file
+
+from convert import run as convert_run
+from convert.__main__ import main
+from convert.in_memory import to_native
+from convert.names import COLUMNS, NATIVE, name_table
+from convert.stored import ConvertError
+from stts_jax.config import load_config
+from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.parallel.mesh import make_mesh
+from stts_jax.parallel.parameters import named_parameters
+from stts_jax.training.checkpoint import load_model
+
+INDEX = "model.safetensors.index.json"
+FIRST = "model-00001-of-00002.safetensors"
+
+
+def same(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> bool:
+    return found.keys() == wanted.keys() and all(
+        np.array_equal(found[name], wanted[name]) for name in wanted
+    )
+
+
+def converted(tmp_path: Path, config=SCORED, *flags: str) -> Path:
+    source = write_hf(tmp_path / "hf", config)
+    assert main([str(source), str(tmp_path / "ours"), *flags]) == 0
+    return tmp_path / "ours"
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """The one message of a conversion that must not go through; nothing may be left behind."""
+    assert main([str(argument) for argument in arguments]) == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("config", [SCORED, UNTIED], ids=["tied, scorer", "untied, plain"])
+def test_a_hugging_face_folder_becomes_ours_bit_for_bit(tmp_path: Path, config) -> None:
+    model, saved = load_model(converted(tmp_path, config))
+    assert same(to_native(model, name_table(config)), native_arrays(config))
+    assert saved.model == config
+
+
+@pytest.mark.parametrize("config", [SCORED, UNTIED], ids=["tied, scorer", "untied, plain"])
+def test_there_and_back_again_is_bit_equal(tmp_path: Path, config) -> None:
+    ours = converted(tmp_path, config)
+    assert main([str(ours), str(tmp_path / "back"), "--to", "hf"]) == 0
+    assert same(load_file(tmp_path / "back" / "model.safetensors"), hf_arrays(config))
+    assert main([str(tmp_path / "back"), str(tmp_path / "again")]) == 0
+    assert load_model(tmp_path / "again")[1].model == config
+
+
+def test_a_large_folder_is_written_in_parts_with_an_index(tmp_path: Path, monkeypatch) -> None:
+    from convert import hf_folder
+
+    monkeypatch.setattr(hf_folder.write_folder, "__defaults__", (lambda count: None, 10_000))
+    source = write_hf(tmp_path / "hf", SCORED)
+    assert main([str(source), str(tmp_path / "parts"), "--to", "hf"]) == 0
+    index = json.loads((tmp_path / "parts" / INDEX).read_text())
+    assert len(set(index["weight_map"].values())) > 3
+    found = {}
+    for file in set(index["weight_map"].values()):
+        found |= load_file(tmp_path / "parts" / file)
+    assert same(found, hf_arrays(SCORED))
+    assert index["metadata"]["total_parameters"] == sum(a.size for a in found.values())
+
+
+def test_bfloat16_in_and_out(tmp_path: Path) -> None:
+    half = {k: v.astype(ml_dtypes.bfloat16) for k, v in hf_arrays(SCORED).items()}
+    source = write_hf(tmp_path / "hf", SCORED, **half)
+    for dtype in ("bfloat16", "float32"):
+        target = tmp_path / dtype
+        assert main([str(source), str(target), "--dtype", dtype]) == 0
+        found = to_native(load_model(target)[0], name_table(SCORED))
+        for name, array in native_arrays(SCORED).items():
+            rounded = array.astype(ml_dtypes.bfloat16).astype(np.float32)
+            assert np.array_equal(np.asarray(found[name], np.float32), rounded), name
+
+
+def test_restoring_places_arrays_on_a_mesh(tmp_path: Path) -> None:
+    ours = converted(tmp_path)
+    mesh = make_mesh({"fsdp": 4, "tensor": 2})
+    model, _ = load_model(ours, mesh=mesh)
+    kernel = named_parameters(model)["llm.blocks.mlp.up.kernel"]
+    assert len({str(shard.index) for shard in kernel.addressable_shards}) == 8
+    assert same(to_native(model, name_table(SCORED)), native_arrays(SCORED))
+
+
+def test_a_scorer_is_added_only_when_asked_for(tmp_path: Path, capsys) -> None:
+    source = write_hf(tmp_path / "hf", UNTIED)
+    assert main([str(source), str(tmp_path / "scored"), "--add-scorer", "--topk", "0.25"]) == 0
+    assert "the scorer is fresh" in capsys.readouterr().out
+    model, config = load_model(tmp_path / "scored")
+    assert config.model.prune.method == "scorer" and config.model.prune.topk == 0.25
+    found = to_native(model, name_table(config.model))
+    assert {k: v for k, v in found.items() if "scorer" not in k}.keys() == native_arrays(
+        UNTIED
+    ).keys()
+    message = refused(capsys, write_hf(tmp_path / "b", SCORED), tmp_path / "c", "--add-scorer")
+    assert "has a scorer" in message
+
+
+def test_a_scorer_that_the_configuration_does_not_mention_is_kept(tmp_path: Path, capsys) -> None:
+    config = small_model_config(llm__tied_head=False, vit__layers=6, prune__prune_at=3)
+    source = write_hf(tmp_path / "hf", config)
+    written = json.loads((source / "config.json").read_text())
+    del written["stts_prune_config"]
+    (source / "config.json").write_text(json.dumps(written))
+    assert main([str(source), str(tmp_path / "ours"), "--topk", "0.3"]) == 0
+    assert "assumed topk=0.3" in capsys.readouterr().out
+    model, saved = load_model(tmp_path / "ours")
+    assert saved.model.prune.topk == 0.3
+    assert same(to_native(model, name_table(config)), native_arrays(config))
+
+
+def test_dry_run_prints_the_table_and_writes_nothing(tmp_path: Path, capsys) -> None:
+    source = write_hf(tmp_path / "hf", SCORED)
+    assert main([str(source), str(tmp_path / "ours"), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    model = jax.eval_shape(lambda: VideoLanguageModel(SCORED, key=jax.random.key(0)))
+    parameters = named_parameters(model)
+    assert f"{sum(p.size for p in parameters.values()):,} parameters" in printed
+    assert all(name in printed for name in parameters)
+    assert not (tmp_path / "ours").exists()
+
+
+def test_blocks_that_no_feature_layer_needs_are_left_out_with_a_note(tmp_path, capsys) -> None:
+    config = small_model_config(vit__feature_layers=(-3, -4), llm__tied_head=True)
+    arrays = hf_arrays(config)
+    block = "model.vision_backbone.image_vit.transformer.resblocks."
+    last = config.vit.depth - 1
+    extra = {
+        name.replace(f"{block}{last}.", f"{block}{last + 1}."): array
+        for name, array in arrays.items()
+        if name.startswith(f"{block}{last}.")
+    }
+    source = write_hf(tmp_path / "hf", config, **extra)
+    assert main([str(source), str(tmp_path / "ours")]) == 0
+    assert f"left out ViT blocks {last + 1} to" in capsys.readouterr().out
+
+
+# --------------------------------------------------------------------------- nothing gets lost
+
+
+def test_everything_that_does_not_fit_is_in_one_message(tmp_path: Path, capsys) -> None:
+    arrays = hf_arrays(SCORED)
+    norm, bias = "model.transformer.ln_f.weight", "model.vision_backbone.image_pooling_2d.wq.bias"
+    source = write_hf(
+        tmp_path / "hf",
+        SCORED,
+        **{norm: arrays[norm][:-1], "model.surprise": np.zeros((2, 3), np.float32)},
+    )
+    remove(source, bias)
+    message = refused(capsys, source, tmp_path / "ours")
+    assert f"'{norm}' has shape" in message
+    assert "'model.surprise' (2, 3): nothing reads it" in message
+    assert f"'{bias}' is missing" in message
+    assert not (tmp_path / "ours").exists()
+
+
+def test_a_fused_tensor_with_too_many_rows_is_refused(tmp_path: Path, capsys) -> None:
+    name = "model.transformer.blocks.0.self_attn.att_proj.weight"
+    array = hf_arrays(SCORED)[name]
+    source = write_hf(tmp_path / "hf", SCORED, **{name: np.concatenate([array, array[:2]])})
+    message = refused(capsys, source, tmp_path / "ours")
+    assert f"'{name}': nothing reads rows {len(array)} to {len(array) + 2}" in message
+
+
+def test_a_tensor_in_two_files_is_refused(tmp_path: Path, capsys) -> None:
+    source = write_hf(tmp_path / "hf", SCORED)
+    (source / "model-00002-of-00002.safetensors").unlink()
+    os.link(source / FIRST, source / "model-00002-of-00002.safetensors")
+    assert "there twice" in refused(capsys, source, tmp_path / "ours")
+
+
+def remove(source: Path, name: str) -> None:
+    index = json.loads((source / INDEX).read_text())
+    path = source / index["weight_map"].pop(name)
+    tensors = load_file(path)
+    del tensors[name]
+    save_file(tensors, path)
+    (source / INDEX).write_text(json.dumps(index))
+
+
+def test_the_table_has_each_of_our_parameters_once() -> None:
+    config = load_config("molmo2_4b_stts_50").model
+    model = jax.eval_shape(lambda: VideoLanguageModel(config, key=jax.random.key(0)))
+    table = name_table(config)
+    assert sorted(name.ours for name in table) == sorted(named_parameters(model))
+    for column in COLUMNS:
+        cells = [name.cell(column) for name in table if name.cell(column)[0]]
+        assert len(cells) == len(set(cells)), column
+    assert all(name.cell(NATIVE)[0] for name in table)
+
+
+# --------------------------------------------------------------------------------- bad folders
+
+
+def test_a_truncated_file_is_named(tmp_path: Path, capsys) -> None:
+    source = write_hf(tmp_path / "hf", SCORED)
+    data = (source / FIRST).read_bytes()
+    (source / FIRST).write_bytes(data[: len(data) // 2])
+    message = refused(capsys, source, tmp_path / "ours")
+    assert FIRST in message and "truncated" in message
+
+
+def test_a_missing_file_is_named(tmp_path: Path, capsys) -> None:
+    source = write_hf(tmp_path / "hf", SCORED)
+    (source / FIRST).unlink()
+    message = refused(capsys, source, tmp_path / "ours")
+    assert FIRST in message and "is missing" in message
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"\x00" * 4, b"\xff" * 64, b"\x08" + b"\x00" * 7 + b"{nonsense"]
+)
+def test_a_damaged_header_is_a_clear_error(tmp_path: Path, capsys, damage: bytes) -> None:
+    source = write_hf(tmp_path / "hf", SCORED)
+    (source / FIRST).write_bytes(damage)
+    assert FIRST in refused(capsys, source, tmp_path / "ours")
+
+
+def test_an_index_must_not_lead_out_of_the_folder(tmp_path: Path, capsys) -> None:
+    source = write_hf(tmp_path / "hf", SCORED)
+    (source / FIRST).rename(tmp_path / FIRST)
+    index = (source / INDEX).read_text().replace(FIRST, f"../{FIRST}")
+    (source / INDEX).write_text(index)
+    assert "not in the folder itself" in refused(capsys, source, tmp_path / "ours")
+
+
+def test_a_link_must_not_lead_out_of_the_folder(tmp_path: Path, capsys) -> None:
+    source = write_hf(tmp_path / "hf", SCORED)
+    (source / FIRST).rename(tmp_path / FIRST)
+    (source / FIRST).symlink_to(tmp_path / FIRST)
+    assert "leads out of the checkpoint's folder" in refused(capsys, source, tmp_path / "ours")
+
+
+def test_links_of_a_hugging_face_cache_are_followed(tmp_path: Path) -> None:
+    written = write_hf(tmp_path / "hf", SCORED)
+    blobs, snapshot = tmp_path / "models--a--b" / "blobs", tmp_path / "models--a--b/snapshots/rev"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for file in list(written.iterdir()):
+        file.rename(blobs / f"hash-of-{file.name}")
+        (snapshot / file.name).symlink_to(f"../../blobs/hash-of-{file.name}")
+    assert main([str(snapshot), str(tmp_path / "ours")]) == 0
+
+
+def test_nan_is_warned_of(tmp_path: Path, capsys) -> None:
+    name = "model.transformer.ln_f.weight"
+    array = hf_arrays(SCORED)[name].copy()
+    array[1] = np.nan
+    source = write_hf(tmp_path / "hf", SCORED, **{name: array})
+    assert main([str(source), str(tmp_path / "ours")]) == 0
+    assert "llm.final_norm.scale holds 1 values that are not a number" in capsys.readouterr().out
+
+
+def test_an_unknown_folder_says_what_is_looked_for(tmp_path: Path, capsys) -> None:
+    (tmp_path / "empty").mkdir()
+    message = refused(capsys, tmp_path / "empty", tmp_path / "ours")
+    assert "model.pt" in message and "model.safetensors" in message
+
+
+def test_a_config_of_another_model_is_refused(tmp_path: Path, capsys) -> None:
+    source = write_hf(tmp_path / "hf", SCORED)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "model_type": "llama"}))
+    assert "'llama'" in refused(capsys, source, tmp_path / "ours")
+
+
+def test_token_numbers_that_contradict_the_vocabulary_are_refused(tmp_path: Path, capsys) -> None:
+    source = write_hf(tmp_path / "hf", SCORED)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "image_patch_id": 7}))
+    assert "image_patch_id is 7" in refused(capsys, source, tmp_path / "ours")
+
+
+# ------------------------------------------------------------------------------- what is left
+
+
+def test_an_existing_folder_is_not_overwritten(tmp_path: Path, capsys) -> None:
+    ours = converted(tmp_path)
+    assert "is there already" in refused(capsys, tmp_path / "hf", ours)
+
+
+def test_an_interrupted_conversion_leaves_nothing_and_the_next_finishes(
+    tmp_path: Path, monkeypatch
+) -> None:
+    source, target = write_hf(tmp_path / "hf", SCORED), tmp_path / "ours"
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(convert_run, "output_config", interrupted)
+    assert main([str(source), str(target)]) == 130
+    assert not target.exists()
+    monkeypatch.undo()
+    # A process that was killed outright leaves its folder; the next one takes its place.
+    (tmp_path / ".ours.converting").mkdir()
+    assert main([str(source), str(target)]) == 0
+    assert same(to_native(load_model(target)[0], name_table(SCORED)), native_arrays(SCORED))
+    assert not (tmp_path / ".ours.converting").exists()
+
+
+def test_a_full_disk_is_said_before_and_while_writing(tmp_path: Path, capsys, monkeypatch) -> None:
+    source = write_hf(tmp_path / "hf", SCORED)
+
+    class Usage:
+        free = 10
+
+    monkeypatch.setattr(convert_run.shutil, "disk_usage", lambda path: Usage)
+    assert "will take" in refused(capsys, source, tmp_path / "ours")
+    monkeypatch.undo()
+
+    def full(*arguments, **named):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(convert_run, "write_arrays", full)
+    assert "is full" in refused(capsys, source, tmp_path / "ours")
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, capsys) -> None:
+    source = write_hf(tmp_path / "hf", SCORED)
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in refused(capsys, source, tmp_path / "file" / "ours")
+
+
+def test_training_takes_a_hugging_face_folder_and_keeps_the_copy(
+    tmp_path: Path, monkeypatch
+) -> None:
+    from convert.cache import local_checkpoint
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source = write_hf(tmp_path / "hf", SCORED)
+    said: list[str] = []
+    copy = local_checkpoint(source, said.append)
+    assert load_model(copy)[1].model == SCORED
+    assert any("converting it once" in line for line in said)
+    said.clear()
+    assert local_checkpoint(source, said.append) == copy
+    assert any("converted before" in line for line in said)
+    assert local_checkpoint(copy, said.append) == copy
+    os.utime(source / "config.json", (1, 1))
+    assert local_checkpoint(source) != copy
+
+
+def test_missing_flags_are_named(tmp_path: Path, capsys) -> None:
+    source = write_hf(tmp_path / "hf", SCORED)
+    assert "DST is missing" in refused(capsys, source)
+    assert "needs --config" in refused(capsys, "--init", source, source, tmp_path / "x")
+    assert issubclass(ConvertError, ValueError)
