@@ -152,3 +152,49 @@ def test_decay_leaves_norms_and_biases_alone():
     np.testing.assert_allclose(updates["llm.embedding"], -rate * 0.5 * 5.0, rtol=1e-5)
     assert not updates["llm.final_norm.scale"].any()
     assert not updates["vit.patch_embedding.bias"].any()
+
+
+MATRICES = {
+    "llm.blocks.query.kernel": (2, 8, 6),
+    "llm.embedding": (10, 8),
+    "llm.final_norm.scale": (8,),
+    "vit.patch_embedding.kernel": (12, 8),
+}
+
+
+def muon_update(gradients):
+    config = train_config(optimizer="muon", clip=1e9)
+    optimizer = make_optimizer(config, groups_of(MATRICES, config))
+    parameters = {name: jnp.zeros(shape) for name, shape in MATRICES.items()}
+    return optimizer.update(gradients, optimizer.init(parameters), parameters)
+
+
+def random_gradients():
+    keys = jax.random.split(jax.random.key(0), len(MATRICES))
+    shapes = MATRICES.items()
+    return {n: jax.random.normal(k, s) for k, (n, s) in zip(keys, shapes, strict=True)}
+
+
+def test_muon_makes_the_updates_of_kernels_orthogonal_layer_by_layer():
+    updates, _ = muon_update(random_gradients())
+    for matrix in (*updates["llm.blocks.query.kernel"], updates["vit.patch_embedding.kernel"]):
+        singular = np.linalg.svd(matrix, compute_uv=False)
+        # Newton-Schulz stops near 1, between about 0.7 and 1.2, whatever the gradient was.
+        assert singular.max() / singular.min() < 1.8
+
+
+def test_muon_leaves_embeddings_and_norms_to_adam():
+    updates, _ = muon_update(random_gradients())
+    gradients = random_gradients()
+    for name in ("llm.embedding", "llm.final_norm.scale"):
+        assert (np.sign(updates[name]) == -np.sign(gradients[name])).all()
+        size = np.abs(updates[name])
+        assert size.max() / size.min() < 1.1, "the first update of Adam has one size"
+
+
+def test_muon_updates_are_as_large_as_those_of_adam():
+    rate = {g: float(learning_rate(getattr(train_config(), g), train_config(), 1)) for g in GROUPS}
+    updates, _ = muon_update(random_gradients())
+    for name, update in updates.items():
+        size = float(jnp.sqrt(jnp.mean(update**2)))
+        assert size == pytest.approx(rate[group_of(name, train_config())], rel=0.5), name

@@ -1,4 +1,4 @@
-"""AdamW with a learning rate, a warm-up and a clipping norm for each group of parameters.
+"""AdamW or Muon with a learning rate, a warm-up and a clipping norm for each parameter group.
 
 Source: the reference's optimiser groups, `MultimodalScheduler` and per-group clipping
 (olmo/train/optim.py and trainer.py; DATA 9.1 to 9.3).
@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from stts_jax.config import GroupConfig, TrainConfig
 
@@ -101,13 +102,44 @@ def _group_optimizer(group: str, config: TrainConfig) -> optax.GradientTransform
     def rate(count: jax.Array) -> jax.Array:
         return learning_rate(getattr(config, group), config, count + 1)
 
-    steps = [
-        optax.clip_by_global_norm(config.clip),
-        optax.scale_by_adam(config.beta1, config.beta2, config.epsilon, mu_dtype=jnp.float32),
-    ]
+    update = _muon(rate, config) if config.optimizer == "muon" else _adamw(rate, config)
+    return optax.chain(optax.clip_by_global_norm(config.clip), update)
+
+
+def _adamw(rate: optax.Schedule, config: TrainConfig) -> optax.GradientTransformation:
+    steps = [optax.scale_by_adam(config.beta1, config.beta2, config.epsilon, mu_dtype=jnp.float32)]
     if config.weight_decay > 0:
         steps.append(optax.add_decayed_weights(config.weight_decay, mask=_decay_mask))
     return optax.chain(*steps, optax.scale_by_learning_rate(rate))
+
+
+def _muon(rate: optax.Schedule, config: TrainConfig) -> optax.GradientTransformation:
+    """Muon for the kernels, whose updates get the size that Adam's have; Adam for all else."""
+    return optax.contrib.muon(
+        rate,
+        beta=config.beta2,
+        weight_decay=config.weight_decay,
+        weight_decay_mask=_decay_mask,
+        mu_dtype=jnp.float32,
+        adam_b1=config.beta1,
+        adam_b2=config.beta2,
+        eps=config.epsilon,
+        adam_weight_decay=config.weight_decay,
+        muon_weight_dimension_numbers=_kernels,
+        consistent_rms=1.0,
+    )
+
+
+def _kernels(parameters: Mapping[str, Any]) -> dict[str, optax.contrib.MuonDimensionNumbers | None]:
+    """Input and output axis of the matrices, which may be stacked over layers; None for others.
+
+    A table of embeddings is no matrix in this sense, nor is a head: their rows are words.
+    """
+    axes = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
+    return {
+        name: axes if name.endswith(".kernel") and not isinstance(value, optax.MaskedNode) else None
+        for name, value in parameters.items()
+    }
 
 
 def _decay_mask(parameters: Mapping[str, Any]) -> dict[str, bool]:
