@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from stts_jax.config import VitConfig
@@ -14,7 +15,7 @@ from stts_jax.layers.linear import Linear
 from stts_jax.layers.mlp import GeluMlp
 from stts_jax.layers.multi_head import Attend, MultiHeadAttention
 from stts_jax.layers.norms import LayerNorm
-from stts_jax.parallel.parameters import parameter, stack, truncated_normal
+from stts_jax.parallel.parameters import parameter, stack
 
 
 class VitBlock(nnx.Module):
@@ -37,6 +38,33 @@ class VitBlock(nnx.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
+POSITION_DEVIATION = 0.5
+
+
+def sine_positions(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype) -> jax.Array:
+    """What a table of positions starts as: sines and cosines of row and column.
+
+    So patches that are pooled together start alike, and a place can be told from the start.
+    Source: posemb_sincos_2d of big_vision (arXiv 2205.01580).
+
+    Args:
+      key: unused.
+      shape: (positions, width) of a square grid; a width that 4 doesn't divide ends with zeros.
+      dtype: of the result.
+    """
+    positions, width = shape
+    side, count = round(positions**0.5), width // 4
+    frequencies = 1.0 / 100.0 ** (np.arange(count) / max(count - 1, 1))
+    rows, columns = np.divmod(np.arange(positions), side)
+    angles = [place[:, None] * frequencies for place in (columns, rows)]
+    table = np.concatenate([f(angle) for angle in angles for f in (np.sin, np.cos)], axis=1)
+    # What all patches share tells no place; the rest must neither drown in what patches look like
+    # nor drown it.
+    table = table - table.mean(0)
+    table = POSITION_DEVIATION * table / np.maximum(table.std(0), 1e-3)
+    return jnp.asarray(np.pad(table, ((0, 0), (0, width - table.shape[1]))), dtype)
+
+
 class VisionTransformer(nnx.Module):
     """Patch embedding, learned positions and the blocks up to the deepest feature layer."""
 
@@ -47,7 +75,7 @@ class VisionTransformer(nnx.Module):
             config.patch_dim, config.width, axes=("patch", "embed"), key=keys[0]
         )
         self.position_embedding = parameter(
-            truncated_normal(config.width**-0.5),
+            sine_positions,
             keys[1],
             (config.positions, config.width),
             (None, "embed"),
