@@ -157,9 +157,9 @@ def counts(frames: list[int], prune: PruneConfig, kind: int = VIDEO) -> list[int
 
 class TestShippedSetups:
     def test_these_are_shipped(self) -> None:
-        assert set(config_names()) == {*SETUPS, "tiny"}
+        assert set(config_names()) == {*SETUPS, "tiny", "tiny_pictures"}
 
-    @pytest.mark.parametrize("name", [*SETUPS, "tiny"])
+    @pytest.mark.parametrize("name", [*SETUPS, "tiny", "tiny_pictures"])
     def test_each_is_named_after_its_file(self, name: str) -> None:
         assert load_config(name).name == name
 
@@ -377,7 +377,7 @@ class TestFiles:
         path.write_text('base = "gone.toml"\n')
         assert f"'{tmp_path / 'gone.toml'}' does not exist" in refusal(str(path))
 
-    @pytest.mark.parametrize("name", [*SETUPS, "tiny"])
+    @pytest.mark.parametrize("name", [*SETUPS, "tiny", "tiny_pictures"])
     def test_round_trip(self, tmp_path: Path, name: str) -> None:
         config = load_config(name)
         config.save(tmp_path / "run" / "new")
@@ -539,6 +539,6 @@ class TestBudgets:
         assert shapes["images"] == (4, 8, 36, 192)
         assert shapes["num_images"] == shapes["multimodal_type"] == (4, 1)
         assert shapes["token_pooling"] == (4, 72, 4)
-        assert shapes["input_ids"] == shapes["loss_masks"] == (4, budget.tokens_before) == (4, 232)
+        assert shapes["input_ids"] == shapes["loss_masks"] == (4, budget.tokens_before) == (4, 248)
         assert arrays["images"][1] == np.uint8
         assert arrays["loss_masks"][1] == np.float32

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -14,10 +15,16 @@ from stts_jax.data.evaluation_batches import prompt_batches
 from stts_jax.data.frames import BadExamplesError
 from stts_jax.data.pipeline import training_batches
 from stts_jax.data.rows import BudgetError
-from stts_jax.data.scene_questions import direction, place
-from stts_jax.data.scenes import COLOURS, Actor, SceneConfig
-from stts_jax.data.synthetic import SyntheticError, ensure_synthetic, plan_video
+from stts_jax.data.scene_questions import ask_picture, direction, place
+from stts_jax.data.scenes import COLOURS, Actor, SceneConfig, plan_picture
+from stts_jax.data.synthetic import (
+    PICTURES_PER_VIDEO,
+    SyntheticError,
+    ensure_synthetic,
+    plan_video,
+)
 from stts_jax.data.video import read_video
+from stts_jax.demo.guessing import value_of
 
 SCENE = SceneConfig()
 VIDEOS = 30
@@ -45,7 +52,7 @@ def lines(path):
 def test_the_set_is_the_same_for_a_seed_and_another_for_another(folder, tmp_path):
     again = ensure_synthetic(tmp_path / "a", videos=VIDEOS, seed=1, progress=False)
     files = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
-    assert len(files) == VIDEOS + 5
+    assert len(files) == VIDEOS * (1 + PICTURES_PER_VIDEO) + 6
     assert all((folder / f).read_bytes() == (again / f).read_bytes() for f in files)
     other = ensure_synthetic(tmp_path / "b", videos=VIDEOS, seed=2, progress=False)
     assert (other / "train.jsonl").read_bytes() != (folder / "train.jsonl").read_bytes()
@@ -86,7 +93,8 @@ def assert_shows(image, actor, time):
     window = image[y : y + actor.size, x : x + actor.size].astype(int)
     colour = np.array(COLOURS[actor.colour_at(time)])
     near = (np.abs(window - colour).max(-1) <= 24).sum()
-    assert near >= 0.25 * actor.size**2, (actor, time, near)
+    # The most sparsely hatched shape covers 0.28 of its square; its leading edge may cover some.
+    assert near >= 0.2 * actor.size**2, (actor, time, near)
 
 
 def test_answers_are_what_the_scene_holds():
@@ -95,9 +103,11 @@ def test_answers_are_what_the_scene_holds():
         for q in questions:
             named = [a for a in scene.actors if a.shape in q.question or a.colour in q.question]
             if q.type == "direction":
-                assert q.answer == direction(named[0])
+                assert q.answer == f"{named[0].colour} {direction(named[0])}"
             elif q.type == "where":
-                assert q.answer == place(named[0], SCENE)
+                assert q.answer == f"{named[0].colour} {place(named[0], SCENE)}"
+            elif q.type == "change":
+                assert q.answer == f"{named[0].shape} {named[0].turns}"
             elif q.type == "order":
                 briefs = sorted(scene.having("brief"), key=lambda a: a.appears)
                 assert q.answer == briefs[0].shape
@@ -113,12 +123,37 @@ def test_brief_shapes_show_in_one_sampled_frame_that_is_not_the_first():
             assert len(seen) == SCENE.brief_frames and 0 < seen[0] < SCENE.sampled_frames - 1
 
 
+def test_pictures_are_videos_of_one_frame_with_questions_about_what_they_show(folder):
+    asked = lines(folder / "pictures.jsonl")
+    assert {q["type"] for q in asked} == {"shape", "colour", "where", "count"}
+    pictures = sorted({q["video"] for q in asked})
+    assert len(pictures) == VIDEOS * PICTURES_PER_VIDEO
+    for picture in pictures[:5]:
+        with av.open(str(folder / picture)) as container:
+            assert sum(1 for _ in container.decode(video=0)) == 1
+    for index in range(50):
+        scene = plan_picture(np.random.default_rng(index), SCENE)
+        cells = {tuple(np.array(actor.start) // SCENE.cell) for actor in scene.actors}
+        assert len(cells) == len(scene.actors)
+        for q in ask_picture(scene, np.random.default_rng(index), SCENE):
+            named = [a for a in scene.actors if a.colour in q.question or a.shape in q.question]
+            expected = {
+                "shape": lambda a: f"{a.colour} {a.shape}",
+                "colour": lambda a: f"{a.shape} {a.colour}",
+                "where": lambda a: f"{a.colour} {place(a, SCENE)}",
+            }
+            if q.type == "count":
+                assert q.answer == str(len(scene.actors))
+            else:
+                assert len(named) == 1 and q.answer == expected[q.type](named[0])
+
+
 def test_text_alone_answers_at_most_a_third():
     answers = collections.defaultdict(collections.Counter)
     chances = []
     for index in range(1500):
         for q in plan_video(index, 7, SCENE)[1]:
-            answers[q.type][q.answer] += 1
+            answers[q.type][value_of(q.question, q.answer)] += 1
             chances.extend([1 / len(q.options)] if q.options else [])
     total = sum(map(collections.Counter.total, answers.values()))
     best = sum(max(counter.values()) for counter in answers.values())

@@ -24,7 +24,7 @@ from stts_jax.data.examples import Example, read_examples
 from stts_jax.data.frames import BadExamples, FrameReader, Unreadable
 from stts_jax.data.preprocess import ExampleArrays, FrameTokens, Preprocessor
 from stts_jax.data.rows import SIZES, example_sizes, pack_row, require_fit, stack_rows
-from stts_jax.data.synthetic import DEFAULT_FOLDER, ensure_synthetic
+from stts_jax.data.synthetic import DEFAULT_FOLDER, PICTURES, ensure_synthetic
 from stts_jax.data.tokenizer import Tokenizer
 from stts_jax.data.video import VideoError
 
@@ -71,8 +71,9 @@ def examples_of(
       questions: at most that many in an example, by default `data.questions_per_video`.
     """
     source = getattr(config.data, split)
-    if source == "synthetic":
-        source = ensure_synthetic(folder) / f"{split}.jsonl"
+    if source in ("synthetic", "synthetic_pictures"):
+        name = split if source == "synthetic" else PICTURES
+        source = ensure_synthetic(folder) / f"{name}.jsonl"
     return read_examples(source, questions or config.data.questions_per_video)
 
 

@@ -13,20 +13,23 @@ from typing import Literal
 import numpy as np
 
 COLOURS = {
-    "red": (230, 30, 30),
-    "green": (30, 200, 40),
-    "blue": (40, 60, 240),
-    "yellow": (240, 235, 40),
-    "white": (250, 250, 250),
-    "black": (8, 8, 8),
+    "red": (255, 60, 60),
+    "green": (60, 225, 70),
+    "blue": (80, 100, 255),
+    "yellow": (250, 230, 60),
+    "white": (245, 245, 245),
+    "pink": (255, 110, 220),
 }
 # Shapes that are there from the start, and shapes that show for a moment only.
 LASTING_SHAPES = ("circle", "square", "triangle")
 BRIEF_SHAPES = ("cross", "ring")
-# Backgrounds have no colour of their own: a tint would be one more thing to tell shapes from.
-BACKGROUND_GREY = (110, 140)
+PICTURE_SHAPES = 4  # in a picture, at most
+# Backgrounds are dark and have no colour of their own, so that every shape is lighter: what is
+# drawn is then a linear feature of the pixels, and a small model sees it within minutes.
+BACKGROUND_GREY = (25, 45)
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-THIRDS = ("early", "middle", "late")
+HALVES = ("early", "late")
+EDGE = 2  # pixels; a shape that moves has a white edge on the side that it goes to
 
 Role = Literal["static", "mover", "changer", "brief"]
 
@@ -63,7 +66,7 @@ class SceneConfig:
     contrast: int = 14
     two_brief: float = 0.5
     multiple_choice: float = 0.25
-    questions: int = 4
+    questions: int = 6
 
     @property
     def sampled_gap(self) -> float:
@@ -116,10 +119,10 @@ class Scene:
         return sorted(chosen, key=lambda actor: actor.appears)
 
 
-def third_of(actor: Actor, config: SceneConfig) -> str:
-    """In which third of the video a brief shape appears."""
+def half_of(actor: Actor, config: SceneConfig) -> str:
+    """In which half of the video a brief shape appears."""
     middle = (actor.appears + actor.goes) / 2 / config.seconds
-    return THIRDS[min(int(middle * 3), 2)]
+    return HALVES[int(middle * 2)]
 
 
 def plan_scene(rng: np.random.Generator, config: SceneConfig) -> Scene:
@@ -131,6 +134,20 @@ def plan_scene(rng: np.random.Generator, config: SceneConfig) -> Scene:
         actors = _plan_actors(rng, count, briefs, config)
         if actors is not None:
             return Scene(actors, background)
+
+
+def plan_picture(rng: np.random.Generator, config: SceneConfig) -> Scene:
+    """Draw a scene in which nothing happens: one to four shapes of any kind, a cell for each."""
+    count = int(rng.integers(1, PICTURE_SHAPES + 1))
+    shapes = rng.permutation(LASTING_SHAPES + BRIEF_SHAPES)[:count].tolist()
+    colours = rng.permutation(list(COLOURS))[:count].tolist()
+    side, size = config.size // config.cell, config.shape_size[1]
+    inset = (config.cell - size) // 2
+    actors = []
+    for cell, shape, colour in zip(rng.permutation(side**2)[:count], shapes, colours, strict=True):
+        corner = (int(cell % side) * config.cell + inset, int(cell // side) * config.cell + inset)
+        actors.append(Actor("static", shape, colour, size, corner, corner))
+    return Scene(tuple(actors), _background(rng, config))
 
 
 def render(scene: Scene, config: SceneConfig) -> np.ndarray:
@@ -145,7 +162,16 @@ def render(scene: Scene, config: SceneConfig) -> np.ndarray:
                 x, y = actor.position(time)
                 window = frames[k, y : y + actor.size, x : x + actor.size]
                 window[mask] = COLOURS[actor.colour_at(time)]
+                if actor.hops and time >= actor.hops[0]:
+                    _leading_edge(window, np.sign(np.subtract(actor.end, actor.start)))[...] = 255
     return frames
+
+
+def _leading_edge(window: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """The part of a shape's window that lies foremost on its way, a view."""
+    along = [slice(None), slice(0, EDGE), slice(-EDGE, None)]  # 0, 1 and -1 take -step's sign
+    x, y = (int(v) for v in step)
+    return window[along[-y], along[-x]]
 
 
 # ------------------------------------------------------------------------------------- planning
@@ -189,13 +215,11 @@ def _start_roles(rng: np.random.Generator, count: int) -> list[Role]:
 
 
 def _brief_frames(rng: np.random.Generator, briefs: int, config: SceneConfig) -> list[int]:
-    """Sampled frames at which brief shapes first show: thirds equally often, never the ends."""
+    """Sampled frames at which brief shapes first show: halves equally often, never the ends."""
     inner = np.arange(1, config.sampled_frames - config.brief_frames)
-    thirds = np.array_split(inner, len(THIRDS))
-    if briefs == 1:
-        return [int(rng.choice(thirds[rng.integers(len(THIRDS))]))]
-    chosen = rng.choice(len(THIRDS), size=2, replace=False)
-    return [int(rng.choice(thirds[third])) for third in chosen]
+    halves = np.array_split(inner, len(HALVES))
+    chosen = rng.permutation(len(HALVES))[:briefs]
+    return [int(rng.choice(halves[half])) for half in chosen]
 
 
 def _between_frames(rng: np.random.Generator, count: int, config: SceneConfig) -> tuple[float, ...]:
@@ -267,14 +291,18 @@ def _background(rng: np.random.Generator, config: SceneConfig) -> np.ndarray:
 
 
 def _mask(shape: str, size: int) -> np.ndarray:
-    """(size, size) bool, where a shape covers its square."""
+    """(size, size) bool, where a shape covers its square.
+
+    Each shape has a hatching of its own, as suits in a game of cards have colours: at this size
+    outlines alone take a small model long to tell apart.
+    """
+    row, column = np.mgrid[:size, :size] // 2
     y, x = (np.mgrid[:size, :size] + 0.5) / size * 2 - 1
-    radius = np.hypot(x, y)
     masks = {
-        "circle": radius <= 1,
-        "square": (np.abs(x) <= 0.9) & (np.abs(y) <= 0.9),
-        "triangle": np.abs(x) <= (y + 1) / 2,
-        "cross": (np.abs(x) <= 0.35) | (np.abs(y) <= 0.35),
-        "ring": (radius <= 1) & (radius >= 0.55),
+        "circle": np.hypot(x, y) <= 1,
+        "square": (row + column) % 2 == 0,
+        "triangle": (np.abs(x) <= (y + 1.4) / 2) & (row % 2 == 0),
+        "cross": ((np.abs(x) <= 0.6) | (np.abs(y) <= 0.6)) & (column % 2 == 0),
+        "ring": np.maximum(np.abs(x), np.abs(y)) >= 0.6,
     }
     return masks[shape]

@@ -3,7 +3,8 @@
     python -m stts_jax.data.synthetic runs/data/synthetic --videos 2000 --seed 0
 
 A folder holds `train.jsonl`, `validation.jsonl` and `test.jsonl` in the form that users write
-(README, "Your own data"), the videos, and `scenes.jsonl`, which says what is where in each video.
+(README, "Your own data"), the videos, and `scenes.jsonl`, which says what is where in each video;
+and `pictures.jsonl` with videos of one frame, to learn to see from before learning time.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ import av
 import numpy as np
 from tqdm import tqdm
 
-from stts_jax.data.scene_questions import SceneQuestion, ask, describe
-from stts_jax.data.scenes import Scene, SceneConfig, plan_scene, render
+from stts_jax.data.scene_questions import SceneQuestion, ask, ask_picture
+from stts_jax.data.scenes import Scene, SceneConfig, plan_picture, plan_scene, render
 
 SPLITS = ("train", "validation", "test")
 DEFAULT_FOLDER = Path("runs/data/synthetic")
 DEFAULT_VIDEOS = 2000
 HELD_OUT_SHARE = 0.1
 STAMP = "synthetic.json"
+PICTURES = "pictures"
+PICTURES_PER_VIDEO = 2
 # Nearly lossless and 4:4:4, so that the colours of small shapes survive.
 CODEC_OPTIONS = {"crf": "6", "preset": "ultrafast", "threads": "1", "bf": "0"}
 
@@ -125,25 +128,42 @@ def _is_made(folder: Path, stamp: dict[str, Any]) -> bool:
 
 
 def _write(folder: Path, videos: int, seed: int, config: SceneConfig, progress: bool) -> None:
-    index = 0
+    pictures = PICTURES_PER_VIDEO * videos
     with (
-        tqdm(total=videos, desc="videos", unit="video", disable=None if progress else True) as bar,
+        tqdm(
+            total=videos + pictures, desc="videos", unit="video", disable=None if progress else True
+        ) as bar,
         (folder / "scenes.jsonl").open("w") as scenes,
     ):
+        index = 0
         for split, size in split_sizes(videos).items():
             (folder / split).mkdir()
             with (folder / f"{split}.jsonl").open("w") as lines:
                 for _ in range(size):
                     name = f"{split}/{index:06d}.mp4"
                     scene, questions = plan_video(index, seed, config)
-                    if split == "train":
-                        questions = [*questions, *describe(scene)]
                     write_video(folder / name, render(scene, config), config.fps)
                     lines.writelines(map(_line, [name] * len(questions), questions))
                     actors = [dataclasses.asdict(actor) for actor in scene.actors]
                     scenes.write(json.dumps({"video": name, "actors": actors}) + "\n")
                     index += 1
                     bar.update()
+        _write_pictures(folder, pictures, seed, config, bar)
+
+
+def _write_pictures(folder: Path, count: int, seed: int, config: SceneConfig, bar: tqdm) -> None:
+    """Videos of one frame: what a small model learns to see from before it learns time."""
+    (folder / PICTURES).mkdir()
+    one_frame = dataclasses.replace(config, seconds=1 / config.fps)
+    with (folder / f"{PICTURES}.jsonl").open("w") as lines:
+        for index in range(count):
+            name = f"{PICTURES}/{index:06d}.mp4"
+            rng = np.random.default_rng((seed, index, 1))
+            scene = plan_picture(rng, config)
+            questions = ask_picture(scene, rng, config)
+            write_video(folder / name, render(scene, one_frame), config.fps)
+            lines.writelines(map(_line, [name] * len(questions), questions))
+            bar.update()
 
 
 def _line(video: str, question: SceneQuestion) -> str:
