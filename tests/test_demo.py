@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from goldens_folder import REPOSITORY
 
 from stts_jax.data.examples import Example, Question
 from stts_jax.demo.claims import claims
 from stts_jax.demo.guessing import guessing_accuracy
-from stts_jax.demo.kept import changed_cells
+from stts_jax.demo.kept import changed_cells, lit_cells
 from stts_jax.demo.plan import BLIND, RANDOM, STTS, UNPRUNED
+from stts_jax.demo.report import comparison_table
 
 
 def run(method: str, k: int, accuracy: float) -> dict:
@@ -34,6 +37,21 @@ GOOD = {
         run(RANDOM.name, 80, 0.70),
     ],
 }
+
+
+PUBLISHED = REPOSITORY / "docs" / "demo" / "summary.json"
+
+
+def test_the_published_run_bears_out_every_claim() -> None:
+    failing = [claim for claim in claims(json.loads(PUBLISHED.read_text())) if not claim.holds]
+    assert not failing
+
+
+def test_the_table_in_the_readme_is_that_of_the_published_run() -> None:
+    readme = (REPOSITORY / "README.md").read_text().splitlines()
+    table = comparison_table(json.loads(PUBLISHED.read_text()))
+    start = readme.index(table[0])
+    assert readme[start : start + len(table)] == table
 
 
 def test_a_good_summary_bears_out_every_claim() -> None:
@@ -67,6 +85,24 @@ def test_guessing_gives_the_most_frequent_answer_of_each_type() -> None:
         return [Example(Path("a.mp4"), questions)]
 
     assert guessing_accuracy(examples("x", "x", "y"), examples("x", "y", "y", "y")) == 0.25
+
+
+def test_guessing_knows_what_an_answer_repeats_and_what_the_options_are() -> None:
+    def example(colour: str, answer: str, *options: str) -> Example:
+        asked = Question(f"Where is the {colour} one?", answer, options or None, type="where")
+        return Example(Path("a.mp4"), (asked,))
+
+    train = [example("red", "red left"), example("blue", "blue left"), example("red", "red right")]
+    assert guessing_accuracy(train, [example("pink", "pink left")]) == 1.0
+    options = ("pink right", "pink centre")
+    assert guessing_accuracy(train, [example("pink", "pink right", *options)]) == 1.0
+
+
+def test_cells_are_lit_where_a_shape_is() -> None:
+    frames = np.full((2, 12, 12, 3), 50, np.uint8)
+    frames[1, 5, 5] = (40, 60, 240)
+    assert not lit_cells(frames, tokens=9)[0].any()
+    assert np.flatnonzero(lit_cells(frames, tokens=9)[1]).tolist() == [4]
 
 
 def test_cells_change_where_pixels_do() -> None:

@@ -58,7 +58,7 @@ def perform(demo: Demo) -> tuple[dict[str, Any], list[Claim]]:
         "guessing": guessing_accuracy(examples_of(config, "train"), examples_of(config, "test")),
         "runs": [{**one, "train_steps_per_s": rates.get(one["method"])} for one in runs],
         **pictures_of_kept_tokens(demo),
-        "minutes": (time.monotonic() - started) / 60,
+        "minutes": (time.monotonic() - started) / 60 + sum(demo.minutes_before),
     }
     return summary, claims(summary) if plan.claims else []
 

@@ -9,13 +9,31 @@ from stts_jax.data.examples import Example, Question
 
 
 def guessing_accuracy(train: Sequence[Example], test: Sequence[Example]) -> float:
-    """Share of `test` that is right if each type's most frequent answer in `train` is given."""
-    answers: dict[str | None, Counter[str]] = defaultdict(Counter)
+    """Share of `test` that is right if what is most frequent in `train` is answered.
+
+    What an answer repeats of its question is known, so only the rest is guessed: for each type
+    that which is most frequent, among the options where there are any.
+    """
+    counts: dict[str | None, Counter[str]] = defaultdict(Counter)
     for question in _questions(train):
-        answers[question.type][question.answer] += 1
-    best = {kind: counts.most_common(1)[0][0] for kind, counts in answers.items()}
+        counts[question.type][value_of(question.question, question.answer)] += 1
     asked = _questions(test)
-    return sum(best.get(q.type) == q.answer for q in asked) / len(asked)
+    return sum(_guess(question, counts[question.type]) for question in asked) / len(asked)
+
+
+def _guess(question: Question, counts: Counter[str]) -> bool:
+    """Whether the most frequent value is right."""
+    values = [value_of(question.question, option) for option in question.options or ()] or list(
+        counts
+    )
+    best = max(values, key=lambda value: (counts[value], value))
+    return best == value_of(question.question, question.answer)
+
+
+def value_of(question: str, answer: str) -> str:
+    """An answer without the word that it repeats of its question."""
+    first, _, rest = answer.partition(" ")
+    return rest if rest and first in question.rstrip("?").split() else answer
 
 
 def _questions(examples: Sequence[Example]) -> list[Question]:

@@ -14,6 +14,8 @@ from stts_jax.model.video_language_model import VideoLanguageModel
 
 # Levels of grey; the codec's noise in still places is well below, a shape's edge well above.
 CHANGED = 40
+# Brightest level of a token that shows a procedural shape; backgrounds stay below 70.
+LIT = 120
 
 
 def changed_cells(frames: np.ndarray, tokens: int) -> np.ndarray:
@@ -28,12 +30,27 @@ def changed_cells(frames: np.ndarray, tokens: int) -> np.ndarray:
     return np.concatenate([np.zeros((1, tokens), bool), cells.reshape(-1, tokens) > CHANGED])
 
 
+def lit_cells(frames: np.ndarray, tokens: int) -> np.ndarray:
+    """Tokens that show a procedural shape: (T, H, W, 3) -> (T, P) bool."""
+    side = int(np.sqrt(tokens))
+    size = frames.shape[1] // side
+    brightest = frames.max(-1).reshape(-1, side, size, side, size).max(axis=(2, 4))
+    return brightest.reshape(-1, tokens) > LIT
+
+
 def kept_shares(kept: Sequence[Kept]) -> tuple[float, float]:
-    """Shares kept of changed and of unchanged tokens, first frames aside."""
+    """Shares kept of two kinds of tokens, first frames aside.
+
+    Returns:
+      of shapes that have just come, moved or changed; of background that stays as it is. Cells
+      that a shape has just left are neither.
+    """
     counts = np.zeros((2, 2))
     for one in kept:
-        changed = changed_cells(one.video.frames, one.keep.shape[1])[1:]
-        for row, which in enumerate((changed, ~changed)):
+        tokens = one.keep.shape[1]
+        changed = changed_cells(one.video.frames, tokens)[1:]
+        lit = lit_cells(one.video.frames, tokens)[1:]
+        for row, which in enumerate((changed & lit, ~changed & ~lit)):
             counts[row] += one.keep[1:][which].sum(), which.sum()
     shares = counts[:, 0] / np.maximum(counts[:, 1], 1)
     return float(shares[0]), float(shares[1])

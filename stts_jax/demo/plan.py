@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+PICTURES = "pictures"
 UNPRUNED = "unpruned"
 BLIND = "no visual tokens"
 
@@ -39,7 +40,8 @@ class Plan:
 
     Attributes:
       videos: of the procedural set, all splits together.
-      steps: of the unpruned training.
+      picture_steps: of the first training, on videos of one frame.
+      steps: of the unpruned training, which goes on from there.
       fine_tune_steps: of each method's fine-tune.
       fine_tune_ratio: percent of the tokens dropped in the fine-tunes.
       ratios: percentages of the tokens dropped when the fine-tuned models are evaluated.
@@ -50,6 +52,7 @@ class Plan:
     """
 
     videos: int = 4000
+    picture_steps: int = 500
     steps: int = 1500
     fine_tune_steps: int = 300
     fine_tune_ratio: int = 70
@@ -64,6 +67,7 @@ FULL = Plan()
 LONG = Plan(methods=(STTS, RANDOM, HEURISTIC, WITHOUT_LOSS))
 SHORT = Plan(
     videos=120,
+    picture_steps=10,
     steps=20,
     fine_tune_steps=8,
     fine_tune_ratio=50,

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stts_jax.config import Config, load_config, override
 from stts_jax.data.synthetic import ensure_synthetic
-from stts_jax.demo.plan import BLIND, UNPRUNED, Method, Plan
+from stts_jax.demo.plan import BLIND, PICTURES, UNPRUNED, Method, Plan
 from stts_jax.evaluation.runner import evaluate_split
 from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
 from stts_jax.training.checkpoint import load_model
 from stts_jax.training.loop import train
 
 NO_PRUNING = ("model.prune.method=none", "model.prune.topk=0.0")
-SPLITS = ("train", "validation", "test")
 # A fine-tune starts from a trained model, so its rates are lower; the scorer is new.
 FINE_TUNE_RATES = (
     *(f"train.{group}.learning_rate=1e-3" for group in ("llm", "vit", "connector")),
@@ -35,24 +35,27 @@ class Demo:
       output: folder of everything but the videos.
       data_dir: of the procedural set.
       seed: of the set, the parameters and the order.
+      minutes_before: that the parts took which were found finished.
     """
 
     plan: Plan
     output: Path
     data_dir: Path
     seed: int
+    minutes_before: list[float] = field(default_factory=list)
 
-    def config(self, overrides: Sequence[str]) -> Config:
-        """The tiny configuration on this run's videos."""
-        plan, folder = self.plan, self.data_dir
-        config = load_config("tiny", NO_PRUNING)
-        return override(
-            config,
+    def config(self, overrides: Sequence[str], name: str = "tiny") -> Config:
+        """A configuration on this run's videos, by default that of the unpruned training."""
+        splits = {"train": "pictures" if name == "tiny_pictures" else "train"}
+        splits |= {split: split for split in ("validation", "test")}
+        return load_config(
+            name,
             [
-                *(f"data.{split}={folder / split}.jsonl" for split in SPLITS),
+                *NO_PRUNING,
+                *(f"data.{k}={self.data_dir / file}.jsonl" for k, file in splits.items()),
                 f"data.seed={self.seed}",
                 f"train.seed={self.seed}",
-                f"train.steps={plan.steps}",
+                f"train.steps={self.plan.steps}",
                 "train.evaluate_every=0",
                 "train.save_every=0",
                 *overrides,
@@ -64,8 +67,10 @@ class Demo:
         ensure_synthetic(self.data_dir, videos=self.plan.videos, seed=self.seed)
 
     def train_unpruned(self) -> dict[str, Any]:
-        """Train without pruning."""
-        return self._trained(UNPRUNED, self.config(()), None)
+        """Learn to see from pictures, then go on with videos, all without pruning."""
+        pictures = self.config((f"train.steps={self.plan.picture_steps}",), "tiny_pictures")
+        self._trained(PICTURES, pictures, None)
+        return self._trained(UNPRUNED, self.config(()), self.output / PICTURES)
 
     def fine_tune(self, method: Method) -> dict[str, Any]:
         """Fine-tune from the unpruned model with a method at the plan's ratio."""
@@ -150,8 +155,15 @@ class Demo:
         if path.is_file():
             found = json.loads(path.read_text())
             if found["made_with"] == made_with:
+                self.minutes_before.append(found["minutes"])
                 return found["result"]
-        kept = {"made_with": made_with, "result": run()}
+        started = time.monotonic()
+        result = run()
+        kept = {
+            "made_with": made_with,
+            "minutes": (time.monotonic() - started) / 60,
+            "result": result,
+        }
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(kept, indent=2) + "\n")
         return kept["result"]
