@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,11 +67,10 @@ class _Matching:
             return None
         return RowRange(tensor, start, stop) if rows else tensor
 
-    def leftovers(self, ignore: Iterable[str]) -> None:
-        patterns = [re.compile(pattern) for pattern in ignore]
+    def leftovers(self, ignore: Collection[str]) -> None:
         for name, tensor in self.tensors.items():
             if name not in self.read:
-                if not any(pattern.fullmatch(name) for pattern in patterns):
+                if name not in ignore:
                     self.problems.append(f"'{name}' {tensor.shape}: nothing reads it")
                 continue
             reached = 0
@@ -89,7 +87,7 @@ def match(
     tensors: Mapping[str, Rows],
     table: Iterable[Name],
     column: str = NATIVE,
-    ignore: Iterable[str] = (),
+    ignore: Collection[str] = (),
 ) -> list[Filling]:
     """What fills each parameter.
 
@@ -98,7 +96,7 @@ def match(
       tensors: of the checkpoint, by its names.
       table: see `name_table`.
       column: of the table, that the checkpoint's names are from.
-      ignore: regular expressions of names that nothing needs to read.
+      ignore: names that nothing needs to read.
 
     Raises:
       ConvertError: with the list of everything that is missing, unread, misshapen or read twice.

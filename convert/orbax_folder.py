@@ -57,7 +57,7 @@ def write_arrays(
             # Two writes under way keep both cores busy and little in memory.
             if len(pending) > 1:
                 pending.pop(0).result()
-            pending.append(array[index].write(values.astype(dtype)))
+            pending.append(array[index].write(values.astype(dtype, copy=False)))
             advance(values.size)
         for write in pending:
             write.result()

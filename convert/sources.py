@@ -14,7 +14,7 @@ import yaml
 
 from convert import native, safetensors_files
 from convert.hf_config import BIDIRECTIONAL_KEY, model_config_from_hf
-from convert.names import HF, HF_HEAD, NATIVE, TRANSFORMERS, VIT_BLOCK, name_table
+from convert.names import HF, HF_HEAD, NATIVE, TRANSFORMERS, name_table
 from convert.orbax_folder import JoinedRows, read_arrays, row_blocks
 from convert.reference_config import model_config
 from convert.stored import ConvertError, RowRange, Rows, require_inside
@@ -65,7 +65,7 @@ class Source:
       column: of the table of names, that its names are from.
       tensors: by these names.
       model: its configuration.
-      ignore: names (regular expressions) that nothing has to read.
+      ignore: names that nothing has to read.
       notes: what was left out or assumed, a sentence each.
     """
 
@@ -172,7 +172,7 @@ def _hugging_face(folder: Path, options: Options) -> Source:
         f"the head is {'a copy of the embedding, so it is tied' if tied else 'not tied'}",
         f"image tokens see each other: {bidirectional}",
     )
-    ignore = (re.escape(HF_HEAD),) if tied else ()
+    ignore = (HF_HEAD,) if tied else ()
     column = TRANSFORMERS if modules else HF
     return _trimmed(Source(kind, folder, column, tensors, config, ignore, notes))
 
@@ -241,23 +241,17 @@ def _with_scorer(
 def _trimmed(source: Source) -> Source:
     """Leave out ViT blocks behind the last one whose features are used."""
     config = source.model
-    templates = {name.cell(source.column)[0] for name in name_table(config)}
-    prefixes = {
-        template.split("{layer}")[0]
-        for template in templates
-        if template.startswith(("model.vision_tower", "model.vision_backbone", VIT_BLOCK[:15]))
-        and "{layer}" in template
-    }
     extra = [
-        f"{re.escape(prefix)}{layer}\\..*"
-        for prefix in prefixes
+        name.cell(source.column)[0].format(layer=layer)
+        for name in name_table(config)
+        if name.ours.startswith("vit.blocks.")
         for layer in range(config.vit.depth, config.vit.layers)
     ]
-    if not any(re.fullmatch(pattern, name) for pattern in extra for name in source.tensors):
+    if not any(name in source.tensors for name in extra):
         return source
     note = (
         f"left out ViT blocks {config.vit.depth} to {config.vit.layers - 1}: no feature layer "
-        f"needs them"
+        "needs them"
     )
     return replace(source, ignore=(*source.ignore, *extra), notes=(*source.notes, note))
 

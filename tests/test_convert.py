@@ -14,10 +14,12 @@ from convert_cases import SCORED, UNTIED, hf_arrays, native_arrays, write_hf
 from model_cases import small_model_config
 from safetensors.numpy import load_file, save_file
 
+from convert import orbax_folder
 from convert import run as convert_run
 from convert.__main__ import main
 from convert.in_memory import to_native
 from convert.names import COLUMNS, NATIVE, name_table
+from convert.orbax_folder import STORED_BLOCK_BYTES, stored_block
 from convert.stored import ConvertError
 from stts_jax.config import load_config
 from stts_jax.model.video_language_model import VideoLanguageModel
@@ -96,6 +98,21 @@ def test_restoring_places_arrays_on_a_mesh(tmp_path: Path) -> None:
     model, _ = load_model(ours, mesh=mesh)
     kernel = named_parameters(model)["llm.blocks.mlp.up.kernel"]
     assert len({str(shard.index) for shard in kernel.addressable_shards}) == 8
+    assert same(to_native(model, name_table(SCORED)), native_arrays(SCORED))
+
+
+def test_arrays_are_stored_in_small_blocks_so_that_a_process_reads_its_part_only() -> None:
+    for shape, stacked in (((36, 2560, 9728), True), ((151936, 2560), False), ((36, 128), True)):
+        block = stored_block(shape, 4, stacked)
+        assert np.prod(block) * 4 <= STORED_BLOCK_BYTES
+        assert all(1 <= b <= s for b, s in zip(block, shape, strict=True))
+        assert block[0] == 1 or not stacked
+
+
+def test_reading_and_writing_agree_whatever_the_size_of_blocks(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(orbax_folder, "READ_BLOCK_BYTES", 300)
+    monkeypatch.setattr(orbax_folder, "STORED_BLOCK_BYTES", 200)
+    model, _ = load_model(converted(tmp_path))
     assert same(to_native(model, name_table(SCORED)), native_arrays(SCORED))
 
 
