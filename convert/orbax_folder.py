@@ -8,7 +8,9 @@ tensorstore, which Orbax stores arrays with, then puts the real arrays in their 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +112,7 @@ def _write_skeleton(folder: Path, fillings: list[Filling], dtype: np.dtype) -> N
     context.array.saving.use_ocdbt = False  # a file for each block, written in any order
     context.array.saving.enable_write_sharding_file = False
     context.array.saving.array_metadata_store = None
-    with context:
+    with context, _quiet():
         ocp.save_checkpointables(
             folder, {MODEL: {filling.name.ours: np.zeros((1,), dtype) for filling in fillings}}
         )
@@ -121,6 +123,18 @@ def _write_skeleton(folder: Path, fillings: list[Filling], dtype: np.dtype) -> N
         name = entry["key_metadata"][0]["key"]
         entry["value_metadata"]["write_shape"] = shapes[name]
     path.write_text(json.dumps(metadata))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Orbax's warning that there is nothing to merge, which is as it should be."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _create(model: Path, filling: Filling, dtype: np.dtype) -> Any:
