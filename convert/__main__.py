@@ -9,7 +9,7 @@ from pathlib import Path
 
 from convert.assemble import assemble_start
 from convert.run import DTYPES, Plan, convert, plan, table_lines
-from convert.sources import Options, open_source
+from convert.sources import DEFAULT_TOPK, Options, open_source
 from convert.stored import ConvertError
 from stts_jax.config import ConfigError, load_config
 
@@ -60,8 +60,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--topk",
         type=float,
-        default=0.5,
-        help="share of tokens to drop, where only the scorer is known (default %(default)s)",
+        help=f"share of tokens to drop, where the checkpoint doesn't say (default: {DEFAULT_TOPK})",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="print the table of names and write nothing"
@@ -108,7 +107,7 @@ def _plan(options: argparse.Namespace) -> tuple[Plan, Path | None]:
         raise ConvertError("--init needs --config: the setup of the model, molmo2_4b for example")
     if options.target is not None:
         raise ConvertError("--init takes no SRC; give DST alone")
-    return plan(assemble_start(*options.init, load_config(options.config).model)), options.source
+    return assemble_start(*options.init, load_config(options.config).model), options.source
 
 
 if __name__ == "__main__":

@@ -15,10 +15,19 @@ from typing import Any
 import numpy as np
 
 from convert.fresh import fresh_connector, fresh_scorer
-from convert.names import HF_HEAD, NATIVE, OLMO3, QWEN3, SIGLIP, Name, name_table
-from convert.orbax_folder import JoinedRows
+from convert.matching import Origin, match
+from convert.names import (
+    HF_HEAD,
+    NATIVE,
+    OLMO3,
+    QWEN3,
+    SIGLIP,
+    name_table,
+    unused_vit_blocks,
+)
+from convert.run import Plan, abstract_parameters
 from convert.safetensors_files import read_folder
-from convert.sources import Source, require_tied
+from convert.sources import Source, require_tied, tokenizer_in
 from convert.stored import ConvertError, Rows, require_inside
 from stts_jax.config import ModelConfig
 
@@ -54,8 +63,8 @@ class PatchKernelRows:
         return self.convolution.read(start, stop).transpose(0, 2, 3, 1).reshape(stop - start, -1)
 
 
-def assemble_start(vit: Path, llm: Path, model: ModelConfig) -> Source:
-    """One checkpoint, under native names, from two Hugging Face folders.
+def assemble_start(vit: Path, llm: Path, model: ModelConfig) -> Plan:
+    """A model from two Hugging Face folders; what neither has is fresh.
 
     Args:
       vit: of a SigLIP or SigLIP2 model, or of its vision tower alone.
@@ -64,33 +73,47 @@ def assemble_start(vit: Path, llm: Path, model: ModelConfig) -> Source:
         its scorer (if it has one) are fresh.
 
     Raises:
-      ConvertError: if a folder is damaged, or holds a model of another kind.
+      ConvertError: if a folder is damaged, or holds a model of another kind; with all that is
+        missing, unread or misshapen.
     """
     column = _llm_column(llm, model)
     _require_vit(vit, model)
-    towers, words = dict(read_folder(vit)), dict(read_folder(llm))
-    for name, tensor in towers.items():
-        if len(tensor.shape) == 4:
-            towers[name] = PatchKernelRows(tensor)
-    if not any(name.startswith("vision_model.") for name in towers):
-        towers = {f"vision_model.{name}": tensor for name, tensor in towers.items()}
-    table = name_table(model)
-    tensors = {
-        **_renamed(towers, [n for n in table if n.ours.startswith("vit.")], SIGLIP, model),
-        **_renamed(words, [n for n in table if n.ours.startswith("llm.")], column, model),
-        **fresh_connector(model, NATIVE),
-    }
-    if model.prune.method == "scorer":
-        tensors |= fresh_scorer(model, NATIVE)
-    left = [*_unread(towers, table, SIGLIP, model), *_unread(words, table, column, model)]
-    if left:
-        raise ConvertError(f"nothing reads these tensors of '{vit}' and '{llm}': {left}")
+    towers, words = _towers(vit), read_folder(llm)
     if model.llm.tied_head:
         require_tied(words, llm)
+    fresh, notes = _fresh(model)
+    rest = [name for name in towers if any(re.fullmatch(each, name) for each in _SIGLIP_REST)]
+    unused = (*rest, *unused_vit_blocks(model, SIGLIP))
+    head = (HF_HEAD,) if model.llm.tied_head else ()
+    origins = [
+        fresh,
+        Origin(towers, SIGLIP, unused, ("vit.",)),
+        Origin(words, column, head, ("llm.",)),
+    ]
+    fillings = match(abstract_parameters(model), origins, name_table(model))
+    kind = f"assembled from '{vit}' and '{llm}'"
+    source = Source(kind, llm, column, words, model, notes=notes, tokenizer=tokenizer_in(llm))
+    return Plan(source, model, fillings, notes)
+
+
+def _towers(folder: Path) -> dict[str, Rows]:
+    """Tensors of a SigLIP folder, as a whole SigLIP model would name them."""
+    tensors = {
+        name: PatchKernelRows(tensor) if len(tensor.shape) == 4 else tensor
+        for name, tensor in read_folder(folder).items()
+    }
+    if any(name.startswith("vision_model.") for name in tensors):
+        return tensors
+    return {f"vision_model.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _fresh(model: ModelConfig) -> tuple[Origin, tuple[str, ...]]:
+    tensors, prefixes = fresh_connector(model, NATIVE), ("connector.", "llm.extra_embedding")
     notes = ("connector and embeddings of the visual tokens are fresh",)
     if model.prune.method == "scorer":
+        tensors, prefixes = tensors | fresh_scorer(model, NATIVE), (*prefixes, "scorer.")
         notes += ("the scorer is fresh",)
-    return Source(f"assembled from '{vit}' and '{llm}'", llm, NATIVE, tensors, model, notes=notes)
+    return Origin(tensors, NATIVE, prefixes=prefixes), notes
 
 
 def _llm_column(folder: Path, model: ModelConfig) -> str:
@@ -154,44 +177,3 @@ def _require_same(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, A
             f"'{folder}' is not what --config describes: {'; '.join(differing)}; choose the "
             "setup that belongs to it"
         )
-
-
-def _renamed(
-    tensors: Mapping[str, Rows], table: list[Name], column: str, model: ModelConfig
-) -> dict[str, Rows]:
-    """Tensors of another column under their native names, joined where native ones are fused."""
-    found: dict[str, dict[int, Rows]] = {}
-    for name in table:
-        template, _ = name.cell(column)
-        if not template:
-            continue
-        depth = model.vit.depth if name.ours.startswith("vit.") else model.llm.layers
-        for layer in range(depth) if "{layer}" in template else [0]:
-            theirs = template.format(layer=layer)
-            if theirs in tensors:
-                start = name.rows[0] if name.rows else 0
-                found.setdefault(name.native.format(layer=layer), {})[start] = tensors[theirs]
-    return {
-        native: JoinedRows(tuple(parts[start] for start in sorted(parts)))
-        if len(parts) > 1
-        else next(iter(parts.values()))
-        for native, parts in found.items()
-    }
-
-
-def _unread(
-    tensors: Mapping[str, Rows], table: tuple[Name, ...], column: str, model: ModelConfig
-) -> list[str]:
-    layers = max(model.vit.layers, model.llm.layers)
-    known = {
-        template.format(layer=layer)
-        for name in table
-        if (template := name.cell(column)[0])
-        for layer in range(layers)
-    }
-    rest = [*_SIGLIP_REST, re.escape(HF_HEAD)] if model.llm.tied_head else _SIGLIP_REST
-    return [
-        name
-        for name in tensors
-        if name not in known and not any(re.fullmatch(pattern, name) for pattern in rest)
-    ]

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from convert.reference_config import QK_NORMS
 from stts_jax.config import (
     SPECIAL_TOKENS,
     Bidirectional,
@@ -130,19 +131,13 @@ def _llm(text: Mapping[str, Any], tied_head: bool, bidirectional: Bidirectional)
         mlp_width=text["intermediate_size"],
         norm_epsilon=text.get("layer_norm_eps", text.get("rms_norm_eps")),
         norm_position="post" if text["norm_after"] else "pre",
-        qk_norm=_qk_norm(text),
+        qk_norm=QK_NORMS[text["qk_norm_type"]] if text["use_qk_norm"] else "none",
         rope_theta=float(rope.get("rope_theta") or text["rope_theta"]),
         yarn=_yarn(rope, text.get("rope_scaling_layers"), text["num_hidden_layers"]),
         tied_head=tied_head,
         bidirectional=bidirectional,
         max_positions=text["max_position_embeddings"],
     )
-
-
-def _qk_norm(text: Mapping[str, Any]) -> str:
-    if not text["use_qk_norm"]:
-        return "none"
-    return {"qwen3": "head", "olmo": "full"}[text["qk_norm_type"]]
 
 
 def _yarn(rope: Mapping[str, Any], layers: list[int] | None, count: int) -> YarnConfig | None:

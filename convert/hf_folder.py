@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from convert.hf_config import hf_config_of
-from convert.orbax_folder import row_blocks
 from convert.safetensors_files import INDEX, SINGLE
-from convert.stored import DTYPES, Rows
+from convert.stored import DTYPES, Rows, count_nan, row_blocks
 from stts_jax.config import ModelConfig
 
-# As large as the parts of released checkpoints, at most.
+# A file gets no tensor beyond that size, unless it is the only one in there.
 PART_BYTES = 5_000_000_000
 _NAMES = {dtype: name for name, dtype in DTYPES.items() if not name.startswith("torch.")}
 
@@ -27,8 +26,7 @@ def write_folder(
     model: ModelConfig,
     dtype: np.dtype,
     advance: Callable[[int], Any] = lambda count: None,
-    part_bytes: int = PART_BYTES,
-) -> None:
+) -> dict[str, int]:
     """Write a complete folder, tensor by tensor.
 
     Args:
@@ -37,13 +35,17 @@ def write_folder(
       model: for `config.json`.
       dtype: to store them in.
       advance: called with the number of values after each block.
-      part_bytes: a file gets no tensor beyond that size, unless it is the only one.
+
+    Returns:
+      For each tensor that holds NaN, how many.
     """
-    parts = _parts({name: _bytes(rows, dtype) for name, rows in tensors.items()}, part_bytes)
+    parts = _parts({name: _bytes(rows, dtype) for name, rows in tensors.items()}, PART_BYTES)
     names = [f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors" for i in range(len(parts))]
     names = [SINGLE] if len(parts) == 1 else names
+    not_numbers: dict[str, int] = {}
     for name, part in zip(names, parts, strict=True):
-        write_file(folder / name, {key: tensors[key] for key in part}, dtype, advance)
+        written = {key: tensors[key] for key in part}
+        not_numbers |= write_file(folder / name, written, dtype, advance)
     if len(parts) > 1:
         sizes = [_bytes(rows, dtype) for rows in tensors.values()]
         index = {
@@ -56,6 +58,7 @@ def write_folder(
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
     config = hf_config_of(model, dtype.name)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    return not_numbers
 
 
 def write_file(
@@ -63,8 +66,8 @@ def write_file(
     tensors: Mapping[str, Rows],
     dtype: np.dtype,
     advance: Callable[[int], Any] = lambda count: None,
-) -> None:
-    """Write one safetensors file, a block of rows at a time."""
+) -> dict[str, int]:
+    """Write one safetensors file, a block of rows at a time; the count of NaN by tensor."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     reached = 0
     for name, rows in tensors.items():
@@ -74,13 +77,17 @@ def write_file(
         reached = end
     raw = json.dumps(header, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)  # the values start at a multiple of 8
+    not_numbers: dict[str, int] = {}
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(raw)) + raw)
-        for rows in tensors.values():
+        for name, rows in tensors.items():
             for start, stop in row_blocks(rows):
                 values = np.ascontiguousarray(rows.read(start, stop).astype(dtype, copy=False))
                 file.write(values.view(f"<u{dtype.itemsize}").data)
+                if count := count_nan(values):
+                    not_numbers[name] = not_numbers.get(name, 0) + count
                 advance(values.size)
+    return not_numbers
 
 
 def _bytes(rows: Rows, dtype: np.dtype) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,12 +17,14 @@ class Filling:
     Attributes:
       name: row of the table.
       shape: of our parameter.
+      theirs: name and rows in the column that it was matched by.
       layers: a tensor for each layer; one if the parameter isn't stacked. Transposes of ours if
         the table says so.
     """
 
     name: Name
     shape: tuple[int, ...]
+    theirs: tuple[str, Bounds | None]
     layers: tuple[Rows, ...]
 
     @property
@@ -31,29 +33,45 @@ class Filling:
         return "{layer}" in self.name.native
 
 
+@dataclass(frozen=True)
+class Origin:
+    """A checkpoint, or a part of one, whose names are of one column.
+
+    Attributes:
+      tensors: by its names.
+      column: of the table, that the names are from.
+      ignore: names that nothing needs to read.
+      prefixes: of those of our parameters that it fills.
+    """
+
+    tensors: Mapping[str, Rows]
+    column: str = NATIVE
+    ignore: Collection[str] = ()
+    prefixes: tuple[str, ...] = ("",)
+
+
 @dataclass
 class _Matching:
-    tensors: Mapping[str, Rows]
-    column: str
+    origin: Origin
+    problems: list[str]
     read: dict[str, list[Bounds]] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
 
     def fill(self, name: Name, shape: tuple[int, ...]) -> Filling | None:
-        template, rows = name.cell(self.column)
+        template, rows = name.cell(self.origin.column)
         stacked = "{layer}" in name.native
         wanted = shape[1:] if stacked else shape
         wanted = wanted[::-1] if name.transpose else wanted
         names = [template.format(layer=i) for i in range(shape[0])] if stacked else [template]
         layers = [self._part(name.ours, theirs, rows, wanted) for theirs in names]
-        return None if None in layers else Filling(name, shape, tuple(layers))
+        return None if None in layers else Filling(name, shape, (template, rows), tuple(layers))
 
     def _part(
         self, ours: str, theirs: str, rows: Bounds | None, wanted: tuple[int, ...]
     ) -> Rows | None:
-        if theirs not in self.tensors:
+        if theirs not in self.origin.tensors:
             self.problems.append(f"{ours}: '{theirs}' is missing")
             return None
-        tensor = self.tensors[theirs]
+        tensor = self.origin.tensors[theirs]
         whole = (0, tensor.shape[0] if tensor.shape else 1)
         start, stop = rows or whole
         self.read.setdefault(theirs, []).append((start, stop))
@@ -67,10 +85,10 @@ class _Matching:
             return None
         return RowRange(tensor, start, stop) if rows else tensor
 
-    def leftovers(self, ignore: Collection[str]) -> None:
-        for name, tensor in self.tensors.items():
+    def leftovers(self) -> None:
+        for name, tensor in self.origin.tensors.items():
             if name not in self.read:
-                if name not in ignore:
+                if name not in self.origin.ignore:
                     self.problems.append(f"'{name}' {tensor.shape}: nothing reads it")
                 continue
             reached = 0
@@ -83,36 +101,33 @@ class _Matching:
 
 
 def match(
-    parameters: Mapping[str, Any],
-    tensors: Mapping[str, Rows],
-    table: Iterable[Name],
-    column: str = NATIVE,
-    ignore: Collection[str] = (),
-) -> list[Filling]:
+    parameters: Mapping[str, Any], origins: Sequence[Origin], table: Iterable[Name]
+) -> tuple[Filling, ...]:
     """What fills each parameter.
 
     Args:
       parameters: ours by dotted name, anything with a shape.
-      tensors: of the checkpoint, by its names.
+      origins: where tensors are from; the first whose prefixes have a parameter fills it.
       table: see `name_table`.
-      column: of the table, that the checkpoint's names are from.
-      ignore: names that nothing needs to read.
 
     Raises:
       ConvertError: with the list of everything that is missing, unread, misshapen or read twice.
     """
-    matching = _Matching(tensors, column)
+    problems: list[str] = []
+    matchings = [_Matching(origin, problems) for origin in origins]
     rows = {name.ours: name for name in table}
     found = []
     for ours, parameter in parameters.items():
-        if ours not in rows or not rows[ours].cell(column)[0]:
-            matching.problems.append(f"{ours}: nothing fills it")
+        matching = next((m for m in matchings if ours.startswith(m.origin.prefixes)), None)
+        if matching is None or ours not in rows or not rows[ours].cell(matching.origin.column)[0]:
+            problems.append(f"{ours}: nothing fills it")
         elif (filling := matching.fill(rows[ours], tuple(parameter.shape))) is not None:
             found.append(filling)
-    matching.leftovers(ignore)
-    if matching.problems:
+    for matching in matchings:
+        matching.leftovers()
+    if problems:
         raise ConvertError(
             "the checkpoint doesn't fit the model that its configuration describes:\n  "
-            + "\n  ".join(matching.problems)
+            + "\n  ".join(problems)
         )
-    return found
+    return tuple(found)

@@ -14,6 +14,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,37 +72,38 @@ def folder_bytes(folder: Path) -> int:
 
 def measure(folder: Path, config: str, source_dtype: str, target_dtype: str) -> dict[str, float]:
     """Write, copy, convert; seconds, bytes and the most memory that was resident."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix="measure-") as made:
+        return _measure(Path(made), load_config(config).model, source_dtype, target_dtype)
+
+
+def _measure(folder: Path, model: ModelConfig, source_dtype: str, dtype: str) -> dict[str, float]:
     source, copy, target = folder / "source", folder / "copy", folder / "converted"
-    source.mkdir(parents=True)
-    model = load_config(config).model
+    source.mkdir()
     tensors = random_tensors(model, DTYPES[source_dtype])
     total = sum(int(np.prod(rows.shape, dtype=np.int64)) for rows in tensors.values())
     with tqdm(total=total, desc="writing", unit="param", unit_scale=True) as bar:
         write_folder(source, tensors, model, DTYPES[source_dtype], bar.update)
-    try:
-        started = time.monotonic()
-        shutil.copytree(source, copy)
-        os.sync()
-        copying = time.monotonic() - started
-        shutil.rmtree(copy)
-        started = time.monotonic()
-        command = [sys.executable, "-m", "convert", source, target, "--dtype", target_dtype]
-        subprocess.run(command, check=True)
-        os.sync()
-        converting = time.monotonic() - started
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-        return {
-            "parameters": total,
-            "source_gb": folder_bytes(source) / 1e9,
-            "converted_gb": folder_bytes(target) / 1e9,
-            "copy_seconds": copying,
-            "convert_seconds": converting,
-            "ratio": converting / copying,
-            "peak_resident_gb": peak / 1e9,
-        }
-    finally:
-        for made in (source, copy, target):
-            shutil.rmtree(made, ignore_errors=True)
+    started = time.monotonic()
+    shutil.copytree(source, copy)
+    os.sync()
+    copying = time.monotonic() - started
+    shutil.rmtree(copy)
+    started = time.monotonic()
+    command = [sys.executable, "-m", "convert", source, target, "--dtype", dtype]
+    subprocess.run(command, check=True)
+    os.sync()
+    converting = time.monotonic() - started
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    return {
+        "parameters": total,
+        "source_gb": folder_bytes(source) / 1e9,
+        "converted_gb": folder_bytes(target) / 1e9,
+        "copy_seconds": copying,
+        "convert_seconds": converting,
+        "ratio": converting / copying,
+        "peak_resident_gb": peak / 1e9,
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

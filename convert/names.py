@@ -70,6 +70,16 @@ def name_table(config: ModelConfig) -> tuple[Name, ...]:
     return (*table, *_scorer_names()) if config.prune.method == "scorer" else tuple(table)
 
 
+def unused_vit_blocks(config: ModelConfig, column: str) -> tuple[str, ...]:
+    """Names of the tensors of ViT blocks behind the last one whose features are used."""
+    return tuple(
+        name.cell(column)[0].format(layer=layer)
+        for name in name_table(config)
+        if name.ours.startswith("vit.blocks.")
+        for layer in range(config.vit.depth, config.vit.layers)
+    )
+
+
 # What a linear layer, norm or plain tensor is called in the columns, without `.weight`. Where no
 # `hf` is given, it is the native name behind `model.`.
 Columns = dict[str, str]

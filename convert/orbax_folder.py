@@ -22,13 +22,12 @@ from orbax.checkpoint import v1 as ocp
 
 from convert.matching import Filling
 from convert.names import Name
-from convert.stored import ConvertError, Rows
+from convert.stored import ConvertError, Rows, count_nan, join_parts, row_blocks
 from stts_jax.training.checkpoint import MODEL
 
 # Arrays are stored in blocks of about this size, so that a process that restores a part of an
 # array reads little more than its part.
 STORED_BLOCK_BYTES = 8 << 20
-READ_BLOCK_BYTES = 64 << 20
 _METADATA = "_METADATA"
 
 
@@ -52,8 +51,7 @@ def write_arrays(
         array = _create(folder / MODEL, filling, dtype)
         pending: list[Any] = []
         for index, values in _blocks(filling, dtype):
-            count = int(np.isnan(values).sum()) if _has_nan(values) else 0
-            if count:
+            if count := count_nan(values):
                 ours = filling.name.ours
                 not_numbers[ours] = not_numbers.get(ours, 0) + count
             # Two writes under way keep both cores busy and little in memory.
@@ -79,20 +77,6 @@ def _blocks(filling: Filling, dtype: np.dtype) -> Iterator[tuple[Any, np.ndarray
             else:
                 index = (part,)
             yield ((layer, *index) if filling.stacked else index), values
-
-
-def row_blocks(rows: Rows, unit: int = 1) -> Iterator[tuple[int, int]]:
-    """First and last + 1 row of the blocks to read a tensor in: `unit` rows or a multiple."""
-    count = rows.shape[0] if rows.shape else 1
-    width = int(np.prod(rows.shape[1:], dtype=np.int64)) * rows.dtype.itemsize
-    step = unit * max(1, READ_BLOCK_BYTES // max(1, width * unit))
-    for start in range(0, count, step):
-        yield start, min(start + step, count)
-
-
-def _has_nan(values: np.ndarray) -> bool:
-    # The smallest of values with a NaN among them is NaN; one pass without a copy.
-    return bool(np.isnan(values.min())) if values.size else False
 
 
 def stored_block(shape: tuple[int, ...], itemsize: int, stacked: bool) -> tuple[int, ...]:
@@ -191,33 +175,6 @@ class ParameterRows:
         return array[start:stop].read().result()
 
 
-@dataclass(frozen=True)
-class JoinedRows:
-    """Tensors on top of each other: what another system fuses."""
-
-    parts: tuple[Rows, ...]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the whole."""
-        return (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:])
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Of the stored values."""
-        return self.parts[0].dtype
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Rows [start, stop)."""
-        found, first = [], 0
-        for part in self.parts:
-            low, high = max(start - first, 0), min(stop - first, part.shape[0])
-            if low < high:
-                found.append(part.read(low, high))
-            first += part.shape[0]
-        return np.concatenate(found)
-
-
 def read_arrays(checkpoint: Path, table: tuple[Name, ...], column: str) -> dict[str, Rows]:
     """Our stored parameters as the tensors of another column; nothing is read yet.
 
@@ -243,9 +200,4 @@ def read_arrays(checkpoint: Path, table: tuple[Name, ...], column: str) -> dict[
             theirs = template.format(layer=layer) if stacked else template
             start = bounds[0] if bounds else 0
             tensors.setdefault(theirs, {})[start] = ParameterRows(array, name, layer)
-    return {
-        name: JoinedRows(tuple(parts[start] for start in sorted(parts)))
-        if len(parts) > 1
-        else next(iter(parts.values()))
-        for name, parts in tensors.items()
-    }
+    return join_parts(tensors)

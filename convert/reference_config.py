@@ -17,6 +17,8 @@ from stts_jax.config import (
 
 DEFAULT_VIDEO_POOLING = 3
 DEFAULT_IMAGE_POOLING = 2
+# What the reference calls the forms of query and key norms.
+QK_NORMS = {"qwen3": "head", "olmo": "full"}
 # What configurations from before a setting came don't mention (olmo/nn/llm.py).
 _LLM_DEFAULTS: Mapping[str, Any] = {
     "additional_vocab_size": 128,
@@ -133,7 +135,9 @@ def llm_config(llm: Mapping[str, Any], bidirectional: str | None) -> LlmConfig:
         mlp_width=llm["mlp_hidden_size"] // 2,
         norm_epsilon=llm["layer_norm_eps"],
         norm_position="post" if llm["norm_after"] else "pre",
-        qk_norm=_qk_norm(llm),
+        qk_norm=QK_NORMS[llm["attention_layer_norm_type"]]
+        if llm["attention_layer_norm"]
+        else "none",
         rope_theta=float(llm["rope_theta"]),
         yarn=_yarn(llm),
         tied_head=llm["weight_tying"],
@@ -142,12 +146,6 @@ def llm_config(llm: Mapping[str, Any], bidirectional: str | None) -> LlmConfig:
         residual_dropout=llm["residual_dropout"],
         response_residual_dropout=llm["response_residual_dropout"],
     )
-
-
-def _qk_norm(llm: Mapping[str, Any]) -> str:
-    if not llm["attention_layer_norm"]:
-        return "none"
-    return {"qwen3": "head", "olmo": "full"}[llm["attention_layer_norm_type"]]
 
 
 def _yarn(llm: Mapping[str, Any]) -> YarnConfig | None:

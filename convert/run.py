@@ -20,11 +20,11 @@ from tqdm import tqdm
 
 from convert.fresh import fresh_scorer
 from convert.hf_folder import write_folder
-from convert.matching import Filling, match
+from convert.matching import Filling, Origin, match
 from convert.names import HF, HF_HEAD, name_table
-from convert.orbax_folder import JoinedRows, write_arrays
-from convert.sources import TOKENIZER, Source
-from convert.stored import ConvertError, Rows
+from convert.orbax_folder import write_arrays
+from convert.sources import DEFAULT_TOPK, TOKENIZER, Source
+from convert.stored import ConvertError, Rows, join_parts
 from stts_jax.config import Config, ModelConfig, replace
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.parameters import named_parameters
@@ -53,16 +53,26 @@ class Plan:
     @property
     def parameters(self) -> int:
         """Scalars in our parameters."""
-        return sum(int(np.prod(f.shape, dtype=np.int64)) for f in self.fillings)
+        return sum(self.parameters_by_part.values())
+
+    @property
+    def parameters_by_part(self) -> dict[str, int]:
+        """Scalars in the parameters of the vision transformer, the connector, and so on."""
+        counts: dict[str, int] = {}
+        for filling in self.fillings:
+            part = filling.name.ours.split(".")[0]
+            size = int(np.prod(filling.shape, dtype=np.int64))
+            counts[part] = counts.get(part, 0) + size
+        return counts
 
 
-def plan(source: Source, *, add_scorer: bool = False, topk: float = 0.5) -> Plan:
+def plan(source: Source, *, add_scorer: bool = False, topk: float | None = None) -> Plan:
     """Match a checkpoint's tensors and our parameters.
 
     Args:
       source: the opened checkpoint.
       add_scorer: give a model that has no scorer a fresh one.
-      topk: share of the tokens that such a model is to drop.
+      topk: share of the tokens that such a model is to drop; `DEFAULT_TOPK` if not given.
 
     Raises:
       ConvertError: with all that is missing, unread or misshapen.
@@ -73,13 +83,13 @@ def plan(source: Source, *, add_scorer: bool = False, topk: float = 0.5) -> Plan
             raise ConvertError(
                 f"--add-scorer is given, but '{source.folder}' has a scorer; leave the flag out"
             )
+        topk = DEFAULT_TOPK if topk is None else topk
         model = replace(model, {"prune.method": "scorer", "prune.topk": topk})
         tensors |= fresh_scorer(model, source.column)
         notes += (f"the scorer is fresh, with topk={topk}; train it before you rely on it",)
-    fillings = match(
-        abstract_parameters(model), tensors, name_table(model), source.column, source.ignore
-    )
-    return Plan(source, model, tuple(fillings), notes)
+    origin = Origin(tensors, source.column, source.ignore)
+    fillings = match(abstract_parameters(model), [origin], name_table(model))
+    return Plan(source, model, fillings, notes)
 
 
 def abstract_parameters(model: ModelConfig) -> dict[str, Any]:
@@ -123,15 +133,15 @@ def convert(
         ) as bar:
             if to == "hf":
                 tensors = hf_tensors(planned)
-                write_folder(temporary, tensors, planned.model, DTYPES[dtype], bar.update)
+                found = write_folder(temporary, tensors, planned.model, DTYPES[dtype], bar.update)
             else:
                 step = temporary / CHECKPOINTS / "0"
                 step.parent.mkdir()
                 found = write_arrays(step, list(planned.fillings), DTYPES[dtype], bar.update)
-                for name, count in found.items():
-                    warn(f"warning: {name} holds {count} values that are not a number (NaN)")
                 has_tokenizer = planned.source.tokenizer is not None
                 output_config(planned.model, target, has_tokenizer).save(temporary)
+        for name, count in found.items():
+            warn(f"warning: {name} holds {count} values that are not a number (NaN)")
         if planned.source.tokenizer is not None:
             shutil.copyfile(planned.source.tokenizer, temporary / TOKENIZER)
         if target.is_dir():  # empty, see _prepare
@@ -164,12 +174,7 @@ def hf_tensors(planned: Plan) -> dict[str, Rows]:
         for layer, rows in enumerate(filling.layers):
             theirs = template.format(layer=layer)
             parts.setdefault(theirs, {})[bounds[0] if bounds else 0] = rows
-    tensors = {
-        name: JoinedRows(tuple(found[start] for start in sorted(found)))
-        if len(found) > 1
-        else found[0]
-        for name, found in parts.items()
-    }
+    tensors = join_parts(parts)
     if planned.model.llm.tied_head:
         tensors[HF_HEAD] = tensors["model.transformer.wte.embedding"]
     return dict(sorted(tensors.items()))
@@ -212,11 +217,13 @@ def _prepare(target: Path, wanted: int) -> Path:
 
 
 def table_lines(planned: Plan) -> Iterable[str]:
-    """The table that `--dry-run` prints: our names, shapes and what fills them."""
+    """What `--dry-run` prints: our names, shapes and what fills them, and counts."""
     width = max(len(filling.name.ours) for filling in planned.fillings)
     for filling in planned.fillings:
-        template, bounds = filling.name.cell(planned.source.column)
+        template, bounds = filling.theirs
         shape = "x".join(map(str, filling.shape))
         rows = f" rows {bounds[0]}:{bounds[1]}" if bounds else ""
         turned = " transposed" if filling.name.transpose else ""
         yield f"{filling.name.ours:<{width}}  {shape:>18}  {template}{rows}{turned}"
+    for part, count in planned.parameters_by_part.items():
+        yield f"{part:<{width}}  {count:>18,}  parameters"

@@ -14,12 +14,21 @@ import yaml
 
 from convert import native, safetensors_files
 from convert.hf_config import BIDIRECTIONAL_KEY, model_config_from_hf
-from convert.names import HF, HF_HEAD, NATIVE, TRANSFORMERS, name_table
-from convert.orbax_folder import JoinedRows, read_arrays, row_blocks
+from convert.hf_processor import pooling_windows
+from convert.names import HF, HF_HEAD, NATIVE, TRANSFORMERS, name_table, unused_vit_blocks
+from convert.orbax_folder import read_arrays
 from convert.reference_config import model_config
-from convert.stored import ConvertError, RowRange, Rows, require_inside
+from convert.stored import (
+    ConvertError,
+    JoinedRows,
+    RowRange,
+    Rows,
+    require_inside,
+    row_blocks,
+)
 from stts_jax.config import Bidirectional, ConfigError, ModelConfig
 from stts_jax.config import replace as replace_config
+from stts_jax.data.tokenizer import TINY_FILE
 from stts_jax.training.checkpoint import (
     CHECKPOINTS,
     MODEL,
@@ -31,6 +40,7 @@ from stts_jax.training.checkpoint import (
 _SCORER = "temporal_token_scorer."
 _STEP = re.compile(r"step(\d+)(-unsharded)?")
 TOKENIZER = "tokenizer.json"
+DEFAULT_TOPK = 0.5
 _EMBEDDINGS = (
     "model.transformer.wte.embedding",
     "model.language_model.embed_tokens.weight",
@@ -47,12 +57,12 @@ class Options:
       bidirectional: which image tokens see each other. Native checkpoints say it themselves;
         for the others `image_tokens` is the default, as Hugging Face's code has it.
       topk: share of the tokens to drop, for a checkpoint whose configuration doesn't know its
-        scorer.
+        scorer; `DEFAULT_TOPK` if not given.
     """
 
     step: int | None = None
     bidirectional: Bidirectional | None = None
-    topk: float = 0.5
+    topk: float | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,7 @@ class Source:
       model: its configuration.
       ignore: names that nothing has to read.
       notes: what was left out or assumed, a sentence each.
+      tokenizer: the `tokenizer.json` that belongs to it, if there is one.
     """
 
     kind: str
@@ -76,12 +87,7 @@ class Source:
     model: ModelConfig
     ignore: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-    @property
-    def tokenizer(self) -> Path | None:
-        """The `tokenizer.json` that lies with it."""
-        path = self.folder / TOKENIZER
-        return path if path.is_file() else None
+    tokenizer: Path | None = None
 
 
 def open_source(folder: Path, options: Options) -> Source:
@@ -99,9 +105,13 @@ def open_source(folder: Path, options: Options) -> Source:
         return _native(folder, "native, unsharded", native.read_unsharded(folder), options)
     if (folder / native.SHARDED).exists():
         return _native(folder, "native, sharded", native.read_sharded(folder), options)
-    if _is_ours(folder):
-        return _ours(folder)
-    return _hugging_face(folder, options)
+    return _ours(folder, options) if _is_ours(folder) else _hugging_face(folder, options)
+
+
+def tokenizer_in(folder: Path) -> Path | None:
+    """The tokenizer that lies in a folder."""
+    path = folder / TOKENIZER
+    return path if path.is_file() else None
 
 
 def is_foreign(folder: Path) -> bool:
@@ -147,24 +157,27 @@ def _native(folder: Path, kind: str, tensors: Mapping[str, Rows], options: Optio
     raw = _parse(folder / "config.yaml", folder, yaml.safe_load)
     described = raw.get("model", raw) if isinstance(raw, dict) else {}
     config = _understood(folder / "config.yaml", lambda: model_config(described))
-    if options.bidirectional not in (None, config.llm.bidirectional):
-        raise ConvertError(
-            f"--bidirectional is {options.bidirectional}, but '{folder / 'config.yaml'}' says "
-            f"{config.llm.bidirectional}; leave the flag out"
-        )
+    _require_agreement(options, config, folder / "config.yaml")
     config, notes = _with_scorer(config, tensors, options)
-    return _trimmed(Source(kind, folder, NATIVE, tensors, config, notes=notes))
+    source = Source(
+        kind, folder, NATIVE, tensors, config, notes=notes, tokenizer=tokenizer_in(folder)
+    )
+    return _trimmed(source)
 
 
 def _hugging_face(folder: Path, options: Options) -> Source:
     raw = _parse(folder / "config.json", folder, json.loads)
     tensors = _resplit(safetensors_files.read_folder(folder), raw.get("text_config", {}))
     tied = _is_tied(tensors)
-    bidirectional = options.bidirectional or raw.get(BIDIRECTIONAL_KEY, "image_tokens")
+    stated = raw.get(BIDIRECTIONAL_KEY)
+    bidirectional = stated or options.bidirectional or "image_tokens"
     config = _understood(
         folder / "config.json",
-        lambda: model_config_from_hf(raw, tied_head=tied, bidirectional=bidirectional),
+        lambda: model_config_from_hf(
+            raw, tied_head=tied, bidirectional=bidirectional, **pooling_windows(folder)
+        ),
     )
+    _require_agreement(options, config, folder / "config.json")
     config, notes = _with_scorer(config, tensors, options)
     modules = any(name.startswith("model.language_model.") for name in tensors)
     kind = "Hugging Face, " + ("names of transformers' modules" if modules else "released names")
@@ -174,7 +187,8 @@ def _hugging_face(folder: Path, options: Options) -> Source:
     )
     ignore = (HF_HEAD,) if tied else ()
     column = TRANSFORMERS if modules else HF
-    return _trimmed(Source(kind, folder, column, tensors, config, ignore, notes))
+    source = Source(kind, folder, column, tensors, config, ignore, notes, tokenizer_in(folder))
+    return _trimmed(source)
 
 
 def _resplit(tensors: Mapping[str, Rows], text: Mapping[str, Any]) -> Mapping[str, Rows]:
@@ -194,16 +208,30 @@ def _resplit(tensors: Mapping[str, Rows], text: Mapping[str, Any]) -> Mapping[st
     return {**tensors, base: RowRange(both, 0, end), extra: RowRange(both, end, rows)}
 
 
-def _ours(folder: Path) -> Source:
+def _ours(folder: Path, options: Options) -> Source:
     try:
         checkpoint = find_checkpoint(folder)
-        config = config_of(checkpoint).model
+        config = config_of(checkpoint)
     except CheckpointError as error:
         raise ConvertError(str(error)) from error
-    tensors = read_arrays(checkpoint, name_table(config), NATIVE)
-    places = (checkpoint, *checkpoint.parents[:2])
-    root = next((place for place in places if (place / TOKENIZER).is_file()), folder)
-    return Source("ours, Orbax", root, NATIVE, tensors, config)
+    _require_agreement(options, config.model, folder)
+    tensors = read_arrays(checkpoint, name_table(config.model), NATIVE)
+    stated = config.data.tokenizer
+    tokenizer = TINY_FILE if stated == "tiny" else Path(stated)
+    if tokenizer.is_file():
+        return Source("ours, Orbax", folder, NATIVE, tensors, config.model, tokenizer=tokenizer)
+    note = f"its tokenizer '{stated}' is not there; put a {TOKENIZER} beside the result"
+    return Source("ours, Orbax", folder, NATIVE, tensors, config.model, notes=(note,))
+
+
+def _require_agreement(options: Options, config: ModelConfig, path: Path) -> None:
+    """Flags are for what a checkpoint leaves open; what it states they must not contradict."""
+    stated = {"--bidirectional": (options.bidirectional, config.llm.bidirectional)}
+    if config.prune.method != "none":
+        stated["--topk"] = (options.topk, config.prune.topk)
+    for flag, (given, found) in stated.items():
+        if given not in (None, found):
+            raise ConvertError(f"{flag} is {given}, but '{path}' says {found}; leave the flag out")
 
 
 def _parse(path: Path, folder: Path, parse: Any) -> Any:
@@ -233,27 +261,19 @@ def _with_scorer(
     has = any(_SCORER in name for name in tensors)
     if not has or config.prune.method == "scorer":
         return config, ()
-    config = replace_config(config, {"prune.method": "scorer", "prune.topk": options.topk})
-    note = f"the configuration doesn't mention the scorer; assumed topk={options.topk}"
+    topk = DEFAULT_TOPK if options.topk is None else options.topk
+    config = replace_config(config, {"prune.method": "scorer", "prune.topk": topk})
+    note = f"the configuration doesn't mention the scorer; assumed topk={topk}"
     return config, (note,)
 
 
 def _trimmed(source: Source) -> Source:
     """Leave out ViT blocks behind the last one whose features are used."""
-    config = source.model
-    extra = [
-        name.cell(source.column)[0].format(layer=layer)
-        for name in name_table(config)
-        if name.ours.startswith("vit.blocks.")
-        for layer in range(config.vit.depth, config.vit.layers)
-    ]
-    if not any(name in source.tensors for name in extra):
+    vit, unused = source.model.vit, unused_vit_blocks(source.model, source.column)
+    if not any(name in source.tensors for name in unused):
         return source
-    note = (
-        f"left out ViT blocks {config.vit.depth} to {config.vit.layers - 1}: no feature layer "
-        "needs them"
-    )
-    return replace(source, ignore=(*source.ignore, *extra), notes=(*source.notes, note))
+    note = f"left out ViT blocks {vit.depth} to {vit.layers - 1}: no feature layer needs them"
+    return replace(source, ignore=(*source.ignore, *unused), notes=(*source.notes, note))
 
 
 def require_tied(tensors: Mapping[str, Rows], folder: Path) -> None:

@@ -6,7 +6,7 @@ file, or in a few such pieces. So no reader keeps more in memory than the rows i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +23,10 @@ DTYPES = {
     "torch.float16": np.dtype(np.float16),
     "torch.bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
+
+
+# That much of a tensor is read at a time.
+READ_BLOCK_BYTES = 64 << 20
 
 
 class ConvertError(ValueError):
@@ -151,6 +155,58 @@ class RowRange:
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows [start, stop) of the range."""
         return self.whole.read(self.start + start, self.start + stop)
+
+
+@dataclass(frozen=True)
+class JoinedRows:
+    """Tensors on top of each other: what another system fuses."""
+
+    parts: tuple[Rows, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole."""
+        return (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the stored values."""
+        return self.parts[0].dtype
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop)."""
+        found, first = [], 0
+        for part in self.parts:
+            low, high = max(start - first, 0), min(stop - first, part.shape[0])
+            if low < high:
+                found.append(part.read(low, high))
+            first += part.shape[0]
+        return np.concatenate(found)
+
+
+def join_parts(parts: Mapping[str, Mapping[int, Rows]]) -> dict[str, Rows]:
+    """Tensors from their parts, which are given by the first row that each has in the whole."""
+    return {
+        name: JoinedRows(tuple(found[start] for start in sorted(found)))
+        if len(found) > 1
+        else next(iter(found.values()))
+        for name, found in parts.items()
+    }
+
+
+def row_blocks(rows: Rows, unit: int = 1) -> Iterator[tuple[int, int]]:
+    """First and last + 1 row of the blocks to read a tensor in: `unit` rows or a multiple."""
+    count = rows.shape[0] if rows.shape else 1
+    width = int(np.prod(rows.shape[1:], dtype=np.int64)) * rows.dtype.itemsize
+    step = unit * max(1, READ_BLOCK_BYTES // max(1, width * unit))
+    for start in range(0, count, step):
+        yield start, min(start + step, count)
+
+
+def count_nan(values: np.ndarray) -> int:
+    """How many values are not a number."""
+    # The smallest of values with a NaN among them is NaN: one pass without a copy, nearly always.
+    return int(np.isnan(values).sum()) if values.size and np.isnan(values.min()) else 0
 
 
 def require_inside(path: Path, folder: Path) -> Path:

@@ -14,6 +14,13 @@ from stts_jax.config import ConnectorConfig, LlmConfig, ModelConfig, PruneConfig
 from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
 
 KEY = jax.random.key(0)
+# Parameters of the published models: the LLM without its head, the connector, all; MODEL 1.6.
+SIZES = {
+    "molmo2_4b": (4_022_795_776, 56_611_328, 4_461_913_040),
+    "molmo2_8b": (7_568_929_792, 87_937_536, 8_661_703_120),
+    "molmo2_o_7b": (6_887_796_736, 79_745_536, 7_760_786_896),
+}
+VIT = 382_505_936
 ALL_KINDS = (VIDEO, VIDEO, IMAGE, MULTI_IMAGE, TEXT)
 ROWS = 3
 

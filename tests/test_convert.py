@@ -11,17 +11,20 @@ import ml_dtypes
 import numpy as np
 import pytest
 from convert_cases import SCORED, UNTIED, hf_arrays, native_arrays, write_hf
-from model_cases import small_model_config
+from model_cases import SIZES, VIT, small_model_config
 from safetensors.numpy import load_file, save_file
 
-from convert import orbax_folder
+from convert import hf_folder, orbax_folder, stored
 from convert import run as convert_run
 from convert.__main__ import main
 from convert.in_memory import to_native
-from convert.names import COLUMNS, NATIVE, name_table
+from convert.measure import random_tensors
+from convert.names import COLUMNS, HF, HF_HEAD, NATIVE, name_table
 from convert.orbax_folder import STORED_BLOCK_BYTES, stored_block
-from convert.stored import ConvertError
+from convert.run import plan
+from convert.sources import Source
 from stts_jax.config import load_config
+from stts_jax.data.tokenizer import TINY_FILE
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import make_mesh
 from stts_jax.parallel.parameters import named_parameters
@@ -66,9 +69,7 @@ def test_there_and_back_again_is_bit_equal(tmp_path: Path, config) -> None:
 
 
 def test_a_large_folder_is_written_in_parts_with_an_index(tmp_path: Path, monkeypatch) -> None:
-    from convert import hf_folder
-
-    monkeypatch.setattr(hf_folder.write_folder, "__defaults__", (lambda count: None, 10_000))
+    monkeypatch.setattr(hf_folder, "PART_BYTES", 10_000)
     source = write_hf(tmp_path / "hf", SCORED)
     assert main([str(source), str(tmp_path / "parts"), "--to", "hf"]) == 0
     index = json.loads((tmp_path / "parts" / INDEX).read_text())
@@ -110,7 +111,7 @@ def test_arrays_are_stored_in_small_blocks_so_that_a_process_reads_its_part_only
 
 
 def test_reading_and_writing_agree_whatever_the_size_of_blocks(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(orbax_folder, "READ_BLOCK_BYTES", 300)
+    monkeypatch.setattr(stored, "READ_BLOCK_BYTES", 300)
     monkeypatch.setattr(orbax_folder, "STORED_BLOCK_BYTES", 200)
     model, _ = load_model(converted(tmp_path))
     assert same(to_native(model, name_table(SCORED)), native_arrays(SCORED))
@@ -151,7 +152,21 @@ def test_dry_run_prints_the_table_and_writes_nothing(tmp_path: Path, capsys) -> 
     parameters = named_parameters(model)
     assert f"{sum(p.size for p in parameters.values()):,} parameters" in printed
     assert all(name in printed for name in parameters)
+    assert f"{sum(p.size for n, p in parameters.items() if n.startswith('vit.')):,}" in printed
     assert not (tmp_path / "ours").exists()
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_checkpoint_of_full_size_has_the_published_number_of_parameters(name: str) -> None:
+    model = load_config(name).model
+    tensors = random_tensors(model, np.dtype(ml_dtypes.bfloat16))
+    head = (HF_HEAD,) if model.llm.tied_head else ()
+    planned = plan(Source("none", Path("none"), HF, tensors, model, head))
+    llm, connector, total = SIZES[name]
+    counts = planned.parameters_by_part
+    found_head = 0 if model.llm.tied_head else model.llm.vocab_size * model.llm.width
+    assert counts["llm"] - found_head == llm
+    assert (counts["connector"], counts["vit"], planned.parameters) == (connector, VIT, total)
 
 
 def test_blocks_that_no_feature_layer_needs_are_left_out_with_a_note(tmp_path, capsys) -> None:
@@ -283,6 +298,8 @@ def test_nan_is_warned_of(tmp_path: Path, capsys) -> None:
     source = write_hf(tmp_path / "hf", SCORED, **{name: array})
     assert main([str(source), str(tmp_path / "ours")]) == 0
     assert "llm.final_norm.scale holds 1 values that are not a number" in capsys.readouterr().out
+    assert main([str(source), str(tmp_path / "back"), "--to", "hf"]) == 0
+    assert f"{name} holds 1 values that are not a number" in capsys.readouterr().out
 
 
 def test_an_unknown_folder_says_what_is_looked_for(tmp_path: Path, capsys) -> None:
@@ -375,8 +392,39 @@ def test_training_takes_a_hugging_face_folder_and_keeps_the_copy(
     assert local_checkpoint(source) != copy
 
 
+def test_flags_must_not_contradict_the_checkpoint(tmp_path: Path, capsys) -> None:
+    ours = converted(tmp_path)
+    for source in (tmp_path / "hf", ours):
+        message = refused(capsys, source, tmp_path / "x", "--topk", "0.9")
+        assert f"--topk is 0.9, but '{source}" in message
+        message = refused(capsys, ours, tmp_path / "x", "--bidirectional", "within_image")
+        assert "--bidirectional is within_image" in message
+
+
+def test_pooling_windows_are_read_from_the_processor(tmp_path: Path, capsys) -> None:
+    source = write_hf(tmp_path / "hf", UNTIED)
+    processor = source / "processor_config.json"
+    processor.write_text(json.dumps({"video_processor": {"pooling_size": [9, 9]}}))
+    assert main([str(source), str(tmp_path / "ours")]) == 0
+    assert load_model(tmp_path / "ours")[1].model.prune.pooling == 9
+    processor.write_text(json.dumps({"video_processor": {"pooling_size": [3, 9]}}))
+    assert "only square windows" in refused(capsys, source, tmp_path / "other")
+
+
+def test_the_tokenizer_goes_along(tmp_path: Path, capsys) -> None:
+    source = write_hf(tmp_path / "hf", UNTIED)
+    (source / "tokenizer.json").write_text(TINY_FILE.read_text())
+    chain = [source, tmp_path / "ours", tmp_path / "moved", tmp_path / "back"]
+    assert main([str(chain[0]), str(chain[1])]) == 0
+    assert main([str(chain[1]), str(chain[2])]) == 0
+    assert main([str(chain[2]), str(chain[3]), "--to", "hf"]) == 0
+    assert (chain[3] / "tokenizer.json").read_text() == TINY_FILE.read_text()
+    (chain[1] / "tokenizer.json").unlink()
+    assert main([str(chain[1]), str(tmp_path / "bare")]) == 0
+    assert "is not there" in capsys.readouterr().out
+
+
 def test_missing_flags_are_named(tmp_path: Path, capsys) -> None:
     source = write_hf(tmp_path / "hf", SCORED)
     assert "DST is missing" in refused(capsys, source)
     assert "needs --config" in refused(capsys, "--init", source, source, tmp_path / "x")
-    assert issubclass(ConvertError, ValueError)

@@ -10,7 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_cases import BUDGET, KEY, ROWS, SMALL, numpy_rows, on_device, rows, small_model
+from model_cases import (
+    BUDGET,
+    KEY,
+    ROWS,
+    SIZES,
+    SMALL,
+    VIT,
+    numpy_rows,
+    on_device,
+    rows,
+    small_model,
+)
 from model_cases import small_model_config as small
 from random_batches import IMAGE, MULTI_IMAGE, TEXT, VIDEO
 from reference_cases import worst, worst_gradient
@@ -44,12 +55,6 @@ Z_LOSS = 1e-4
 
 # ------------------------------------------------------------------------------ published sizes
 
-SIZES = {  # LLM without its head, connector, total
-    "molmo2_4b": (4_022_795_776, 56_611_328, 4_461_913_040),
-    "molmo2_8b": (7_568_929_792, 87_937_536, 8_661_703_120),
-    "molmo2_o_7b": (6_887_796_736, 79_745_536, 7_760_786_896),
-}
-VIT = 382_505_936
 SCORER = 33_766_769
 
 
