@@ -417,6 +417,7 @@ class TrainConfig:
     Attributes:
       optimizer: `adamw`, as the paper, or `muon`, which learns the tiny model in far fewer steps;
         it orthogonalises the updates of the kernels and leaves all else to Adam.
+      beta1, beta2, epsilon: of Adam; with `muon`, beta2 is also the decay of its momentum.
       final_learning_rate: share of the peak at which the cosine ends.
       clip: the gradient of each group is scaled to at most this norm.
       z_loss: weight of the squared log-partition term.

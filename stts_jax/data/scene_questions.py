@@ -1,6 +1,6 @@
 """Questions about a procedural scene, each with an answer that text alone doesn't give away.
 
-An answer repeats what was asked about (`Where is the red one?`, `red top left`): so a small model
+An answer repeats what was asked about (`Where is the red one?`, `red left`): so a small model
 has to look things up once, from the repeated word, and learns it in minutes.
 """
 

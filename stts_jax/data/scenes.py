@@ -155,7 +155,7 @@ def render(scene: Scene, config: SceneConfig) -> np.ndarray:
     count = round(config.seconds * config.fps)
     frames = np.repeat(scene.background[None], count, axis=0)
     for actor in scene.actors:
-        mask = _mask(actor.shape, actor.size)
+        mask = shape_mask(actor.shape, actor.size)
         for k in range(count):
             time = k / config.fps
             if actor.appears <= time < actor.goes:
@@ -169,9 +169,9 @@ def render(scene: Scene, config: SceneConfig) -> np.ndarray:
 
 def _leading_edge(window: np.ndarray, step: np.ndarray) -> np.ndarray:
     """The part of a shape's window that lies foremost on its way, a view."""
-    along = [slice(None), slice(0, EDGE), slice(-EDGE, None)]  # 0, 1 and -1 take -step's sign
+    parts = {-1: slice(0, EDGE), 0: slice(None), 1: slice(-EDGE, None)}
     x, y = (int(v) for v in step)
-    return window[along[-y], along[-x]]
+    return window[parts[y], parts[x]]
 
 
 # ------------------------------------------------------------------------------------- planning
@@ -290,7 +290,7 @@ def _background(rng: np.random.Generator, config: SceneConfig) -> np.ndarray:
     return np.repeat(grey[..., None], 3, axis=-1).clip(0, 255).astype(np.uint8)
 
 
-def _mask(shape: str, size: int) -> np.ndarray:
+def shape_mask(shape: str, size: int) -> np.ndarray:
     """(size, size) bool, where a shape covers its square.
 
     Each shape has a hatching of its own, as suits in a game of cards have colours: at this size
