@@ -9,36 +9,48 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_dtypes
 import numpy as np
 import tensorstore as ts
+from jax.sharding import AbstractMesh
 from orbax.checkpoint import v1 as ocp
 
 from convert.matching import Filling
-from convert.names import Name
+from convert.names import Name, name_table
 from convert.stored import ConvertError, Rows, count_nan, join_parts, row_blocks
+from stts_jax.config import ModelConfig
+from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.parallel.mesh import MESH_AXES, parameter_shardings
+from stts_jax.parallel.parameters import named_parameters
 from stts_jax.training.checkpoint import MODEL
 
-# Arrays are stored in blocks of about this size, so that a process that restores a part of an
-# array reads little more than its part.
+# Arrays are stored in blocks that lie within the part of one of so many processes that share them
+# on the mesh axis `fsdp`, so that each reads its own part only; and that are no larger than this.
+STORED_PARTS = 16
 STORED_BLOCK_BYTES = 8 << 20
 _METADATA = "_METADATA"
 
 
 def write_arrays(
-    folder: Path, fillings: list[Filling], dtype: np.dtype, advance: Any = lambda count: None
+    folder: Path,
+    fillings: Sequence[Filling],
+    model: ModelConfig,
+    dtype: np.dtype,
+    advance: Any = lambda count: None,
 ) -> dict[str, int]:
     """Write a complete Orbax checkpoint of these parameters into a folder that doesn't exist yet.
 
     Args:
       folder: the checkpoint.
       fillings: of every parameter.
+      model: that they are the parameters of.
       dtype: to store them in.
       advance: called with the number of values after each block.
 
@@ -46,11 +58,13 @@ def write_arrays(
       For each parameter that holds NaN, how many.
     """
     _write_skeleton(folder, fillings, dtype)
+    blocks = stored_blocks(model, dtype.itemsize)
     not_numbers: dict[str, int] = {}
     for filling in fillings:
-        array = _create(folder / MODEL, filling, dtype)
+        block = blocks[filling.name.ours]
+        array = _create(folder / MODEL, filling, dtype, block)
         pending: list[Any] = []
-        for index, values in _blocks(filling, dtype):
+        for index, values in _blocks(filling, block):
             if count := count_nan(values):
                 ours = filling.name.ours
                 not_numbers[ours] = not_numbers.get(ours, 0) + count
@@ -64,9 +78,8 @@ def write_arrays(
     return not_numbers
 
 
-def _blocks(filling: Filling, dtype: np.dtype) -> Iterator[tuple[Any, np.ndarray]]:
-    """A parameter's values in blocks, each with the index it has in the parameter."""
-    stored = stored_block(filling.shape, dtype.itemsize, filling.stacked)
+def _blocks(filling: Filling, stored: tuple[int, ...]) -> Iterator[tuple[Any, np.ndarray]]:
+    """A parameter's values in whole stored blocks, each with the index it has in the parameter."""
     unit = stored[-1] if filling.name.transpose else stored[1 if filling.stacked else 0]
     for layer, rows in enumerate(filling.layers):
         for start, stop in row_blocks(rows, unit):
@@ -79,9 +92,27 @@ def _blocks(filling: Filling, dtype: np.dtype) -> Iterator[tuple[Any, np.ndarray
             yield ((layer, *index) if filling.stacked else index), values
 
 
-def stored_block(shape: tuple[int, ...], itemsize: int, stacked: bool) -> tuple[int, ...]:
-    """Shape of the blocks that an array is stored in: one layer, its axes halved until small."""
-    block = [1, *shape[1:]] if stacked else list(shape)
+def stored_blocks(model: ModelConfig, itemsize: int) -> dict[str, tuple[int, ...]]:
+    """Shape of the blocks that each parameter is stored in: of one layer and one process's part.
+
+    Args:
+      model: that has the parameters.
+      itemsize: bytes of a value.
+    """
+    axes = tuple(STORED_PARTS if axis == "fsdp" else 1 for axis in MESH_AXES)
+    mesh = AbstractMesh(axes, MESH_AXES)
+    abstract = jax.eval_shape(lambda: VideoLanguageModel(model, key=jax.random.key(0)))
+    shardings = named_parameters(parameter_shardings(abstract, mesh))
+    stacked = {name.ours for name in name_table(model) if "{layer}" in name.native}
+    blocks = {}
+    for name, parameter in named_parameters(abstract).items():
+        part = shardings[name].shard_shape(parameter.shape)
+        blocks[name] = _halved([1, *part[1:]] if name in stacked else list(part), itemsize)
+    return blocks
+
+
+def _halved(block: list[int], itemsize: int) -> tuple[int, ...]:
+    """Its longest axis halved until it is small enough."""
     while np.prod(block, dtype=np.int64) * itemsize > STORED_BLOCK_BYTES:
         axis = int(np.argmax(block))
         block[axis] = -(-block[axis] // 2)
@@ -91,7 +122,7 @@ def stored_block(shape: tuple[int, ...], itemsize: int, stacked: bool) -> tuple[
 # ------------------------------------------------------------------------------------- on disk
 
 
-def _write_skeleton(folder: Path, fillings: list[Filling], dtype: np.dtype) -> None:
+def _write_skeleton(folder: Path, fillings: Sequence[Filling], dtype: np.dtype) -> None:
     context = ocp.Context()
     context.array.saving.use_ocdbt = False  # a file for each block, written in any order
     context.array.saving.enable_write_sharding_file = False
@@ -121,7 +152,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _create(model: Path, filling: Filling, dtype: np.dtype) -> Any:
+def _create(model: Path, filling: Filling, dtype: np.dtype, block: tuple[int, ...]) -> Any:
     spec = _spec(model, filling.name.ours, json.loads((model / _METADATA).read_text()))
     return ts.open(
         # Orbax reads no block that isn't there, and a bias may well be all zeros.
@@ -130,9 +161,7 @@ def _create(model: Path, filling: Filling, dtype: np.dtype) -> Any:
         delete_existing=True,
         dtype=ts.dtype(dtype.name),
         shape=filling.shape,
-        chunk_layout=ts.ChunkLayout(
-            chunk_shape=stored_block(filling.shape, dtype.itemsize, filling.stacked)
-        ),
+        chunk_layout=ts.ChunkLayout(chunk_shape=block),
     ).result()
 
 

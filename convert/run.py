@@ -137,7 +137,9 @@ def convert(
             else:
                 step = temporary / CHECKPOINTS / "0"
                 step.parent.mkdir()
-                found = write_arrays(step, list(planned.fillings), DTYPES[dtype], bar.update)
+                found = write_arrays(
+                    step, planned.fillings, planned.model, DTYPES[dtype], bar.update
+                )
                 has_tokenizer = planned.source.tokenizer is not None
                 output_config(planned.model, target, has_tokenizer).save(temporary)
         for name, count in found.items():

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_dtypes
@@ -20,8 +24,8 @@ from convert.__main__ import main
 from convert.in_memory import to_native
 from convert.measure import random_tensors
 from convert.names import COLUMNS, HF, HF_HEAD, NATIVE, name_table
-from convert.orbax_folder import STORED_BLOCK_BYTES, stored_block
-from convert.run import plan
+from convert.orbax_folder import STORED_BLOCK_BYTES, STORED_PARTS, stored_blocks
+from convert.run import abstract_parameters, plan
 from convert.sources import Source
 from stts_jax.config import load_config
 from stts_jax.data.tokenizer import TINY_FILE
@@ -102,12 +106,49 @@ def test_restoring_places_arrays_on_a_mesh(tmp_path: Path) -> None:
     assert same(to_native(model, name_table(SCORED)), native_arrays(SCORED))
 
 
+def test_each_of_two_processes_reads_its_part_of_the_checkpoint_only(
+    tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(orbax_folder, "STORED_BLOCK_BYTES", 1 << 20)
+    config = small_model_config(llm__width=512, llm__mlp_width=4096, llm__vocab_size=8192)
+    ours = converted(tmp_path, config)
+    wanted = named_parameters(load_model(ours)[0])
+    found = restored_by_processes(ours, 2)
+    total = sum(array.nbytes for array in wanted.values())
+    for process in found:
+        # Half of it, and what is small and on every device.
+        assert process["read"] < 0.6 * total, (process["read"], total)
+        for name, array in wanted.items():
+            assert process["sums"][name] == pytest.approx(float(abs(array).sum()), rel=1e-4)
+
+
+def restored_by_processes(checkpoint: Path, count: int) -> list[dict[str, Any]]:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    script = Path(__file__).with_name("restoring_process.py")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script, checkpoint, str(port), str(count), str(index)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(count)
+    ]
+    results = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0] * count, results[0][1][-2000:]
+    return [json.loads(output.splitlines()[-1]) for output, _ in results]
+
+
 def test_arrays_are_stored_in_small_blocks_so_that_a_process_reads_its_part_only() -> None:
-    for shape, stacked in (((36, 2560, 9728), True), ((151936, 2560), False), ((36, 128), True)):
-        block = stored_block(shape, 4, stacked)
-        assert np.prod(block) * 4 <= STORED_BLOCK_BYTES
-        assert all(1 <= b <= s for b, s in zip(block, shape, strict=True))
-        assert block[0] == 1 or not stacked
+    model = load_config("molmo2_4b_stts_50").model
+    blocks = stored_blocks(model, 4)
+    for name, parameter in abstract_parameters(model).items():
+        assert np.prod(blocks[name]) * 4 <= STORED_BLOCK_BYTES
+        assert all(1 <= b <= s for b, s in zip(blocks[name], parameter.shape, strict=True))
+    # Width is what `fsdp` cuts.
+    assert blocks["llm.embedding"][1] == model.llm.width // STORED_PARTS
 
 
 def test_reading_and_writing_agree_whatever_the_size_of_blocks(tmp_path, monkeypatch) -> None:
