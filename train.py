@@ -57,8 +57,13 @@ def evaluation(config: Config, data_dir: Path) -> Evaluate:
     """What the loop calls now and then: accuracy on a part of the validation set."""
 
     def evaluate(model: VideoLanguageModel, step: int) -> dict[str, float]:
-        limit = config.train.evaluate_examples or None
-        result = evaluate_split(model, config, "validation", data_dir=data_dir, limit=limit)
+        result = evaluate_split(
+            model,
+            config,
+            "validation",
+            data_dir=data_dir,
+            limit=config.train.evaluate_examples,
+        )
         return {"accuracy": result.accuracy, **result.by_type}
 
     return evaluate

@@ -1,0 +1,59 @@
+"""What is read, and how rows are made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stts_jax.config.checks import require, require_positive
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is read and how rows are made of it.
+
+    Attributes:
+      train, validation, test: JSONL files, see README "Your own data". `synthetic` stands for the
+        embedded procedural set, `synthetic_pictures` for its pictures.
+      tokenizer: `tiny` for the embedded one, or the path of a `tokenizer.json`.
+      max_frames: frames sampled from a video, at most.
+      fps: frames per second that are sampled where the video is short enough.
+      row_frames, row_examples, row_text_tokens: what one row holds; the visual tokens that
+        survive the prune come on top of the text tokens.
+      batch_rows: rows in a batch, over all devices.
+      questions_per_video: at most that many questions share one video in a row.
+      topk: if given, must equal model.prune.topk; the reference states the ratio twice.
+      workers: processes that decode; 0 decodes in the main process.
+      cache_frames: keep decoded frames in memory (small sets only).
+      max_bad_share: the run stops when more than this share of the examples cannot be read.
+    """
+
+    train: str = "synthetic"
+    validation: str = "synthetic"
+    test: str = "synthetic"
+    tokenizer: str = "tiny"
+    max_frames: int = 64
+    fps: float = 2.0
+    row_frames: int = 64
+    row_examples: int = 1
+    row_text_tokens: int = 2048
+    batch_rows: int = 8
+    questions_per_video: int = 8
+    topk: float | None = None
+    seed: int = 0
+    workers: int = 0
+    cache_frames: bool = False
+    max_bad_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        require_positive("data", self, "max_frames", "fps", "row_frames", "row_examples")
+        require_positive("data", self, "row_text_tokens", "batch_rows", "questions_per_video")
+        require(
+            self.max_frames <= self.row_frames,
+            f"data.max_frames is {self.max_frames}, more than the data.row_frames="
+            f"{self.row_frames} that a row holds; lower the one or raise the other",
+        )
+        require(self.workers >= 0, f"data.workers is {self.workers}; use 0 or more")
+        require(
+            0.0 <= self.max_bad_share <= 1.0,
+            f"data.max_bad_share is {self.max_bad_share}; it is a share, from 0 to 1",
+        )

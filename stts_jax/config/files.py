@@ -1,0 +1,169 @@
+"""Setups from TOML and JSON files, and `section.key=value` on top of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from stts_jax.config.checks import ConfigError, require
+from stts_jax.config.run import Config
+
+CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
+T = TypeVar("T")
+
+
+def config_names() -> list[str]:
+    """Names of the shipped setups."""
+    return sorted(path.stem for path in CONFIG_DIR.glob("*.toml"))
+
+
+def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
+    """Read a shipped setup by name, or a .toml or .json file by path, and apply overrides.
+
+    Args:
+      name: for example `tiny`, `my_setup.toml`, or the `config.json` of an earlier run.
+      overrides: `section.key=value` strings, applied in order.
+    """
+    values = dataclasses.asdict(Config())
+    _merge(values, _read(name))
+    return _overridden(values, overrides)
+
+
+def override(config: Config, overrides: Sequence[str]) -> Config:
+    """A copy of `config` with `section.key=value` strings applied in order, checked again."""
+    return _overridden(dataclasses.asdict(config), overrides)
+
+
+def _overridden(values: dict[str, Any], overrides: Sequence[str]) -> Config:
+    for item in overrides:
+        key, separator, text = item.partition("=")
+        require(bool(separator), f"override '{item}' has no '='; write section.key=value")
+        _merge(values, _nest(key.strip(), _parse_value(text.strip())))
+    return config_from_dict(values)
+
+
+def config_from_dict(values: Mapping[str, Any]) -> Config:
+    """Build a `Config` from nested plain values, refusing unknown keys and wrong types."""
+    return _build(Config, values, "")
+
+
+def replace(config: T, overrides: Mapping[str, Any]) -> T:
+    """A copy of `config` with dotted keys replaced, checked again: `{"prune.topk": 0.3}`."""
+    values = dataclasses.asdict(config)  # type: ignore[call-overload]
+    for key, value in overrides.items():
+        _merge(values, _nest(key, value))
+    return _build(type(config), values, "")
+
+
+def _read(name: str, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
+    path = Path(name)
+    if path.suffix not in (".toml", ".json"):
+        path = CONFIG_DIR / f"{name}.toml"
+        require(
+            path.is_file(),
+            f"there is no config named '{name}'; choose from {', '.join(config_names())}, or give "
+            "the path of a .toml or .json file",
+        )
+    require(path.is_file(), f"config file '{path}' does not exist; check the path")
+    try:
+        text = path.read_text()
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"config file '{path}' cannot be read: {error}; mend it") from error
+    require(isinstance(values, dict), f"config file '{path}' holds no table; mend it")
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    require(isinstance(base, str), f"base in '{path}' is {base!r}; name a config or a file")
+    readers = (*readers, path.resolve())
+    named = str(path.parent / base) if base.endswith((".toml", ".json")) else base
+    require(
+        (CONFIG_DIR / f"{named}.toml").resolve() not in readers
+        and Path(named).resolve() not in readers,
+        f"config file '{path}' has itself as its base; name another one",
+    )
+    merged = _read(named, readers)
+    _merge(merged, values)
+    return merged
+
+
+def _nest(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _parse_value(text: str) -> Any:
+    """A TOML value; what is no TOML value is taken as a plain string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _build(cls: type[T], values: Any, path: str) -> T:
+    where = path or "the config"
+    require(isinstance(values, Mapping), f"{where} is {values!r}; it must be a table of settings")
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            full = f"{path}.{key}" if path else str(key)
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"
+            raise ConfigError(f"unknown setting '{full}'; {hint}")
+    arguments = {
+        key: _convert(hints[key], value, f"{path}.{key}" if path else key)
+        for key, value in values.items()
+    }
+    for name, f in known.items():
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        require(not required or name in arguments, f"{where} lacks '{name}'; set it")
+    try:
+        return cls(**arguments)
+    except ConfigError as error:
+        if path and not str(error).startswith(("model.", "data.", "train.", "eval.")):
+            raise ConfigError(f"{path}: {error}") from None
+        raise
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value in (None, "none", "null", "None"):
+            require(type(None) in args, f"{path} is empty; set it")
+            return None
+        return _convert(next(a for a in args if a is not type(None)), value, path)
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, path)
+    if origin is Literal:
+        require(value in args, f"{path} is {value!r}; choose from {', '.join(map(str, args))}")
+        return value
+    if origin is tuple:
+        require(isinstance(value, list | tuple), f"{path} is {value!r}; it must be a list, [1, 2]")
+        return tuple(_convert(args[0], item, path) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    correct = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+    require(correct, f"{path} is {value!r}; it must be of type {hint.__name__}")
+    if hint is float:
+        require(math.isfinite(value), f"{path} is {value}; it must be a finite number")
+    return value

@@ -1,0 +1,317 @@
+"""The model: vision transformer, pruning, connector, language model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from stts_jax.config.checks import require, require_positive
+
+PruneMethod = Literal["none", "scorer", "heuristic", "easy", "random"]
+Packing = Literal["stream", "first_fit"]
+Bidirectional = Literal["none", "image_tokens", "within_image"]
+ComputeDtype = Literal["auto", "float32", "bfloat16"]
+
+# The order in which the reference numbers its extra tokens, from the vocabulary size upwards
+# (olmo/tokenizer.py). The strings are the reference's own.
+SPECIAL_TOKENS = (
+    "<im_start>",
+    "<im_end>",
+    "<im_patch>",
+    "<im_col>",
+    "<low_res_im_start>",
+    "<|image|>",
+    "<im_low>",
+    "<frame_start>",
+    "<frame_end>",
+    "<|video|>",
+)
+# Tokens that see each other in both directions (olmo/models/molmo2/molmo2.py).
+IMAGE_STRUCTURE_TOKENS = (
+    "<im_patch>",
+    "<im_col>",
+    "<im_start>",
+    "<low_res_im_start>",
+    "<frame_start>",
+    "<im_end>",
+    "<frame_end>",
+    "<im_low>",
+)
+
+
+@dataclass(frozen=True)
+class VitConfig:
+    """Vision transformer (SigLIP2 so400m/14-384 by default; MODEL 1.1).
+
+    `layers` is what the pretrained checkpoint says; only the blocks that `feature_layers` need are
+    built (`depth`). Negative feature layers count from the end of `layers`, before that trimming.
+    """
+
+    image_size: int = 378
+    patch_size: int = 14
+    width: int = 1152
+    heads: int = 16
+    head_dim: int = 72
+    mlp_width: int = 4304
+    layers: int = 27
+    feature_layers: tuple[int, ...] = (-3, -9)
+    positions: int = 729
+    norm_epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        owner = "model.vit"
+        require_positive(owner, self, "image_size", "patch_size", "width", "heads", "head_dim")
+        require_positive(owner, self, "mlp_width", "layers", "positions", "norm_epsilon")
+        require(
+            self.image_size % self.patch_size == 0,
+            f"{owner}.image_size is {self.image_size}, which patches of {self.patch_size} pixels "
+            f"don't tile; use a multiple of {owner}.patch_size",
+        )
+        require(len(self.feature_layers) > 0, f"{owner}.feature_layers is empty; name a layer")
+        for layer in self.feature_layers:
+            require(
+                -self.layers <= layer < self.layers,
+                f"{owner}.feature_layers has {layer}, but there are only {self.layers} layers; "
+                f"choose from {-self.layers} to {self.layers - 1}",
+            )
+        side = math.isqrt(self.positions)
+        require(
+            side * side == self.positions,
+            f"{owner}.positions is {self.positions}, which is no square grid; use a square number",
+        )
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of a frame."""
+        return self.image_size // self.patch_size
+
+    @property
+    def patches(self) -> int:
+        """N, patches in a frame."""
+        return self.grid**2
+
+    @property
+    def patch_dim(self) -> int:
+        """Pixel values in a patch: rows, columns, RGB."""
+        return self.patch_size**2 * 3
+
+    @property
+    def resolved_feature_layers(self) -> tuple[int, ...]:
+        """0-based block indices whose outputs are the features, in order of concatenation."""
+        return tuple(layer % self.layers for layer in self.feature_layers)
+
+    @property
+    def depth(self) -> int:
+        """Blocks that are built: those after the deepest feature layer are not needed."""
+        return max(self.resolved_feature_layers) + 1
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """Token scoring and pruning (the paper; defaults as the reference's `TemporalVitConfig`).
+
+    Attributes:
+      method: `scorer` is STTS; `heuristic`, `easy` and `random` are the paper's baselines.
+      topk: fraction of a video's pooled tokens that is REMOVED, 0 <= topk < 1.
+      prune_at: 0-based block l after which tokens are scored; the log-score biases block l+1 and
+        tokens are dropped after that one. The baselines score the block-0 inputs and drop after l.
+      pooling: side of the square of patches that makes one pooled token.
+      pruning_in_scorer: False keeps every patch in the ViT (the bias then stays in all later
+        blocks) and drops tokens only at the connector.
+      prune_from_frame: that many frames are taken off the count that the budget is made from.
+      rescale_bias_min: the worst cell of each row of cells gets log(rescale_bias_min) as its bias.
+      loss_coefficient: weight of the temporal loss.
+      new_reference_threshold: baselines only, mean similarity under which a frame is protected.
+      packing: `stream` or, to reproduce the reference exactly, `first_fit`.
+      protect_first_frame: never drop tokens of a first frame, also where the budget asks for more
+        tokens than the other frames have (1-frame videos). The reference drops them.
+    """
+
+    method: PruneMethod = "none"
+    topk: float = 0.0
+    prune_at: int = 3
+    pooling: int = 3
+    pruning_in_scorer: bool = True
+    prune_from_frame: int = 0
+    rescale_bias_min: float = math.exp(-2.0)
+    loss_coefficient: float = 0.5
+    new_reference_threshold: float = 0.85
+    packing: Packing = "stream"
+    protect_first_frame: bool = False
+
+    def __post_init__(self) -> None:
+        owner = "model.prune"
+        require_positive(owner, self, "pooling")
+        require(
+            0.0 <= self.topk < 1.0,
+            f"{owner}.topk is {self.topk}; it is the fraction removed, from 0 to below 1",
+        )
+        require(
+            self.method != "none" or self.topk == 0.0,
+            f"{owner}.topk is {self.topk} but {owner}.method is 'none', which removes nothing; "
+            "set the method (scorer, heuristic, easy, random) or topk=0",
+        )
+        require(self.prune_at >= 0, f"{owner}.prune_at is {self.prune_at}; use 0 or more")
+        require(
+            self.prune_from_frame >= 0,
+            f"{owner}.prune_from_frame is {self.prune_from_frame}; use 0 or more",
+        )
+        require(
+            0.0 < self.rescale_bias_min < 1.0,
+            f"{owner}.rescale_bias_min is {self.rescale_bias_min}; use a value between 0 and 1",
+        )
+        require(
+            -1.0 <= self.new_reference_threshold <= 1.0,
+            f"{owner}.new_reference_threshold is {self.new_reference_threshold}; it is a cosine, "
+            "from -1 to 1",
+        )
+        require(
+            self.loss_coefficient >= 0.0,
+            f"{owner}.loss_coefficient is {self.loss_coefficient}; use 0 or more",
+        )
+
+    @property
+    def last_dense_layer(self) -> int:
+        """The last block that still sees every patch."""
+        return self.prune_at + 1 if self.method == "scorer" else self.prune_at
+
+
+@dataclass(frozen=True)
+class ConnectorConfig:
+    """Attention pooling and SwiGLU projector between ViT and LLM (MODEL 1.2)."""
+
+    heads: int = 16
+    head_dim: int = 72
+    width: int = 1152
+    mlp_width: int = 9728
+    pooling_attention_mask: bool = True
+    image_pooling: int = 2
+
+    def __post_init__(self) -> None:
+        require_positive("model.connector", self, "heads", "head_dim", "width", "mlp_width")
+        require_positive("model.connector", self, "image_pooling")
+
+
+@dataclass(frozen=True)
+class YarnConfig:
+    """YaRN context extension of the rotary embedding, on some layers (OLMo3; MODEL 2.5)."""
+
+    layers: tuple[int, ...]
+    factor: float = 8.0
+    original_length: int = 8192
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None
+
+    def __post_init__(self) -> None:
+        owner = "model.llm.yarn"
+        require_positive(owner, self, "factor", "original_length", "beta_fast", "beta_slow")
+        require(
+            self.beta_fast >= self.beta_slow,
+            f"{owner}.beta_fast is {self.beta_fast}, below beta_slow={self.beta_slow}; swap them",
+        )
+
+
+@dataclass(frozen=True)
+class LlmConfig:
+    """Language model in either form: Qwen3 (pre-norm) or OLMo3 (post-norm) (MODEL 1.3).
+
+    Attributes:
+      vocab_size: V, rows of the base embedding; only these can be predicted.
+      extra_vocab_size: rows of the embedding of new tokens, numbered from V.
+      mlp_width: width of gate and of up, each.
+      norm_position: `pre` normalises what goes into a sub-layer, `post` what comes out of it.
+      qk_norm: RMS norm of q and k per head, over the full projection, or none.
+      bidirectional: who sees whom among visual tokens, see `layers.attention_mask`.
+    """
+
+    vocab_size: int = 151936
+    extra_vocab_size: int = 128
+    width: int = 2560
+    layers: int = 36
+    heads: int = 32
+    kv_heads: int = 8
+    head_dim: int = 128
+    mlp_width: int = 9728
+    norm_epsilon: float = 1e-6
+    norm_position: Literal["pre", "post"] = "pre"
+    qk_norm: Literal["none", "head", "full"] = "head"
+    rope_theta: float = 5e6
+    yarn: YarnConfig | None = None
+    tied_head: bool = True
+    bidirectional: Bidirectional = "image_tokens"
+    max_positions: int = 36864
+    residual_dropout: float = 0.0
+    response_residual_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        owner = "model.llm"
+        require_positive(owner, self, "vocab_size", "width", "layers", "heads", "kv_heads")
+        require_positive(owner, self, "head_dim", "mlp_width", "norm_epsilon", "rope_theta")
+        require_positive(owner, self, "max_positions")
+        require(
+            self.extra_vocab_size >= len(SPECIAL_TOKENS),
+            f"{owner}.extra_vocab_size is {self.extra_vocab_size}, but {len(SPECIAL_TOKENS)} "
+            "visual tokens need a row each; raise it",
+        )
+        require(
+            self.heads % self.kv_heads == 0,
+            f"{owner}.heads is {self.heads}, no multiple of {owner}.kv_heads={self.kv_heads}; "
+            "every key head serves the same number of query heads",
+        )
+        require(
+            self.head_dim % 2 == 0,
+            f"{owner}.head_dim is {self.head_dim}; rotary embedding needs an even number",
+        )
+        for name in ("residual_dropout", "response_residual_dropout"):
+            value = getattr(self, name)
+            require(0.0 <= value < 1.0, f"{owner}.{name} is {value}; use 0 to below 1")
+        for layer in self.yarn.layers if self.yarn else ():
+            require(
+                0 <= layer < self.layers,
+                f"{owner}.yarn.layers has {layer}, but there are only {self.layers} layers; "
+                f"choose from 0 to {self.layers - 1}",
+            )
+
+    def special_token(self, name: str) -> int:
+        """Id of one of `SPECIAL_TOKENS`."""
+        return self.vocab_size + SPECIAL_TOKENS.index(name)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The whole video language model."""
+
+    vit: VitConfig = field(default_factory=VitConfig)
+    prune: PruneConfig = field(default_factory=PruneConfig)
+    connector: ConnectorConfig = field(default_factory=ConnectorConfig)
+    llm: LlmConfig = field(default_factory=LlmConfig)
+    compute_dtype: ComputeDtype = "auto"
+    remat: Literal["none", "blocks"] = "blocks"
+
+    def __post_init__(self) -> None:
+        prune, vit = self.prune, self.vit
+        require(
+            prune.pooling <= vit.grid,
+            f"model.prune.pooling is {prune.pooling}, wider than the grid of {vit.grid} x "
+            f"{vit.grid} patches; use at most {vit.grid}",
+        )
+        require(
+            vit.grid % prune.pooling == 0,
+            f"model.prune.pooling is {prune.pooling}, which doesn't fit the grid of {vit.grid} x "
+            f"{vit.grid} patches; choose a divisor of {vit.grid}, or another model.vit.image_size",
+        )
+        blocks_after = prune.last_dense_layer - prune.prune_at
+        most = vit.depth - 1 - blocks_after
+        remedy = f"use at most {most}" if most >= 0 else "use a deeper feature layer"
+        require(
+            prune.method == "none" or prune.prune_at <= most,
+            f"model.prune.prune_at is {prune.prune_at}, but the ViT has only {vit.depth} blocks "
+            f"and method '{prune.method}' needs block {prune.last_dense_layer}; {remedy}",
+        )
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """P, pooled tokens of one video frame."""
+        return math.ceil(self.vit.grid / self.prune.pooling) ** 2

@@ -1,0 +1,73 @@
+"""How a model is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from stts_jax.config.checks import require, require_positive
+
+
+@dataclass(frozen=True)
+class GroupConfig:
+    """Learning rate and linear warm-up (in steps) of one group of parameters."""
+
+    learning_rate: float
+    warmup: int = 200
+
+    def __post_init__(self) -> None:
+        require(self.learning_rate >= 0, f"learning_rate is {self.learning_rate}; use 0 or more")
+        require(self.warmup >= 0, f"warmup is {self.warmup} steps; use 0 or more")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation (the paper's recipe: PEERS 1.7, MODEL 5.1).
+
+    Attributes:
+      optimizer: `adamw`, as the paper, or `muon`, which learns the tiny model in far fewer steps;
+        it orthogonalises the updates of the kernels and leaves all else to Adam.
+      beta1, beta2, epsilon: of Adam; with `muon`, beta2 is also the decay of its momentum.
+      final_learning_rate: share of the peak at which the cosine ends.
+      clip: the gradient of each group is scaled to at most this norm.
+      z_loss: weight of the squared log-partition term.
+      freeze_base_embedding: leave the base embedding (and a tied head) as it was.
+      log_every, evaluate_every, save_every: steps; 0 turns the thing off.
+      evaluate_examples: questions of the validation set that are answered then, the first.
+      keep_checkpoints: that many of the newest are kept.
+    """
+
+    steps: int = 6250
+    seed: int = 0
+    llm: GroupConfig = field(default_factory=lambda: GroupConfig(1e-5))
+    vit: GroupConfig = field(default_factory=lambda: GroupConfig(5e-6))
+    connector: GroupConfig = field(default_factory=lambda: GroupConfig(5e-6))
+    scorer: GroupConfig = field(default_factory=lambda: GroupConfig(1e-4))
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    final_learning_rate: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-6
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    z_loss: float = 1e-4
+    freeze_base_embedding: bool = False
+    log_every: int = 10
+    evaluate_every: int = 1000
+    evaluate_examples: int = 256
+    save_every: int = 500
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        require_positive("train", self, "steps", "clip", "epsilon", "keep_checkpoints")
+        require_positive("train", self, "evaluate_examples")
+        for name in ("log_every", "evaluate_every", "save_every"):
+            value = getattr(self, name)
+            require(value >= 0, f"train.{name} is {value}; use 0 (off) or more")
+        for name in ("beta1", "beta2"):
+            value = getattr(self, name)
+            require(0.0 <= value < 1.0, f"train.{name} is {value}; use 0 to below 1")
+        require(
+            0.0 <= self.final_learning_rate <= 1.0,
+            f"train.final_learning_rate is {self.final_learning_rate}; it is a share of the peak",
+        )
