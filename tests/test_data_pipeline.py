@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from stts_jax.budget import batch_arrays
-from stts_jax.config import ConfigError, load_config
+from stts_jax.config import ConfigError, load_config, override
 from stts_jax.data.evaluation_batches import prompt_batches
 from stts_jax.data.frames import BadExamplesError, FrameReader
 from stts_jax.data.pipeline import training_batches
@@ -288,6 +288,22 @@ def test_prompts_come_one_a_row_with_the_rest_of_the_batch_empty(folder):
         assert {k: (v.shape, v.dtype) for k, v in batch.items()} == contract
     assert (batches[1][0]["input_ids"][2:] == -1).all()
     assert prompts.budget.text % 32 == 0
+
+
+def test_visual_tokens_can_be_shuffled_within_their_frames(folder):
+    plain = config_for(folder, "model.prune.method=none", "model.prune.topk=0")
+    shuffled = override(plain, ["data.shuffle_visual_tokens=true"])
+    places = []
+    for config in (plain, shuffled):
+        with training_batches(config) as batches:
+            batch = next(batches)
+        slots = batch["token_pooling"].shape[-1]
+        places.append(batch["token_pooling"].reshape(-1, config.model.tokens_per_frame, slots))
+    assert (np.sort(places[0][:, :, 0]) == np.sort(places[1][:, :, 0])).all()
+    moved = (places[0] != places[1]).any(-1)
+    assert moved.mean() > 0.5
+    with pytest.raises(ConfigError, match="goes by the order of tokens"):
+        override(shuffled, ["model.prune.method=random"])
 
 
 def test_more_frames_can_be_asked_for_at_test_time(folder):

@@ -161,7 +161,12 @@ def training_batches(
     reader = Reader(
         examples,
         FrameReader(model.vit, data.max_frames, data.fps, keep=data.cache_frames),
-        Preprocessor(model, Tokenizer.load(data.tokenizer, model.llm.vocab_size), frame_tokens),
+        Preprocessor(
+            model,
+            Tokenizer.load(data.tokenizer, model.llm.vocab_size),
+            frame_tokens,
+            data.shuffle_visual_tokens,
+        ),
         budget,
         seed,
     )

@@ -49,11 +49,13 @@ class Preprocessor:
       frame_tokens: where `<frame_start>` and `<frame_end>` stand: `video`, once around the whole
         video, or `frame`, around every frame's patches with the time before them (the form that
         the STTS weights were trained with).
+      shuffle: in training, the visual tokens of each frame come in random order.
     """
 
     model: ModelConfig
     tokenizer: Tokenizer
     frame_tokens: FrameTokens = "video"
+    shuffle: bool = False
 
     def training(
         self, frames: Frames, questions: Sequence[Question], rng: np.random.Generator
@@ -70,7 +72,12 @@ class Preprocessor:
         text = self._single(trunk, branches[0]) if len(branches) == 1 else _tree(trunk, branches)
         if len(branches) > 1:
             text = _end_branches(text, self.tokenizer.eos_id)
-        return {**self._visual(frames), **text}
+        visual = self._visual(frames)
+        if self.shuffle:
+            places = visual["token_pooling"].reshape(len(frames.patches), -1, self._slots)
+            shuffled = [rng.permutation(frame) for frame in places]
+            visual["token_pooling"] = np.concatenate(shuffled)
+        return {**visual, **text}
 
     def prompt(self, frames: Frames, question: Question) -> ExampleArrays:
         """Arrays of a video and one question, up to where the answer begins; `labels` are -1."""
@@ -102,6 +109,10 @@ class Preprocessor:
             tokens += self.tokenizer.encode(timestamp_text(time, first=k == 0)) + patches
         return tokens if self.frame_tokens == "frame" else [start, *tokens, end]
 
+    @property
+    def _slots(self) -> int:
+        return max(self.model.prune.pooling, self.model.connector.image_pooling) ** 2
+
     def _trunk(self, frames: Frames) -> list[int]:
         return [self.tokenizer.bos_id, *self.vision_ids(frames.timestamps)]
 
@@ -111,7 +122,6 @@ class Preprocessor:
     def _visual(self, frames: Frames) -> ExampleArrays:
         count = len(frames.patches)
         vit, pooling = self.model.vit, self.model.prune.pooling
-        slots = max(pooling, self.model.connector.image_pooling) ** 2
         one = pooling_index(vit.grid, pooling)
         shift = (np.arange(count, dtype=np.int32) * vit.patches)[:, None, None]
         index = np.where(one >= 0, one + shift, -1).reshape(-1, pooling**2)
@@ -119,7 +129,7 @@ class Preprocessor:
             "images": frames.patches,
             "num_images": np.array([count], np.int32),
             "multimodal_type": np.array([MultimodalType.VIDEO], np.int32),
-            "token_pooling": _widen(index, slots),
+            "token_pooling": _widen(index, self._slots),
         }
 
     def _single(self, trunk: list[int], branch: tuple[list[int], list[int]]) -> ExampleArrays:

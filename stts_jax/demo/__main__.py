@@ -51,6 +51,8 @@ def perform(demo: Demo) -> tuple[dict[str, Any], list[Claim]]:
     summary: dict[str, Any] = {
         "seed": demo.seed,
         "videos": plan.videos,
+        "picture_steps": plan.picture_steps,
+        "place_steps": plan.place_steps,
         "steps": plan.steps,
         "fine_tune_steps": plan.fine_tune_steps,
         "fine_tune_ratio": plan.fine_tune_ratio,

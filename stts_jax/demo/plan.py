@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PICTURES = "pictures"
+PLACES = "places"
 UNPRUNED = "unpruned"
 BLIND = "no visual tokens"
 
@@ -41,6 +42,8 @@ class Plan:
     Attributes:
       videos: of the procedural set, all splits together.
       picture_steps: of the first training, on videos of one frame.
+      place_steps: of the second, on the same with visual tokens in random order: what a small LLM
+        learns of places from their order in one frame is of no use in eight.
       steps: of the unpruned training, which goes on from there.
       fine_tune_steps: of each method's fine-tune.
       fine_tune_ratio: percent of the tokens dropped in the fine-tunes.
@@ -52,7 +55,8 @@ class Plan:
     """
 
     videos: int = 4000
-    picture_steps: int = 500
+    picture_steps: int = 600
+    place_steps: int = 500
     steps: int = 1500
     fine_tune_steps: int = 300
     fine_tune_ratio: int = 70
@@ -68,6 +72,7 @@ LONG = Plan(methods=(STTS, RANDOM, HEURISTIC, WITHOUT_LOSS))
 SHORT = Plan(
     videos=120,
     picture_steps=10,
+    place_steps=10,
     steps=20,
     fine_tune_steps=8,
     fine_tune_ratio=50,
