@@ -6,17 +6,27 @@ import os
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = REPOSITORY.parent / "shared"
 
 
 def goldens_dir() -> Path:
-    """The folder that STTS_GOLDENS names, else the full set beside the repository, else ours."""
-    named = os.environ.get("STTS_GOLDENS")
+    """Model cases: the folder that STTS_GOLDENS names, else the full set beside us, else ours."""
+    return _folder("STTS_GOLDENS", "goldens")
+
+
+def goldens_data_dir() -> Path:
+    """Preprocessing cases, in the same way by STTS_GOLDENS_DATA."""
+    return _folder("STTS_GOLDENS_DATA", "goldens_data")
+
+
+def _folder(variable: str, name: str) -> Path:
+    named = os.environ.get(variable)
     if named:
         folder = Path(named)
         if not folder.is_dir():
             raise FileNotFoundError(
-                f"STTS_GOLDENS is '{named}', which is no folder; correct it or unset it"
+                f"{variable} is '{named}', which is no folder; correct it or unset it"
             )
         return folder
-    beside = REPOSITORY.parent / "shared" / "goldens"
-    return beside if beside.is_dir() else REPOSITORY / "tests" / "goldens"
+    beside = SHARED / name
+    return beside if beside.is_dir() else REPOSITORY / "tests" / name

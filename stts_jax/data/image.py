@@ -1,31 +1,146 @@
-"""Pixels to patches: resizing, cutting, and which patches make one pooled token."""
+"""An image from its file to patches: reading, resizing, normalising, cutting, pooling.
+
+Source: olmo/preprocessing/image_preprocessor.py and preprocessor_utils.py (DATA 2.1 to 2.4, 2.7).
+"""
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
 import numpy as np
+import PIL.Image
+import PIL.ImageOps
+
+Normalization = Literal["siglip", "openai", "dino"]
+
+# Mean and deviation of each channel that a ViT was trained with; SigLIP maps [0, 1] to [-1, 1].
+CHANNEL_STATISTICS = {
+    "openai": ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]),
+    "dino": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+}
 
 
-def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """Squash an image to a square, bilinear without antialiasing.
+class ImageError(ValueError):
+    """An image that cannot be read or used; the message is one sentence with the remedy."""
+
+
+# ------------------------------------------------------------------------------------- reading
+
+
+def load_image(path: str | Path) -> np.ndarray:
+    """Read a still picture, upright and in RGB.
+
+    Unlike the reference it refuses files that are cut off (there the missing part is grey),
+    animations (there the first picture is taken), grey of more than 8 bits (there nearly all of it
+    becomes white), and pictures of more pixels than Pillow's limit.
+
+    Args:
+      path: of a file in any format that Pillow reads.
+
+    Returns:
+      (H, W, 3) uint8.
+
+    Raises:
+      ImageError: if the file is missing, empty, damaged, too large, too deep, animated, or no
+        picture.
+    """
+    path = Path(path)
+    _require_file(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd palettes and sizes near the limit
+            with PIL.Image.open(path) as picture:
+                _require_plain(picture, path)
+                rgb = picture.convert("RGB")
+    except ImageError:
+        raise
+    except PIL.UnidentifiedImageError as error:
+        raise ImageError(f"'{path}' is no picture; use a file such as jpg or png") from error
+    except PIL.Image.DecompressionBombError as error:
+        raise ImageError(f"'{path}' is too large to open, scale it down: {error}") from error
+    except Exception as error:  # every format raises kinds of its own
+        raise ImageError(
+            f"'{path}' is no readable picture: {error}; copy or download it again"
+        ) from error
+    with contextlib.suppress(Exception):  # a damaged note of the camera doesn't spoil the picture
+        rgb = PIL.ImageOps.exif_transpose(rgb)
+    return np.array(rgb)
+
+
+def _require_file(path: Path) -> None:
+    if path.is_dir():
+        raise ImageError(f"'{path}' is a folder; give the path of a picture")
+    if not path.is_file():
+        raise ImageError(f"'{path}' does not exist; check the path")
+    if path.stat().st_size == 0:
+        raise ImageError(f"'{path}' is empty; copy or download it again")
+
+
+def _require_plain(picture: PIL.Image.Image, path: Path) -> None:
+    if picture.mode[0] in "IF":
+        raise ImageError(
+            f"'{path}' has more than 8 bits a pixel (mode {picture.mode}); save it with 8 bits"
+        )
+    # Telephones append further pictures to a JPEG (MPO); the first one is the photograph.
+    if getattr(picture, "is_animated", False) and picture.format != "MPO":
+        raise ImageError(
+            f"'{path}' holds {picture.n_frames} pictures; save the one you mean to a file of its "
+            "own, or use a video"
+        )
+
+
+def require_image(image: np.ndarray) -> None:
+    """Check that an array is an image.
+
+    Raises:
+      ImageError: if it isn't (H, W, 3) uint8 with at least one pixel.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise ImageError(
+            f"an image has shape {image.shape} and type {image.dtype}; give (height, width, 3) "
+            "uint8 with at least one pixel"
+        )
+
+
+# ------------------------------------------------------------------------------------ resizing
+
+
+def resize(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
+    """Squash an image to a size, bilinear without antialiasing.
 
     Half-pixel centres, computed in float32 and rounded half to even, as the reference's `siglip`
     mode does (DATA 2.3). PIL's bilinear filter antialiases and is no substitute.
 
     Args:
       image: (H, W, 3) uint8.
-      size: side of the result in pixels.
+      size: (height, width) of the result in pixels, or the side of a square.
 
     Returns:
-      (size, size, 3) uint8; `image` itself if it has that size.
+      (height, width, 3) uint8; `image` itself if it has that size.
     """
-    if image.shape[:2] == (size, size):
+    height, width = (size, size) if isinstance(size, int) else size
+    if image.shape[:2] == (height, width):
         return image
-    top, bottom, row_weight = _neighbours(image.shape[0], size)
-    left, right, column_weight = _neighbours(image.shape[1], size)
-    row_weight, column_weight = row_weight[:, None, None], column_weight[None, :, None]
-    rows = _blend(image[top].astype(np.float32), image[bottom], row_weight)
-    pixels = _blend(rows[:, left], rows[:, right], column_weight)
-    return np.rint(pixels).clip(0, 255).astype(np.uint8)
+    top, bottom, row_weight = _neighbours(image.shape[0], height)
+    left, right, column_weight = _neighbours(image.shape[1], width)
+    # Rows that no sample is near are never touched: a large image costs hardly more than a small.
+    used, position = np.unique(np.stack([top, bottom]), return_inverse=True)
+    top, bottom = position.reshape(2, -1)
+    # Two axes, columns with their channels in one, are several times as fast as three.
+    rows = image[used].reshape(len(used), -1)
+    first, second = rows.take(_with_channels(left), 1), rows.take(_with_channels(right), 1)
+    rows = _blend(first, second, column_weight.repeat(3))
+    pixels = _blend(rows[top], rows[bottom], row_weight[:, None])
+    return np.rint(pixels, out=pixels).astype(np.uint8).reshape(height, width, 3)
+
+
+def _with_channels(columns: np.ndarray) -> np.ndarray:
+    """Places of columns' values in a row whose axes of columns and channels are one."""
+    return np.add.outer(columns * 3, np.arange(3)).ravel()
 
 
 def _neighbours(length: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -38,28 +153,161 @@ def _neighbours(length: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def _blend(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    return first * (np.float32(1) - weight) + second * weight
+    mixed = first * (np.float32(1) - weight)
+    mixed += second * weight
+    return mixed
+
+
+def resize_bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Squash an image to a size, bicubic with antialiasing.
+
+    The reference's `dino` and `metaclip` modes (DATA 2.3).
+
+    Args:
+      image: (H, W, 3) uint8.
+      size: (height, width) of the result in pixels.
+
+    Returns:
+      (height, width, 3) uint8.
+    """
+    pixels = _filter(image.astype(np.float32), size, _cubic, 2.0)
+    return np.rint(pixels).clip(0, 255).astype(np.uint8)
+
+
+def resize_and_pad(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Fit an image into a size as it is, bilinear with antialiasing, black around it.
+
+    The reference's `default` mode (DATA 2.3). The smaller half of the padding is before.
+
+    Args:
+      image: (H, W, 3) uint8.
+      size: (height, width) of the result in pixels.
+
+    Returns:
+      (height, width, 3) float32 in [0, 1], and (height, width) bool, true where the image is.
+
+    Raises:
+      ImageError: if the image is so long that nothing is left of its short side.
+    """
+    scale = min(
+        np.float32(wanted) / np.float32(is_)
+        for wanted, is_ in zip(size, image.shape[:2], strict=True)
+    )
+    height, width = (int(np.float32(side) * scale) for side in image.shape[:2])
+    if not height or not width:
+        raise ImageError(
+            f"an image of {image.shape[0]} x {image.shape[1]} pixels is too long to be fitted into "
+            f"{size[0]} x {size[1]}; cut it into pieces"
+        )
+    pixels = _filter(image.astype(np.float32) / np.float32(255), (height, width), _triangle, 1.0)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    inside = np.s_[top : top + height, left : left + width]
+    canvas, mask = np.zeros((*size, 3), np.float32), np.zeros(size, bool)
+    canvas[inside] = pixels.clip(0, 1)
+    mask[inside] = True
+    return canvas, mask
+
+
+def _filter(
+    image: np.ndarray,
+    size: tuple[int, int],
+    kernel: Callable[[np.ndarray], np.ndarray],
+    radius: float,
+) -> np.ndarray:
+    """Convolve with `kernel` (zero beyond `radius`), widened where the image shrinks."""
+    flat = image.reshape(image.shape[0], -1)
+    index, weights = _taps(image.shape[1], size[1], kernel, radius)
+    columns = zip(map(_with_channels, index), weights.repeat(3, 1), strict=True)
+    flat = sum(flat.take(i, 1) * weight for i, weight in columns)
+    index, weights = _taps(image.shape[0], size[0], kernel, radius)
+    flat = sum(flat[i] * weight[:, None] for i, weight in zip(index, weights, strict=True))
+    return flat.reshape(*size, 3)
+
+
+def _taps(
+    length: int, size: int, kernel: Callable[[np.ndarray], np.ndarray], radius: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Source indices and weights of each of `size` samples, both (taps, size)."""
+    scale = np.float32(length) / np.float32(size)
+    stretch = max(scale, np.float32(1))
+    centre = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * scale
+    reach = np.float32(radius) * stretch
+    first = (centre - reach + np.float32(0.5)).astype(np.int64).clip(0)
+    end = (centre + reach + np.float32(0.5)).astype(np.int64).clip(None, length)
+    index = first + np.arange((end - first).max())[:, None]
+    weights = kernel((index.astype(np.float32) - centre + np.float32(0.5)) / stretch)
+    weights = np.where(index < end, weights, np.float32(0))
+    return np.minimum(index, length - 1), weights / weights.sum(0)
+
+
+def _triangle(x: np.ndarray) -> np.ndarray:
+    return (np.float32(1) - np.abs(x)).clip(0)
+
+
+def _cubic(x: np.ndarray) -> np.ndarray:
+    """Keys' kernel with a = -1/2, as Pillow's."""
+    x = np.abs(x)
+    near = (np.float32(1.5) * x - np.float32(2.5)) * x * x + np.float32(1)
+    far = ((np.float32(-0.5) * x + np.float32(2.5)) * x - np.float32(4)) * x + np.float32(2)
+    return np.where(x < 1, near, np.where(x < 2, far, np.float32(0)))
+
+
+# --------------------------------------------------------------------------- values and patches
+
+
+def normalize(pixels: np.ndarray, mode: Normalization) -> np.ndarray:
+    """Shift and scale colours to what a ViT was trained with (DATA 2.2).
+
+    Args:
+      pixels: (..., 3) float32 in [0, 1].
+      mode: `siglip` maps to [-1, 1], `openai` and `dino` to mean 0 and deviation 1.
+
+    Returns:
+      (..., 3) float32.
+    """
+    if mode == "siglip":
+        return pixels * np.float32(2) - np.float32(1)
+    mean, deviation = np.array(CHANNEL_STATISTICS[mode], np.float32)
+    return (pixels - mean) / deviation
 
 
 def to_patches(frames: np.ndarray, patch_size: int) -> np.ndarray:
     """Cut frames into patches.
 
     Args:
-      frames: (n, H, W, 3), sides are multiples of `patch_size` p.
+      frames: (n, H, W, C), sides are multiples of `patch_size` p.
       patch_size: p, pixels.
 
     Returns:
-      (n, H/p * W/p, p*p*3), row by row; inside a patch the order is row, column, channel.
+      (n, H/p * W/p, p*p*C), row by row; inside a patch the order is row, column, channel.
     """
     n, height, width, channels = frames.shape
     grid = frames.reshape(n, height // patch_size, patch_size, width // patch_size, patch_size, -1)
     return grid.transpose(0, 1, 3, 2, 4, 5).reshape(n, -1, patch_size**2 * channels)
 
 
-def pooling_index(grid: int, pooling: int) -> np.ndarray:
-    """Which patches of a frame each pooled token takes.
+def pool_cells(patches: np.ndarray, pooling: tuple[int, int]) -> np.ndarray:
+    """Group a grid of patch numbers into the cells that make one pooled token each.
 
     A grid that `pooling` doesn't divide is padded, the smaller half before (DATA 2.7).
+
+    Args:
+      patches: (H, W) integers.
+      pooling: (rows, columns) of patches in a cell.
+
+    Returns:
+      (ceil(H/rows), ceil(W/columns), rows*columns), row by row, -1 where there is no patch.
+    """
+    padding = [-side % cell for side, cell in zip(patches.shape, pooling, strict=True)]
+    around = [(extra // 2, extra - extra // 2) for extra in padding]
+    patches = np.pad(patches, around, constant_values=-1)
+    height, width = patches.shape[0] // pooling[0], patches.shape[1] // pooling[1]
+    cells = patches.reshape(height, pooling[0], width, pooling[1]).transpose(0, 2, 1, 3)
+    return cells.reshape(height, width, -1)
+
+
+def pooling_index(grid: int, pooling: int) -> np.ndarray:
+    """Which patches of a frame each pooled token takes; see `pool_cells`.
 
     Args:
       grid: patches along a side, g.
@@ -68,10 +316,5 @@ def pooling_index(grid: int, pooling: int) -> np.ndarray:
     Returns:
       (ceil(g/p)**2, p*p) int32 patch numbers, -1 where there is none.
     """
-    padding = -grid % pooling
-    before = padding // 2
     patches = np.arange(grid * grid, dtype=np.int32).reshape(grid, grid)
-    patches = np.pad(patches, (before, padding - before), constant_values=-1)
-    cells = patches.shape[0] // pooling
-    patches = patches.reshape(cells, pooling, cells, pooling).transpose(0, 2, 1, 3)
-    return patches.reshape(cells**2, pooling**2)
+    return pool_cells(patches, (pooling, pooling)).reshape(-1, pooling**2)
