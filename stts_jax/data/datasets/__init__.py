@@ -1,0 +1,1 @@
+"""Datasets in their published form: one short class each, found by name."""

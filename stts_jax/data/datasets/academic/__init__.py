@@ -1,0 +1,27 @@
+"""The datasets of the academic video mixture (DATA 7.2), entered in the registry on import."""
+
+from stts_jax.data.datasets.academic import (
+    actions,
+    captions,
+    evaluated,
+    llava_video,
+    mixed_questions,
+    multiple_choice,
+    segments,
+    short_answer,
+    subtitled,
+    tvqa,
+)
+
+__all__ = [
+    "actions",
+    "captions",
+    "evaluated",
+    "llava_video",
+    "mixed_questions",
+    "multiple_choice",
+    "segments",
+    "short_answer",
+    "subtitled",
+    "tvqa",
+]
