@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from stts_jax.evaluation.runner import Evaluation
+from stts_jax.evaluation.tables import aligned
 
 
 def print_table(results: Mapping[str, Evaluation]) -> None:
@@ -20,15 +21,3 @@ def print_table(results: Mapping[str, Evaluation]) -> None:
     rows.append(["questions/s", *(f"{r.questions_per_s:.1f}" for r in results.values())])
     for line in aligned(rows):
         print(line)
-
-
-def aligned(rows: list[list[str]]) -> list[str]:
-    """Cells in columns, the first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

@@ -1,0 +1,234 @@
+"""Results of a task as files: what came out, every answer, and the settings they were made with."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stts_jax.evaluation.scoring.judge import Judge
+from stts_jax.evaluation.scoring.registry import metric_named
+from stts_jax.evaluation.scoring.score import Mean, Metadata, Summary, score_answers, summarize
+from stts_jax.evaluation.suites import Task
+
+METRICS_FILE = "metrics.json"
+PREDICTIONS_FILE = "predictions.json"
+TASK_SETTING = "task"
+
+
+class ResultError(ValueError):
+    """A saved result that cannot be read; the message names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class TaskPrediction:
+    """An answer to a question of a task.
+
+    Attributes:
+      index: of the question in its dataset.
+      prompt: what the model was given, as text.
+      answer: what it said, without special tokens.
+      metadata: of the question.
+    """
+
+    index: int
+    prompt: str
+    answer: str
+    metadata: Metadata = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What a model reached on a task.
+
+    Attributes:
+      task: that was answered.
+      settings: everything else that the answers depend on: checkpoint, config, limit, ...
+      summary: scores.
+      predictions: in the order of the dataset.
+    """
+
+    task: Task
+    settings: Mapping[str, Any]
+    summary: Summary
+    predictions: tuple[TaskPrediction, ...]
+
+    def save(self, folder: Path) -> Path:
+        """Write `metrics.json` and `predictions.json` to `result_folder(folder, task)`."""
+        place = result_folder(folder, self.task)
+        place.mkdir(parents=True, exist_ok=True)
+        (place / METRICS_FILE).unlink(missing_ok=True)
+        predictions = [
+            {**dataclasses.asdict(p), "metadata": _plain(p.metadata)} for p in self.predictions
+        ]
+        _write(place / PREDICTIONS_FILE, predictions)
+        # Last, because its presence says that a result is complete.
+        _write(place / METRICS_FILE, self.metrics())
+        return place
+
+    def metrics(self) -> dict[str, Any]:
+        """The content of `metrics.json`; a mean over no question is null."""
+        summary = self.summary
+        return {
+            "score": _number(summary.value),
+            "score_fixed_rule": _number(summary.fixed_value),
+            "notes": summary.notes(),
+            "settings": _with_task(self.task, self.settings),
+            "summary": {
+                **dataclasses.asdict(summary),
+                "published": _means_to_plain(summary.published),
+                "fixed": _means_to_plain(summary.fixed),
+            },
+        }
+
+    @classmethod
+    def load(cls, folder: Path, task: Task) -> TaskResult:
+        """What `save` wrote.
+
+        Raises:
+          ResultError: if it is not there or damaged.
+        """
+        place = result_folder(folder, task)
+        try:
+            metrics = json.loads((place / METRICS_FILE).read_text("utf-8"))
+            predictions = json.loads((place / PREDICTIONS_FILE).read_text("utf-8"))
+            settings = dict(metrics["settings"])
+            stored = metrics["summary"]
+            means = {
+                rule: {name: Mean(*_numbers(pair)) for name, pair in stored[rule].items()}
+                for rule in ("published", "fixed")
+            }
+            return cls(
+                task=Task(**settings.pop(TASK_SETTING)),
+                settings=settings,
+                summary=Summary(**{**stored, **means}),
+                predictions=tuple(TaskPrediction(**p) for p in predictions),
+            )
+        except FileNotFoundError:
+            raise ResultError(f"no result of '{task.label}' is in '{place}'") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ResultError(
+                f"the result in '{place}' is damaged ({error}); remove that folder"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """Whether a saved result stands for a run that is asked for.
+
+    Attributes:
+      result: the saved one, None if it may not be used.
+      differing: settings that differ, each with both values, if that is why.
+    """
+
+    result: TaskResult | None
+    differing: tuple[str, ...] = ()
+
+
+def score_task(
+    task: Task,
+    predictions: Sequence[TaskPrediction],
+    settings: Mapping[str, Any],
+    judge: Judge | None = None,
+) -> TaskResult:
+    """Score answers; saved ones too, for instance once there is a judge.
+
+    Raises:
+      ScoringError: if the metric does not suit the questions.
+    """
+    metric = metric_named(task.metric, judge)
+    scores = score_answers(
+        metric,
+        [p.answer for p in predictions],
+        [p.metadata for p in predictions],
+        [p.index for p in predictions],
+    )
+    return TaskResult(task, settings, summarize(metric, scores), tuple(predictions))
+
+
+def result_folder(folder: Path, task: Task) -> Path:
+    """Where the result of a task is kept: two splits of a task have two folders."""
+    return folder / f"{task.name}-{task.split}"
+
+
+def find_reusable(folder: Path, task: Task, settings: Mapping[str, Any]) -> Reuse:
+    """The saved result of a task, if it was made with the same settings, all of them.
+
+    Raises:
+      ResultError: if there is a result that is damaged.
+    """
+    if not (result_folder(folder, task) / METRICS_FILE).is_file():
+        return Reuse(None)
+    result = TaskResult.load(folder, task)
+    differing = differing_settings(
+        _with_task(result.task, result.settings), _with_task(task, settings)
+    )
+    return Reuse(None, tuple(differing)) if differing else Reuse(result)
+
+
+def differing_settings(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """The settings that are not the same, as "model.prune.topk: 0.5, now 0.3"."""
+    before, now = dict(_flat(_settings(saved))), dict(_flat(_settings(wanted)))
+    return [
+        f"{name}: {_shown(before, name)}, now {_shown(now, name)}"
+        for name in sorted({*before, *now})
+        if name not in before or name not in now or before[name] != now[name]
+    ]
+
+
+def _with_task(task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return _settings({TASK_SETTING: dataclasses.asdict(task), **settings})
+
+
+def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What JSON gives back of settings; none is left out, as all of them must be compared."""
+    return json.loads(json.dumps(values, default=str))
+
+
+def _shown(values: Mapping[str, Any], name: str) -> str:
+    return repr(values[name]) if name in values else "not set"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _plain(value: Any) -> Any:
+    """What JSON gives back of a value; entries that it cannot hold, such as masks, are left out."""
+    if isinstance(value, Mapping):
+        kept = {str(name): _plain(entry) for name, entry in value.items()}
+        return {name: entry for name, entry in kept.items() if entry is not _UNSAVED}
+    if isinstance(value, list | tuple):
+        entries = [_plain(entry) for entry in value]
+        return _UNSAVED if any(entry is _UNSAVED for entry in entries) else entries
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if value is None or isinstance(value, str | int | float) else _UNSAVED
+
+
+_UNSAVED = object()
+
+
+def _means_to_plain(means: Mapping[str, Mean]) -> dict[str, list[Any]]:
+    return {name: [_number(mean.value), mean.count] for name, mean in means.items()}
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _numbers(pair: Sequence[Any]) -> tuple[float, int]:
+    value, count = pair
+    return (math.nan if value is None else float(value)), int(count)
+
+
+def _write(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,22 @@
+"""The part of a model's text that is its answer."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+MARKER = "Answer:"
+
+
+def clean_answer(text: str) -> str:
+    """What follows "Answer:", else the most frequent line, with single spaces.
+
+    The marker must be spelled so, and only what stands between the first and the second one is
+    taken. Of lines that are as frequent, the first is taken.
+
+    Source: the reference's `VqaEval` (DATA 8.3).
+    """
+    text = text.strip()
+    if MARKER in text:
+        return text.split(MARKER)[1].strip()
+    lines = [" ".join(line.split()) for line in text.split("\n")]
+    return Counter(lines).most_common(1)[0][0]
