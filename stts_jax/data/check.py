@@ -1,0 +1,239 @@
+"""Which examples of a dataset can be used: its annotations, its records, and their files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from stts_jax.data.check_files import FileState, MediaFile, check_files
+from stts_jax.data.datasets import academic, benchmarks  # noqa: F401  (enter the datasets by name)
+from stts_jax.data.datasets.base import Dataset, DatasetError, SourceExample, dataset_class
+from stts_jax.data.datasets.own_data import OwnData, OwnDataError, own_lines
+from stts_jax.data.usable import Selection
+
+SECONDS_PER_HOUR = 3600
+
+
+@dataclass(frozen=True)
+class Target:
+    """A dataset to check.
+
+    Attributes:
+      selection: its name and split.
+      read: reads its annotations.
+      home: where to get it.
+    """
+
+    selection: Selection
+    read: Callable[[], Dataset]
+    home: str = ""
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """How to check.
+
+    Attributes:
+      decode: every frame; otherwise files are only probed.
+      limit: at most that many examples of each dataset, evenly spread over it.
+      workers: processes that look at files; 0 for none but this one.
+      progress: show a bar.
+    """
+
+    decode: bool = False
+    limit: int | None = None
+    workers: int = 0
+    progress: bool = False
+
+
+@dataclass
+class DatasetState:
+    """What a check found.
+
+    Attributes:
+      selection: name and split.
+      home: where to get it.
+      examples: in the annotations, None if they cannot be read.
+      checked: how many of them were looked at.
+      usable: indices of those whose files can all be read.
+      hours: of the videos that can be read.
+      unreadable: why the annotations cannot be read.
+      missing: files that are not there.
+      damaged: why files cannot be read.
+      wrong: why records make no example, or a clip of no frames.
+    """
+
+    selection: Selection
+    home: str
+    examples: int | None = None
+    checked: int = 0
+    usable: list[int] = field(default_factory=list)
+    hours: float = 0.0
+    unreadable: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Nothing is missing, damaged or wrong."""
+        return not (self.unreadable or self.missing or self.damaged or self.wrong)
+
+    def to_plain(self) -> dict[str, Any]:
+        """For JSON, with the number of usable examples instead of their indices."""
+        plain = {**self.selection._asdict(), **dataclasses.asdict(self)}
+        del plain["selection"]
+        return {**plain, "usable": len(self.usable), "complete": self.complete}
+
+
+# ------------------------------------------------------------------------------ what to check
+
+
+def registered(name: str, root: Path, default_split: str | None = None) -> Target:
+    """A dataset of the registry, by "name" or "name:split".
+
+    Args:
+      name: of the dataset; the split is by default `default_split` or its usual one.
+      root: folder that holds the folders of all datasets.
+      default_split: for names without one.
+
+    Raises:
+      DatasetError: if there is no such dataset or split.
+    """
+    dataset, _, split = name.partition(":")
+    made = dataset_class(dataset)
+    chosen = split or default_split or made.splits[0]
+    if chosen not in made.splits:
+        raise DatasetError(
+            f"dataset '{dataset}' has no split '{chosen}'; use one of {', '.join(made.splits)}"
+        )
+    return Target(Selection(dataset, chosen), lambda: made(root, chosen), made.home)
+
+
+def own_file(path: Path) -> Target:
+    """A file of users' own data."""
+
+    def read() -> Dataset:
+        wrong = [str(line) for line in own_lines(path) if isinstance(line, OwnDataError)]
+        if wrong:
+            raise OwnDataError("\n".join(wrong))
+        return OwnData(path)
+
+    return Target(Selection(str(path), None), read)
+
+
+# -------------------------------------------------------------------------------------- checking
+
+
+@dataclass(frozen=True)
+class _Needed:
+    """What an example needs: its files, of which a video is the first, and its clip."""
+
+    index: int
+    files: tuple[MediaFile, ...]
+    clip: tuple[float, float] | None
+
+
+def check(targets: Sequence[Target], options: CheckOptions) -> list[DatasetState]:
+    """Check datasets: first all annotations, then all files, each of them once."""
+    states = [DatasetState(target.selection, target.home) for target in targets]
+    needed = [_read(target, state, options) for target, state in zip(targets, states, strict=True)]
+    files = dict.fromkeys(file for part in needed for example in part for file in example.files)
+    checked = check_files(files, decode=options.decode, workers=min(options.workers, len(files)))
+    known = dict(_bar(checked, "files", "file", options, len(files)))
+    for state, part in zip(states, needed, strict=True):
+        _account(state, part, {file: known[file] for example in part for file in example.files})
+    return states
+
+
+def _read(target: Target, state: DatasetState, options: CheckOptions) -> list[_Needed]:
+    """What the examples of a dataset need; nothing if its annotations cannot be read."""
+    try:
+        dataset = target.read()
+    except DatasetError as error:
+        state.unreadable = str(error).split("\n")
+        return []
+    except Exception as error:  # annotations of a form that nobody thought of
+        state.unreadable = [f"the annotations are damaged: {type(error).__name__}: {error}"]
+        return []
+    state.examples = len(dataset)
+    return _needed_files(dataset, options, state)
+
+
+def _needed_files(dataset: Dataset, options: CheckOptions, state: DatasetState) -> list[_Needed]:
+    """What the examples need; records that make no example are accounted for."""
+    needed = []
+    indices = _spread(len(dataset), options.limit)
+    for index in _bar(indices, state.selection.dataset, "record", options):
+        state.checked += 1
+        try:
+            example = dataset.get(index, _example_rng(index))
+        except Exception as error:  # a damaged record can raise anything
+            state.wrong.append(f"example {index}: {_reason(error)}")
+        else:
+            needed.append(_Needed(index, tuple(_files(example)), example.clip))
+    return needed
+
+
+def _account(
+    state: DatasetState, needed: Sequence[_Needed], files: dict[MediaFile, FileState]
+) -> None:
+    state.hours = sum(file.seconds for file in files.values()) / SECONDS_PER_HOUR
+    state.missing = [str(file.path) for file, s in files.items() if s.problem == "missing"]
+    state.damaged = [s.reason for s in files.values() if s.problem == "damaged"]
+    for example in needed:
+        if any(files[file].problem for file in example.files):
+            continue
+        if reason := _wrong_clip(example, files):
+            state.wrong.append(f"example {example.index}: {reason}")
+        else:
+            state.usable.append(example.index)
+
+
+def _wrong_clip(example: _Needed, files: dict[MediaFile, FileState]) -> str:
+    """Why the clip has no frames; empty if it has."""
+    if example.clip is None:
+        return ""
+    (start, end), video = example.clip, example.files[0]
+    if not 0 <= start < end:
+        return f"its clip goes from {start:g} to {end:g} s"
+    if start >= files[video].seconds:
+        return (
+            f"its clip begins at {start:g} s, but '{video.path}' ends at {files[video].seconds:g} s"
+        )
+    return ""
+
+
+def _files(example: SourceExample) -> Iterator[MediaFile]:
+    if example.video is not None:
+        yield MediaFile(Path(example.video), "video")
+    for image in example.images:
+        yield MediaFile(Path(image), "image")
+
+
+def _spread(count: int, limit: int | None) -> Sequence[int]:
+    if limit is None or limit >= count:
+        return range(count)
+    return [number * count // limit for number in range(limit)]
+
+
+def _example_rng(index: int) -> np.random.RandomState:
+    """The generator that the example has in the first epoch of training."""
+    return np.random.RandomState(np.random.MT19937(np.random.SeedSequence(index, spawn_key=(0,))))
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, DatasetError) else f"{type(error).__name__}: {error}"
+
+
+def _bar(
+    items: Any, description: str, unit: str, options: CheckOptions, total: int | None = None
+) -> Any:
+    disable = None if options.progress else True  # None: shown on terminals only
+    return tqdm(items, description, total, unit=unit, leave=False, disable=disable)

@@ -1,0 +1,196 @@
+"""Users' own data: a JSONL file, one object a line, about a video, images or both.
+
+    {"video": "clips/a.mp4", "question": "What is opened?", "answer": "a door"}
+    {"video": "clips/a.mp4", "question": "Where?", "options": ["left", "right"], "answer": "left"}
+    {"video": "clips/b.mp4", "clip": [2.0, 9.5], "caption": "A dog runs along the beach."}
+    {"images": ["1.jpg", "2.jpg"], "turns": [{"question": "What changed?", "answer": "the hat"}]}
+
+`docs/data.md` describes every field. Paths are relative to the file.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stts_jax.data.datasets.base import Annotation, Dataset, SourceExample
+from stts_jax.data.datasets.own_line import Line, OwnDataError, parse
+
+
+@dataclass(frozen=True)
+class Media:
+    """What is looked at. Lines with equal media are asked about it together.
+
+    Attributes:
+      video: file.
+      clip: first and last second of the video that are shown.
+      images: files.
+      subtitle: a text, or lines of (start, end, text) in seconds of the whole video.
+    """
+
+    video: Path | None
+    clip: tuple[float, float] | None
+    images: tuple[Path, ...]
+    subtitle: str | tuple[tuple[float, float, str], ...] | None
+
+
+def read_own_data(path: str | Path, per_example: int | None = None) -> list[SourceExample]:
+    """Read a JSONL file of users' own data.
+
+    Lines about the same media (video, clip, images and subtitle) become the branches of one
+    example, in the order of the file.
+
+    Args:
+      path: the file.
+      per_example: at most that many lines in an example, the rest make further ones; all by
+        default. Evaluation asks one at a time.
+
+    Raises:
+      OwnDataError: if the file is missing or empty, or at the first line that is wrong.
+    """
+    path = Path(path)
+    grouped: dict[Media, list[Line]] = {}
+    for line in own_lines(path):
+        if isinstance(line, OwnDataError):
+            raise line
+        grouped.setdefault(_media(line, path.parent), []).append(line)
+    if not grouped:
+        raise OwnDataError(f"'{path}' holds no examples; write one JSON object per line")
+    return [
+        _example(media, part)
+        for media, lines in grouped.items()
+        for part in _split(lines, per_example or len(lines))
+    ]
+
+
+def _split(lines: Sequence[Line], size: int) -> Iterator[Sequence[Line]]:
+    for start in range(0, len(lines), size):
+        yield lines[start : start + size]
+
+
+def own_lines(path: str | Path) -> Iterator[Line | OwnDataError]:
+    """All lines of a file, each parsed, or what is wrong with it.
+
+    Raises:
+      OwnDataError: if the file cannot be read at all.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise OwnDataError(f"'{path}' does not exist; check the path")
+    # Splits where a text editor does: str.splitlines would also split inside of JSON texts.
+    for number, text in enumerate(io.StringIO(_decoded(path), newline=None), start=1):
+        if text.strip():
+            try:
+                yield parse(text, f"{path}:{number}", f"{path.name}:{number}")
+            except OwnDataError as error:
+                yield error
+
+
+def _decoded(path: Path) -> str:
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")  # some editors begin a file with a mark
+    except UnicodeDecodeError as error:
+        number = content[: error.start].count(b"\n") + 1
+        raise OwnDataError(
+            f"{path}:{number}: byte {content[error.start]:#04x} is no UTF-8; save the file as UTF-8"
+        ) from error
+
+
+def _media(line: Line, folder: Path) -> Media:
+    return Media(
+        video=folder / line.video if line.video is not None else None,
+        clip=line.clip,
+        images=tuple(folder / image for image in line.images),
+        subtitle=line.subtitle,
+    )
+
+
+def _example(media: Media, lines: Sequence[Line]) -> SourceExample:
+    """The example of lines about the same media; one line's fields are metadata for its metric."""
+    metadata: dict[str, Any] = {"example_id": lines[0].id, "ids": tuple(line.id for line in lines)}
+    if len(lines) == 1:
+        metadata |= lines[0].metadata
+    return SourceExample(
+        annotations=tuple(_annotation(line) for line in lines),
+        video=media.video,
+        clip=media.clip,
+        images=media.images,
+        subtitle=_within_clip(media),
+        metadata=metadata,
+    )
+
+
+def _annotation(line: Line) -> Annotation:
+    """The fields that formatting knows.
+
+    The styles are those whose prompts are the user's own words, without a tag before them
+    (DATA 4.2, 4.4); captions get one of the prompts that captions are trained with.
+    """
+    if line.caption is not None:
+        style = "video_long_caption" if line.video else "long_caption"
+        return {"style": style, "text": line.caption}
+    turns = [
+        {"style": "user_qa", "question": question, "answer": answer}
+        for question, answer in line.turns
+    ]
+    if len(turns) > 1:
+        return {"style": "user_qa", "multi_turn_messages": turns}
+    if line.options is None:
+        return turns[0]
+    question, answer = line.turns[0]
+    return {
+        "style": _multiple_choice_style(line),
+        "question": question,
+        "options": list(line.options),
+        "answer_idx": line.options.index(answer),
+    }
+
+
+def _multiple_choice_style(line: Line) -> str:
+    if not line.video:
+        return "a_okvqa_mc"
+    return "video_multiple_choice_w_subtitle" if line.subtitle else "video_multiple_choice"
+
+
+def _within_clip(media: Media) -> str | Mapping[tuple[float, float], str] | None:
+    """Subtitles of the shown part, in seconds from its start; lines of equal times are joined."""
+    if media.subtitle is None or isinstance(media.subtitle, str):
+        return media.subtitle
+    first, last = media.clip or (0.0, float("inf"))
+    shown: dict[tuple[float, float], str] = {}
+    for start, end, text in media.subtitle:
+        if end >= first and start <= last:
+            times = (max(start - first, 0.0), end - first)
+            shown[times] = f"{shown[times]} {text}" if times in shown else text
+    return shown
+
+
+class OwnData(Dataset):
+    """A file of users' own data as a dataset. It is not in the registry: it is found by its path.
+
+    Attributes:
+      path: of the file.
+    """
+
+    name = "own_data"
+    splits = ()
+
+    def __init__(self, path: str | Path, per_example: int | None = None) -> None:
+        """Read the file; see `read_own_data`."""
+        self.path, self._per_example = Path(path), per_example
+        self.root, self.split = self.path.parent, self.path.stem
+        self.records: Sequence[SourceExample] = self.read()
+
+    def read(self) -> Sequence[SourceExample]:
+        """The examples."""
+        return read_own_data(self.path, self._per_example)
+
+    def example(self, record: SourceExample, rng: np.random.RandomState) -> SourceExample:
+        """As it was read; nothing is drawn."""
+        return record

@@ -1,0 +1,285 @@
+"""One line of users' own data: checking and parsing it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from stts_jax.config import SPECIAL_TOKENS
+from stts_jax.data.datasets.base import DatasetError
+
+KNOWN_FIELDS = (
+    "video",
+    "images",
+    "clip",
+    "subtitle",
+    "question",
+    "answer",
+    "options",
+    "caption",
+    "turns",
+    "type",
+    "id",
+)
+PATHS = ("video", "images")
+SHOWN_CHARACTERS = 80
+LONGEST_SECONDS = 1e9
+
+
+class OwnDataError(DatasetError):
+    """A line that cannot be used; the message names file, line, field, value and remedy."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line that is right.
+
+    Attributes:
+      id: given, or the file's name and the number of the line.
+      video: path as it is written, None if there is none.
+      images: paths as they are written.
+      clip: first and last second that are shown.
+      subtitle: a text, or lines of (start, end, text) in seconds of the whole video.
+      turns: questions and answers, several if they are asked one after the other.
+      options: of the only question; its answer is one of them.
+      caption: instead of turns.
+      type: what results are grouped by.
+    """
+
+    id: str
+    video: str | None = None
+    images: tuple[str, ...] = ()
+    clip: tuple[float, float] | None = None
+    subtitle: str | tuple[tuple[float, float, str], ...] | None = None
+    turns: tuple[tuple[str, str], ...] = ()
+    options: tuple[str, ...] | None = None
+    caption: str | None = None
+    type: str | None = None
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What a metric needs to judge the last answer."""
+        metadata: dict[str, Any] = {} if self.type is None else {"type": self.type}
+        if self.turns:
+            question, answer = self.turns[-1]
+            metadata |= {"question": question, "answer": answer}
+            if self.options is not None:
+                metadata |= {
+                    "options": list(self.options),
+                    "answer_idx": self.options.index(answer),
+                }
+        if self.caption is not None:
+            metadata["answer"] = self.caption
+        return metadata
+
+
+def parse(text: str, where: str, default_id: str) -> Line:
+    """Parse a line.
+
+    Args:
+      text: of the line.
+      where: file and number of the line, for errors.
+      default_id: if the line has none.
+
+    Raises:
+      OwnDataError: if it is wrong.
+    """
+    fields = _Fields(_json_object(text, where), where)
+    fields.require_known()
+    turns, options, caption = _asked(fields)
+    return Line(
+        id=str(fields.values["id"]) if fields.has("id") else default_id,
+        **_media(fields),
+        turns=turns,
+        options=options,
+        caption=caption,
+        type=str(fields.values["type"]) if fields.has("type") else None,
+    )
+
+
+def _json_object(text: str, where: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise OwnDataError(f"{where}: no JSON ({error}); write one object per line") from error
+    if not isinstance(values, dict):
+        raise OwnDataError(f"{where}: {_shown(text.strip())} is no JSON object; write {{...}}")
+    return values
+
+
+@dataclass(frozen=True)
+class _Fields:
+    """The fields of a line, or of a part of it, with checked access."""
+
+    values: dict[str, Any]
+    where: str
+    inside: str = ""  # name of the field that they are in
+
+    def has(self, key: str) -> bool:
+        """A field that is null counts as absent."""
+        return self.values.get(key) is not None
+
+    def error(self, key: str, remedy: str) -> OwnDataError:
+        """Names the field and its value."""
+        value = _shown(self.values.get(key))
+        return OwnDataError(f"{self.where}: field '{self.inside}{key}' is {value}; {remedy}")
+
+    def require_known(self, known: tuple[str, ...] = KNOWN_FIELDS) -> None:
+        for key in self.values:
+            if key not in known:
+                close = difflib.get_close_matches(key, known, n=1)
+                remedy = f"write '{close[0]}'" if close else f"use {', '.join(known)}"
+                raise OwnDataError(f"{self.where}: field '{self.inside}{key}' is unknown; {remedy}")
+
+    def text(self, key: str) -> str:
+        if key not in self.values:
+            raise OwnDataError(f"{self.where}: field '{self.inside}{key}' is missing; add it")
+        return self.checked_text(self.values[key], key)
+
+    def checked_text(self, value: Any, key: str) -> str:
+        if not isinstance(value, str) or not value.strip():
+            raise OwnDataError(
+                f"{self.where}: field '{self.inside}{key}' is {_shown(value)}; it must be text, "
+                "not empty"
+            )
+        if any("\ud800" <= letter <= "\udfff" for letter in value):  # as JSON can write
+            raise OwnDataError(
+                f"{self.where}: field '{self.inside}{key}' is {_shown(value)}, which holds half a "
+                "character; write it again"
+            )
+        if "\0" in value and key in PATHS:
+            raise self.error(key, "no path holds a zero character; remove it")
+        for token in SPECIAL_TOKENS:
+            if token in value:
+                raise OwnDataError(
+                    f"{self.where}: field '{self.inside}{key}' holds '{token}', which stands for "
+                    "visual input; remove it"
+                )
+        return value
+
+    def texts(self, key: str, least: int) -> tuple[str, ...]:
+        values = self.values[key]
+        if not isinstance(values, list) or len(values) < least:
+            number = "one text" if least == 1 else "two texts"
+            raise self.error(key, f"it must be a list of {number} or more")
+        return tuple(self.checked_text(value, key) for value in values)
+
+    def parts(self, key: str, known: tuple[str, ...]) -> list[_Fields]:
+        """A list of objects with the fields `known`."""
+        values = self.values[key]
+        if not isinstance(values, list) or not values:
+            raise self.error(key, f"it must be a list of objects with {', '.join(known)}")
+        parts = []
+        for number, value in enumerate(values):
+            part = _Fields(value, self.where, f"{key}[{number}].")
+            if not isinstance(value, dict):
+                raise OwnDataError(
+                    f"{self.where}: field '{key}[{number}]' is {_shown(value)}; write an object "
+                    f"with {', '.join(known)}"
+                )
+            part.require_known(known)
+            parts.append(part)
+        return parts
+
+    def seconds(self, key: str) -> float:
+        if key not in self.values:
+            raise OwnDataError(f"{self.where}: field '{self.inside}{key}' is missing; add it")
+        if not _is_seconds(self.values[key]):
+            raise self.error(key, "it must be a number of seconds, 0 or more")
+        return float(self.values[key])
+
+
+def _is_seconds(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 <= value < LONGEST_SECONDS
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+
+
+# ---------------------------------------------------------------------------- what is looked at
+
+
+def _media(fields: _Fields) -> dict[str, Any]:
+    """The arguments of `Line` that are about media."""
+    if not fields.has("video") and not fields.has("images"):
+        raise OwnDataError(
+            f"{fields.where}: field 'video' is missing, and so is 'images'; add one of them"
+        )
+    if not fields.has("video"):
+        for key in ("clip", "subtitle"):
+            if fields.has(key):
+                raise fields.error(key, "it goes with a video; add 'video', or remove it")
+    return {
+        "video": fields.text("video") if fields.has("video") else None,
+        "images": fields.texts("images", 1) if fields.has("images") else (),
+        "clip": _clip(fields) if fields.has("clip") else None,
+        "subtitle": _subtitle(fields) if fields.has("subtitle") else None,
+    }
+
+
+def _clip(fields: _Fields) -> tuple[float, float]:
+    clip = fields.values["clip"]
+    pair = isinstance(clip, list) and len(clip) == 2 and all(map(_is_seconds, clip))
+    if not pair or clip[0] >= clip[1]:
+        raise fields.error("clip", "write [start, end] in seconds, the start before the end")
+    return float(clip[0]), float(clip[1])
+
+
+def _subtitle(fields: _Fields) -> str | tuple[tuple[float, float, str], ...]:
+    if not isinstance(fields.values["subtitle"], list):
+        return fields.text("subtitle")
+    lines = []
+    for part in fields.parts("subtitle", ("start", "end", "text")):
+        start, end = part.seconds("start"), part.seconds("end")
+        if start > end:
+            raise part.error("end", f"it must not be before the start, {start:g}")
+        lines.append((start, end, part.text("text")))
+    return tuple(lines)
+
+
+# -------------------------------------------------------------------------------- what is asked
+
+
+def _asked(
+    fields: _Fields,
+) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...] | None, str | None]:
+    """Turns, options and caption, of which a line has turns or a caption."""
+    forms = [key for key in ("question", "caption", "turns") if fields.has(key)]
+    if not forms and "question" not in fields.values and not fields.has("options"):
+        raise OwnDataError(
+            f"{fields.where}: field 'question' is missing, and so are 'caption' and 'turns'; "
+            "add one of them"
+        )
+    if len(forms) > 1:
+        raise fields.error(
+            forms[1], f"there is '{forms[0]}' too; write two lines about the same media"
+        )
+    if "question" not in forms and fields.has("options"):
+        raise fields.error("options", "they go with one question; add 'question', or remove them")
+    if forms and forms[0] != "question" and fields.has("answer"):
+        raise fields.error("answer", f"it goes with 'question', not with '{forms[0]}'; remove it")
+    if forms == ["caption"]:
+        return (), None, fields.text("caption")
+    if forms == ["turns"]:
+        parts = fields.parts("turns", ("question", "answer"))
+        return tuple((part.text("question"), part.text("answer")) for part in parts), None, None
+    question, answer = fields.text("question"), fields.text("answer")
+    return ((question, answer),), _options(fields, answer), None
+
+
+def _options(fields: _Fields, answer: str) -> tuple[str, ...] | None:
+    if not fields.has("options"):
+        return None
+    options = fields.texts("options", 2)
+    if len(set(options)) < len(options):
+        raise fields.error("options", "an option is there twice; remove it")
+    if answer not in options:
+        raise fields.error(
+            "answer", f"it is none of the options {_shown(list(options))}; write the text of one"
+        )
+    return options

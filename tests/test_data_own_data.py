@@ -1,0 +1,310 @@
+"""Users' own data: what a line may say, what it becomes, and what is said of a wrong one."""
+
+import json
+
+import numpy as np
+import pytest
+
+from stts_jax.data.datasets.own_data import OwnData, OwnDataError, own_lines, read_own_data
+from stts_jax.data.examples import read_examples
+from stts_jax.data.formatting.formatter import Formatter
+
+QUESTION = {"video": "a.mp4", "question": "What is opened?", "answer": "a door"}
+CHOICE = {
+    "video": "a.mp4",
+    "question": "Where?",
+    "options": ["left", "right"],
+    "answer": "right",
+    "type": "place",
+    "id": 7,
+}
+CAPTION = {"video": "a.mp4", "caption": "A man opens a door."}
+TURNS = {
+    "video": "a.mp4",
+    "turns": [
+        {"question": "Who is it?", "answer": "a man"},
+        {"question": "What does he do?", "answer": "He opens a door."},
+    ],
+}
+PICTURES = {"images": ["1.jpg", "b/2.jpg"], "question": "What changed?", "answer": "the hat"}
+
+
+@pytest.fixture
+def file(tmp_path):
+    """`file(line, ...)`: a file with those lines, each a dict or the text itself."""
+
+    def write(*lines):
+        path = tmp_path / "my.jsonl"
+        texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+        path.write_text("\n".join(texts) + "\n", encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def example(file):
+    """`example(line, ...)`: the only example of those lines."""
+
+    def read(*lines):
+        (only,) = read_own_data(file(*lines))
+        return only
+
+    return read
+
+
+# ------------------------------------------------------------------------------- right lines
+
+
+def test_a_question_is_asked_in_the_users_words(example):
+    read = example(QUESTION)
+    assert read.annotations == (
+        {"style": "user_qa", "question": "What is opened?", "answer": "a door"},
+    )
+
+
+def test_paths_are_relative_to_the_file(example, tmp_path):
+    assert example(QUESTION).video == tmp_path / "a.mp4"
+    assert example(PICTURES).images == (tmp_path / "1.jpg", tmp_path / "b" / "2.jpg")
+
+
+def test_options_are_multiple_choice(example):
+    read = example(CHOICE)
+    assert read.annotations == (
+        {
+            "style": "video_multiple_choice",
+            "question": "Where?",
+            "options": ["left", "right"],
+            "answer_idx": 1,
+        },
+    )
+
+
+def test_a_single_line_gives_its_metric_all_it_needs(example):
+    assert example(CHOICE).metadata == {
+        "example_id": "7",
+        "ids": ("7",),
+        "type": "place",
+        "question": "Where?",
+        "answer": "right",
+        "options": ["left", "right"],
+        "answer_idx": 1,
+    }
+
+
+def test_a_line_without_an_id_is_known_by_its_number(example):
+    assert example("", QUESTION).metadata["example_id"] == "my.jsonl:2"
+
+
+def test_a_caption_of_a_video(example):
+    assert example(CAPTION).annotations == (
+        {"style": "video_long_caption", "text": "A man opens a door."},
+    )
+
+
+def test_a_caption_of_a_picture(example):
+    (annotation,) = example({"images": ["1.jpg"], "caption": "A door."}).annotations
+    assert annotation["style"] == "long_caption"
+
+
+def test_turns_are_one_conversation(example):
+    (annotation,) = example(TURNS).annotations
+    assert annotation == {
+        "style": "user_qa",
+        "multi_turn_messages": [{"style": "user_qa", **turn} for turn in TURNS["turns"]],
+    }
+
+
+def test_a_single_turn_is_a_question(example):
+    assert example(TURNS | {"turns": TURNS["turns"][:1]}).annotations[0]["question"] == "Who is it?"
+
+
+def test_a_video_and_pictures_may_be_shown_together(example, tmp_path):
+    read = example(QUESTION | {"images": ["1.jpg"]})
+    assert (read.video, read.images) == (tmp_path / "a.mp4", (tmp_path / "1.jpg",))
+
+
+def test_a_clip_is_shown(example):
+    assert example(QUESTION | {"clip": [2, 9.5]}).clip == (2.0, 9.5)
+
+
+def test_a_subtitle_may_be_a_text(example):
+    assert example(QUESTION | {"subtitle": "Come in."}).subtitle == "Come in."
+
+
+def test_timed_subtitles_are_counted_from_the_start_of_the_clip(example):
+    lines = [(0, 1.5, "before"), (1.5, 2.5, "across"), (3, 4, "inside"), (9, 10, "after")]
+    subtitle = [{"start": start, "end": end, "text": text} for start, end, text in lines]
+    read = example(QUESTION | {"clip": [2, 8], "subtitle": subtitle})
+    assert read.subtitle == {(0.0, 0.5): "across", (1.0, 2.0): "inside"}
+
+
+def test_subtitles_at_equal_times_are_joined(example):
+    lines = [{"start": 1, "end": 2, "text": text} for text in ("Come", "in.")]
+    assert example(QUESTION | {"subtitle": lines}).subtitle == {(1.0, 2.0): "Come in."}
+
+
+def test_multiple_choice_with_a_subtitle_has_its_own_style(example):
+    (annotation,) = example(CHOICE | {"subtitle": "Come in."}).annotations
+    assert annotation["style"] == "video_multiple_choice_w_subtitle"
+
+
+@pytest.mark.parametrize(
+    ("line", "prompt"),
+    [
+        (QUESTION, "What is opened?"),
+        (CHOICE, "Where?\nOnly return the correct answer option.\nA. left\nB. right"),
+        (TURNS, "Who is it?"),
+        (PICTURES, "What changed?"),
+        (CHOICE | {"video": None, "images": ["1.jpg"]}, "Where?\nOnly return the correct"),
+    ],
+)
+def test_prompts_have_no_tag(example, line, prompt):
+    (annotation,) = example(line).annotations
+    formatted = Formatter().format(annotation, mode="eval", rng=np.random.RandomState(0))
+    assert formatted.messages[0].startswith(f"<|im_start|>user\n{prompt}")
+
+
+# ---------------------------------------------------------------------------------- grouping
+
+
+def test_lines_about_the_same_media_are_branches_of_one_example(file):
+    first, second = read_own_data(file(QUESTION, PICTURES, CAPTION, CHOICE))
+    assert [annotation["style"] for annotation in first.annotations] == [
+        "user_qa",
+        "video_long_caption",
+        "video_multiple_choice",
+    ]
+    assert first.metadata["ids"] == ("my.jsonl:1", "my.jsonl:3", "7")
+    assert len(second.annotations) == 1
+
+
+@pytest.mark.parametrize(
+    "other", [{"clip": [0, 1]}, {"subtitle": "Come in."}, {"images": ["1.jpg"]}, {"video": "b.mp4"}]
+)
+def test_other_media_are_another_example(file, other):
+    assert len(read_own_data(file(QUESTION, QUESTION | other))) == 2
+
+
+def test_many_lines_about_the_same_media_may_become_several_examples(file):
+    read = read_own_data(file(*[QUESTION] * 5), per_example=2)
+    assert [len(example.annotations) for example in read] == [2, 2, 1]
+
+
+def test_a_file_is_a_dataset(file):
+    dataset = OwnData(file(QUESTION, PICTURES))
+    assert len(dataset) == 2
+    assert dataset.get(1, np.random.RandomState(0)).images
+
+
+# ------------------------------------------------------------------------------- the old form
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        QUESTION,
+        CHOICE,
+        QUESTION | {"type": None, "options": None},
+        QUESTION | {"type": 3, "id": [1]},
+        CHOICE | {"video": "/elsewhere/ä b.mp4"},
+    ],
+)
+def test_what_the_reader_of_questions_takes_is_taken(file, line):
+    path = file(line, line)
+    (old,) = read_examples(path, questions_per_video=9)
+    (new,) = read_own_data(path)
+    assert new.video == old.video
+    assert len(new.annotations) == len(old.questions)
+
+
+# -------------------------------------------------------------------------------- wrong lines
+
+
+WRONG = {
+    "no_json": ("{", "no JSON"),
+    "no_object": ("[1]", r"'\[1\]' is no JSON object; write"),
+    "unknown_field": (QUESTION | {"vidoe": "b.mp4"}, "field 'vidoe' is unknown; write 'video'"),
+    "no_media": ({"question": "a", "answer": "b"}, "field 'video' is missing, and so is 'images'"),
+    "no_question": ({"video": "a.mp4"}, "'question' is missing, and so are 'caption' and 'turns'"),
+    "no_answer": ({"video": "a.mp4", "question": "a"}, "field 'answer' is missing; add it"),
+    "empty_question": (QUESTION | {"question": " "}, "field 'question' is ' '; it must be text"),
+    "null_question": (QUESTION | {"question": None}, "field 'question' is None; it must be text"),
+    "number_answer": (QUESTION | {"answer": 3}, "field 'answer' is 3; it must be text"),
+    "visual_token": (QUESTION | {"question": "<|image|> what?"}, r"holds '<\|image\|>', which"),
+    "half_character": (QUESTION | {"answer": "\ud83d"}, "holds half a character"),
+    "zero_in_path": (QUESTION | {"video": "a\0.mp4"}, "field 'video' is .* no path holds a zero"),
+    "options_no_list": (CHOICE | {"options": "left"}, "'options' is 'left'; it must be a list"),
+    "one_option": (CHOICE | {"options": ["right"]}, "must be a list of two texts or more"),
+    "option_twice": (CHOICE | {"options": ["right", "right"]}, "an option is there twice"),
+    "letter": (CHOICE | {"answer": "B"}, r"'answer' is 'B'; it is none of the options \['left'"),
+    "options_alone": (CAPTION | {"options": ["a", "b"]}, "'options' is .*; they go with one quest"),
+    "two_forms": (QUESTION | CAPTION, "'caption' is 'A man .*; there is 'question' too; write two"),
+    "answered_turns": (TURNS | {"answer": "a"}, "'answer' is 'a'; it goes with 'question', not w"),
+    "no_turns": (
+        TURNS | {"turns": []},
+        r"'turns' is \[\]; it must be a list of objects with quest",
+    ),
+    "turn_text": (TURNS | {"turns": ["a"]}, r"'turns\[0\]' is 'a'; write an object with question"),
+    "half_turn": (TURNS | {"turns": [{"question": "a"}]}, r"field 'turns\[0\].answer' is missing"),
+    "clip_order": (QUESTION | {"clip": [3, 2]}, r"'clip' is \[3, 2\]; write \[start, end\] in sec"),
+    "clip_length": (QUESTION | {"clip": [3]}, r"'clip' is \[3\]; write \[start, end\]"),
+    "clip_infinite": ('{"video": "a", "caption": "b", "clip": [0, 1e999]}', r"'clip' is \[0, inf"),
+    "clip_huge": (QUESTION | {"clip": [0, 10**400]}, r"'clip' is \[0, 1000"),
+    "clip_truth": (QUESTION | {"clip": [False, True]}, r"'clip' is \[False, True\]"),
+    "clip_of_pictures": (PICTURES | {"clip": [0, 1]}, "it goes with a video; add 'video'"),
+    "subtitle_of_pictures": (PICTURES | {"subtitle": "a"}, "'subtitle' is 'a'; it goes with a vid"),
+    "subtitle_order": (
+        QUESTION | {"subtitle": [{"start": 2, "end": 1, "text": "a"}]},
+        r"'subtitle\[0\].end' is 1; it must not be before the start, 2",
+    ),
+    "subtitle_time": (
+        QUESTION | {"subtitle": [{"start": "0:01", "end": 1, "text": "a"}]},
+        r"'subtitle\[0\].start' is '0:01'; it must be a number of seconds",
+    ),
+    "images_text": (
+        PICTURES | {"images": "1.jpg"},
+        "'images' is '1.jpg'; it must be a list of one",
+    ),
+    "no_images": (PICTURES | {"images": []}, r"'images' is \[\]; it must be a list of one text"),
+}
+
+
+@pytest.mark.parametrize(("line", "message"), WRONG.values(), ids=WRONG)
+def test_a_wrong_line_is_named(file, line, message):
+    path = file(QUESTION, line)
+    with pytest.raises(OwnDataError, match=message) as raised:
+        read_own_data(path)
+    assert str(raised.value).startswith(f"{path}:2: ")
+    assert "\n" not in str(raised.value)
+
+
+def test_all_wrong_lines_are_found(file):
+    path = file(QUESTION, "{", CAPTION, {})
+    wrong = [str(line) for line in own_lines(path) if isinstance(line, OwnDataError)]
+    assert [message.removeprefix(f"{path}:").split(":")[0] for message in wrong] == ["2", "4"]
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(OwnDataError, match=r"my\.jsonl' does not exist"):
+        read_own_data(tmp_path / "my.jsonl")
+
+
+def test_an_empty_file_is_named(file):
+    with pytest.raises(OwnDataError, match="holds no examples"):
+        read_own_data(file("", ""))
+
+
+def test_a_file_that_is_no_utf8_is_named_with_the_line(file):
+    path = file(QUESTION)
+    path.write_bytes(path.read_bytes() + '{"video": "ä"}'.encode("latin-1"))
+    with pytest.raises(OwnDataError, match=r"my\.jsonl:2: byte 0xe4 is no UTF-8"):
+        read_own_data(path)
+
+
+def test_a_byte_order_mark_and_separators_inside_of_texts_do_no_harm(file):
+    path = file(QUESTION | {"answer": "a\u2028b"})
+    text = json.dumps(QUESTION | {"answer": "a\u2028b"}, ensure_ascii=False)
+    path.write_bytes(f"{text}\r\n{text}\r\n".encode("utf-8-sig"))
+    (example,) = read_own_data(path)
+    assert [annotation["answer"] for annotation in example.annotations] == ["a\u2028b"] * 2
