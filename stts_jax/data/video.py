@@ -1,30 +1,52 @@
-"""Frames of a video file, sampled by time.
-
-A file is read in two passes: the first looks at packet times only (cheap, exact also where the
-frame rate varies), the second decodes forward from one key frame to the next that is needed.
-"""
+"""Frames of a video file: which are taken, and reading them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from fractions import Fraction
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
-# A seek costs about as much as decoding a few frames, so shorter gaps are decoded through.
-SEEK_GAP_FRAMES = 32
-# A file that ends this much (seconds and share) before the length it declares was cut off.
-TRUNCATION_SECONDS = 0.5
-TRUNCATION_SHARE = 0.05
+from stts_jax.data.frame_sampling import (
+    FrameSampler,
+    Sampled,
+    Sampler,
+    SamplingError,
+    TimeSampler,
+    sample_times,
+)
+from stts_jax.data.video_decoders import VideoDecoder, VideoError, open_decord, open_torchcodec
+from stts_jax.data.video_pyav import open_pyav
 
+__all__ = [
+    "DECODERS",
+    "Video",
+    "VideoError",
+    "VideoInfo",
+    "VideoOverrides",
+    "probe",
+    "read_sampled",
+    "read_video",
+    "sample_times",
+]
 
-class VideoError(ValueError):
-    """A file that yields no frames; the message is one sentence that names it."""
+Clip = tuple[float, float]
+Transform = Callable[[np.ndarray], np.ndarray]
+
+DECODERS: dict[str, Callable[[str | Path], AbstractContextManager[VideoDecoder]]] = {
+    "pyav": open_pyav,
+    "torchcodec": open_torchcodec,
+    "decord2": open_decord,
+}
+# Times are kept this far (seconds) off the file's ends, where nothing is on display.
+END_MARGIN = 1e-6
+# Made-up frame times are only right for videos sampled at about this rate (DATA 3.3).
+SAMPLED_FPS, SAMPLED_FPS_TOLERANCE = 2.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -33,12 +55,26 @@ class Video:
 
     Attributes:
       frames: (n, H, W, 3) uint8 RGB, upright.
-      timestamps: (n,) float64, seconds from the start of the video, as they were asked for. Double
-        precision because they are printed into the prompt, where 0.15 must round as it does there.
+      timestamps: (n,) float64, seconds from the start of the video or clip, as they were asked
+        for. Double precision because they are printed into the prompt, where 0.15 must round as it
+        does there.
+      target_fps: the rate that sampling aimed at, None if it was even over the video.
+      augmentation: see `frame_sampling.Sampled`.
     """
 
     frames: np.ndarray
     timestamps: np.ndarray
+    target_fps: float | None = None
+    augmentation: str | None = None
+
+    @property
+    def sampled_fps(self) -> float:
+        """Frames per second: the target, or what the times make on average (inf of one frame)."""
+        if self.target_fps is not None:
+            return float(self.target_fps)
+        if len(self.timestamps) < 2:
+            return math.inf
+        return float(1 / np.diff(self.timestamps).mean())
 
 
 @dataclass(frozen=True)
@@ -51,23 +87,59 @@ class VideoInfo:
     height: int
 
 
-def sample_times(duration: float, max_frames: int, fps: float | None) -> np.ndarray:
-    """Times at which frames are taken: `fps` per second and the last, or evenly if too many.
+@dataclass(frozen=True)
+class VideoOverrides:
+    """What an example says about its video (DATA 3.3).
 
-    Source: the reference's `uniform_last_frame` rule (DATA 3.2).
-
-    Args:
-      duration: seconds.
-      max_frames: upper bound of the number of frames.
-      fps: sampling rate, None for always even.
-
-    Returns:
-      (n,) float64 seconds, 1 <= n <= max_frames, the last one is `duration` if n > 1.
+    Attributes:
+      clip: first and last second that are shown; all of it if None. An end behind the video's is
+        moved to it.
+      sampler: fields of the sampler to replace. Those of the other kind of sampler are left out,
+        as the reference does: tracking sets give `min_fps` also where sampling is by time.
+      fake_timestamp_fps: rate that the frame times pretend; the video must be sampled at about 2.
     """
-    if fps is None or (max_frames - 1) / fps < duration:
-        return np.linspace(0.0, duration, max_frames, endpoint=True)
-    times = np.arange(0.0, duration, 1.0 / fps)
-    return np.concatenate([times, [duration]])[:max_frames]
+
+    clip: Clip | None = None
+    sampler: Mapping[str, Any] = field(default_factory=dict)
+    fake_timestamp_fps: float | None = None
+
+    def __post_init__(self) -> None:
+        known = {f.name for kind in (TimeSampler, FrameSampler) for f in dataclasses.fields(kind)}
+        unknown = sorted(set(self.sampler) - known)
+        if unknown:
+            raise SamplingError(
+                f"sampler_overrides has {', '.join(map(repr, unknown))}, which no sampler knows; "
+                f"use {', '.join(sorted(known))}"
+            )
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any]) -> VideoOverrides:
+        """Overrides of an example's metadata, in the reference's keys.
+
+        These are `clip_start_time`, `clip_end_time`, `sampler_overrides` and `fake_timestamp_fps`.
+        `decode_method` has no effect, as with the reference's `torchcodec_exact`.
+
+        Raises:
+          SamplingError: if `sampler_overrides` has unknown keys, or a clip has no end.
+        """
+        start, end = metadata.get("clip_start_time"), metadata.get("clip_end_time")
+        if start is not None and end is None:
+            raise SamplingError(
+                f"clip_start_time is {start} but there is no clip_end_time; give both or neither"
+            )
+        return cls(
+            clip=None if start is None else (float(start), float(end)),
+            sampler=metadata.get("sampler_overrides") or {},
+            fake_timestamp_fps=metadata.get("fake_timestamp_fps"),
+        )
+
+    def applied_to(self, sampler: Sampler) -> Sampler:
+        """The sampler with its fields replaced."""
+        own = {f.name for f in dataclasses.fields(sampler)}
+        return dataclasses.replace(sampler, **{k: v for k, v in self.sampler.items() if k in own})
+
+
+NO_OVERRIDES = VideoOverrides()
 
 
 def probe(path: str | Path) -> VideoInfo:
@@ -76,10 +148,8 @@ def probe(path: str | Path) -> VideoInfo:
     Raises:
       VideoError: if it is no readable video.
     """
-    with _open(path) as (container, stream):
-        index = _scan(container, stream, path)
-        context = stream.codec_context
-        return VideoInfo(index.duration, len(index.pts), context.width, context.height)
+    with open_pyav(path) as video:
+        return VideoInfo(video.end - video.begin, video.frame_count, video.width, video.height)
 
 
 def read_video(
@@ -87,174 +157,160 @@ def read_video(
     max_frames: int,
     fps: float | None,
     *,
-    transform: Callable[[np.ndarray], np.ndarray] | None = None,
+    transform: Transform | None = None,
+    decoder: str = "pyav",
 ) -> Video:
-    """Decode the frames on display at `sample_times`.
+    """Decode the frames on display at `sample_times`; see `read_sampled`."""
+    sampler = TimeSampler(max_frames, "uniform_last_frame", max_fps=fps)
+    return read_sampled(path, sampler, transform=transform, decoder=decoder)
+
+
+def read_sampled(
+    path: str | Path,
+    sampler: Sampler,
+    overrides: VideoOverrides = NO_OVERRIDES,
+    *,
+    rng: np.random.RandomState | None = None,
+    transform: Transform | None = None,
+    decoder: str = "pyav",
+) -> Video:
+    """Decode the frames that a sampler takes.
+
+    Source: the reference's `torchcodec_exact` (DATA 3.3): a video begins with its first frame,
+    whatever time that bears, and times are relative to the start of the clip.
 
     Args:
       path: a file.
-      max_frames: frames at most.
-      fps: frames per second where the video is short enough.
+      sampler: by time or by frame number.
+      overrides: what the example says.
+      rng: for the sampler, in training only.
       transform: applied to each frame (H, W, 3) uint8 as it is decoded, so that only the result
         is kept in memory.
+      decoder: a name in `DECODERS`.
 
     Raises:
-      VideoError: if the file is missing, empty, cut off, damaged, or has no pictures.
+      VideoError: if the file is missing, empty, cut off, damaged, has no pictures, or does not
+        have the clip; or the decoder is not installed.
+      SamplingError: if the overrides don't fit the sampler, or there is no such decoder.
     """
-    with _open(path) as (container, stream):
-        index = _scan(container, stream, path)
-        times = sample_times(index.duration, max_frames, fps)
-        wanted = index.displayed_at(times)
-        frames: dict[int, np.ndarray] = {}
-        converter = VideoReformatter()  # one for all frames: to set it up takes longer than to use
-        for pts, frame in _decode(container, stream, index, np.unique(wanted)):
-            if frame.is_corrupt:
-                raise _damaged(path, "a frame is damaged")
-            image = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-            image = _upright(image, frame.rotation)
-            frames[pts] = transform(image) if transform else image
-    missing = [pts for pts in wanted.tolist() if pts not in frames]
-    if missing:
-        at = float(missing[0] * index.time_base) - index.begin
-        raise _damaged(path, f"its frame at {at:.2f} s cannot be decoded")
-    return Video(np.stack([frames[pts] for pts in wanted.tolist()]), times)
+    if decoder not in DECODERS:
+        raise SamplingError(
+            f"the video decoder is '{decoder}', which is unknown; use one of {', '.join(DECODERS)}"
+        )
+    sampler = overrides.applied_to(sampler)
+    with DECODERS[decoder](path) as video:
+        if isinstance(sampler, TimeSampler):
+            sampled, images = _by_time(video, sampler, overrides.clip, rng, path)
+            timestamps = sampled.positions
+        else:
+            sampled, images = _by_number(video, sampler, overrides.clip, rng, path)
+            timestamps = sampled.positions / _average_fps(video)
+        frames = _collect(images, len(timestamps), transform, path)
+    target_fps = sampled.target_fps
+    if overrides.fake_timestamp_fps:
+        target_fps = overrides.fake_timestamp_fps
+        timestamps = _faked(timestamps, target_fps, path)
+    return Video(frames, timestamps, target_fps, sampled.augmentation)
 
 
-# ------------------------------------------------------------------------------------- opening
+# -------------------------------------------------------------------------------------- choosing
 
 
-@contextmanager
-def _open(
+def _by_time(
+    video: VideoDecoder,
+    sampler: TimeSampler,
+    clip: Clip | None,
+    rng: np.random.RandomState | None,
     path: str | Path,
-) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    _require_file(Path(path))
-    try:
-        with av.open(str(path)) as container:
-            name = container.format.name
-            # Text files pass as terminal art, pictures as one-frame videos.
-            if name == "tty" or name.startswith("image2") or name.endswith("_pipe"):
-                raise VideoError(f"'{path}' is no video ({name}); use a video file such as mp4")
-            streams = [s for s in container.streams.video if not _is_cover(s)]
-            if not streams:
-                raise VideoError(f"'{path}' has no pictures, only sound; use a file with video")
-            streams[0].thread_type = "NONE"  # worker processes share the cores
-            yield container, streams[0]
-    except (av.FFmpegError, UnicodeDecodeError) as error:
-        raise _damaged(path, str(error)) from error
+) -> tuple[Sampled, Iterator[np.ndarray]]:
+    duration, offset = video.end - video.begin, video.begin
+    if clip is not None:
+        _require_clip(clip, duration, path)
+        duration = min(clip[1], duration) - clip[0]
+        offset += clip[0]
+    sampled = sampler.sample(duration, rng)
+    latest, earliest = video.end - END_MARGIN, video.begin + END_MARGIN
+    seconds = [max(earliest, min(latest, x + offset)) for x in sampled.positions.tolist()]
+    return sampled, video.frames_shown_at(seconds)
 
 
-def _require_file(path: Path) -> None:
-    if path.is_dir():
-        raise VideoError(f"'{path}' is a folder; give the path of a video file")
-    if not path.is_file():
-        raise VideoError(f"'{path}' does not exist; check the path")
-    if path.stat().st_size == 0:
-        raise VideoError(f"'{path}' is empty; copy or download it again")
+def _by_number(
+    video: VideoDecoder,
+    sampler: FrameSampler,
+    clip: Clip | None,
+    rng: np.random.RandomState | None,
+    path: str | Path,
+) -> tuple[Sampled, Iterator[np.ndarray]]:
+    """As by time, with a clip widened to whole frames of the average rate."""
+    fps = _average_fps(video)
+    first, behind = 0, video.frame_count
+    if clip is not None:
+        _require_clip(clip, video.frame_count / fps, path)
+        first = math.floor(clip[0] * fps)
+        behind = min(math.ceil(clip[1] * fps), behind)
+    sampled = sampler.sample(fps, behind - first, rng)
+    return sampled, video.frames_numbered((sampled.positions + first).tolist())
 
 
-def _is_cover(stream: av.VideoStream) -> bool:
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+def _average_fps(video: VideoDecoder) -> float:
+    return video.frame_count / (video.end - video.begin)
 
 
-def _damaged(path: str | Path, reason: str) -> VideoError:
-    return VideoError(f"'{path}' is no readable video: {reason}; copy or download it again")
+def _require_clip(clip: Clip, duration: float, path: str | Path) -> None:
+    """Refuse a clip that has no frames.
+
+    The reference stops at a start below 0 by time, but counts it from the end by frame number.
+    """
+    start, end = clip
+    if not 0 <= start < end:
+        raise VideoError(
+            f"the clip of '{path}' goes from {start:g} to {end:g} s; it must start at 0 or later "
+            "and end after its start"
+        )
+    if start >= duration:
+        raise VideoError(
+            f"the clip of '{path}' starts at {start:g} s, but the video ends at {duration:g} s; "
+            "correct the clip or use the whole video"
+        )
 
 
-# ------------------------------------------------------------------------- finding and decoding
+# --------------------------------------------------------------------------------------- reading
 
 
-@dataclass(frozen=True)
-class _Index:
-    """Display times of all frames in units of `time_base`; `keys` are those of key frames."""
-
-    pts: np.ndarray
-    keys: np.ndarray
-    end_pts: int
-    time_base: Fraction
-
-    @property
-    def begin(self) -> float:
-        return float(int(self.pts[0]) * self.time_base)
-
-    @property
-    def duration(self) -> float:
-        return float((self.end_pts - int(self.pts[0])) * self.time_base)
-
-    def displayed_at(self, times: np.ndarray) -> np.ndarray:
-        """Time stamp of the frame on display at each of `times` (seconds from the start)."""
-        # Kept off the very ends like the reference, where the end itself shows nothing.
-        inside = np.clip(times, 1e-6, max(self.duration - 1e-6, 1e-6))
-        # Multiplied before dividing, so that a time that is exactly a frame's start finds it.
-        starts = (self.pts - self.pts[0]) * self.time_base.numerator / self.time_base.denominator
-        position = np.searchsorted(starts, inside, side="right") - 1
-        return self.pts[position]
+def _collect(
+    images: Iterable[np.ndarray], count: int, transform: Transform | None, path: str | Path
+) -> np.ndarray:
+    frames: np.ndarray | None = None
+    last: np.ndarray | None = None
+    for k, image in enumerate(images):
+        if image is not last:
+            last, result = image, transform(image) if transform else image
+        if frames is None:
+            frames = np.empty((count, *result.shape), result.dtype)
+        if result.shape != frames.shape[1:]:
+            raise VideoError(
+                f"'{path}' changes its picture size from {frames.shape[1:3]} to "
+                f"{result.shape[:2]}; convert it to one size"
+            )
+        frames[k] = result
+    if frames is None:
+        raise VideoError(f"no frame of '{path}' was sampled; use a longer clip")
+    return frames
 
 
-def _scan(
-    container: av.container.InputContainer, stream: av.VideoStream, path: str | Path
-) -> _Index:
-    pts, keys, end = [], [], 0
-    for packet in container.demux(stream):
-        time = packet.pts if packet.pts is not None else packet.dts
-        if time is None or packet.is_discard:
-            continue
-        pts.append(time)
-        end = max(end, time + (packet.duration or 0))
-        if packet.is_keyframe:
-            keys.append(time)
-    if not pts:
-        raise _damaged(path, "it holds no frames")
-    times = np.unique(pts)
-    if end <= times[-1]:  # a container without durations: the last frame lasts as the mean one
-        end = int(times[-1] + max(1, (times[-1] - times[0]) // max(len(times) - 1, 1)))
-    index = _Index(times, np.unique(keys), end, stream.time_base or Fraction(1, 1))
-    declared = _declared_seconds(container, stream)
-    if declared - index.duration > max(TRUNCATION_SECONDS, TRUNCATION_SHARE * declared):
-        raise _damaged(path, f"it ends after {index.duration:.1f} of {declared:.1f} s")
-    return index
+def _faked(timestamps: np.ndarray, fps: float, path: str | Path) -> np.ndarray:
+    """Times stretched as if sampled at `fps`; the last comes one step after the one before it.
 
-
-def _declared_seconds(container: av.container.InputContainer, stream: av.VideoStream) -> float:
-    """Length by the header, 0 if it doesn't tell; that of a whole file may be its sound's."""
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    alone = len(container.streams) == 1
-    return (container.duration or 0) / av.time_base if alone else 0.0
-
-
-def _decode(
-    container: av.container.InputContainer,
-    stream: av.VideoStream,
-    index: _Index,
-    wanted: np.ndarray,
-) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Yield the frames with the (sorted) time stamps `wanted`, forward, seeking across gaps."""
-    position: int | None = None  # time stamp of the last frame decoded
-    frames: Iterator[av.VideoFrame] = iter(())
-    for target in wanted.tolist():
-        start = _seek_to(index, position, target)
-        if start is not None:
-            container.seek(start, stream=stream, backward=True)
-            frames = container.decode(stream)
-        for frame in frames:
-            position = frame.pts if frame.pts is not None else frame.dts
-            if position is not None and position >= target:
-                break
-        if position == target:
-            yield target, frame
-
-
-def _seek_to(index: _Index, position: int | None, target: int) -> int | None:
-    """The key frame to go to for `target`, None to decode on from `position`."""
-    before = index.keys[index.keys <= target]
-    key = int(before[-1]) if len(before) else int(index.pts[0])
-    if position is None:
-        return key
-    gap = np.count_nonzero((index.pts > position) & (index.pts < key))
-    return key if gap > SEEK_GAP_FRAMES else None
-
-
-def _upright(image: np.ndarray, degrees: int) -> np.ndarray:
-    """Undo the camera's rotation, given in degrees counter-clockwise, (H, W, 3)."""
-    turns = round(degrees / 90) % 4
-    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+    Source: the reference's VideoLoader. Of fewer than three frames it makes NaN or stops; here
+    they are refused.
+    """
+    steps = np.diff(timestamps[:-1])  # the last step may be shorter than the others
+    rate = float(1 / steps.mean()) if len(steps) else math.inf
+    if not abs(rate - SAMPLED_FPS) < SAMPLED_FPS_TOLERANCE:
+        raise VideoError(
+            f"'{path}' has fake_timestamp_fps={fps:g} but was sampled at {rate:.2f} frames per "
+            f"second instead of {SAMPLED_FPS:g}; sample it at that rate or leave that out"
+        )
+    faked = timestamps * (rate / fps)
+    faked[-1] = faked[-2] + 1 / fps
+    return faked
