@@ -1,4 +1,7 @@
-"""Evaluate a checkpoint: `python eval.py --checkpoint runs/tiny --split test --k 0 30 50`."""
+"""Evaluate a checkpoint: `python eval.py --checkpoint runs/tiny --split test --k 0 30 50`.
+
+With `--mode` the published benchmarks are answered and set beside the paper's figures.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,13 @@ from convert.cache import local_checkpoint
 from stts_jax.command_line import add_checkpoint_options, run
 from stts_jax.config import Config, ConfigError, override, replace
 from stts_jax.data.synthetic import DEFAULT_FOLDER
+from stts_jax.evaluation.comparison import column_scores, comparison_table, results_table
 from stts_jax.evaluation.report import print_table
 from stts_jax.evaluation.runner import Evaluation, evaluate_split
-from stts_jax.model.video_language_model import reconfigure
+from stts_jax.evaluation.scoring.judge import HttpJudge
+from stts_jax.evaluation.suites import GROUPS, tasks_of
+from stts_jax.evaluation.tasks import TaskRun, evaluate_tasks
+from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
 from stts_jax.training.checkpoint import config_of, load_model
 
 EXAMPLES = """\
@@ -22,6 +29,8 @@ examples:
   python eval.py --checkpoint runs/tiny --k 0 30 50 --output runs/tiny/eval
   python eval.py --checkpoint runs/tiny --frames 2x --same-budget
   python eval.py --checkpoint runs/tiny --split my.jsonl --set model.prune.packing=first_fit
+  python eval.py --checkpoint runs/molmo2_4b --mode paper --root /data/video_datasets
+  python eval.py --checkpoint runs/molmo2_4b --mode mvbench,tomato --root /data/video_datasets
 """
 
 
@@ -48,7 +57,19 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="with --frames: drop more, so that as many visual tokens are left as at 1x",
     )
-    parser.add_argument("--limit", type=int, help="answer only the first questions")
+    parser.add_argument(
+        "--mode",
+        help=f"benchmarks instead of a split: {', '.join(GROUPS)}, or names of tasks, with commas",
+    )
+    parser.add_argument(
+        "--root", type=Path, help="folder of published datasets (default: data.root)"
+    )
+    parser.add_argument(
+        "--judge", metavar="MODEL", help="chat model that judges free answers (OPENAI_API_KEY)"
+    )
+    parser.add_argument(
+        "--limit", type=int, help="answer only the first questions, of each benchmark"
+    )
     parser.add_argument(
         "--data-dir", type=Path, default=DEFAULT_FOLDER, help="of the procedural set (%(default)s)"
     )
@@ -77,31 +98,69 @@ def setups(options: argparse.Namespace) -> tuple[Config, dict[str, Config]]:
     }
 
 
+def answer_split(
+    options: argparse.Namespace, model: VideoLanguageModel, wanted: dict[str, Config], output: Path
+) -> None:
+    """Answer a split at each ratio; save and print."""
+    results: dict[str, Evaluation] = {}
+    for name, setup in wanted.items():
+        results[name] = evaluate_split(
+            reconfigure(model, setup.model),
+            setup,
+            options.split,
+            data_dir=options.data_dir,
+            limit=options.limit,
+            frames_scale=options.frames,
+            progress=True,
+        )
+        folder = output / f"k{name.removesuffix(' %')}"
+        settings = {"split": options.split, "frames_scale": options.frames, "k": name}
+        results[name].save(folder, settings)
+        setup.save(folder)
+    print_table(results)
+
+
+def answer_tasks(
+    options: argparse.Namespace, model: VideoLanguageModel, wanted: dict[str, Config], output: Path
+) -> None:
+    """Answer benchmarks at each ratio; save and print, also beside the paper's rows."""
+    tasks = tasks_of(options.mode)
+    scores: dict[str, dict[str, float]] = {}
+    for name, setup in wanted.items():
+        root = options.root or (Path(setup.data.root) if setup.data.root else None)
+        if root is None or not root.is_dir():
+            raise ConfigError(
+                f"--root is {str(root) if root else 'not given'}; give the folder that the "
+                "published datasets lie below"
+            )
+        run = TaskRun(
+            root,
+            options.limit,
+            options.frames,
+            progress=True,
+            judge=HttpJudge(options.judge) if options.judge else None,
+        )
+        folder = output / f"k{name.removesuffix(' %')}"
+        results = evaluate_tasks(reconfigure(model, setup.model), setup, tasks, folder, run)
+        setup.save(folder)
+        print("\n".join([f"{name} dropped:", *results_table(results)]))
+        scores[name] = column_scores({r.task.name: r.summary.value for r in results})
+    print("\n".join(["", *comparison_table(scores)]))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a table, write metrics and predictions; the exit code."""
     options = parse(arguments)
 
     def command() -> None:
+        if options.mode:
+            tasks_of(options.mode)  # says at once what is wrong with it
         options.checkpoint = local_checkpoint(options.checkpoint)
         config, wanted = setups(options)
         model, _ = load_model(options.checkpoint, config)
         output = options.output or options.checkpoint / "eval"
-        results: dict[str, Evaluation] = {}
-        for name, setup in wanted.items():
-            results[name] = evaluate_split(
-                reconfigure(model, setup.model),
-                setup,
-                options.split,
-                data_dir=options.data_dir,
-                limit=options.limit,
-                frames_scale=options.frames,
-                progress=True,
-            )
-            folder = output / f"k{name.removesuffix(' %')}"
-            settings = {"split": options.split, "frames_scale": options.frames, "k": name}
-            results[name].save(folder, settings)
-            setup.save(folder)
-        print_table(results)
+        answer = answer_tasks if options.mode else answer_split
+        answer(options, model, wanted, output)
         print(f"metrics and predictions are in '{output}'")
 
     return run("eval.py", command)

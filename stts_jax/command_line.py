@@ -13,12 +13,13 @@ import jax
 from convert.cache import local_checkpoint
 from convert.stored import ConvertError
 from stts_jax.config import Config, ConfigError, override
-from stts_jax.data.examples import ExampleError
-from stts_jax.data.frames import BadExamplesError
+from stts_jax.data.bad_examples import READING_ERRORS, BadExamplesError
 from stts_jax.data.rows import BudgetError
 from stts_jax.data.synthetic import SyntheticError
 from stts_jax.data.tokenizer import TokenizerError
-from stts_jax.data.video import VideoError
+from stts_jax.evaluation.results import ResultError
+from stts_jax.evaluation.scoring.score import ScoringError
+from stts_jax.evaluation.suites import SuiteError
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.training.checkpoint import CheckpointError, config_of, load_model
 from stts_jax.training.loop import TrainingError
@@ -30,11 +31,13 @@ USER_ERRORS = (
     CheckpointError,
     ConfigError,
     ConvertError,
-    ExampleError,
+    *READING_ERRORS,
+    ResultError,
+    ScoringError,
+    SuiteError,
     SyntheticError,
     TokenizerError,
     TrainingError,
-    VideoError,
 )
 
 

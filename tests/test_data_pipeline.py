@@ -9,12 +9,14 @@ import av
 import numpy as np
 import pytest
 
-from stts_jax.budget import batch_arrays
+from stts_jax.budget import batch_arrays, video_budget
 from stts_jax.config import ConfigError, load_config, override
-from stts_jax.data.evaluation_batches import prompt_batches
-from stts_jax.data.frames import BadExamplesError, FrameReader
+from stts_jax.data.bad_examples import BadExamplesError
+from stts_jax.data.evaluation_batches import grown, prompt_batches, text_room
+from stts_jax.data.image import resize, to_patches
 from stts_jax.data.pipeline import training_batches
-from stts_jax.data.rows import BudgetError
+from stts_jax.data.questions import question_of
+from stts_jax.data.rows import SIZES, BudgetError
 from stts_jax.data.scene_questions import ask_picture, direction, place
 from stts_jax.data.scenes import COLOURS, Actor, SceneConfig, plan_picture, shape_mask
 from stts_jax.data.synthetic import (
@@ -278,16 +280,26 @@ def test_prompts_come_one_a_row_with_the_rest_of_the_batch_empty(folder):
     config = config_for(folder)
     prompts = prompt_batches(config, "test", limit=6)
     batches = list(prompts)
-    assert [len(examples) for _, examples in batches] == [4, 2] and len(prompts) == 2
+    assert [len(part) for _, part, _ in batches] == [4, 2] and len(prompts) == 2
     expected = lines(folder / "test.jsonl")[:6]
-    assert [e.questions[0].question for _, part in batches for e in part] == [
-        x["question"] for x in expected
-    ]
-    contract = batch_arrays(prompts.budget, config.model, 4)
-    for batch, _ in batches:
+    asked = [question_of(p.source).question for _, part, _ in batches for p in part]
+    assert asked == [x["question"] for x in expected]
+    assert all(text in p.text for text, p in zip(asked, batches[0][1], strict=False))
+    for batch, _, budget in batches:
+        contract = batch_arrays(budget, config.model, 4)
         assert {k: (v.shape, v.dtype) for k, v in batch.items()} == contract
+        assert budget.text % 64 == 0
     assert (batches[1][0]["input_ids"][2:] == -1).all()
-    assert prompts.budget.text % 32 == 0
+
+
+def test_budgets_of_prompts_only_grow_and_in_steps():
+    budget = video_budget(load_config("tiny").model, frames=4, videos=1, text_tokens=64)
+    sizes = {name: getattr(budget, name) for name in SIZES}
+    assert grown(budget, sizes) == budget
+    longer = grown(budget, {**sizes, "tokens_before": sizes["tokens_before"] + 1})
+    assert longer.text == 128 and longer.visual == budget.visual
+    assert [text_room(n) for n in (1, 65, 256, 257, 513, 1000)] == [64, 128, 256, 384, 768, 1024]
+    assert grown(longer, sizes) == longer
 
 
 def test_visual_tokens_can_be_shuffled_within_their_frames(folder):
@@ -309,10 +321,12 @@ def test_visual_tokens_can_be_shuffled_within_their_frames(folder):
 def test_more_frames_can_be_asked_for_at_test_time(folder):
     config = config_for(folder)
     prompts = prompt_batches(config, "test", frames_scale=2, limit=1)
-    batch, examples = next(iter(prompts))
-    twice = FrameReader(config.model.vit, 16, config.data.fps).read(examples[0].video)
-    assert prompts.budget.frames == len(twice.timestamps) == batch["num_images"][0, 0] == 16
-    assert (batch["images"][0] == twice.patches).all()
+    batch, (prompt,), budget = next(iter(prompts))
+    vit = config.model.vit
+    twice = read_video(prompt.source.video, 16, config.data.fps)
+    pixels = np.stack([resize(frame, vit.image_size) for frame in twice.frames])
+    assert budget.frames == len(twice.timestamps) == batch["num_images"][0, 0] == 16
+    assert (batch["images"][0] == to_patches(pixels, vit.patch_size)).all()
 
 
 def test_a_prompt_about_a_bad_video_is_left_out(folder, tmp_path):
@@ -321,6 +335,6 @@ def test_a_prompt_about_a_bad_video_is_left_out(folder, tmp_path):
     (tmp_path / "set" / first).unlink()
     config = config_for(tmp_path / "set", "data.max_bad_share=1")
     prompts = prompt_batches(config, "test")
-    count = sum(len(examples) for _, examples in prompts)
+    count = sum(len(part) for _, part, _ in prompts)
     total = len(lines(tmp_path / "set/test.jsonl"))
     assert 0 < count < total and len(prompts.bad.reasons) == total - count

@@ -4,32 +4,52 @@ import numpy as np
 import pytest
 
 from stts_jax import config as config_lib
-from stts_jax.budget import Budget, batch_arrays, row_budget, tokens_to_prune, video_budget
-from stts_jax.data.examples import Question
+from stts_jax.budget import (
+    Budget,
+    MultimodalType,
+    batch_arrays,
+    row_budget,
+    tokens_to_prune,
+    video_budget,
+)
+from stts_jax.data.chains import chain_of
+from stts_jax.data.datasets.base import SourceExample
 from stts_jax.data.image import pooling_index, resize, to_patches
-from stts_jax.data.preprocess import SHARED, Frames, Preprocessor
-from stts_jax.data.rows import BudgetError, example_sizes, pack_row, stack_rows
-from stts_jax.data.tokenizer import Tokenizer
+from stts_jax.data.media import Media
+from stts_jax.data.message_arrays import SHARED
+from stts_jax.data.rows import SIZES, BudgetError, example_sizes, pack_row, row_sizes, stack_rows
+from stts_jax.data.video import Video
 
 # 64 patches and 16 tokens a frame.
-MODEL = config_lib.load_config("tiny", ["model.vit.image_size=64", "model.vit.positions=64"]).model
-TOKENIZER = Tokenizer.load("tiny", 512)
-PREPROCESSOR = Preprocessor(MODEL, TOKENIZER)
+CONFIG = config_lib.load_config("tiny", ["model.vit.image_size=64", "model.vit.positions=64"])
+MODEL = CONFIG.model
+CHAIN = chain_of(CONFIG)
+TOKENIZER = CHAIN.tokenizer
 EOS = TOKENIZER.eos_id
 PATCH, START, END = (
     TOKENIZER.special_ids[x] for x in ("<im_patch>", "<frame_start>", "<frame_end>")
 )
-QUESTIONS = [Question("What colour?", "red"), Question("Where?", "top left"), Question("Who?", "a")]
+QUESTIONS = {"What colour?": "red", "Where?": "top left", "Who?": "a"}
 
 
 class InOrder:
-    def permutation(self, count):
-        return np.arange(count)
+    def shuffle(self, branches):
+        pass
 
 
-def frames(count, seed=0):
-    patches = np.random.default_rng(seed).integers(1, 256, (count, 64, 192), dtype=np.uint8)
-    return Frames(patches, np.arange(count) * 0.5)
+def media(count, seed=0):
+    pixels = np.random.default_rng(seed).integers(1, 256, (count, 64, 64, 3), dtype=np.uint8)
+    return Media(video=Video(pixels, np.arange(count) * 0.5))
+
+
+def asked(*questions):
+    return SourceExample(
+        tuple({"style": "user_qa", "question": q, "answer": QUESTIONS[q]} for q in questions)
+    )
+
+
+def prompt_of(question):
+    return f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_patches_are_row_by_row_with_channels_last():
@@ -56,22 +76,24 @@ def test_pooling_index_pads_the_end_first():
     assert pooling_index(4, 3)[0].tolist() == [-1, -1, -1, -1, 0, 1, -1, 4, 5]
 
 
-def test_a_prompt_is_bos_video_question():
-    arrays = PREPROCESSOR.prompt(frames(2), QUESTIONS[0])
-    prompt = TOKENIZER.encode("<|im_start|>user\nWhat colour?<|im_end|>\n<|im_start|>assistant\n")
+@pytest.mark.parametrize("frame_tokens", ["video", "frame"])
+def test_a_prompt_is_bos_video_question(frame_tokens):
+    chain = chain_of(config_lib.replace(CONFIG, {"data.frame_tokens": frame_tokens}))
+    source = asked("What colour?")
+    arrays = chain.prepare(source, media(2), "inference", InOrder()).arrays
+    prompt = TOKENIZER.encode(prompt_of("What colour?"))
     first, second = TOKENIZER.encode("0.0 "), TOKENIZER.encode(" 0.5 ")
-    expected = [EOS, START, *first, *[PATCH] * 16, *second, *[PATCH] * 16, END, *prompt]
-    assert arrays["input_ids"].tolist() == expected
-    assert (arrays["labels"] == -1).all() and not arrays["loss_masks"].any()
+    block = [PATCH] * 16 if frame_tokens == "video" else [START, *[PATCH] * 16, END]
+    video = [*first, *block, *second, *block]
+    video = [START, *video, END] if frame_tokens == "video" else video
+    assert arrays["input_ids"].tolist() == [EOS, *video, *prompt]
+    assert not arrays["loss_masks"].any()
     assert arrays["token_pooling"].shape == (32, 4)
     assert arrays["token_pooling"][16].tolist() == [64, 65, 72, 73]
-    framed = Preprocessor(MODEL, TOKENIZER, "frame").vision_ids(np.array([0.0, 0.5]))
-    block = [START, *[PATCH] * 16, END]
-    assert framed == [*first, *block, *second, *block]
 
 
 def test_one_answer_ends_with_eos_and_bears_the_loss():
-    arrays = PREPROCESSOR.training(frames(2), QUESTIONS[1:2], np.random.default_rng(0))
+    arrays = CHAIN.prepare(asked("Where?"), media(2), "train", InOrder()).arrays
     answer = [*TOKENIZER.encode("top left"), EOS]
     scored = arrays["loss_masks"] > 0
     assert arrays["labels"][scored].tolist() == answer
@@ -81,14 +103,14 @@ def test_one_answer_ends_with_eos_and_bears_the_loss():
 
 
 def test_questions_are_branches_that_restart_after_the_video():
-    arrays = PREPROCESSOR.training(frames(2), QUESTIONS, InOrder())
+    arrays = CHAIN.prepare(asked(*QUESTIONS), media(2), "train", InOrder()).arrays
     ids, segments = arrays["input_ids"], arrays["subsegment_ids"]
     trunk = int((segments == SHARED).sum())
     assert ids[trunk - 1] == END and (segments[:trunk] == SHARED).all()
-    for k, question in enumerate(QUESTIONS):
+    for k, (question, said) in enumerate(QUESTIONS.items()):
         branch = segments == k
-        answer = TOKENIZER.encode(question.answer)
-        tokens = [*PREPROCESSOR.prompt_ids(question), *answer]
+        answer = TOKENIZER.encode(said)
+        tokens = [*TOKENIZER.encode(prompt_of(question)), *answer]
         assert ids[branch].tolist() == tokens
         assert arrays["position_ids"][branch].tolist() == list(range(trunk, trunk + len(tokens)))
         scored = branch & (arrays["loss_masks"] > 0)
@@ -98,8 +120,8 @@ def test_questions_are_branches_that_restart_after_the_video():
 
 
 def example(count, questions=1, seed=0):
-    rng = np.random.default_rng(seed)
-    return PREPROCESSOR.training(frames(count, seed), QUESTIONS[:questions], rng)
+    source = asked(*list(QUESTIONS)[:questions])
+    return CHAIN.prepare(source, media(count, seed), "train", np.random.RandomState(seed)).arrays
 
 
 def test_two_videos_share_a_row():
@@ -154,3 +176,92 @@ def test_any_split_of_the_frames_fits_the_training_budget():
         model = config_lib.replace(MODEL, {"prune.topk": topk})
         for split in ([8, 8], [8, 7, 1], [6, 5, 5], [1, 1, 8], [4]):
             pack_row([example(n, seed=n) for n in split], row_budget(model, data), model)
+
+
+# ---------------------------------------------------------------------------- images and texts
+
+# 81 patches a frame: a video pools 9 of them into a token, an image 4.
+MIXED = config_lib.replace(
+    CONFIG,
+    {
+        "model.vit.image_size": 72,
+        "model.vit.positions": 81,
+        "model.prune.pooling": 3,
+        "model.prune.method": "random",
+        "model.prune.topk": 0.5,
+    },
+)
+MIXED_CHAIN = chain_of(MIXED)
+KINDS = {
+    "text": Media(),
+    "image": Media(images=(np.full((100, 150, 3), 200, np.uint8),)),
+    "video": Media(video=Video(np.full((4, 72, 72, 3), 100, np.uint8), np.arange(4) * 0.5)),
+    "two images": Media(images=(np.full((80, 80, 3), 50, np.uint8),) * 2),
+}
+ROOMY = Budget(
+    frames=40, examples=6, patches=3240, visual=900, visual_before=900, tokens=1800,
+    tokens_before=1800,
+)  # fmt: skip
+
+
+def mixed(kind):
+    source = asked("What colour?", "Who?")
+    return MIXED_CHAIN.prepare(source, KINDS[kind], "train", np.random.RandomState(0)).arrays
+
+
+def test_texts_images_and_videos_share_a_row():
+    examples = [mixed(kind) for kind in KINDS]
+    row = pack_row(examples, ROOMY, MIXED.model)
+    frames = [len(e["images"]) for e in examples]
+    assert frames[0] == 0 and frames[2] == 4 and frames[1] > 1 and frames[3] > 2
+    assert row["num_images"].tolist() == [*frames, -1, -1]
+    kinds = MultimodalType
+    expected = [kinds.TEXT, kinds.IMAGE, kinds.VIDEO, kinds.MULTI_IMAGE, -1, -1]
+    assert row["multimodal_type"].tolist() == expected
+    visual = [len(e["token_pooling"]) for e in examples]
+    video = row["token_pooling"][visual[1] : visual[1] + visual[2]]
+    assert (video >= frames[1] * 81).all() and (video < (frames[1] + 4) * 81).all()
+    assert (row["token_pooling"][: visual[1], 4:] == -1).all()
+    assert (row["token_pooling"][sum(visual) :] == -1).all()
+    assert (row["input_ids"] == PATCH).sum() == sum(visual)
+    of_example = row["subsegment_ids"][row["input_ids"] >= 0] // 100000
+    assert np.bincount(of_example).tolist() == [len(e["input_ids"]) for e in examples]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_videos_are_pruned(kind):
+    sizes, arrays = example_sizes(mixed(kind), MIXED.model), mixed(kind)
+    gone = sizes["tokens_before"] - sizes["tokens"]
+    assert gone == sizes["visual_before"] - sizes["visual"] == (18 if kind == "video" else 0)
+    assert sizes["frames"] == len(arrays["images"])
+    assert sizes["patches"] == sizes["frames"] * 81 - gone * 9
+
+
+def test_a_text_needs_no_visual_arrays():
+    arrays = mixed("text")
+    bare = {k: v for k, v in arrays.items() if k not in ("images", "token_pooling", "num_images")}
+    assert example_sizes(bare, MIXED.model) == example_sizes(arrays, MIXED.model)
+    for name, array in pack_row([bare], ROOMY, MIXED.model).items():
+        np.testing.assert_array_equal(array, pack_row([arrays], ROOMY, MIXED.model)[name])
+
+
+def test_wider_pooling_than_the_model_has_is_an_error():
+    arrays = {**mixed("image"), "token_pooling": np.zeros((3, 16), np.int32)}
+    with pytest.raises(BudgetError, match="pools 16 patches into a token, more than the 9"):
+        pack_row([arrays], ROOMY, MIXED.model)
+
+
+def test_what_rows_hold_can_be_counted_in_a_batch():
+    examples = [mixed(kind) for kind in KINDS]
+    rows = [examples, examples[:2], []]
+    batch = stack_rows([pack_row(row, ROOMY, MIXED.model) for row in rows])
+    found = row_sizes(batch, MIXED.model)
+    assert found["examples"].tolist() == [4, 2, 0]
+    for key in SIZES:
+        expected = [sum(example_sizes(e, MIXED.model)[key] for e in row) for row in rows]
+        assert found[key].tolist() == expected, key
+
+
+def test_an_example_may_not_come_with_more_than_a_row_has_places_for():
+    with pytest.raises(BudgetError, match="7 examples are more than the 6 that a row holds; raise"):
+        pack_row([mixed("text")] * 7, ROOMY, MIXED.model)

@@ -1,14 +1,28 @@
-"""Tokenizers, prompts, and the user's JSONL."""
+"""Tokenizers, prompts, messages as arrays, and the user's JSONL."""
 
 import json
+import math
+import shutil
 
+import numpy as np
 import pytest
+from qwen3_tokenizer import VOCAB_SIZE, qwen3_tokenizer_path, reduced_tokenizer_path
 
 from stts_jax.config import SPECIAL_TOKENS
 from stts_jax.data import tiny_tokenizer
-from stts_jax.data.examples import ExampleError, read_examples
-from stts_jax.data.prompts import question_text, timestamp_text, user_turn
-from stts_jax.data.tokenizer import TINY_FILE, Tokenizer, TokenizerError
+from stts_jax.data.datasets.base import SourceExample
+from stts_jax.data.formatting import Formatter
+from stts_jax.data.message_arrays import SHARED, MessageArrays, MessageError, TextSettings
+from stts_jax.data.message_weight import LOSS_WEIGHTS, MessageWeight
+from stts_jax.data.prompts import plainly_worded
+from stts_jax.data.tokenizer import (
+    CONFIG_FILE,
+    POINT_TOKENS,
+    TINY_FILE,
+    Tokenizer,
+    TokenizerError,
+)
+from stts_jax.data.weighted_tokens import VisionBlock
 
 TOKENIZER = Tokenizer.load("tiny", 512)
 
@@ -27,7 +41,7 @@ def test_any_text_survives_the_tiny_tokenizer(text):
 def test_common_words_and_times_are_short():
     for word in ("red", " red", "circle", " circle", " left", " early", " 8.0 "):
         assert len(TOKENIZER.encode(word)) == 1, word
-    assert len(TOKENIZER.encode(timestamp_text(0.5, first=False))) <= 3
+    assert len(TOKENIZER.encode(" 0.5 ")) <= 3
 
 
 def test_decoding_stops_at_the_end_of_the_turn():
@@ -51,12 +65,77 @@ def test_tokenizers_that_do_not_fit_are_refused(tmp_path):
         Tokenizer.load(str(tmp_path / "bad.json"), 512)
 
 
-def test_a_prompt_survives_encoding():
-    text = user_turn(question_text("Which?", ["a cat", "a dog"]))
+def test_all_text_but_bos_eos_and_padding_can_be_decoded():
+    eos, answer = TOKENIZER.eos_id, TOKENIZER.encode("left<im_patch>")
+    assert TOKENIZER.decode_all([eos, *answer, eos, -1, *answer]) == "left<im_patch>left<im_patch>"
+
+
+def test_text_with_point_tokens_gets_ids_after_the_visual_ones():
+    first = 512 + len(SPECIAL_TOKENS)
+    ids = TOKENIZER.encode("".join(POINT_TOKENS))
+    assert ids == list(range(first, first + len(POINT_TOKENS)))
+
+
+def write_tokenizer(folder, **config):
+    shutil.copyfile(TINY_FILE, folder / "tokenizer.json")
+    (folder / CONFIG_FILE).write_text(json.dumps(config))
+    return str(folder / "tokenizer.json")
+
+
+def test_eos_and_bos_are_what_the_configuration_beside_says(tmp_path):
+    path = write_tokenizer(
+        tmp_path, eos_token="<|endoftext|>", bos_token={"content": "<|im_start|>"}
+    )
+    tokenizer = Tokenizer.load(path, 512)
+    assert tokenizer.encode("<|endoftext|>") == [tokenizer.eos_id]
+    assert tokenizer.encode("<|im_start|>") == [tokenizer.bos_id]
+    assert (
+        tokenizer.decode([tokenizer.bos_id, *tokenizer.encode("left"), tokenizer.eos_id]) == "left"
+    )
+
+
+def test_without_bos_sequences_begin_with_eos(tmp_path):
+    path = write_tokenizer(tmp_path, eos_token="<|endoftext|>", bos_token=None)
+    tokenizer = Tokenizer.load(path, 512)
+    assert tokenizer.bos_id == tokenizer.eos_id == tokenizer.encode("<|endoftext|>")[0]
+
+
+def test_a_vocabulary_of_olmo3_size_is_padded_with_its_own_fillers():
+    # OLMo3 embeds 100278 tokens; our small one stands for a tokenizer with fewer.
+    tokenizer = Tokenizer.load("tiny", 100278)
+    assert tokenizer.special_ids["<im_start>"] == 100278
+    (first,) = tokenizer.encode("|<EXTRA_TOKENS_0>|")
+    assert first <= 512
+    assert tokenizer.encode(f"|<EXTRA_TOKENS_{100277 - first}>|") == [100277]
+
+
+def test_the_carried_part_of_qwen3_is_as_large_as_the_full_one():
+    for path in (qwen3_tokenizer_path(), reduced_tokenizer_path()):
+        assert Tokenizer.load(str(path), VOCAB_SIZE).encode("|<EXTRA_TOKENS_0>|") == [151669]
+
+
+def test_tokenizers_with_other_marks_are_refused(tmp_path):
+    with pytest.raises(TokenizerError, match="has no '</s>'"):
+        Tokenizer.load(write_tokenizer(tmp_path, eos_token="</s>"), 512)
+    (tmp_path / CONFIG_FILE).write_text("{")
+    with pytest.raises(TokenizerError, match=f"{CONFIG_FILE}' is no JSON"):
+        Tokenizer.load(str(tmp_path / "tokenizer.json"), 512)
+
+
+def plain(annotation, mode="train"):
+    (worded,) = plainly_worded(SourceExample((annotation,))).annotations
+    return Formatter().format(worded, mode=mode, rng=np.random.RandomState(0)).messages
+
+
+def test_a_plain_prompt_has_the_options_without_letters():
+    choice = {"question": "Which?", "options": ["a cat", "a dog"], "answer_idx": 1}
+    text, answer = plain(choice)
+    assert answer == "a dog"
     assert text == (
         "<|im_start|>user\nWhich?\nOnly return the correct answer option.\na cat\na dog"
         "<|im_end|>\n<|im_start|>assistant\n"
     )
+    assert plain(choice, "inference") == [text]
     ids = TOKENIZER.encode(text)
     assert ids.count(TOKENIZER.eos_id) == 1
     parts = text.split("<|im_end|>")
@@ -64,56 +143,115 @@ def test_a_prompt_survives_encoding():
     assert TOKENIZER.decode(ids[:cut]) == parts[0] and TOKENIZER.decode(ids[cut:]) == parts[1]
 
 
-def test_times_have_one_decimal_and_round_half_to_even():
-    assert timestamp_text(0.0, first=True) == "0.0 "
-    assert timestamp_text(61.25, first=False) == " 61.2 "
+def test_captions_and_turns_are_worded_plainly_too():
+    assert plain({"text": "A dog.", "style": "video_long_caption"})[1] == "A dog."
+    turns = [{"question": f"q{k}?", "answer": f"a{k}"} for k in range(2)]
+    said = plain({"multi_turn_messages": turns})
+    assert said[1::2] == ["a0", "a1"] and "user\nq1?<" in said[2]
 
 
-# ---------------------------------------------------------------------------------------- JSONL
+# ------------------------------------------------------------------------------------- messages
 
-GOOD = {"video": "a.mp4", "question": "q?", "answer": "yes"}
+ARRAYS = MessageArrays(TOKENIZER)
+BLOCK = VisionBlock(np.array(TOKENIZER.encode("<frame_start><im_patch><im_patch><frame_end>")))
+BRANCHES = [
+    ["What colour?", "red"],
+    ["Where?", "top left", "And now?", "top right"],
+    ["How many?", "three"],
+]
 
 
-def write(path, *lines):
-    path.write_text("\n".join(x if isinstance(x, str) else json.dumps(x) for x in lines))
-    return path
+def text_of(arrays, kept):
+    return TOKENIZER.decode_all(arrays["input_ids"][kept])
 
 
-def test_lines_of_a_video_are_one_example_up_to_the_limit(tmp_path):
-    lines = [{**GOOD, "question": f"q{k}?"} for k in range(5)]
-    other = {**GOOD, "video": "b.mp4", "options": ["yes", "no"], "type": "t", "id": 7}
-    examples = read_examples(write(tmp_path / "x.jsonl", *lines[:2], other, "", *lines[2:]), 3)
-    assert [e.video.name for e in examples] == ["a.mp4", "a.mp4", "b.mp4"]
-    assert [len(e.questions) for e in examples] == [3, 2, 1]
-    assert examples[0].video == tmp_path / "a.mp4"
-    question = examples[2].questions[0]
-    assert (question.options, question.type, question.id) == (("yes", "no"), "t", "7")
+def test_branch_and_trunk_together_are_the_conversation_alone():
+    tree = ARRAYS.tree(BRANCHES, [BLOCK])
+    segments = tree["subsegment_ids"]
+    for k, messages in enumerate(BRANCHES):
+        alone = ARRAYS.conversation(messages, [BLOCK])
+        own = (segments == SHARED) | (segments == k)
+        for name in ("input_ids", "position_ids"):
+            np.testing.assert_array_equal(tree[name][own], alone[name])
+        own = segments == k
+        np.testing.assert_array_equal(tree["labels"][own], alone["labels"][-own.sum() :])
+        np.testing.assert_array_equal(tree["loss_masks"][own], alone["loss_masks"][-own.sum() :])
+
+
+def test_a_question_has_no_loss_and_an_answer_has():
+    arrays = ARRAYS.conversation(["Where?", "top left"], [BLOCK])
+    predicted = arrays["labels"][arrays["loss_masks"] > 0]
+    assert predicted.tolist() == [*TOKENIZER.encode("top left"), TOKENIZER.eos_id]
+
+
+def test_a_prompt_is_the_conversation_without_its_answer():
+    prompt = ARRAYS.prompt(["Where?"], [BLOCK])
+    whole = ARRAYS.conversation(["Where?", "top left"], [BLOCK])
+    length = len(prompt["input_ids"])
+    for name in ("input_ids", "position_ids", "subsegment_ids"):
+        np.testing.assert_array_equal(prompt[name], whole[name][:length])
+    assert not prompt["loss_masks"].any()
+
+
+def test_images_stand_where_the_placeholder_stands():
+    text = "see <|image|>and<|image|>now"
+    arrays = ARRAYS.prompt([text], [BLOCK, BLOCK])
+    block = TOKENIZER.decode_all(BLOCK.tokens)
+    assert text_of(arrays, slice(None)) == f"see {block}and{block}now"
+
+
+def test_branches_stop_where_an_answer_would_begin_too_late():
+    everything = ARRAYS.tree(BRANCHES, [BLOCK])
+    segments = everything["subsegment_ids"]
+    answers = [np.argmax((segments == k) & (everything["loss_masks"] > 0)) + 1 for k in (1, 2)]
+    for limit, kept in ((1, 1), (answers[0], 1), (answers[0] + 1, 2), (answers[1] + 1, 3)):
+        settings = TextSettings(max_sequence_length=int(limit))
+        cut = MessageArrays(TOKENIZER, settings).tree(BRANCHES, [BLOCK])
+        assert set(cut["subsegment_ids"]) == {SHARED, *range(kept)}, limit
+
+
+def test_branches_stop_when_there_is_enough_text():
+    first = len(MessageArrays(TOKENIZER).tree(BRANCHES[:2])["input_ids"])
+    for limit, kept in ((1, 1), (first, 2), (first + 1, 3)):
+        settings = TextSettings(max_text_tokens=limit)
+        cut = MessageArrays(TOKENIZER, settings).tree(BRANCHES, [BLOCK])
+        assert set(cut["subsegment_ids"]) == {SHARED, *range(kept)}, limit
+
+
+def test_eos_counts_in_the_length_of_a_plain_answer_but_not_in_a_branch():
+    arrays = MessageArrays(TOKENIZER, TextSettings(LOSS_WEIGHTS["root_subsegments_root_tokens"]))
+    length = len(TOKENIZER.encode("top left"))
+    plain = arrays.conversation(["Where?", "top left"])["loss_masks"]
+    assert plain[-1] == pytest.approx(2 / math.sqrt(length + 1))
+    branch = arrays.tree([["Where?", "top left"]] * 2)["loss_masks"]
+    assert branch[-1] == pytest.approx(2 / math.sqrt(length) / math.sqrt(2))
+
+
+def test_a_weight_overrides_only_what_it_sets():
+    weight = MessageWeight(constant=3.0, root_length=True)
+    assert weight.overridden_by(None) == weight
+    assert weight.overridden_by(0.5) == MessageWeight(constant=0.5, root_length=True)
+    assert weight.overridden_by(MessageWeight(root_length=False)) == MessageWeight(3.0, None, False)
 
 
 @pytest.mark.parametrize(
-    ("line", "reason"),
+    ("make", "reason"),
     [
-        ("{", "no JSON"),
-        ("[1]", "no JSON object"),
-        ({"video": "a.mp4", "question": "q?"}, "'answer' is missing"),
-        ({**GOOD, "answer": 3}, "'answer' is 3"),
-        ({**GOOD, "question": " "}, "'question' is ' '"),
-        ({**GOOD, "frames": 3}, "'frames' is unknown"),
-        ({**GOOD, "options": ["no", "maybe"]}, "none of the options"),
-        ({**GOOD, "options": ["yes", "yes"]}, "twice"),
-        ({**GOOD, "options": "yes"}, "must be a list"),
-        ({**GOOD, "question": "see <im_patch>"}, "holds '<im_patch>'"),
+        (lambda: ARRAYS.conversation(["Where?"]), "does not end with an answer"),
+        (lambda: ARRAYS.conversation([]), "does not end with an answer"),
+        (lambda: ARRAYS.conversation(["Where?", "here"], weight=0.0), "has no loss"),
+        (lambda: ARRAYS.conversation(["q", "an <im_patch>"]), "holds '<im_patch>'"),
+        (lambda: ARRAYS.conversation(["<|image|><|image|>", "a"], [BLOCK]), "for 1 images"),
+        (lambda: ARRAYS.tree([]), "give at least one conversation"),
+        (lambda: ARRAYS.tree(BRANCHES, weight=[1.0]), "a weight for each"),
+        (lambda: ARRAYS.tree([["q", "a"], ["", "a"]]), "a question after the images"),
+        (lambda: ARRAYS.tree([["q", "a"], ["q <|image|>"]], [BLOCK]), "a question after the image"),
+        (lambda: ARRAYS.tree([["q", "a"], ["q", ""]]), "has no loss"),
+        (lambda: ARRAYS.tree([["q", "a"], ["<|image|><|image|>", "a"]]), "one or none"),
+        (lambda: ARRAYS.prompt(["q", "a"]), "does not end with a question"),
+        (lambda: ARRAYS.prompt([""], [BLOCK]), "is empty"),
     ],
 )
-def test_a_wrong_line_is_named_with_its_field(tmp_path, line, reason):
-    path = write(tmp_path / "x.jsonl", GOOD, line)
-    with pytest.raises(ExampleError, match=reason) as raised:
-        read_examples(path, 8)
-    assert str(raised.value).startswith(f"{path}:2: ")
-
-
-def test_a_missing_or_empty_file_is_named(tmp_path):
-    with pytest.raises(ExampleError, match="does not exist"):
-        read_examples(tmp_path / "none.jsonl", 8)
-    with pytest.raises(ExampleError, match="holds no questions"):
-        read_examples(write(tmp_path / "x.jsonl", ""), 8)
+def test_messages_that_cannot_be_used_are_refused(make, reason):
+    with pytest.raises(MessageError, match=reason):
+        make()

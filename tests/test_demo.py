@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from goldens_folder import REPOSITORY
 
-from stts_jax.data.examples import Example, Question
+from stts_jax.data.questions import Question
 from stts_jax.demo.claims import claims
 from stts_jax.demo.guessing import guessing_accuracy
 from stts_jax.demo.kept import changed_cells, lit_cells
@@ -80,17 +79,15 @@ def test_a_missing_run_is_named() -> None:
 
 
 def test_guessing_gives_the_most_frequent_answer_of_each_type() -> None:
-    def examples(*answers: str) -> list[Example]:
-        questions = tuple(Question("?", answer, type="t") for answer in answers)
-        return [Example(Path("a.mp4"), questions)]
+    def questions(*answers: str) -> list[Question]:
+        return [Question("?", answer, type="t") for answer in answers]
 
-    assert guessing_accuracy(examples("x", "x", "y"), examples("x", "y", "y", "y")) == 0.25
+    assert guessing_accuracy(questions("x", "x", "y"), questions("x", "y", "y", "y")) == 0.25
 
 
 def test_guessing_knows_what_an_answer_repeats_and_what_the_options_are() -> None:
-    def example(colour: str, answer: str, *options: str) -> Example:
-        asked = Question(f"Where is the {colour} one?", answer, options or None, type="where")
-        return Example(Path("a.mp4"), (asked,))
+    def example(colour: str, answer: str, *options: str) -> Question:
+        return Question(f"Where is the {colour} one?", answer, options or None, type="where")
 
     train = [example("red", "red left"), example("blue", "blue left"), example("red", "red right")]
     assert guessing_accuracy(train, [example("pink", "pink left")]) == 1.0

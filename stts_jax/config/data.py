@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from stts_jax.config.checks import require, require_positive
 
@@ -12,15 +13,25 @@ class DataConfig:
     """What is read and how rows are made of it.
 
     Attributes:
-      train, validation, test: JSONL files, see README "Your own data". `synthetic` stands for the
-        embedded procedural set, `synthetic_pictures` for its pictures.
+      train, validation, test: JSONL files of own data (docs/data.md); `mixture:NAME`, or
+        `dataset:NAME` or `dataset:NAME:SPLIT` for published data; `synthetic` for the embedded
+        procedural set, `synthetic_pictures` for its pictures.
+      root: folder that published datasets lie below.
+      usable: list of the published examples to take, see `python -m stts_jax.data check`; all are
+        taken if empty.
       tokenizer: `tiny` for the embedded one, or the path of a `tokenizer.json`.
+      wording: of own data, `templates` as published models were trained, or `plain`.
       max_frames: frames sampled from a video, at most.
       fps: frames per second that are sampled where the video is short enough.
+      frame_tokens: where `<frame_start>` and `<frame_end>` stand: around each `frame`, as the STTS
+        weights were trained, or once around the `video`.
+      subtitles: which lines of subtitles are shown: `frame_N` those within N seconds of a frame,
+        `all`, or `ignore`.
+      decoder: `pyav`, `torchcodec` or `decord`.
       row_frames, row_examples, row_text_tokens: what one row holds; the visual tokens that
         survive the prune come on top of the text tokens.
       batch_rows: rows in a batch, over all devices.
-      questions_per_video: at most that many questions share one video in a row.
+      questions_per_video: at most that many questions of own data share one video in a row.
       topk: if given, must equal model.prune.topk; the reference states the ratio twice.
       shuffle_visual_tokens: in training, give the LLM the visual tokens of each frame in random
         order, so that it learns places from the features and not from the order; unpruned only.
@@ -32,9 +43,15 @@ class DataConfig:
     train: str = "synthetic"
     validation: str = "synthetic"
     test: str = "synthetic"
+    root: str = ""
+    usable: str = ""
     tokenizer: str = "tiny"
+    wording: Literal["templates", "plain"] = "templates"
     max_frames: int = 64
     fps: float = 2.0
+    frame_tokens: Literal["frame", "video"] = "frame"
+    subtitles: str = "frame_1"
+    decoder: str = "pyav"
     row_frames: int = 64
     row_examples: int = 1
     row_text_tokens: int = 2048
@@ -60,3 +77,14 @@ class DataConfig:
             0.0 <= self.max_bad_share <= 1.0,
             f"data.max_bad_share is {self.max_bad_share}; it is a share, from 0 to 1",
         )
+        published = [s for s in (self.train, self.validation, self.test) if is_published(s)]
+        require(
+            not published or bool(self.root),
+            f"data.root is empty, but '{published[0] if published else ''}' lies below it; set it "
+            "to the folder of all datasets",
+        )
+
+
+def is_published(source: str) -> bool:
+    """Whether what `data.train` (or another split) names is a registered dataset or mixture."""
+    return source.startswith(("mixture:", "dataset:"))

@@ -1,75 +1,124 @@
-"""Batches of prompts, one question a row, to be answered."""
+"""Batches of prompts to answer, one question a row."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from stts_jax.budget import Budget, video_budget
 from stts_jax.config import Config
-from stts_jax.data.examples import Example
-from stts_jax.data.frames import BadExamples, FrameReader, Unreadable
-from stts_jax.data.pipeline import Batch, examples_of
-from stts_jax.data.preprocess import FrameTokens, Preprocessor
-from stts_jax.data.rows import example_sizes, pack_row, require_fit, stack_rows
+from stts_jax.data.bad_examples import READING_ERRORS, BadExamples, Unreadable
+from stts_jax.data.chains import chain_of
+from stts_jax.data.datasets.base import SourceExample
+from stts_jax.data.example_chain import ExampleArrays, ExampleChain, example_rng
+from stts_jax.data.pipeline import Batch
+from stts_jax.data.rows import example_sizes, pack_row, stack_rows
+from stts_jax.data.sources import sources_of
 from stts_jax.data.synthetic import DEFAULT_FOLDER
 from stts_jax.data.tokenizer import Tokenizer
-from stts_jax.data.video import VideoError, probe, sample_times
 
-TEXT_MULTIPLE = 32  # text room is rounded up to it, so that like sets compile to like shapes
+# Room for text grows in steps of this and, beyond four of them, of a half or a third, so that like
+# sets compile to like shapes.
+TEXT_STEP = 64
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question, as the model is asked it.
+
+    Attributes:
+      index: its number in the set.
+      source: what is looked at and asked.
+      text: of the question, as it was worded.
+      metadata: what its metric needs.
+    """
+
+    index: int
+    source: SourceExample
+    text: str
+    metadata: dict[str, Any]
 
 
 @dataclass
 class PromptBatches:
-    """Iterates over (batch, examples of one question each); may be iterated again.
+    """Iterates over (batch, its prompts, its budget); may be iterated again.
 
-    The rows of a batch are the examples in order; the last batch is filled up with empty rows, so
-    `len(examples)` is the number of rows that count. Questions about unreadable videos are left
-    out and accounted for in `bad`.
+    The rows of a batch are the prompts in order; the last batch is filled up with empty rows, so
+    the number of prompts is the number of rows that count. Questions about unreadable videos are
+    left out and accounted for in `bad`. A budget only grows from batch to batch, in steps, so that
+    few are compiled for.
 
     Attributes:
-      examples: one video and one question each.
-      budget: of every row.
-      tokenizer: to decode answers with.
+      examples: one question each.
+      budget: that rows have so far.
+      chain: makes the prompts.
       bad: account of what could not be read.
     """
 
-    examples: list[Example]
+    examples: Sequence[tuple[int, SourceExample]]
     budget: Budget
-    tokenizer: Tokenizer
+    chain: ExampleChain
     bad: BadExamples
-    _rows: int
-    _preprocessor: Preprocessor
-    _frames: FrameReader = field(repr=False)
+    rows: int
 
     def __len__(self) -> int:
         """Batches, if everything can be read."""
-        return -(-len(self.examples) // self._rows)
+        return -(-len(self.examples) // self.rows)
 
-    def __iter__(self) -> Iterator[tuple[Batch, list[Example]]]:
-        rows = self._prompts()
-        while chunk := list(itertools.islice(rows, self._rows)):
-            packed = [row for row, _ in chunk]
-            empty = [pack_row([], self.budget, self._preprocessor.model)]
-            packed += empty * (self._rows - len(packed))
-            yield stack_rows(packed), [example for _, example in chunk]
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """To decode answers with."""
+        return self.chain.tokenizer
 
-    def _prompts(self) -> Iterator[tuple[Batch, Example]]:
-        model = self._preprocessor.model
-        for number, example in enumerate(self.examples):
+    def __iter__(self) -> Iterator[tuple[Batch, list[Prompt], Budget]]:
+        prompts = self._prompts()
+        model = self.chain.model
+        while chunk := list(itertools.islice(prompts, self.rows)):
+            for arrays, _ in chunk:
+                self.budget = grown(self.budget, example_sizes(arrays, model))
+            packed = [pack_row([arrays], self.budget, model) for arrays, _ in chunk]
+            packed += [pack_row([], self.budget, model)] * (self.rows - len(packed))
+            yield stack_rows(packed), [prompt for _, prompt in chunk], self.budget
+
+    def _prompts(self) -> Iterator[tuple[ExampleArrays, Prompt]]:
+        for index, source in self.examples:
             try:
-                frames = self._frames.read(example.video)
-            except VideoError as error:
-                self.bad.add(Unreadable(number, str(error)))
+                prepared = self.chain.prompt(source, index)
+            except READING_ERRORS as error:
+                self.bad.add(Unreadable(index, str(error)))
                 continue
-            self.bad.see(number)
-            arrays = self._preprocessor.prompt(frames, example.questions[0])
-            require_fit(example_sizes(arrays, model), self.budget, f"'{example.video}'")
-            yield pack_row([arrays], self.budget, model), example
+            self.bad.see(index)
+            wording = prepared.messages[-1]
+            text = wording if isinstance(wording, str) else wording[-1]
+            yield prepared.arrays, Prompt(index, source, text, prepared.metadata)
+
+
+def grown(budget: Budget, sizes: dict[str, int]) -> Budget:
+    """The budget, larger where a row of these sizes needs more; text in steps."""
+    visual_before = max(budget.visual_before, sizes["visual_before"])
+    visual = max(budget.visual, sizes["visual"])
+    text = max(budget.text, sizes["tokens_before"] - sizes["visual_before"])
+    text = text_room(text)
+    return Budget(
+        frames=max(budget.frames, sizes["frames"]),
+        examples=1,
+        patches=max(budget.patches, sizes["patches"]),
+        visual=visual,
+        visual_before=visual_before,
+        tokens=visual + text,
+        tokens_before=visual_before + text,
+    )
+
+
+def text_room(tokens: int) -> int:
+    """The smallest step that holds so many tokens: 64, 128, 192, 256, 384, 512, 768, ..."""
+    step = TEXT_STEP
+    while tokens > 4 * step:
+        step *= 2
+    return max(1, -(-tokens // step)) * step
 
 
 def prompt_batches(
@@ -80,9 +129,8 @@ def prompt_batches(
     limit: int | None = None,
     rows: int | None = None,
     folder: Path = DEFAULT_FOLDER,
-    frame_tokens: FrameTokens = "video",
 ) -> PromptBatches:
-    """Prompts of a set, one question a row, in the order of the file.
+    """Prompts of a set, one question a row, in the order of the set.
 
     Args:
       config: model and data of the run.
@@ -92,60 +140,42 @@ def prompt_batches(
       limit: only that many questions, the first.
       rows: of a batch, `eval.batch_rows` by default.
       folder: of the procedural set.
-      frame_tokens: see `Preprocessor`.
     """
-    examples = examples_of(config, split, folder, questions=1)[:limit]
-    return batches_of_prompts(
-        config, examples, frames_scale=frames_scale, rows=rows, frame_tokens=frame_tokens
-    )
+    examples = examples_of(config, split, folder)[:limit]
+    return batches_of_prompts(config, examples, frames_scale=frames_scale, rows=rows)
+
+
+def examples_of(config: Config, split: str, folder: Path = DEFAULT_FOLDER) -> list[SourceExample]:
+    """The examples of a split in order, one question each; see `sources_of`."""
+    return [
+        source.get(index, example_rng(source.number(index), 0))
+        for source in sources_of(config, split, folder, questions=1)
+        for index in range(len(source))
+    ]
 
 
 def batches_of_prompts(
     config: Config,
-    examples: Sequence[Example],
+    examples: Sequence[SourceExample],
     *,
     frames_scale: float = 1.0,
     rows: int | None = None,
-    frame_tokens: FrameTokens = "video",
+    budget: Budget | None = None,
 ) -> PromptBatches:
-    """As `prompt_batches`, of examples that are at hand; only their first questions are asked."""
-    data, model = config.data, config.model
-    max_frames = max(1, round(data.max_frames * frames_scale))
-    tokenizer = Tokenizer.load(data.tokenizer, model.llm.vocab_size)
-    preprocessor = Preprocessor(model, tokenizer, frame_tokens)
-    text = _text_room(examples, preprocessor, max_frames, data.fps)
-    return PromptBatches(
-        list(examples),
-        video_budget(model, frames=max_frames, videos=1, text_tokens=text),
-        tokenizer,
-        BadExamples(len(examples), data.max_bad_share),
-        rows or config.eval.batch_rows,
-        preprocessor,
-        FrameReader(model.vit, max_frames, data.fps, keep=data.cache_frames),
-    )
+    """As `prompt_batches`, of examples that are at hand.
 
-
-def _text_room(
-    examples: Iterable[Example], preprocessor: Preprocessor, max_frames: int, fps: float
-) -> int:
-    """Tokens of the longest prompt that are not visual, rounded up.
-
-    Frame times are text too, so videos are probed for their length, which doesn't decode them.
+    Args:
+      config, frames_scale, rows: see `prompt_batches`.
+      examples: one question each.
+      budget: to start with, one that is compiled for already; by default that of a video of all
+        frames and little text.
     """
-    longest = 0
-    lengths: dict[Path, int] = {}
-    for example in examples:
-        if example.video not in lengths:
-            lengths[example.video] = _vision_text(example.video, preprocessor, max_frames, fps)
-        prompt = len(preprocessor.prompt_ids(example.questions[0]))
-        longest = max(longest, 1 + lengths[example.video] + prompt)
-    return max(1, -(-longest // TEXT_MULTIPLE)) * TEXT_MULTIPLE
-
-
-def _vision_text(path: Path, preprocessor: Preprocessor, max_frames: int, fps: float) -> int:
-    try:
-        times = sample_times(probe(path).duration, max_frames, fps)
-    except VideoError:
-        return 0  # left out when it is read
-    patches = len(times) * preprocessor.model.tokens_per_frame
-    return len(preprocessor.vision_ids(np.asarray(times))) - patches
+    frames = max(1, round(config.data.max_frames * frames_scale))
+    smallest = video_budget(config.model, frames=frames, videos=1, text_tokens=TEXT_STEP)
+    return PromptBatches(
+        list(enumerate(examples)),
+        budget or smallest,
+        chain_of(config, max_frames=frames),
+        BadExamples(len(examples), config.data.max_bad_share),
+        rows or config.eval.batch_rows,
+    )

@@ -1,9 +1,10 @@
 """Batches for training, as a grain pipeline.
 
-The order of stages is: draw examples (shuffled anew in each epoch, one part for each process),
-read and preprocess them (in worker processes if asked for), leave out what can't be read, pack
-rows first-fit into the budget, stack rows to batches, and prepare the next ones in a thread.
-Every stage can be saved and restored, so a run goes on with the batch it would have seen next.
+The order of stages is: draw examples (from each dataset at its rate, shuffled anew in each epoch,
+one part for each process), read and preprocess them (in worker processes if asked for), leave out
+what can't be read, pack rows into the budget, stack rows to batches, and prepare the next ones in a
+thread. Every stage can be saved and restored, so a run goes on with the batch it would have seen
+next.
 """
 
 from __future__ import annotations
@@ -19,62 +20,51 @@ import numpy as np
 from absl import flags
 
 from stts_jax.budget import Budget, row_budget
-from stts_jax.config import Config, ConfigError, ModelConfig
-from stts_jax.data.examples import Example, read_examples
-from stts_jax.data.frames import BadExamples, FrameReader, Unreadable
-from stts_jax.data.preprocess import ExampleArrays, FrameTokens, Preprocessor
-from stts_jax.data.rows import SIZES, example_sizes, pack_row, require_fit, stack_rows
-from stts_jax.data.synthetic import DEFAULT_FOLDER, PICTURES, ensure_synthetic
-from stts_jax.data.tokenizer import Tokenizer
-from stts_jax.data.video import VideoError
+from stts_jax.config import Config, ConfigError
+from stts_jax.data.bad_examples import READING_ERRORS, BadExamples, Unreadable
+from stts_jax.data.chains import chain_of
+from stts_jax.data.example_chain import ExampleChain, example_rng
+from stts_jax.data.mixture_order import Draw, MixtureOrder
+from stts_jax.data.packing import pack_examples
+from stts_jax.data.rows import example_sizes, require_fit, stack_rows
+from stts_jax.data.sources import Source, sources_of
+from stts_jax.data.synthetic import DEFAULT_FOLDER
 
 Batch = dict[str, np.ndarray]
-# Rows that the packer fills at the same time: more leave fewer gaps, and cost memory.
-OPEN_ROWS = 8
 PREPARED_BATCHES = 2
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Turns (stream position, example number) into arrays; runs in the worker processes."""
+    """Turns draws of examples into arrays; runs in the worker processes.
 
-    examples: list[Example]
-    frames: FrameReader
-    preprocessor: Preprocessor
+    Attributes:
+      sources: the datasets.
+      chains: for each of them.
+      budget: of a row, which every example has to fit.
+      seed: of all that is random in examples.
+    """
+
+    sources: tuple[Source, ...]
+    chains: tuple[ExampleChain, ...]
     budget: Budget
     seed: int
 
-    def __call__(self, position: int, number: int) -> dict[str, Any] | Unreadable:
+    def __call__(self, draw: Draw) -> dict[str, Any] | Unreadable:
         """Read an example; its randomness depends on seed, number and epoch only."""
-        number, epoch = int(number), int(position) // len(self.examples)
-        example = self.examples[number]
+        source, chain = self.sources[draw.source], self.chains[draw.source]
+        number = source.number(draw.index)
+        name = (source.dataset.name, number)
+        rng = example_rng(number, draw.epoch, self.seed)
         try:
-            frames = self.frames.read(example.video)
-        except VideoError as error:
-            return Unreadable(number, str(error))
-        rng = np.random.default_rng((self.seed, number, epoch))
-        arrays = self.preprocessor.training(frames, example.questions, rng)
-        sizes = example_sizes(arrays, self.preprocessor.model)
-        require_fit(sizes, self.budget, f"'{example.video}'")
-        return {"number": number, "example": arrays, "sizes": sizes}
-
-
-def examples_of(
-    config: Config, split: str, folder: Path = DEFAULT_FOLDER, questions: int | None = None
-) -> list[Example]:
-    """The examples of `train`, `validation` or `test`; the procedural set is made if need be.
-
-    Args:
-      config: of the run.
-      split: name of the set.
-      folder: of the procedural set.
-      questions: at most that many in an example, by default `data.questions_per_video`.
-    """
-    source = getattr(config.data, split)
-    if source in ("synthetic", "synthetic_pictures"):
-        name = split if source == "synthetic" else PICTURES
-        source = ensure_synthetic(folder) / f"{name}.jsonl"
-    return read_examples(source, questions or config.data.questions_per_video)
+            example = source.get(draw.index, rng)
+            media = chain.load(example, rng)
+            arrays = chain.prepare(example, media, "train", rng, source.weight).arrays
+        except READING_ERRORS as error:
+            return Unreadable(name, str(error))
+        sizes = example_sizes(arrays, chain.model)
+        require_fit(sizes, self.budget, f"'{example.video or name}'")
+        return {"name": name, "example": arrays, "sizes": sizes}
 
 
 class TrainingBatches:
@@ -132,21 +122,19 @@ def training_batches(
     process_index: int = 0,
     process_count: int = 1,
     folder: Path = DEFAULT_FOLDER,
-    frame_tokens: FrameTokens = "video",
 ) -> TrainingBatches:
     """Batches of `budget.batch_arrays(row_budget(model, data), model, rows)`, without end.
 
     Args:
       config: model and data of the run.
-      seed: of order and of the questions' order, `data.seed` by default.
+      seed: of order and of what is random in examples, `data.seed` by default.
       process_index, process_count: this process reads its part of the examples and makes its part
         of each batch, `data.batch_rows / process_count` rows.
       folder: of the procedural set.
-      frame_tokens: see `Preprocessor`.
 
     Raises:
       ConfigError: if the rows can't be shared among the processes.
-      ExampleError, TokenizerError: see `read_examples`, `Tokenizer.load`.
+      DatasetError, TokenizerError: see `sources_of`, `Tokenizer.load`.
       BudgetError, BadExamplesError: while iterating.
     """
     data, model = config.data, config.model
@@ -156,29 +144,21 @@ def training_batches(
             "make it one"
         )
     seed = data.seed if seed is None else seed
-    examples = examples_of(config, "train", folder)
+    sources = sources_of(config, "train", folder)
     budget = row_budget(model, data)
-    reader = Reader(
-        examples,
-        FrameReader(model.vit, data.max_frames, data.fps, keep=data.cache_frames),
-        Preprocessor(
-            model,
-            Tokenizer.load(data.tokenizer, model.llm.vocab_size),
-            frame_tokens,
-            data.shuffle_visual_tokens,
-        ),
-        budget,
-        seed,
+    chains = tuple(chain_of(config, p_high_res=source.p_high_res or 0.0) for source in sources)
+    reader = Reader(sources, chains, budget, seed)
+    bad = BadExamples(sum(map(len, sources)), data.max_bad_share)
+    order = MixtureOrder(
+        [len(source) for source in sources], [source.rate for source in sources], seed=seed
     )
-    bad = BadExamples(len(examples), data.max_bad_share)
-    order = grain.MapDataset.range(len(examples)).shuffle(seed=seed).repeat()
-    order = order.map_with_index(lambda position, number: (position, number))
-    stream = order[process_index::process_count].map(lambda item: reader(*item))
+    draws = grain.MapDataset.source(order)[process_index::process_count]
+    stream = draws.map(reader)
     stream = stream.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
     if data.workers:
         _accept_flags()
         stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=data.workers))
-    stream = _pack(stream.filter(lambda item: _accept(item, bad)), budget, model)
+    stream = pack_examples(stream.filter(lambda item: _accept(item, bad)), budget, model)
     stream = stream.batch(
         data.batch_rows // process_count, drop_remainder=True, batch_fn=stack_rows
     )
@@ -198,31 +178,5 @@ def _accept(item: dict[str, Any] | Unreadable, bad: BadExamples) -> bool:
     if isinstance(item, Unreadable):
         bad.add(item)
         return False
-    bad.see(int(item["number"]))
+    bad.see(item["name"])
     return True
-
-
-def _pack(stream: grain.IterDataset, budget: Budget, model: ModelConfig) -> grain.IterDataset:
-    """Rows by grain's first-fit packer.
-
-    The packer fits all sizes of the budget at once, each given as an array of that length, and
-    hands over the examples of a row as a list, which `pack_row` then lays out. Rows of a single
-    example need none of it.
-    """
-    if budget.examples == 1:
-        return stream.map(lambda item: pack_row([item["example"]], budget, model))
-    limits = {key: getattr(budget, key) for key in SIZES}
-    packed = grain.experimental.FirstFitPackIterDataset(
-        stream.map(_as_lengths),
-        length_struct=limits,
-        num_packing_bins=OPEN_ROWS,
-        meta_features=("example",),
-        shuffle_bins=False,
-        max_sequences_per_bin=budget.examples,
-    )
-    return packed.map(lambda row: pack_row(row["example"], budget, model))
-
-
-def _as_lengths(item: dict[str, Any]) -> dict[str, np.ndarray | ExampleArrays]:
-    lengths = {key: np.empty(int(size), np.bool_) for key, size in item["sizes"].items()}
-    return {**lengths, "example": item["example"]}

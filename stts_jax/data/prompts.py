@@ -1,10 +1,20 @@
-"""Prompt text: question, options, and the chat form around them."""
+"""Plain wording: questions as they stand, with options one per line.
+
+Published models learned from many wordings (`stts_jax.data.formatting`); a small model that is
+trained from nothing learns sooner from one.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
+
+from stts_jax.data.datasets.base import Annotation, SourceExample
 
 OPTION_INSTRUCTION = "Only return the correct answer option."
+CAPTION_REQUEST = "Describe this."
+PLAIN_STYLE = "user_qa"  # nothing stands before its prompts
 
 
 def question_text(question: str, options: Sequence[str] | None = None) -> str:
@@ -17,11 +27,18 @@ def question_text(question: str, options: Sequence[str] | None = None) -> str:
     return "\n".join([question, OPTION_INSTRUCTION, *options])
 
 
-def user_turn(text: str) -> str:
-    """A user's turn and the opening of the answer, Qwen3 chat form without a system turn."""
-    return f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
+def plainly_worded(source: SourceExample) -> SourceExample:
+    """An example of own data whose prompts are its questions."""
+    return dataclasses.replace(source, annotations=tuple(map(_plain, source.annotations)))
 
 
-def timestamp_text(seconds: float, first: bool) -> str:
-    """What stands before a frame's patches: its time with one decimal."""
-    return f"{seconds:.1f} " if first else f" {seconds:.1f} "
+def _plain(annotation: Annotation) -> dict[str, Any]:
+    if "multi_turn_messages" in annotation:
+        turns = [_plain(turn) for turn in annotation["multi_turn_messages"]]
+        return {"style": PLAIN_STYLE, "multi_turn_messages": turns}
+    if "question" not in annotation:
+        return {"style": PLAIN_STYLE, "prompt": CAPTION_REQUEST, "answer": annotation["text"]}
+    options = annotation.get("options")
+    answer = options[annotation["answer_idx"]] if options else annotation.get("answer")
+    worded = {"style": PLAIN_STYLE, "prompt": question_text(annotation["question"], options)}
+    return worded if answer is None else {**worded, "answer": answer}

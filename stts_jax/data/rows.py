@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from stts_jax.budget import Budget, batch_arrays, tokens_to_prune
+from stts_jax.budget import Budget, MultimodalType, batch_arrays, tokens_to_prune
 from stts_jax.config import ModelConfig
-from stts_jax.data.preprocess import ExampleArrays
+
+Arrays = Mapping[str, np.ndarray]
 
 SUBSEGMENTS_PER_EXAMPLE = 100000
 SIZES = ("frames", "patches", "visual", "visual_before", "tokens", "tokens_before")
-_TEXT_ARRAYS = ("input_ids", "labels", "loss_masks", "position_ids", "subsegment_ids")
+_TEXT_ARRAYS = ("input_ids", "labels", "loss_masks", "position_ids")
+_FEWER_FRAMES = "raise data.row_frames, or lower data.max_frames (for images, their crops)"
+_LESS_TEXT = "raise data.row_text_tokens, or lower data.questions_per_video"
 _REMEDIES = {
-    "frames": "raise data.row_frames or lower data.max_frames",
-    "patches": "raise data.row_frames or lower data.max_frames",
-    "visual": "raise data.row_frames or lower data.max_frames",
-    "visual_before": "raise data.row_frames or lower data.max_frames",
-    "tokens": "raise data.row_text_tokens or lower data.questions_per_video",
-    "tokens_before": "raise data.row_text_tokens or lower data.questions_per_video",
+    "frames": _FEWER_FRAMES,
+    "patches": _FEWER_FRAMES,
+    "visual": _FEWER_FRAMES,
+    "visual_before": _FEWER_FRAMES,
+    "tokens": _LESS_TEXT,
+    "tokens_before": _LESS_TEXT,
 }
 
 
@@ -27,28 +30,47 @@ class BudgetError(ValueError):
     """An example that fits no row; the message says by how much and what to raise."""
 
 
-def example_sizes(example: ExampleArrays, model: ModelConfig) -> dict[str, int]:
-    """What an example takes of each of the `SIZES` of a budget."""
-    frames, visual_before = len(example["images"]), len(example["token_pooling"])
-    pruned = tokens_to_prune(
-        example["num_images"], example["multimodal_type"], model.prune, model.tokens_per_frame
-    )
-    visual = visual_before - int(pruned.sum())
-    patches = frames * model.vit.patches
-    if model.prune.pruning_in_scorer:
-        patches -= int(pruned.sum()) * model.prune.pooling**2
+def example_sizes(example: Arrays, model: ModelConfig) -> dict[str, int]:
+    """What an example takes of each of the `SIZES` of a budget.
+
+    Args:
+      example: arrays of `budget.batch_arrays` for it alone, without row axis and padding; a text
+        may lack `images` and `token_pooling`.
+      model: sizes and prune ratio; only videos are pruned.
+    """
+    frames, visual_before = _count(example, "images"), _count(example, "token_pooling")
     length = len(example["input_ids"])
-    return {
-        "frames": frames,
-        "patches": patches,
-        "visual": visual,
-        "visual_before": visual_before,
-        "tokens": length - int(pruned.sum()),
-        "tokens_before": length,
-    }
+    kind, pruned = _kind(example), 0
+    if kind == MultimodalType.VIDEO:
+        counts = np.array([frames], np.int32), np.array([kind], np.int32)
+        pruned = int(tokens_to_prune(*counts, model.prune, model.tokens_per_frame)[0])
+    return _sizes(frames, visual_before, length, pruned, model)
 
 
-def require_fit(sizes: dict[str, int], budget: Budget, name: str) -> None:
+def row_sizes(batch: Arrays, model: ModelConfig) -> dict[str, np.ndarray]:
+    """What each row of a batch holds, and the number of its `examples`.
+
+    Args:
+      batch: see `budget.batch_arrays`.
+      model: sizes and prune ratio.
+
+    Returns:
+      (B,) int arrays for the `SIZES` and for `examples`.
+    """
+    kinds = batch["multimodal_type"]
+    pruned = tokens_to_prune(batch["num_images"], kinds, model.prune, model.tokens_per_frame)
+    patch_token = model.llm.special_token("<im_patch>")
+    sizes = _sizes(
+        batch["num_images"].clip(0).sum(1),
+        (batch["input_ids"] == patch_token).sum(1),
+        (batch["input_ids"] >= 0).sum(1),
+        pruned.sum(1),
+        model,
+    )
+    return {**sizes, "examples": (kinds >= 0).sum(1)}
+
+
+def require_fit(sizes: Mapping[str, int], budget: Budget, name: str) -> None:
     """Raise a `BudgetError` naming the example if it doesn't fit a row on its own."""
     for key in SIZES:
         over = sizes[key] - getattr(budget, key)
@@ -60,15 +82,18 @@ def require_fit(sizes: dict[str, int], budget: Budget, name: str) -> None:
 
 
 def pack_row(
-    examples: Sequence[ExampleArrays], budget: Budget, model: ModelConfig
+    examples: Sequence[Arrays], budget: Budget, model: ModelConfig
 ) -> dict[str, np.ndarray]:
     """Join examples to one row and pad it to the budget.
 
     Patch numbers move on by the patches of the examples before, subsegment ids by 100000 for each
     example; positions start anew in each. Padding is -1, but 0 in `images` and `loss_masks`.
+    Texts have no frames, and images pool fewer patches into a token than videos, so their
+    `token_pooling` is filled up with -1. Source: DATA 6.2, `pack` of olmo/data/dynamic_packer.py.
 
     Args:
-      examples: at most `budget.examples`, see `Preprocessor.training`; none makes an empty row.
+      examples: at most `budget.examples`, see `example_sizes`; one without `subsegment_ids` is all
+        one segment. None makes an empty row.
       budget: of the row.
       model: sizes.
 
@@ -85,33 +110,62 @@ def pack_row(
     }
     frames = visual = tokens = 0
     for e, example in enumerate(examples):
-        count, pooled, length = (
-            len(example[name]) for name in ("images", "token_pooling", "input_ids")
-        )
-        row["images"][frames : frames + count] = example["images"]
-        row["num_images"][e] = example["num_images"][0]
-        row["multimodal_type"][e] = example["multimodal_type"][0]
-        pooling = example["token_pooling"]
-        shifted = np.where(pooling >= 0, pooling + frames * model.vit.patches, -1)
-        row["token_pooling"][visual : visual + pooled] = shifted
+        count, pooled = _count(example, "images"), _count(example, "token_pooling")
+        row["num_images"][e], row["multimodal_type"][e] = count, _kind(example)
+        if count:
+            row["images"][frames : frames + count] = example["images"]
+            pooling = example["token_pooling"]
+            shifted = np.where(pooling >= 0, pooling + frames * model.vit.patches, -1)
+            row["token_pooling"][visual : visual + pooled, : pooling.shape[1]] = shifted
+        text = slice(tokens, tokens + len(example["input_ids"]))
         for name in _TEXT_ARRAYS:
-            row[name][tokens : tokens + length] = example[name]
-        row["subsegment_ids"][tokens : tokens + length] += e * SUBSEGMENTS_PER_EXAMPLE
-        frames, visual, tokens = frames + count, visual + pooled, tokens + length
+            row[name][text] = example[name]
+        row["subsegment_ids"][text] = example.get("subsegment_ids", 0) + e * SUBSEGMENTS_PER_EXAMPLE
+        frames, visual, tokens = frames + count, visual + pooled, text.stop
     return row
 
 
-def stack_rows(rows: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def stack_rows(rows: Sequence[Arrays]) -> dict[str, np.ndarray]:
     """Rows to a batch, a new first axis on every array."""
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def _require_room(examples: Sequence[ExampleArrays], budget: Budget, model: ModelConfig) -> None:
+def _count(example: Arrays, name: str) -> int:
+    return len(example[name]) if name in example else 0
+
+
+def _kind(example: Arrays) -> MultimodalType:
+    return MultimodalType(int(example["multimodal_type"][0]))
+
+
+def _sizes(
+    frames: int, visual_before: int, length: int, pruned: int, model: ModelConfig
+) -> dict[str, int]:
+    """Of an example or, as arrays, of many; `pruned` are pooled tokens that go."""
+    patches_gone = pruned * model.prune.pooling**2 if model.prune.pruning_in_scorer else 0
+    return {
+        "frames": frames,
+        "patches": frames * model.vit.patches - patches_gone,
+        "visual": visual_before - pruned,
+        "visual_before": visual_before,
+        "tokens": length - pruned,
+        "tokens_before": length,
+    }
+
+
+def _require_room(examples: Sequence[Arrays], budget: Budget, model: ModelConfig) -> None:
     if len(examples) > budget.examples:
         raise BudgetError(
             f"{len(examples)} examples are more than the {budget.examples} that a row holds; raise "
             "data.row_examples"
         )
+    slots = batch_arrays(budget, model, 1)["token_pooling"][0][-1]
+    for example in examples:
+        if _count(example, "token_pooling") and example["token_pooling"].shape[1] > slots:
+            raise BudgetError(
+                f"an example pools {example['token_pooling'].shape[1]} patches into a token, more "
+                f"than the {slots} of the model; raise model.connector.image_pooling"
+            )
     sizes = [example_sizes(example, model) for example in examples]
     total = {key: sum(size[key] for size in sizes) for key in SIZES}
     require_fit(total, budget, f"the row of {len(examples)} examples")

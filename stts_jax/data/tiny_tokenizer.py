@@ -13,11 +13,14 @@ import re
 import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
-from stts_jax.data.prompts import OPTION_INSTRUCTION, question_text, timestamp_text, user_turn
+from stts_jax.data.formatting.chat import wrap_messages
+from stts_jax.data.formatting.settings import FormatterSettings
+from stts_jax.data.prompts import OPTION_INSTRUCTION, question_text
 from stts_jax.data.scene_questions import SceneQuestion
 from stts_jax.data.scenes import SceneConfig
 from stts_jax.data.synthetic import plan_video
 from stts_jax.data.tokenizer import TINY_FILE
+from stts_jax.data.video_tokens import frame_prefix
 
 VOCAB_SIZE = 512
 QWEN_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -61,12 +64,13 @@ def _corpus() -> list[str]:
     for frames in SAMPLED:
         for k in range(frames):
             time = config.seconds * k / (frames - 1)
-            texts.extend([timestamp_text(time, first=k == 0)] * (VIDEOS // 10))
+            texts.extend([frame_prefix(time, k, "per-frame-compact")] * (VIDEOS // 10))
     return texts
 
 
 def _texts(question: SceneQuestion) -> list[str]:
-    asked = user_turn(question_text(question.question, question.options))
+    text = question_text(question.question, question.options)
+    asked = wrap_messages([text], FormatterSettings())[0]
     return [asked.replace("<|im_start|>", "").replace("<|im_end|>", ""), question.answer]
 
 

@@ -2,12 +2,13 @@
 
 Ids below the vocabulary size are the base tokenizer's; what it lacks up to there is filled with
 unused tokens, so that the visual tokens (`config.SPECIAL_TOKENS`) are numbered from the vocabulary
-size upwards. Source: olmo/tokenizer.py.
+size upwards. Source: olmo/tokenizer.py (DATA 1).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import tokenizers
@@ -15,8 +16,12 @@ import tokenizers
 from stts_jax.config import SPECIAL_TOKENS
 
 TINY_FILE = Path(__file__).with_name("tiny_tokenizer.json")
+CONFIG_FILE = "tokenizer_config.json"  # lies beside tokenizer.json in published models
 REMEMBERED_TEXTS = 20000  # times and questions come again and again
-END_OF_TURN = "<|im_end|>"  # closes a turn, and serves as BOS and EOS
+END_OF_TURN = "<|im_end|>"  # closes a turn; EOS where no configuration names another
+# Numbered after the visual tokens. Only pointing models use them, but text that holds them must
+# get the ids that it had in training.
+POINT_TOKENS = ("<|points|>", "<|token_index|>", "<|vit_index|>", "<|vit_loc|>")
 
 
 class TokenizerError(ValueError):
@@ -27,30 +32,46 @@ class Tokenizer:
     """A `tokenizers` tokenizer with the visual tokens added.
 
     Attributes:
-      vocab_size: V, ids of the base vocabulary including fillers.
-      eos_id: id of the end-of-turn token, which is also BOS.
+      vocab_size: V, ids of the base vocabulary including fillers: 151936 for Qwen3, 100278 for
+        OLMo3.
+      eos_id: id of the token that ends answers.
+      bos_id: id that every sequence starts with; `eos_id` where the tokenizer has no BOS.
       special_ids: id of each of `config.SPECIAL_TOKENS`.
     """
 
-    def __init__(self, base: tokenizers.Tokenizer, vocab_size: int) -> None:
+    def __init__(
+        self,
+        base: tokenizers.Tokenizer,
+        vocab_size: int,
+        eos: str = END_OF_TURN,
+        bos: str | None = None,
+    ) -> None:
+        """Add fillers and visual tokens to `base`.
+
+        Args:
+          base: the model's own tokenizer.
+          vocab_size: rows of the model's base embedding.
+          eos: token that ends answers.
+          bos: token that starts a sequence, None for `eos`.
+
+        Raises:
+          TokenizerError: if `base` has more tokens than rows, lacks `eos` or `bos`, or already has
+            the visual tokens.
+        """
         size = base.get_vocab_size(with_added_tokens=True)
         if size > vocab_size:
             raise TokenizerError(
                 f"the tokenizer has {size} tokens, more than model.llm.vocab_size={vocab_size}; "
                 "raise that or use another data.tokenizer"
             )
-        eos_id = base.token_to_id(END_OF_TURN)
-        if eos_id is None:
-            raise TokenizerError(
-                f"the tokenizer has no '{END_OF_TURN}' token, which ends every turn; use the "
-                "tokenizer.json of an instruction-tuned model"
-            )
-        fillers = [f"|<EXTRA_TOKENS_{i}>|" for i in range(vocab_size - size)]
-        base.add_special_tokens([*fillers, *SPECIAL_TOKENS])
         self.vocab_size = vocab_size
-        self.eos_id = eos_id
+        self.eos_id = _id_of(base, eos)
+        self.bos_id = self.eos_id if bos is None else _id_of(base, bos)
+        fillers = [f"|<EXTRA_TOKENS_{i}>|" for i in range(vocab_size - size)]
+        base.add_special_tokens([*fillers, *SPECIAL_TOKENS, *POINT_TOKENS])
         self.special_ids = {name: base.token_to_id(name) for name in SPECIAL_TOKENS}
-        for index, (name, token_id) in enumerate(self.special_ids.items()):
+        for index, name in enumerate((*SPECIAL_TOKENS, *POINT_TOKENS)):
+            token_id = base.token_to_id(name)
             if token_id != vocab_size + index:
                 raise TokenizerError(
                     f"token '{name}' has id {token_id} instead of {vocab_size + index}; use a "
@@ -62,6 +83,9 @@ class Tokenizer:
     @classmethod
     def load(cls, name_or_path: str, vocab_size: int) -> Tokenizer:
         """Read a tokenizer.
+
+        EOS and BOS are what the `tokenizer_config.json` beside the file says; where there is none,
+        EOS is `<|im_end|>`. Where it names no BOS, BOS is EOS, as in Qwen3 (DATA 1.3).
 
         Args:
           name_or_path: `tiny` for the embedded one, or the path of a `tokenizer.json`.
@@ -82,29 +106,62 @@ class Tokenizer:
             raise TokenizerError(
                 f"tokenizer '{path}' cannot be read: {error}; use a tokenizer.json"
             ) from error
-        return cls(base, vocab_size)
-
-    @property
-    def bos_id(self) -> int:
-        """Id that every sequence starts with; the same as `eos_id`."""
-        return self.eos_id
+        return cls(base, vocab_size, **_marks(path.with_name(CONFIG_FILE)))
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`; nothing is added. Special tokens written out in it are recognised."""
+        """Ids of `text`; nothing is added. Special tokens written out in it are recognised.
+
+        Pieces of text are encoded one by one and joined as ids: the ids of a joined text may
+        differ, as a line end and the one after it become one token.
+        """
         if text not in self._known:
             if len(self._known) >= REMEMBERED_TEXTS:
                 self._known.clear()
             self._known[text] = self._base.encode(text, add_special_tokens=False).ids
         return list(self._known[text])
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids` up to the first EOS; one EOS at the front is taken as BOS.
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of `ids` up to the first EOS; one BOS at the front is left out.
 
-        Negative ids are padding and left out.
+        Negative ids are padding and left out. The reference keeps the text of a BOS that isn't the
+        same as EOS; here it is left out as well.
         """
         kept = [int(i) for i in ids if i >= 0]
         if kept and kept[0] == self.bos_id:
             kept = kept[1:]
         if self.eos_id in kept:
             kept = kept[: kept.index(self.eos_id)]
-        return self._base.decode(kept, skip_special_tokens=False)
+        return self._text(kept)
+
+    def decode_all(self, ids: Iterable[int]) -> str:
+        """Text of all `ids` but BOS, EOS and padding; other special tokens are written out."""
+        return self._text([int(i) for i in ids if i >= 0 and i not in (self.bos_id, self.eos_id)])
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return self._base.decode(ids, skip_special_tokens=False)
+
+
+def _id_of(base: tokenizers.Tokenizer, token: str) -> int:
+    token_id = base.token_to_id(token)
+    if token_id is None:
+        raise TokenizerError(
+            f"the tokenizer has no '{token}' token, which starts sequences or ends answers; use "
+            "the tokenizer.json of an instruction-tuned model"
+        )
+    return token_id
+
+
+def _marks(path: Path) -> dict[str, str]:
+    """EOS and BOS as far as a `tokenizer_config.json` names them, as arguments of `Tokenizer`."""
+    if not path.is_file():
+        return {}
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TokenizerError(
+            f"'{path}' is no JSON: {error}; copy it again, or remove it to use '{END_OF_TURN}'"
+        ) from error
+    marks = {name: stated.get(f"{name}_token") for name in ("eos", "bos")}
+    # A token is given by its text, or by a table that has it as "content".
+    texts = {k: v["content"] if isinstance(v, dict) else v for k, v in marks.items()}
+    return {name: text for name, text in texts.items() if text is not None}

@@ -8,6 +8,9 @@ import numpy as np
 
 from stts_jax.budget import MultimodalType
 
+# The arrays of `budget.batch_arrays` for one example: no row axis, no padding.
+ExampleArrays = dict[str, np.ndarray]
+
 
 @dataclass(frozen=True)
 class VisionInput:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from stts_jax.command_line import run
-from stts_jax.data.pipeline import examples_of
+from stts_jax.data.evaluation_batches import examples_of
+from stts_jax.data.questions import question_of
 from stts_jax.demo.claims import Claim, claims
 from stts_jax.demo.figures import accuracy_against_ratio, loss_curves, save_summary
 from stts_jax.demo.guessing import guessing_accuracy
@@ -48,6 +49,10 @@ def perform(demo: Demo) -> tuple[dict[str, Any], list[Claim]]:
         runs += demo.evaluate(method)
     runs += demo.evaluate_first_fit(STTS)
     config = demo.config(())
+    seen, asked = (
+        [question_of(example) for example in examples_of(config, split)]
+        for split in ("train", "test")
+    )
     summary: dict[str, Any] = {
         "seed": demo.seed,
         "videos": plan.videos,
@@ -57,7 +62,7 @@ def perform(demo: Demo) -> tuple[dict[str, Any], list[Claim]]:
         "fine_tune_steps": plan.fine_tune_steps,
         "fine_tune_ratio": plan.fine_tune_ratio,
         "questions": runs[0]["questions"],
-        "guessing": guessing_accuracy(examples_of(config, "train"), examples_of(config, "test")),
+        "guessing": guessing_accuracy(seen, asked),
         "runs": [{**one, "train_steps_per_s": rates.get(one["method"])} for one in runs],
         **pictures_of_kept_tokens(demo),
         "minutes": (time.monotonic() - started) / 60 + sum(demo.minutes_before),

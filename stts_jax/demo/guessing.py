@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from stts_jax.data.examples import Example, Question
+from stts_jax.data.questions import Question
 
 
-def guessing_accuracy(train: Sequence[Example], test: Sequence[Example]) -> float:
+def guessing_accuracy(train: Sequence[Question], test: Sequence[Question]) -> float:
     """Share of `test` that is right if what is most frequent in `train` is answered.
 
     What an answer repeats of its question is known, so only the rest is guessed: for each type
     that which is most frequent, among the options where there are any.
     """
     counts: dict[str | None, Counter[str]] = defaultdict(Counter)
-    for question in _questions(train):
+    for question in train:
         counts[question.type][value_of(question.question, question.answer)] += 1
-    asked = _questions(test)
-    return sum(_guess(question, counts[question.type]) for question in asked) / len(asked)
+    return sum(_guess(question, counts[question.type]) for question in test) / len(test)
 
 
 def _guess(question: Question, counts: Counter[str]) -> bool:
@@ -34,7 +33,3 @@ def value_of(question: str, answer: str) -> str:
     """An answer without the word that it repeats of its question."""
     first, _, rest = answer.partition(" ")
     return rest if rest and first in question.rstrip("?").split() else answer
-
-
-def _questions(examples: Sequence[Example]) -> list[Question]:
-    return [question for example in examples for question in example.questions]

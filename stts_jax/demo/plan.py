@@ -55,7 +55,7 @@ class Plan:
     """
 
     videos: int = 4000
-    picture_steps: int = 600
+    picture_steps: int = 1000
     place_steps: int = 500
     steps: int = 1500
     fine_tune_steps: int = 300

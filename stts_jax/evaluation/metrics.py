@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from stts_jax.data.examples import Question
+from stts_jax.data.questions import Question
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import numpy as np
 from tqdm import tqdm
 
 from stts_jax.config import Config
-from stts_jax.data.evaluation_batches import PromptBatches, prompt_batches
+from stts_jax.data.evaluation_batches import Prompt, PromptBatches, prompt_batches
+from stts_jax.data.questions import question_of
 from stts_jax.data.synthetic import DEFAULT_FOLDER
 from stts_jax.evaluation.metrics import Prediction, accuracy, accuracy_by_type
 from stts_jax.model.generation import Sampling, generate
@@ -23,14 +24,30 @@ from stts_jax.model.video_language_model import VideoLanguageModel
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What a model said, and what it cost.
+
+    Attributes:
+      said: each prompt with its answer, in order.
+      visual_tokens: pooled visual tokens that the LLM sees of a full-length video.
+      questions_per_s: after the last batch that compiled; 0 if there was no other.
+      unreadable: questions left out because their files could not be read.
+    """
+
+    said: list[tuple[Prompt, str]]
+    visual_tokens: int
+    questions_per_s: float
+    unreadable: int
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """Answers and what they cost.
+    """Answers to the questions of a split, and what they cost.
 
     Attributes:
       predictions: in the order of the questions.
       visual_tokens: pooled visual tokens that the LLM sees of a full-length video.
-      questions_per_s: after the first batch, which compiles; 0 if there was no other.
-      unreadable: questions left out because their video could not be read.
+      questions_per_s, unreadable: see `Answers`.
     """
 
     predictions: list[Prediction]
@@ -101,7 +118,16 @@ def evaluate_split(
         limit=limit,
         folder=data_dir,
     )
-    return answer(model, config, batches, blind=blind, progress=progress)
+    answers = answer(model, config, batches, blind=blind, progress=progress)
+    return Evaluation(
+        predictions=[
+            Prediction(question_of(prompt.source), str(prompt.source.video), said)
+            for prompt, said in answers.said
+        ],
+        visual_tokens=answers.visual_tokens,
+        questions_per_s=answers.questions_per_s,
+        unreadable=answers.unreadable,
+    )
 
 
 def answer(
@@ -111,36 +137,35 @@ def answer(
     *,
     blind: bool = False,
     progress: bool = False,
-) -> Evaluation:
-    """Answer every question of `batches`; see `evaluate_split`."""
+) -> Answers:
+    """Answer every prompt of `batches`; see `evaluate_split`."""
     settings = config.eval
     sampling = Sampling(settings.temperature, settings.top_k, settings.top_p)
-    predictions: list[Prediction] = []
-    started, timed = 0.0, 0
+    answers: list[tuple[Prompt, str]] = []
+    compiled, started, timed = None, 0.0, 0
     bar = tqdm(batches, desc="answering", unit="batch", disable=None if progress else True)
-    for number, (batch, examples) in enumerate(bar):
+    for number, (batch, prompts, budget) in enumerate(bar):
         if blind:  # a visual token that pools no patch is dropped
             batch["token_pooling"] = np.full_like(batch["token_pooling"], -1)
         tokens = generate(
             model,
             {name: jax.numpy.asarray(array) for name, array in batch.items()},
-            batches.budget,
+            budget,
             max_new_tokens=settings.max_new_tokens,
             end_token=batches.tokenizer.eos_id,
             sampling=sampling,
             key=jax.random.fold_in(jax.random.key(config.train.seed), number),
         )
-        # Rows beyond the examples are padding.
-        for example, row in zip(examples, np.asarray(tokens), strict=False):
-            said = batches.tokenizer.decode(row.tolist())
-            predictions.append(Prediction(example.questions[0], str(example.video), said))
-        if number == 0:
-            started = time.perf_counter()
+        # Rows beyond the prompts are padding.
+        for prompt, row in zip(prompts, np.asarray(tokens), strict=False):
+            answers.append((prompt, batches.tokenizer.decode(row.tolist())))
+        if budget != compiled:
+            compiled, started, timed = budget, time.perf_counter(), 0
         else:
-            timed += len(examples)
+            timed += len(prompts)
     elapsed = time.perf_counter() - started
-    return Evaluation(
-        predictions=predictions,
+    return Answers(
+        said=answers,
         visual_tokens=batches.budget.visual,
         questions_per_s=timed / elapsed if timed else 0.0,
         unreadable=len(batches.bad.reasons),

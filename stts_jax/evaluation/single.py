@@ -12,8 +12,9 @@ import numpy as np
 
 from stts_jax.budget import Budget
 from stts_jax.config import Config
+from stts_jax.data.datasets.base import SourceExample
 from stts_jax.data.evaluation_batches import PromptBatches, batches_of_prompts
-from stts_jax.data.examples import Example, Question
+from stts_jax.data.prompts import plainly_worded
 from stts_jax.data.video import Video, read_video
 from stts_jax.evaluation.runner import answer
 from stts_jax.model.video_language_model import VideoLanguageModel
@@ -45,9 +46,9 @@ def kept_tokens(
     frames = max(1, round(config.data.max_frames * frames_scale))
     video = read_video(path, frames, config.data.fps)
     batches = _prompts(config, path, "", (), frames_scale)
-    batch, _ = next(iter(batches))
+    batch, _, budget = next(iter(batches))
     arrays = {name: jnp.asarray(array) for name, array in batch.items()}
-    keep, scores = _keep_and_scores(model, arrays, batches.budget)
+    keep, scores = _keep_and_scores(model, arrays, budget)
     count = len(video.frames)
     return Kept(video, np.asarray(keep)[0, :count], np.asarray(scores)[0, :count])
 
@@ -68,15 +69,22 @@ def ask(
     # Says what is wrong with it, where a set would only leave it out.
     read_video(path, max(1, round(config.data.max_frames * frames_scale)), config.data.fps)
     batches = _prompts(config, path, question, options, frames_scale)
-    return answer(model, config, batches).predictions[0].answer
+    return answer(model, config, batches).said[0][1]
 
 
 def _prompts(
     config: Config, path: Path, question: str, options: tuple[str, ...], frames_scale: float
 ) -> PromptBatches:
-    asked = Question(question, answer="", options=options or None)
-    example = Example(path, (asked,))
-    return batches_of_prompts(config, [example], rows=1, frames_scale=frames_scale)
+    annotation = {"style": "user_qa", "question": question}
+    if options:
+        annotation = {"style": "video_multiple_choice", "question": question} | {
+            "options": list(options),
+            "answer_idx": 0,  # which isn't shown
+        }
+    source = SourceExample((annotation,), video=path)
+    if config.data.wording == "plain":
+        source = plainly_worded(source)
+    return batches_of_prompts(config, [source], rows=1, frames_scale=frames_scale)
 
 
 @partial(jax.jit, static_argnums=2)

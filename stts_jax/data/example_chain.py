@@ -1,0 +1,324 @@
+"""From an example of a dataset to the arrays of one example: media, prompts, tokens.
+
+    file(s) - frames or images - patches and vision tokens -+
+    annotations - messages --------------------------------- text with vision - arrays
+
+What is random is drawn from the example's own generator, in this order: frames, prompts, order of
+the branches, high-resolution crops. It is made of the number of the example and the epoch alone,
+so an example looks the same whatever is read before it.
+Source: olmo/preprocessing/multimodal_preprocessor.py (DATA 0, 5.3).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from stts_jax.budget import MultimodalType
+from stts_jax.config import ConfigError, ModelConfig
+from stts_jax.data.datasets.base import SourceExample
+from stts_jax.data.formatting import Formatted, Formatter, FormatterSettings, Mode
+from stts_jax.data.image_settings import ImageSettings
+from stts_jax.data.image_tokens import join_images, tokenize_image, tokenize_images
+from stts_jax.data.media import Media, MediaCache, read_media
+from stts_jax.data.message_arrays import MessageArrays, TextSettings, Weight
+from stts_jax.data.message_weight import LOSS_WEIGHTS
+from stts_jax.data.tokenizer import Tokenizer
+from stts_jax.data.video_settings import VideoSettings
+from stts_jax.data.video_tokens import VideoPreprocessor
+from stts_jax.data.vision import ExampleArrays, VisionInput
+from stts_jax.data.weighted_tokens import VisionBlock
+
+
+class ExampleChainError(ValueError):
+    """An example that cannot be made arrays of; the message is one sentence with the remedy."""
+
+
+@dataclass(frozen=True)
+class ExampleSettings:
+    """How examples become arrays; the defaults are those that the models were tuned with.
+
+    Attributes:
+      images: crops and tokens of images.
+      video: frames and tokens of videos.
+      formatter: wording of prompts and answers.
+      text: lengths, and loss weights of answers.
+      several_images: take examples with several images.
+      too_many_images: of images above `images.max_images`, `drop` the last as the reference does,
+        or `raise` an error.
+    """
+
+    images: ImageSettings = field(default_factory=ImageSettings)
+    video: VideoSettings = field(default_factory=VideoSettings)
+    formatter: FormatterSettings = field(default_factory=FormatterSettings)
+    text: TextSettings = field(
+        default_factory=lambda: TextSettings(LOSS_WEIGHTS["root_subsegments_root_tokens"])
+    )
+    several_images: bool = True
+    too_many_images: Literal["drop", "raise"] = "drop"
+
+
+@dataclass(frozen=True)
+class PreparedExample:
+    """An example for the model.
+
+    Attributes:
+      arrays: those of `budget.batch_arrays` for this example alone: no row axis and no padding,
+        `num_images` and `multimodal_type` have shape (1,).
+      messages: as they were worded; of a tree a list for each branch.
+      metadata: of the source, and what metrics need of its annotation. `image_size` is the width
+        and height in pixels; of several images it is `image_group_size`, a list of them.
+    """
+
+    arrays: ExampleArrays
+    messages: Sequence[Any]
+    metadata: dict[str, Any]
+
+
+def example_rng(index: int, epoch: int, seed: int | None = None) -> np.random.RandomState:
+    """The generator of example `index` of a dataset.
+
+    In the reference the run's seed is no part of it (DATA 6.1); that is what None gives.
+    """
+    spawn_key = (epoch,) if seed is None else (epoch, seed)
+    sequence = np.random.SeedSequence(index, spawn_key=spawn_key)
+    return np.random.RandomState(np.random.MT19937(sequence))
+
+
+@dataclass(frozen=True)
+class ExampleChain:
+    """Makes arrays of examples.
+
+    Attributes:
+      model: sizes.
+      tokenizer: for all text.
+      settings: all the rest.
+      cache: of decoded videos.
+      shuffle_visual_tokens: in training, take the visual tokens of each frame in random order.
+    """
+
+    model: ModelConfig
+    tokenizer: Tokenizer
+    settings: ExampleSettings = field(default_factory=ExampleSettings)
+    cache: MediaCache | None = None
+    shuffle_visual_tokens: bool = False
+
+    def __post_init__(self) -> None:
+        images, vit = self.settings.images, self.model.vit
+        if (images.image_size, images.patch_size) != (vit.image_size, vit.patch_size):
+            raise ConfigError(
+                f"ImageSettings makes crops of {images.image_size} and patches of "
+                f"{images.patch_size} pixels, but model.vit takes {vit.image_size} and "
+                f"{vit.patch_size}; set both alike"
+            )
+        if not images.normalize_in_model:
+            raise ConfigError(
+                "ImageSettings.normalize_in_model is False, but the model takes uint8 patches; "
+                "set it to True"
+            )
+        for name in ("pooling", "group_pooling"):
+            if np.prod(getattr(images, name)) > self._pooling_slots:
+                raise ConfigError(
+                    f"ImageSettings.{name} is {getattr(images, name)}, more than the "
+                    f"{self._pooling_slots} patches that a token of the model pools; lower it, or "
+                    "raise model.connector.image_pooling"
+                )
+
+    def training(
+        self, source: SourceExample, index: int, epoch: int, weight: Weight = None
+    ) -> PreparedExample:
+        """An example with its answers, prompts and crops drawn at random.
+
+        Args:
+          source: the example.
+          index: its number in the dataset.
+          epoch: how often the dataset was seen before.
+          weight: of its dataset, overrides that of the settings.
+
+        Raises:
+          ValueError: if its files cannot be read, or it lacks what its style needs; all errors of
+            the parts are kinds of this.
+        """
+        rng = example_rng(index, epoch)
+        return self.prepare(source, self.load(source, rng), "train", rng, weight)
+
+    def evaluation(
+        self, source: SourceExample, index: int, weight: Weight = None
+    ) -> PreparedExample:
+        """An example with its answers as it is in evaluation, to measure the loss on.
+
+        Prompts of captions and short answers, and the order of branches, are drawn here as well.
+        """
+        return self.prepare(source, self.load(source), "eval", example_rng(index, 0), weight)
+
+    def prompt(self, source: SourceExample, index: int) -> PreparedExample:
+        """An example up to where its answer begins.
+
+        Where the last message of a conversation of several turns is an answer, it is left out.
+
+        Raises:
+          ExampleChainError: if there are several conversations: give one at a time.
+        """
+        source = dataclasses.replace(
+            source, annotations=tuple(_without_last_answer(a) for a in source.annotations)
+        )
+        return self.prepare(source, self.load(source), "inference", example_rng(index, 0))
+
+    def load(self, source: SourceExample, rng: np.random.RandomState | None = None) -> Media:
+        """Read the files of an example, with `rng` in training; see `read_media`."""
+        read = read_media if self.cache is None else self.cache.read
+        return read(source, self.settings.video, self.model.vit.image_size, rng)
+
+    def prepare(
+        self,
+        source: SourceExample,
+        media: Media,
+        mode: Mode,
+        rng: np.random.RandomState,
+        weight: Weight | Sequence[Weight] = None,
+    ) -> PreparedExample:
+        """Arrays of an example whose files are loaded.
+
+        Args:
+          source: the example.
+          media: its loaded files.
+          mode: `train`, `eval` or `inference`. Where messages end with an answer, the arrays are to
+            train with, also in `inference`.
+          rng: the example's generator.
+          weight: overrides that of the settings. A list has one for each annotation, in the order
+            that they are shuffled into, as in the reference.
+
+        Raises:
+          ValueError: see `training`.
+        """
+        formatted = self._formatted(source, media, mode, rng)
+        messages = formatted.messages
+        if formatted.is_tree:
+            messages = list(messages)
+            rng.shuffle(messages)
+        vision, blocks = self._vision(source, media, rng if mode == "train" else None)
+        arrays = {**self._visual(vision), **self._text(messages, blocks, mode, weight)}
+        self._require_match(arrays)
+        if self.shuffle_visual_tokens and mode == "train":
+            arrays["token_pooling"] = self._shuffled(arrays["token_pooling"], rng)
+        metadata = {**source.metadata, **formatted.metadata, **media.sizes()}
+        return PreparedExample(arrays, messages, metadata)
+
+    # -------------------------------------------------------------------------------- messages
+
+    def _formatted(
+        self, source: SourceExample, media: Media, mode: Mode, rng: np.random.RandomState
+    ) -> Formatted:
+        """Messages; only those of a single annotation come with metadata."""
+        if not source.annotations:
+            raise ExampleChainError("an example has no annotations; give at least one")
+        shown: dict[str, Any] = {}
+        if media.video is not None:
+            shown["video"] = media.video
+        elif media.images:
+            shown["image"] = media.images[0] if len(media.images) == 1 else list(media.images)
+        first = source.annotations[0]
+        in_turns = "multi_turn_messages" in first
+        # Ready-made messages at the top of an example have no style, as the formatter sees them.
+        if len(source.annotations) > 1 or "messages" in first or in_turns:
+            example = {"message_list": list(source.annotations), **shown}
+        else:
+            example = {**first, **shown}
+        formatter = Formatter(self.settings.formatter)
+        if mode != "inference" or not in_turns:
+            return formatter.format(example, mode=mode, rng=rng)
+        # Turns are only worded together with all their answers; the last is to be the model's.
+        worded = formatter.format(example, mode="eval", rng=rng)
+        return Formatted([messages[:-1] for messages in worded.messages])
+
+    def _text(
+        self,
+        messages: Sequence[Any],
+        blocks: Sequence[VisionBlock],
+        mode: Mode,
+        weight: Weight | Sequence[Weight],
+    ) -> ExampleArrays:
+        make = MessageArrays(self.tokenizer, self.settings.text)
+        tree = messages if not isinstance(messages[0], str) else [messages]
+        if mode != "inference" or len(tree[0]) % 2 == 0:
+            return make.tree(tree, blocks, weight)
+        if len(tree) > 1:
+            raise ExampleChainError(f"a prompt of {len(tree)} conversations; ask one at a time")
+        return make.prompt(tree[0], blocks)
+
+    # ---------------------------------------------------------------------------------- vision
+
+    def _vision(
+        self, source: SourceExample, media: Media, rng: np.random.RandomState | None
+    ) -> tuple[VisionInput | None, list[VisionBlock]]:
+        """Patches and vision tokens together, and the tokens of each image apart."""
+        if media.video is not None:
+            frames, times = media.video.frames, media.video.timestamps
+            vision = self._videos.vision_input(frames, times, source.subtitle)
+            return vision, [VisionBlock(vision.tokens)]
+        if not media.images:
+            return None, []
+        settings = self.settings.images
+        if len(media.images) == 1:
+            pieces = [tokenize_image(media.images[0], settings, self.tokenizer, rng)]
+            kind = MultimodalType.IMAGE
+        elif self.settings.several_images:
+            too_many = self.settings.too_many_images
+            pieces = tokenize_images(media.images, settings, self.tokenizer, too_many)
+            kind = MultimodalType.MULTI_IMAGE
+        else:
+            raise ExampleChainError(
+                f"an example has {len(media.images)} images; set ExampleSettings.several_images, "
+                "or leave such examples out"
+            )
+        return join_images(pieces, kind), [VisionBlock(piece.tokens) for piece in pieces]
+
+    @cached_property
+    def _videos(self) -> VideoPreprocessor:
+        return VideoPreprocessor(
+            self.settings.video, self.model.vit, self.model.prune.pooling, self.tokenizer
+        )
+
+    @property
+    def _pooling_slots(self) -> int:
+        return max(self.model.prune.pooling, self.model.connector.image_pooling) ** 2
+
+    def _visual(self, vision: VisionInput | None) -> ExampleArrays:
+        vit = self.model.vit
+        patches = np.zeros((0, vit.patches, vit.patch_dim), np.uint8)
+        pooling, kind = np.zeros((0, self._pooling_slots), np.int32), MultimodalType.TEXT
+        if vision is not None:
+            patches, pooling, kind = vision.patches, vision.token_pooling, vision.kind
+        empty = self._pooling_slots - pooling.shape[1]
+        return {
+            "images": patches,
+            "num_images": np.array([len(patches)], np.int32),
+            "multimodal_type": np.array([kind], np.int32),
+            "token_pooling": np.pad(pooling, ((0, 0), (0, empty)), constant_values=-1),
+        }
+
+    def _shuffled(self, pooling: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
+        frames = pooling.reshape(-1, self.model.tokens_per_frame, pooling.shape[-1])
+        return np.concatenate([rng.permutation(frame) for frame in frames])
+
+    def _require_match(self, arrays: ExampleArrays) -> None:
+        """Refuse text that would shift the features of all images after it in a row."""
+        placed = np.count_nonzero(arrays["input_ids"] == self.tokenizer.special_ids["<im_patch>"])
+        pooled = len(arrays["token_pooling"])
+        if placed != pooled:
+            raise ExampleChainError(
+                f"the text has {placed} '<im_patch>' for {pooled} visual tokens; write no "
+                "'<im_patch>', and as many '<|image|>' as there are images, or none"
+            )
+
+
+def _without_last_answer(annotation: Mapping[str, Any]) -> Mapping[str, Any]:
+    messages = annotation.get("messages", ())
+    if len(messages) % 2:
+        return annotation
+    return {**annotation, "messages": list(messages[:-1])} if len(messages) else annotation

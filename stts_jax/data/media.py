@@ -1,0 +1,137 @@
+"""Reading the images or the video of an example."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from stts_jax.data.datasets.base import SourceExample
+from stts_jax.data.image import load_image, resize
+from stts_jax.data.video import Video, VideoOverrides, read_sampled
+from stts_jax.data.video_settings import VideoSettings
+
+
+class MediaError(ValueError):
+    """An example whose media cannot be shown; the message is one sentence with the remedy."""
+
+
+@dataclass(frozen=True)
+class Media:
+    """Loaded images or video of an example; nothing for text alone.
+
+    Attributes:
+      images: (H, W, 3) uint8 each.
+      video: sampled frames, perhaps already squashed.
+      video_size: width and height of the frames as they are stored, None for those of `video`.
+
+    Raises:
+      MediaError: if there are both.
+    """
+
+    images: tuple[np.ndarray, ...] = ()
+    video: Video | None = None
+    video_size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.video is not None and self.images:
+            raise MediaError(
+                f"an example has both a video and {len(self.images)} images; leave one out"
+            )
+
+    def sizes(self) -> dict[str, Any]:
+        """`image_size`, (width, height) in pixels, or of several images `image_group_size`."""
+        if self.video is not None:
+            height, width = self.video.frames.shape[1:3]
+            return {"image_size": self.video_size or (width, height)}
+        sizes = [(image.shape[1], image.shape[0]) for image in self.images]
+        if len(sizes) > 1:
+            return {"image_group_size": sizes}
+        return {"image_size": sizes[0]} if sizes else {}
+
+
+def read_media(
+    source: SourceExample,
+    settings: VideoSettings,
+    frame_size: int,
+    rng: np.random.RandomState | None = None,
+) -> Media:
+    """Read the files of an example.
+
+    Args:
+      source: the example. Its metadata may override the sampling of its video, see
+        `VideoOverrides.from_metadata`.
+      settings: which frames are taken.
+      frame_size: pixels that frames are squashed to as they are decoded.
+      rng: in training, for the sampling of frames.
+
+    Raises:
+      MediaError: if it has both a video and images.
+      VideoError, ImageError: if a file cannot be read.
+    """
+    if source.video is not None and source.images:
+        raise MediaError(
+            f"an example has both the video '{source.video}' and {len(source.images)} images; "
+            "leave one out"
+        )
+    if source.video is None:
+        return Media(tuple(load_image(path) for path in source.images))
+    overrides = VideoOverrides.from_metadata(source.metadata)
+    if source.clip is not None:
+        overrides = dataclasses.replace(overrides, clip=source.clip)
+    squash = _Squash(frame_size)
+    video = read_sampled(
+        source.video,
+        settings.sampler(),
+        overrides,
+        rng=rng,
+        transform=squash,
+        decoder=settings.decoder,
+    )
+    return Media(video=video, video_size=squash.size)
+
+
+@dataclass
+class MediaCache:
+    """Remembers decoded videos: all of them, or only the last (many ask about the same in a row).
+
+    Sampling that draws at random is not remembered.
+
+    Attributes:
+      keep: remember all.
+    """
+
+    keep: bool
+    _known: dict[Any, Media] = field(default_factory=dict, repr=False)
+
+    def read(
+        self,
+        source: SourceExample,
+        settings: VideoSettings,
+        frame_size: int,
+        rng: np.random.RandomState | None = None,
+    ) -> Media:
+        """As `read_media`."""
+        random = rng is not None and isinstance(settings.max_fps, tuple)
+        if source.video is None or random or "sampler_overrides" in source.metadata:
+            return read_media(source, settings, frame_size, rng)
+        key = (source.video, source.clip, settings, frame_size)
+        if key not in self._known:
+            if not self.keep:
+                self._known.clear()
+            self._known[key] = read_media(source, settings, frame_size, rng)
+        return self._known[key]
+
+
+@dataclass
+class _Squash:
+    """Squashes frames as they are decoded, and remembers their width and height."""
+
+    target: int
+    size: tuple[int, int] | None = None
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        self.size = (frame.shape[1], frame.shape[0])
+        return resize(frame, self.target)

@@ -1,0 +1,31 @@
+"""A question with what its answer is judged by, as own data and the procedural set have it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stts_jax.data.datasets.base import SourceExample
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question and its answer, the text of an option if there are options."""
+
+    question: str
+    answer: str
+    options: tuple[str, ...] | None = None
+    type: str | None = None
+    id: str | None = None
+
+
+def question_of(source: SourceExample) -> Question:
+    """The question of an example that asks one thing; a caption answers the empty question."""
+    known = source.metadata
+    options = known.get("options")
+    return Question(
+        known.get("question", ""),
+        known["answer"],
+        tuple(options) if options else None,
+        known.get("type"),
+        known.get("example_id"),
+    )

@@ -1,0 +1,118 @@
+"""The datasets that a split is made of: own files, the procedural set, published data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from stts_jax.config import Config, ConfigError, DataConfig
+from stts_jax.config.data import is_published
+from stts_jax.data.datasets import academic, benchmarks  # noqa: F401  enter the registry
+from stts_jax.data.datasets.base import Dataset, SourceExample, dataset_class
+from stts_jax.data.datasets.mixtures import load_mixture
+from stts_jax.data.datasets.own_data import OwnData
+from stts_jax.data.message_weight import MessageWeight
+from stts_jax.data.prompts import plainly_worded
+from stts_jax.data.synthetic import DEFAULT_FOLDER, PICTURES, ensure_synthetic
+from stts_jax.data.usable import Selection, read_usable
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset as it is read in a run.
+
+    Attributes:
+      dataset: where examples are from.
+      rate: how often it is drawn; those of a split add up to 1.
+      indices: of the examples that are taken, all if None.
+      weight: of its answers in the loss, if other than the rest's.
+      p_high_res: probability of many crops of its images, if other than the rest's.
+      plain: whether its questions are worded plainly.
+    """
+
+    dataset: Dataset
+    rate: float = 1.0
+    indices: np.ndarray | None = None
+    weight: MessageWeight | None = None
+    p_high_res: float | None = None
+    plain: bool = False
+
+    def __len__(self) -> int:
+        return len(self.dataset) if self.indices is None else len(self.indices)
+
+    def number(self, index: int) -> int:
+        """Number in the dataset of the `index`-th example that is taken."""
+        return index if self.indices is None else int(self.indices[index])
+
+    def get(self, index: int, rng: np.random.RandomState) -> SourceExample:
+        """The `index`-th example that is taken."""
+        found = self.dataset.get(self.number(index), rng)
+        return plainly_worded(found) if self.plain else found
+
+
+def sources_of(
+    config: Config, split: str, folder: Path = DEFAULT_FOLDER, questions: int | None = None
+) -> tuple[Source, ...]:
+    """What `data.train`, `data.validation` or `data.test` names.
+
+    Args:
+      config: of the run.
+      split: `train`, `validation` or `test`.
+      folder: of the procedural set, which is made if need be.
+      questions: of own data at most that many in an example, `data.questions_per_video` by
+        default.
+
+    Raises:
+      DatasetError: if something of it cannot be read.
+      ConfigError: if nothing of it is on the list `data.usable`.
+    """
+    data = config.data
+    named = getattr(data, split)
+    if is_published(named):
+        return _usable(_published(named, data, split), data)
+    if named in ("synthetic", "synthetic_pictures"):
+        name = split if named == "synthetic" else PICTURES
+        named = str(ensure_synthetic(folder) / f"{name}.jsonl")
+    own = OwnData(named, questions or data.questions_per_video)
+    return (Source(own, plain=data.wording == "plain"),)
+
+
+def _published(named: str, data: DataConfig, split: str) -> tuple[Source, ...]:
+    kind, _, name = named.partition(":")
+    root = Path(data.root)
+    if kind == "dataset":
+        name, _, part = name.partition(":")
+        return (Source(dataset_class(name)(root, part or None)),)
+    only = None
+    if data.usable:
+        only = sorted({selection.dataset for selection in read_usable(Path(data.usable))})
+    return tuple(
+        Source(
+            mixed.dataset,
+            mixed.rate,
+            weight=mixed.share.message_weight,
+            p_high_res=mixed.share.p_high_res,
+        )
+        for mixed in load_mixture(name, root, only, split)
+    )
+
+
+def _usable(sources: tuple[Source, ...], data: DataConfig) -> tuple[Source, ...]:
+    """Those examples alone that are on the list, if there is one."""
+    if not data.usable:
+        return sources
+    listed = read_usable(Path(data.usable))
+    kept = []
+    for source in sources:
+        indices = listed.get(Selection(source.dataset.name, source.dataset.split))
+        if indices:
+            kept.append(replace(source, indices=np.array(indices)))
+    if not kept:
+        raise ConfigError(
+            f"data.usable is '{data.usable}', which lists no example of this data; make it anew "
+            "with python -m stts_jax.data check"
+        )
+    total = sum(source.rate for source in kept)
+    return tuple(replace(source, rate=source.rate / total) for source in kept)

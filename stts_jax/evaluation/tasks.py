@@ -1,0 +1,118 @@
+"""Answering and scoring tasks: datasets as the suites name them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from stts_jax.budget import Budget
+from stts_jax.config import Config, replace
+from stts_jax.data.datasets.base import dataset_class
+from stts_jax.data.evaluation_batches import batches_of_prompts
+from stts_jax.data.example_chain import example_rng
+from stts_jax.evaluation.results import TaskPrediction, TaskResult, find_reusable, score_task
+from stts_jax.evaluation.runner import answer
+from stts_jax.evaluation.scoring.judge import Judge
+from stts_jax.evaluation.suites import Task
+from stts_jax.model.video_language_model import VideoLanguageModel
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskRun:
+    """How tasks are answered.
+
+    Attributes:
+      root: folder that the datasets lie below.
+      limit: only that many questions of each, the first; all if None.
+      frames_scale: times `data.max_frames` frames are taken at most.
+      progress: whether to show bars.
+      judge: of free answers; they stay unjudged without one.
+      notice: takes a line of text.
+    """
+
+    root: Path
+    limit: int | None = None
+    frames_scale: float = 1.0
+    progress: bool = False
+    judge: Judge | None = None
+    notice: Callable[[str], None] = print
+
+
+def evaluate_tasks(
+    model: VideoLanguageModel, config: Config, tasks: Sequence[Task], folder: Path, run: TaskRun
+) -> list[TaskResult]:
+    """Answer tasks that have no saved result of the same settings; all results, saved.
+
+    Args:
+      model: as trained; its configuration decides what is pruned.
+      config: of the checkpoint; its data part decides how videos are read.
+      tasks: to answer.
+      folder: of the results, one for each task.
+      run: how.
+
+    Raises:
+      DatasetError: if a dataset is not there; those of the tasks before are saved by then.
+    """
+    settings = _settings(model, config, run)
+    results = []
+    budgets: dict[int, Budget] = {}
+    for task in tasks:
+        saved = find_reusable(folder, task, settings)
+        for line in saved.differing:
+            run.notice(f"{task.label} is answered anew: {line}")
+        if saved.result is not None:
+            run.notice(f"{task.label}: the saved result is used")
+        result = saved.result or _answered(model, config, task, settings, run, budgets)
+        if saved.result is None:
+            result.save(folder)
+        results.append(result)
+    return results
+
+
+def _answered(
+    model: VideoLanguageModel,
+    config: Config,
+    task: Task,
+    settings: dict[str, Any],
+    run: TaskRun,
+    budgets: dict[int, Budget],
+) -> TaskResult:
+    """Answer and score; `budgets` has those that were compiled for, by frames of a video."""
+    config = replace(
+        dataclasses.replace(config, model=model.config),
+        {"data.topk": None, "eval.max_new_tokens": task.max_new_tokens, "eval.temperature": 0.0},
+    )
+    if task.max_frames is not None:
+        frames = min(config.data.max_frames, task.max_frames)
+        config = replace(config, {"data.max_frames": frames})
+    dataset = dataset_class(task.dataset)(run.root, task.split)
+    count = len(dataset) if run.limit is None else min(run.limit, len(dataset))
+    examples = [dataset.get(index, example_rng(index, 0)) for index in range(count)]
+    run.notice(f"{task.label}: {count} questions")
+    frames = config.data.max_frames
+    prompts = batches_of_prompts(
+        config, examples, frames_scale=run.frames_scale, budget=budgets.get(frames)
+    )
+    answers = answer(model, config, prompts, progress=run.progress)
+    budgets[frames] = prompts.budget
+    if answers.unreadable:
+        run.notice(f"{task.label}: {prompts.bad.report()}")
+    predictions = [
+        TaskPrediction(prompt.index, prompt.text, said, prompt.metadata)
+        for prompt, said in answers.said
+    ]
+    return score_task(task, predictions, settings, run.judge)
+
+
+def _settings(model: VideoLanguageModel, config: Config, run: TaskRun) -> dict[str, Any]:
+    """All that answers depend on, beside the parameters, whose folder holds the results."""
+    return {
+        "model": dataclasses.asdict(model.config),
+        "data": dataclasses.asdict(config.data),
+        "batch_rows": config.eval.batch_rows,
+        "limit": run.limit,
+        "frames_scale": run.frames_scale,
+        "judged": run.judge is not None,
+    }

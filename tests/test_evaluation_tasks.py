@@ -1,0 +1,68 @@
+"""The tiny model answers every benchmark: from files on disk to the table beside the paper."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import benchmark_fixtures
+import dataset_fixtures
+import jax
+import pytest
+
+import eval as eval_command
+from stts_jax.config import load_config
+from stts_jax.evaluation.suites import tasks_of
+from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.training.checkpoint import save_model
+
+SETTINGS = ["data.max_frames=2", "data.row_frames=2", "eval.batch_rows=2", "model.llm.layers=1"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("video_datasets")
+    dataset_fixtures.build_root(folder)
+    benchmark_fixtures.build_root(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    config = load_config("tiny", SETTINGS)
+    model = jax.jit(lambda key: VideoLanguageModel(config.model, key=key))(jax.random.key(0))
+    folder = tmp_path_factory.mktemp("run")
+    save_model(model, config, folder)
+    return folder
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert eval_command.main([str(argument) for argument in arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_every_benchmark_is_answered_saved_and_compared(root, checkpoint, tmp_path, capsys):
+    flags = ["--checkpoint", checkpoint, "--mode", "video", "--root", root, "--limit", 1]
+    printed = run(capsys, *flags, "--output", tmp_path)
+    for task in tasks_of("video"):
+        folder = tmp_path / "k50" / f"{task.name}-{task.split}"
+        predictions = json.loads((folder / "predictions.json").read_text())
+        metrics = json.loads((folder / "metrics.json").read_text())
+        assert len(predictions) == 1 and predictions[0]["prompt"]
+        assert metrics["settings"]["limit"] == 1
+        assert f"\n{task.label} " in printed
+    assert "STTS 50 %" in printed and "Average" in printed
+
+
+def test_saved_results_are_used_again_unless_a_setting_differs(root, checkpoint, tmp_path, capsys):
+    flags = ["--checkpoint", checkpoint, "--mode", "tomato", "--root", root, "--output", tmp_path]
+    run(capsys, *flags)
+    assert "tomato:test: the saved result is used" in run(capsys, *flags)
+    again = run(capsys, *flags, "--limit", 1)
+    assert "tomato:test is answered anew: limit: None, now 1" in again
+
+
+def test_a_missing_root_is_named(checkpoint, capsys):
+    arguments = ["--checkpoint", str(checkpoint), "--mode", "tomato", "--root", "/nowhere"]
+    assert eval_command.main(arguments) == 2
+    assert "--root is /nowhere" in capsys.readouterr().err
