@@ -26,6 +26,7 @@ from convert.orbax_folder import write_arrays
 from convert.sources import DEFAULT_TOPK, TOKENIZER, Source
 from convert.stored import ConvertError, Rows, join_parts
 from stts_jax.config import Config, ModelConfig, replace
+from stts_jax.data.tokenizer import CONFIG_FILE
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.training.checkpoint import CHECKPOINTS
@@ -145,7 +146,7 @@ def convert(
         for name, count in found.items():
             warn(f"warning: {name} holds {count} values that are not a number (NaN)")
         if planned.source.tokenizer is not None:
-            shutil.copyfile(planned.source.tokenizer, temporary / TOKENIZER)
+            _copy_tokenizer(planned.source.tokenizer, temporary)
         if target.is_dir():  # empty, see _prepare
             target.rmdir()
         temporary.rename(target)
@@ -157,6 +158,14 @@ def convert(
                 "room or choose another place, and run this again"
             ) from error
         raise
+
+
+def _copy_tokenizer(tokenizer: Path, folder: Path) -> None:
+    """With the file that lies beside it and names its end token, if there is one."""
+    shutil.copyfile(tokenizer, folder / TOKENIZER)
+    beside = tokenizer.with_name(CONFIG_FILE)
+    if beside.is_file():
+        shutil.copyfile(beside, folder / CONFIG_FILE)
 
 
 def output_config(model: ModelConfig, target: Path, has_tokenizer: bool) -> Config:

@@ -455,11 +455,13 @@ def test_pooling_windows_are_read_from_the_processor(tmp_path: Path, capsys) -> 
 def test_the_tokenizer_goes_along(tmp_path: Path, capsys) -> None:
     source = write_hf(tmp_path / "hf", UNTIED)
     (source / "tokenizer.json").write_text(TINY_FILE.read_text())
+    (source / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>"}')
     chain = [source, tmp_path / "ours", tmp_path / "moved", tmp_path / "back"]
     assert main([str(chain[0]), str(chain[1])]) == 0
     assert main([str(chain[1]), str(chain[2])]) == 0
     assert main([str(chain[2]), str(chain[3]), "--to", "hf"]) == 0
     assert (chain[3] / "tokenizer.json").read_text() == TINY_FILE.read_text()
+    assert "<|im_end|>" in (chain[3] / "tokenizer_config.json").read_text()
     (chain[1] / "tokenizer.json").unlink()
     assert main([str(chain[1]), str(tmp_path / "bare")]) == 0
     assert "is not there" in capsys.readouterr().out
