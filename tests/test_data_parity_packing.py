@@ -29,7 +29,7 @@ from stts_jax.budget import Budget, MultimodalType
 from stts_jax.config import PruneConfig
 from stts_jax.data.example_chain import example_rng
 from stts_jax.data.mixture_order import MixtureOrder
-from stts_jax.data.packing import group_examples
+from stts_jax.data.packing import LOOKAHEAD, group_examples
 from stts_jax.data.rows import BudgetError, pack_row, stack_rows
 
 FOLDER = goldens_data_dir()
@@ -58,6 +58,7 @@ def packer_of(stream):
     )
 
 
+EXAMPLES = 1000  # at least that many, of which a few dozen are left waiting
 STREAMS = [pytest.param(stream, id=stream["stream"]["name"]) for stream in PACKER["streams"]]
 # The reference looks for the images of a text when it tells lone examples apart, and stops. The
 # oracle does what is meant, so there is nothing recorded to compare with.
@@ -85,18 +86,20 @@ def test_data_parity_knapsack_of_the_oracle(case):
 
 @pytest.mark.parametrize("stream", STREAMS)
 def test_data_parity_fill_is_not_below_the_reference(stream):
-    """On the recorded examples, over and over: what is left waiting at the end counts little."""
+    """On the recorded examples, over and over: those left waiting at the end count little."""
     limits = {"tokens": stream["stream"]["text"], "images": stream["stream"]["img"]}
     possible = [s for s in stream["sizes"] if (np.array(s) <= list(limits.values())).all()]
-    sizes = possible * 6
+    sizes = possible * -(-EXAMPLES // len(possible))
     packs = packs_of(packer_of(stream), sizes)
     items = [{"sizes": dict(zip(limits, size, strict=True))} for size in sizes]
     reading = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     items = grain.MapDataset.source(items).to_iter_dataset(reading)
-    groups = list(group_examples(items, limits, len(sizes)))[:-20]  # without the end
+    groups = list(group_examples(items, limits, len(sizes)))
+    left = np.cumsum([len(group) for group in groups[::-1]])[::-1]
+    groups = [group for group, examples in zip(groups, left, strict=True) if examples > LOOKAHEAD]
     theirs = np.mean([sum(sizes[number][0] for number in pack) for pack in packs])
     ours = np.mean([sum(item["sizes"]["tokens"] for item in group) for group in groups])
-    # Measured: 0.4 to 16 % more.
+    # Measured: 0.3 to 18 % more.
     assert ours >= theirs
 
 
@@ -197,7 +200,8 @@ def batch_of(case, members):
     )
     variable = case["shapes"]["token_pooling"][2] != "TensorSpec" or not fixed
     longest = [
-        max(count(m, name) for m in members) for name in ("input_tokens", "images", "token_pooling")
+        max((count(m, name) for m in members), default=0)
+        for name in ("input_tokens", "images", "token_pooling")
     ]
     widths = [m["token_pooling"].shape[1] for m in members if "token_pooling" in m]
     slots = max(widths, default=1) if variable else pooling[1]
@@ -216,7 +220,7 @@ def test_data_parity_batch_of_a_collator(case):
     members = members_of(f"collator__{case['name']}", case["n"])
     # The reference cuts what is too long, unless that is a part of an image or all of the loss.
     if too_long(case, members) or case["error"]:
-        with pytest.raises(BudgetError):
+        with pytest.raises(BudgetError if members else ValueError):
             batch_of(case, members)
         return
     out, batch = arrays_at(f"collator__{case['name']}__out__"), batch_of(case, members)

@@ -28,6 +28,8 @@ class DataConfig:
       subtitles: which lines of subtitles are shown: `frame_N` those within N seconds of a frame,
         `all`, or `ignore`.
       decoder: `pyav`, `torchcodec` or `decord`.
+      max_crops: overlapping crops of an image, at most; one of the whole comes on top.
+      max_images: in an example, at most.
       row_frames, row_examples, row_text_tokens: what one row holds; the visual tokens that
         survive the prune come on top of the text tokens.
       batch_rows: rows in a batch, over all devices.
@@ -52,6 +54,8 @@ class DataConfig:
     frame_tokens: Literal["frame", "video"] = "frame"
     subtitles: str = "frame_1"
     decoder: str = "pyav"
+    max_crops: int = 8
+    max_images: int = 5
     row_frames: int = 64
     row_examples: int = 1
     row_text_tokens: int = 2048
@@ -67,6 +71,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         require_positive("data", self, "max_frames", "fps", "row_frames", "row_examples")
         require_positive("data", self, "row_text_tokens", "batch_rows", "questions_per_video")
+        require_positive("data", self, "max_crops", "max_images")
         require(
             self.max_frames <= self.row_frames,
             f"data.max_frames is {self.max_frames}, more than the data.row_frames="

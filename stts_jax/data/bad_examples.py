@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from stts_jax.data.datasets.base import DatasetError
@@ -34,7 +33,7 @@ class BadExamplesError(ValueError):
 class Unreadable:
     """Stands in the stream for an example that could not be read."""
 
-    example: Hashable
+    example: str
     reason: str
 
 
@@ -45,15 +44,15 @@ class BadExamples:
     Attributes:
       total: examples in the set.
       max_share: of them that may be bad (`data.max_bad_share`).
-      reasons: by the example's number, or name and number.
+      reasons: by the example's name.
     """
 
     total: int
     max_share: float
-    reasons: dict[Hashable, str] = field(default_factory=dict)
-    _seen: set[Hashable] = field(default_factory=set, repr=False)
+    reasons: dict[str, str] = field(default_factory=dict)
+    _seen: set[str] = field(default_factory=set, repr=False)
 
-    def see(self, example: Hashable) -> None:
+    def see(self, example: str) -> None:
         """Note an example that was read."""
         self._seen.add(example)
 
@@ -66,7 +65,7 @@ class BadExamples:
         self._seen.add(bad.example)
         if bad.example in self.reasons:
             return
-        logger.warning("example %s is left out: %s", bad.example, bad.reason)
+        logger.warning("%s is left out: %s", bad.example, bad.reason)
         self.reasons[bad.example] = bad.reason
         judged = max(len(self._seen), min(self.total, JUDGED_AFTER))
         if len(self.reasons) > self.max_share * judged:

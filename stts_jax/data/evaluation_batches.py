@@ -88,9 +88,9 @@ class PromptBatches:
             try:
                 prepared = self.chain.prompt(source, index)
             except READING_ERRORS as error:
-                self.bad.add(Unreadable(index, str(error)))
+                self.bad.add(Unreadable(f"question {index}", str(error)))
                 continue
-            self.bad.see(index)
+            self.bad.see(f"question {index}")
             wording = prepared.messages[-1]
             text = wording if isinstance(wording, str) else wording[-1]
             yield prepared.arrays, Prompt(index, source, text, prepared.metadata)

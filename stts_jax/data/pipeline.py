@@ -26,7 +26,7 @@ from stts_jax.data.chains import chain_of
 from stts_jax.data.example_chain import ExampleChain, example_rng
 from stts_jax.data.mixture_order import Draw, MixtureOrder
 from stts_jax.data.packing import pack_examples
-from stts_jax.data.rows import example_sizes, require_fit, stack_rows
+from stts_jax.data.rows import example_sizes, stack_rows
 from stts_jax.data.sources import Source, sources_of
 from stts_jax.data.synthetic import DEFAULT_FOLDER
 
@@ -54,7 +54,7 @@ class Reader:
         """Read an example; its randomness depends on seed, number and epoch only."""
         source, chain = self.sources[draw.source], self.chains[draw.source]
         number = source.number(draw.index)
-        name = (source.dataset.name, number)
+        name = f"example {number} of '{source.dataset.name}'"
         rng = example_rng(number, draw.epoch, self.seed)
         try:
             example = source.get(draw.index, rng)
@@ -63,7 +63,6 @@ class Reader:
         except READING_ERRORS as error:
             return Unreadable(name, str(error))
         sizes = example_sizes(arrays, chain.model)
-        require_fit(sizes, self.budget, f"'{example.video or name}'")
         return {"name": name, "example": arrays, "sizes": sizes}
 
 

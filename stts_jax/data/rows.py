@@ -14,7 +14,7 @@ Arrays = Mapping[str, np.ndarray]
 SUBSEGMENTS_PER_EXAMPLE = 100000
 SIZES = ("frames", "patches", "visual", "visual_before", "tokens", "tokens_before")
 _TEXT_ARRAYS = ("input_ids", "labels", "loss_masks", "position_ids")
-_FEWER_FRAMES = "raise data.row_frames, or lower data.max_frames (for images, their crops)"
+_FEWER_FRAMES = "raise data.row_frames, or lower data.max_frames (for images data.max_crops)"
 _LESS_TEXT = "raise data.row_text_tokens, or lower data.questions_per_video"
 _REMEDIES = {
     "frames": _FEWER_FRAMES,
@@ -126,7 +126,9 @@ def pack_row(
 
 
 def stack_rows(rows: Sequence[Arrays]) -> dict[str, np.ndarray]:
-    """Rows to a batch, a new first axis on every array."""
+    """Rows, at least one, to a batch: a new first axis on every array."""
+    if not rows:
+        raise ValueError("a batch has no rows; give at least one")
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
