@@ -14,7 +14,7 @@ from stts_jax.model.video_language_model import VideoLanguageModel
 
 # Levels of grey; the codec's noise in still places is well below, a shape's edge well above.
 CHANGED = 40
-# Brightest level of a token that shows a procedural shape; backgrounds stay below 70.
+# Brightest level of a token that shows a procedural shape; backgrounds stay below 95.
 LIT = 120
 
 

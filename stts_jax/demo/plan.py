@@ -55,9 +55,9 @@ class Plan:
     """
 
     videos: int = 4000
-    picture_steps: int = 1500
-    place_steps: int = 800
-    steps: int = 1200
+    picture_steps: int = 700
+    place_steps: int = 400
+    steps: int = 1300
     fine_tune_steps: int = 300
     fine_tune_ratio: int = 70
     ratios: tuple[int, ...] = (30, 50, 70, 80)
