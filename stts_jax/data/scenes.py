@@ -27,10 +27,6 @@ PICTURE_SHAPES = 4  # in a picture, at most
 # Backgrounds are dark and have no colour of their own, so that every shape is lighter: what is
 # drawn is then a linear feature of the pixels, and a small model sees it within minutes.
 BACKGROUND_GREY = (20, 30)
-# Each third of the frame is lighter than the one to its left, as if lit from there. A model this
-# small learns places from its table of positions with one seed in two only; with a trace of them in
-# the pixels it learns where as soon as it learns which colour.
-LIGHT = (0, 25, 50)
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 HALVES = ("early", "late")
 EDGE = 2  # pixels; a shape that moves has a white edge on the side that it goes to
@@ -53,6 +49,9 @@ class SceneConfig:
       cell: side of the square that a shape is centred in.
       hops: a moving shape goes that many cells, each in one go and at another time.
       contrast: of the background's texture.
+      light: levels of grey on top, from left to right, as if light came from the right. A model
+        this small learns places from its table of positions with one seed in two only; with a
+        trace of them in the pixels it learns where as soon as it learns which colour.
       two_brief: share of the scenes with two brief shapes instead of one.
       multiple_choice: share of questions with options.
       questions: per video, at most.
@@ -68,6 +67,7 @@ class SceneConfig:
     cell: int = 16
     hops: int = 2
     contrast: int = 14
+    light: tuple[int, ...] = (0, 25, 50)
     two_brief: float = 0.5
     multiple_choice: float = 0.25
     questions: int = 6
@@ -290,8 +290,9 @@ def _background(rng: np.random.Generator, config: SceneConfig) -> np.ndarray:
     else:
         blocks = rng.uniform(-1, 1, (config.size // 4, config.size // 4))
         texture = np.kron(blocks, np.ones((4, 4)))
-    light = np.array(LIGHT)[(x * len(LIGHT)).astype(int)]
-    grey = rng.integers(*BACKGROUND_GREY) + light + texture * rng.uniform(0.4, 1.0) * config.contrast
+    light = np.array(config.light)[(x * len(config.light)).astype(int)]
+    grey = rng.integers(*BACKGROUND_GREY) + texture * rng.uniform(0.4, 1.0) * config.contrast
+    grey = grey + light
     return np.repeat(grey[..., None], 3, axis=-1).clip(0, 255).astype(np.uint8)
 
 
