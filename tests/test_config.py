@@ -157,9 +157,9 @@ def counts(frames: list[int], prune: PruneConfig, kind: int = VIDEO) -> list[int
 
 class TestShippedSetups:
     def test_these_are_shipped(self) -> None:
-        assert set(config_names()) == {*SETUPS, "tiny", "tiny_pictures", "tiny_places"}
+        assert set(config_names()) == {*SETUPS, "tiny", "tiny_pictures"}
 
-    @pytest.mark.parametrize("name", [*SETUPS, "tiny", "tiny_pictures", "tiny_places"])
+    @pytest.mark.parametrize("name", [*SETUPS, "tiny", "tiny_pictures"])
     def test_each_is_named_after_its_file(self, name: str) -> None:
         assert load_config(name).name == name
 
@@ -377,7 +377,7 @@ class TestFiles:
         path.write_text('base = "gone.toml"\n')
         assert f"'{tmp_path / 'gone.toml'}' does not exist" in refusal(str(path))
 
-    @pytest.mark.parametrize("name", [*SETUPS, "tiny", "tiny_pictures", "tiny_places"])
+    @pytest.mark.parametrize("name", [*SETUPS, "tiny", "tiny_pictures"])
     def test_round_trip(self, tmp_path: Path, name: str) -> None:
         config = load_config(name)
         config.save(tmp_path / "run" / "new")

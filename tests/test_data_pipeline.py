@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from stts_jax.budget import batch_arrays, video_budget
-from stts_jax.config import ConfigError, load_config, override
+from stts_jax.config import ConfigError, load_config
 from stts_jax.data.bad_examples import BadExamplesError
 from stts_jax.data.evaluation_batches import grown, prompt_batches, text_room
 from stts_jax.data.image import resize, to_patches
@@ -300,22 +300,6 @@ def test_budgets_of_prompts_only_grow_and_in_steps():
     assert longer.text == 128 and longer.visual == budget.visual
     assert [text_room(n) for n in (1, 65, 256, 257, 513, 1000)] == [64, 128, 256, 384, 768, 1024]
     assert grown(longer, sizes) == longer
-
-
-def test_visual_tokens_can_be_shuffled_within_their_frames(folder):
-    plain = config_for(folder, "model.prune.method=none", "model.prune.topk=0")
-    shuffled = override(plain, ["data.shuffle_visual_tokens=true"])
-    places = []
-    for config in (plain, shuffled):
-        with training_batches(config) as batches:
-            batch = next(batches)
-        slots = batch["token_pooling"].shape[-1]
-        places.append(batch["token_pooling"].reshape(-1, config.model.tokens_per_frame, slots))
-    assert (np.sort(places[0][:, :, 0]) == np.sort(places[1][:, :, 0])).all()
-    moved = (places[0] != places[1]).any(-1)
-    assert moved.mean() > 0.5
-    with pytest.raises(ConfigError, match="goes by the order of tokens"):
-        override(shuffled, ["model.prune.method=random"])
 
 
 def test_more_frames_can_be_asked_for_at_test_time(folder):

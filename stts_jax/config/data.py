@@ -35,8 +35,6 @@ class DataConfig:
       batch_rows: rows in a batch, over all devices.
       questions_per_video: at most that many questions of own data share one video in a row.
       topk: if given, must equal model.prune.topk; the reference states the ratio twice.
-      shuffle_visual_tokens: in training, give the LLM the visual tokens of each frame in random
-        order, so that it learns places from the features and not from the order; unpruned only.
       workers: processes that decode; 0 decodes in the main process.
       cache_frames: keep decoded frames in memory (small sets only).
       max_bad_share: the run stops when more than this share of the examples cannot be read.
@@ -62,7 +60,6 @@ class DataConfig:
     batch_rows: int = 8
     questions_per_video: int = 8
     topk: float | None = None
-    shuffle_visual_tokens: bool = False
     seed: int = 0
     workers: int = 0
     cache_frames: bool = False

@@ -47,12 +47,6 @@ class Config:
             "rows are packed for the tokens that the model keeps, so set both alike or only "
             "model.prune.topk",
         )
-        require(
-            not self.data.shuffle_visual_tokens or self.model.prune.method == "none",
-            f"data.shuffle_visual_tokens is true and model.prune.method is "
-            f"'{self.model.prune.method}', which goes by the order of tokens; set one of them to "
-            "false or 'none'",
-        )
 
     def save(self, folder: Path) -> None:
         """Write `config.json`, complete and readable by `load_config`."""

@@ -52,5 +52,4 @@ def chain_of(
         Tokenizer.load(data.tokenizer, model.llm.vocab_size),
         ExampleSettings(images, video, too_many_images="raise"),
         MediaCache(data.cache_frames),
-        data.shuffle_visual_tokens,
     )

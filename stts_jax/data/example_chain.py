@@ -99,14 +99,12 @@ class ExampleChain:
       tokenizer: for all text.
       settings: all the rest.
       cache: of decoded videos.
-      shuffle_visual_tokens: in training, take the visual tokens of each frame in random order.
     """
 
     model: ModelConfig
     tokenizer: Tokenizer
     settings: ExampleSettings = field(default_factory=ExampleSettings)
     cache: MediaCache | None = None
-    shuffle_visual_tokens: bool = False
 
     def __post_init__(self) -> None:
         images, vit = self.settings.images, self.model.vit
@@ -204,8 +202,6 @@ class ExampleChain:
         vision, blocks = self._vision(source, media, rng if mode == "train" else None)
         arrays = {**self._visual(vision), **self._text(messages, blocks, mode, weight)}
         self._require_match(arrays)
-        if self.shuffle_visual_tokens and mode == "train":
-            arrays["token_pooling"] = self._shuffled(arrays["token_pooling"], rng)
         metadata = {**source.metadata, **formatted.metadata, **media.sizes()}
         return PreparedExample(arrays, messages, metadata)
 
@@ -301,10 +297,6 @@ class ExampleChain:
             "multimodal_type": np.array([kind], np.int32),
             "token_pooling": np.pad(pooling, ((0, 0), (0, empty)), constant_values=-1),
         }
-
-    def _shuffled(self, pooling: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
-        frames = pooling.reshape(-1, self.model.tokens_per_frame, pooling.shape[-1])
-        return np.concatenate([rng.permutation(frame) for frame in frames])
 
     def _require_match(self, arrays: ExampleArrays) -> None:
         """Refuse text that would shift the features of all images after it in a row."""

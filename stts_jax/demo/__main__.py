@@ -57,7 +57,6 @@ def perform(demo: Demo) -> tuple[dict[str, Any], list[Claim]]:
         "seed": demo.seed,
         "videos": plan.videos,
         "picture_steps": plan.picture_steps,
-        "place_steps": plan.place_steps,
         "steps": plan.steps,
         "fine_tune_steps": plan.fine_tune_steps,
         "fine_tune_ratio": plan.fine_tune_ratio,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PICTURES = "pictures"
-PLACES = "places"
 UNPRUNED = "unpruned"
 BLIND = "no visual tokens"
 
@@ -42,8 +41,6 @@ class Plan:
     Attributes:
       videos: of the procedural set, all splits together.
       picture_steps: of the first training, on videos of one frame.
-      place_steps: of the second, on the same with visual tokens in random order: what a small LLM
-        learns of places from their order in one frame is of no use in eight.
       steps: of the unpruned training, which goes on from there.
       fine_tune_steps: of each method's fine-tune.
       fine_tune_ratio: percent of the tokens dropped in the fine-tunes.
@@ -55,8 +52,7 @@ class Plan:
     """
 
     videos: int = 4000
-    picture_steps: int = 700
-    place_steps: int = 400
+    picture_steps: int = 500
     steps: int = 1300
     fine_tune_steps: int = 300
     fine_tune_ratio: int = 70
@@ -72,7 +68,6 @@ LONG = Plan(methods=(STTS, RANDOM, HEURISTIC, WITHOUT_LOSS))
 SHORT = Plan(
     videos=120,
     picture_steps=10,
-    place_steps=10,
     steps=20,
     fine_tune_steps=8,
     fine_tune_ratio=50,

@@ -11,7 +11,7 @@ from typing import Any
 
 from stts_jax.config import Config, load_config, override
 from stts_jax.data.synthetic import ensure_synthetic
-from stts_jax.demo.plan import BLIND, PICTURES, PLACES, UNPRUNED, Method, Plan
+from stts_jax.demo.plan import BLIND, PICTURES, UNPRUNED, Method, Plan
 from stts_jax.evaluation.runner import evaluate_split
 from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
 from stts_jax.training.checkpoint import load_model
@@ -70,9 +70,7 @@ class Demo:
         """Learn to see from pictures, then go on with videos, all without pruning."""
         pictures = self.config((f"train.steps={self.plan.picture_steps}",), "tiny_pictures")
         self._trained(PICTURES, pictures, None)
-        places = self.config((f"train.steps={self.plan.place_steps}",), "tiny_places")
-        self._trained(PLACES, places, self.output / PICTURES)
-        return self._trained(UNPRUNED, self.config(()), self.output / PLACES)
+        return self._trained(UNPRUNED, self.config(()), self.output / PICTURES)
 
     def fine_tune(self, method: Method) -> dict[str, Any]:
         """Fine-tune from the unpruned model with a method at the plan's ratio."""
