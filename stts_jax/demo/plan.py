@@ -53,7 +53,7 @@ class Plan:
 
     videos: int = 4000
     picture_steps: int = 500
-    steps: int = 1300
+    steps: int = 1000
     fine_tune_steps: int = 300
     fine_tune_ratio: int = 70
     ratios: tuple[int, ...] = (30, 50, 70, 80)
