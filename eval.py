@@ -6,9 +6,13 @@ With `--mode` the published benchmarks are answered and set beside the paper's f
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
+
+import jax
 
 from convert.cache import local_checkpoint
 from stts_jax.command_line import add_checkpoint_options, run
@@ -21,7 +25,10 @@ from stts_jax.evaluation.scoring.judge import HttpJudge
 from stts_jax.evaluation.suites import GROUPS, tasks_of
 from stts_jax.evaluation.tasks import TaskRun, evaluate_tasks
 from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
+from stts_jax.parallel.mesh import make_mesh
+from stts_jax.parallel.processes import Share, first_then_others, is_first, notice
 from stts_jax.training.checkpoint import config_of, load_model
+from stts_jax.training.distributed import join_processes, several_processes
 
 EXAMPLES = """\
 examples:
@@ -31,6 +38,9 @@ examples:
   python eval.py --checkpoint runs/tiny --split my.jsonl --set model.prune.packing=first_fit
   python eval.py --checkpoint runs/molmo2_4b --mode paper --root /data/video_datasets
   python eval.py --checkpoint runs/molmo2_4b --mode mvbench,tomato --root /data/video_datasets
+
+On several hosts, start this command once on each (docs/running.md): each has the model on its own
+devices and answers its share of the questions.
 """
 
 
@@ -111,13 +121,16 @@ def answer_split(
             data_dir=options.data_dir,
             limit=options.limit,
             frames_scale=options.frames,
-            progress=True,
+            progress=is_first(),
+            share=Share.of_this_process(),
         )
         folder = output / f"k{name.removesuffix(' %')}"
         settings = {"split": options.split, "frames_scale": options.frames, "k": name}
-        results[name].save(folder, settings)
-        setup.save(folder)
-    print_table(results)
+        if is_first():
+            results[name].save(folder, settings)
+            setup.save(folder)
+    if is_first():
+        print_table(results)
 
 
 def answer_tasks(
@@ -137,15 +150,19 @@ def answer_tasks(
             root,
             options.limit,
             options.frames,
-            progress=True,
+            progress=is_first(),
             judge=HttpJudge(options.judge) if options.judge else None,
+            notice=notice,
+            share=Share.of_this_process(),
         )
         folder = output / f"k{name.removesuffix(' %')}"
         results = evaluate_tasks(reconfigure(model, setup.model), setup, tasks, folder, run)
-        setup.save(folder)
-        print("\n".join([f"{name} dropped:", *results_table(results)]))
-        scores[name] = column_scores({r.task.name: r.summary.value for r in results})
-    print("\n".join(["", *comparison_table(scores)]))
+        if is_first():
+            setup.save(folder)
+            print("\n".join([f"{name} dropped:", *results_table(results)]))
+            scores[name] = column_scores({r.task.name: r.summary.value for r in results})
+    if is_first():
+        print("\n".join(["", *comparison_table(scores)]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -155,15 +172,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> None:
         if options.mode:
             tasks_of(options.mode)  # says at once what is wrong with it
-        options.checkpoint = local_checkpoint(options.checkpoint)
+        join_processes()
+        options.checkpoint = first_then_others(lambda: local_checkpoint(options.checkpoint))
         config, wanted = setups(options)
-        model, _ = load_model(options.checkpoint, config)
+        model, _ = load_model(options.checkpoint, config, make_mesh(devices=jax.local_devices()))
         output = options.output or options.checkpoint / "eval"
         answer = answer_tasks if options.mode else answer_split
         answer(options, model, wanted, output)
-        print(f"metrics and predictions are in '{output}'")
+        notice(f"metrics and predictions are in '{output}'")
 
-    return run("eval.py", command)
+    try:
+        code = run("eval.py", command)
+    except Exception:
+        if not several_processes():
+            raise
+        traceback.print_exc()
+        code = 1
+    if code and several_processes():
+        # JAX would wait for the other processes at the exit, and they wait for this one.
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -12,7 +12,13 @@ import pytest
 from stts_jax.budget import batch_arrays, video_budget
 from stts_jax.config import ConfigError, load_config
 from stts_jax.data.bad_examples import BadExamplesError
-from stts_jax.data.evaluation_batches import grown, prompt_batches, text_room
+from stts_jax.data.evaluation_batches import (
+    PromptBatches,
+    batches_of_prompts,
+    examples_of,
+    grown,
+    text_room,
+)
 from stts_jax.data.image import resize, to_patches
 from stts_jax.data.pipeline import training_batches
 from stts_jax.data.questions import question_of
@@ -276,9 +282,14 @@ def test_a_row_too_small_for_an_example_is_an_error(folder):
 # ----------------------------------------------------------------------------------- evaluation
 
 
+def prompts_of(config, limit: int | None = None, **options: float) -> PromptBatches:
+    examples = examples_of(config, "test")[:limit]
+    return batches_of_prompts(config, enumerate(examples), **options)
+
+
 def test_prompts_come_one_a_row_with_the_rest_of_the_batch_empty(folder):
     config = config_for(folder)
-    prompts = prompt_batches(config, "test", limit=6)
+    prompts = prompts_of(config, limit=6)
     batches = list(prompts)
     assert [len(part) for _, part, _ in batches] == [4, 2] and len(prompts) == 2
     expected = lines(folder / "test.jsonl")[:6]
@@ -304,7 +315,7 @@ def test_budgets_of_prompts_only_grow_and_in_steps():
 
 def test_more_frames_can_be_asked_for_at_test_time(folder):
     config = config_for(folder)
-    prompts = prompt_batches(config, "test", frames_scale=2, limit=1)
+    prompts = prompts_of(config, limit=1, frames_scale=2)
     batch, (prompt,), budget = next(iter(prompts))
     vit = config.model.vit
     twice = read_video(prompt.source.video, 16, config.data.fps)
@@ -318,7 +329,7 @@ def test_a_prompt_about_a_bad_video_is_left_out(folder, tmp_path):
     first = Path(lines(tmp_path / "set/test.jsonl")[0]["video"])
     (tmp_path / "set" / first).unlink()
     config = config_for(tmp_path / "set", "data.max_bad_share=1")
-    prompts = prompt_batches(config, "test")
+    prompts = prompts_of(config)
     count = sum(len(part) for _, part, _ in prompts)
     total = len(lines(tmp_path / "set/test.jsonl"))
     assert 0 < count < total and len(prompts.bad.reasons) == total - count

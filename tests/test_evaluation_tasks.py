@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import benchmark_fixtures
 import dataset_fixtures
 import jax
 import pytest
+from goldens_folder import REPOSITORY
 
 import eval as eval_command
 from stts_jax.config import load_config
@@ -60,6 +65,46 @@ def test_saved_results_are_used_again_unless_a_setting_differs(root, checkpoint,
     assert "tomato:test: the saved result is used" in run(capsys, *flags)
     again = run(capsys, *flags, "--limit", 1)
     assert "tomato:test is answered anew: limit: None, now 1" in again
+
+
+def test_two_processes_answer_what_one_answers(root, checkpoint, tmp_path, capsys):
+    flags = ["--checkpoint", checkpoint, "--mode", "tomato,mvbench", "--root", root]
+    printed = run(capsys, *flags, "--output", tmp_path / "one")
+    logs = run_together(2, *flags, "--output", tmp_path / "two")
+    for task in ("tomato-test", "mvbench-validation"):
+        for name in ("predictions.json", "metrics.json"):
+            one = json.loads((tmp_path / "one" / "k50" / task / name).read_text())
+            two = json.loads((tmp_path / "two" / "k50" / task / name).read_text())
+            assert one == two and len(one) > 1
+    # The first prints the tables, the other nothing.
+    assert set(printed.splitlines()[:-1]) <= set(logs[0]) and logs[1] == []
+
+
+def run_together(count: int, *arguments: object) -> list[list[str]]:
+    """The lines that each process of one evaluation prints."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    common = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(REPOSITORY / ".jax_cache"),
+        "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+        "JAX_NUM_PROCESSES": str(count),
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, REPOSITORY / "eval.py", *map(str, arguments)],
+            env=os.environ | common | {"JAX_PROCESS_ID": str(index)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(count)
+    ]
+    results = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0] * count, results[0][1][-2000:]
+    lines = [printed.splitlines() for printed, _ in results]
+    return [[line for line in part if not line.startswith("[Gloo]")] for part in lines]
 
 
 def test_a_missing_root_is_named(checkpoint, capsys):

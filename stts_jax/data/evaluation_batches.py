@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,30 +121,6 @@ def text_room(tokens: int) -> int:
     return max(1, -(-tokens // step)) * step
 
 
-def prompt_batches(
-    config: Config,
-    split: str,
-    *,
-    frames_scale: float = 1.0,
-    limit: int | None = None,
-    rows: int | None = None,
-    folder: Path = DEFAULT_FOLDER,
-) -> PromptBatches:
-    """Prompts of a set, one question a row, in the order of the set.
-
-    Args:
-      config: model and data of the run.
-      split: `train`, `validation` or `test`.
-      frames_scale: times `data.max_frames` frames are taken at most (test-time scaling); the
-        highest sampling rate stays `data.fps`.
-      limit: only that many questions, the first.
-      rows: of a batch, `eval.batch_rows` by default.
-      folder: of the procedural set.
-    """
-    examples = examples_of(config, split, folder)[:limit]
-    return batches_of_prompts(config, examples, frames_scale=frames_scale, rows=rows)
-
-
 def examples_of(config: Config, split: str, folder: Path = DEFAULT_FOLDER) -> list[SourceExample]:
     """The examples of a split in order, one question each; see `sources_of`."""
     return [
@@ -156,26 +132,30 @@ def examples_of(config: Config, split: str, folder: Path = DEFAULT_FOLDER) -> li
 
 def batches_of_prompts(
     config: Config,
-    examples: Sequence[SourceExample],
+    examples: Iterable[tuple[int, SourceExample]],
     *,
     frames_scale: float = 1.0,
     rows: int | None = None,
     budget: Budget | None = None,
 ) -> PromptBatches:
-    """As `prompt_batches`, of examples that are at hand.
+    """Prompts in order, one question a row.
 
     Args:
-      config, frames_scale, rows: see `prompt_batches`.
-      examples: one question each.
+      config: model and data of the run.
+      examples: one question each, with its number in the set.
+      frames_scale: times `data.max_frames` frames are taken at most (test-time scaling); the
+        highest sampling rate stays `data.fps`.
+      rows: of a batch, `eval.batch_rows` by default.
       budget: to start with, one that is compiled for already; by default that of a video of all
         frames and little text.
     """
+    asked = list(examples)
     frames = max(1, round(config.data.max_frames * frames_scale))
     smallest = video_budget(config.model, frames=frames, videos=1, text_tokens=TEXT_STEP)
     return PromptBatches(
-        list(enumerate(examples)),
+        asked,
         budget or smallest,
         chain_of(config, max_frames=frames),
-        BadExamples(len(examples), config.data.max_bad_share),
+        BadExamples(len(asked), config.data.max_bad_share),
         rows or config.eval.batch_rows,
     )

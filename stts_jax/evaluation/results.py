@@ -12,8 +12,17 @@ from typing import Any
 
 from stts_jax.evaluation.scoring.judge import Judge
 from stts_jax.evaluation.scoring.registry import metric_named
-from stts_jax.evaluation.scoring.score import Mean, Metadata, Summary, score_answers, summarize
+from stts_jax.evaluation.scoring.score import (
+    Mean,
+    Metadata,
+    Score,
+    Scores,
+    Summary,
+    score_answers,
+    summarize,
+)
 from stts_jax.evaluation.suites import Task
+from stts_jax.parallel.processes import ALONE, Share
 
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.json"
@@ -62,10 +71,7 @@ class TaskResult:
         place = result_folder(folder, self.task)
         place.mkdir(parents=True, exist_ok=True)
         (place / METRICS_FILE).unlink(missing_ok=True)
-        predictions = [
-            {**dataclasses.asdict(p), "metadata": _plain(p.metadata)} for p in self.predictions
-        ]
-        _write(place / PREDICTIONS_FILE, predictions)
+        _write(place / PREDICTIONS_FILE, [_prediction_to_plain(p) for p in self.predictions])
         # Last, because its presence says that a result is complete.
         _write(place / METRICS_FILE, self.metrics())
         return place
@@ -140,6 +146,20 @@ def score_task(
     Raises:
       ScoringError: if the metric does not suit the questions.
     """
+    return score_shares(task, predictions, settings, ALONE, judge)
+
+
+def score_shares(
+    task: Task,
+    predictions: Sequence[TaskPrediction],
+    settings: Mapping[str, Any],
+    share: Share,
+    judge: Judge | None = None,
+) -> TaskResult:
+    """As `score_task`, where each process scores its share; all of them get the whole.
+
+    Scoring comes before the exchange because it may need what JSON doesn't hold, such as masks.
+    """
     metric = metric_named(task.metric, judge)
     scores = score_answers(
         metric,
@@ -147,7 +167,13 @@ def score_task(
         [p.metadata for p in predictions],
         [p.index for p in predictions],
     )
-    return TaskResult(task, settings, summarize(metric, scores), tuple(predictions))
+    found = list(zip(predictions, scores, strict=True))
+    if share.count > 1:
+        parts = share.gather([_with_scores_to_plain(p, s) for p, s in found])
+        found = [_with_scores_of(*entry) for part in parts for entry in part]
+        found.sort(key=lambda entry: entry[0].index)
+    summary = summarize(metric, [scores for _, scores in found])
+    return TaskResult(task, settings, summary, tuple(prediction for prediction, _ in found))
 
 
 def result_folder(folder: Path, task: Task) -> Path:
@@ -199,6 +225,21 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def _prediction_to_plain(prediction: TaskPrediction) -> dict[str, Any]:
+    return {**dataclasses.asdict(prediction), "metadata": _plain(prediction.metadata)}
+
+
+def _with_scores_to_plain(prediction: TaskPrediction, scores: Scores) -> list[dict[str, Any]]:
+    plain = {name: dataclasses.asdict(score) for name, score in scores.items()}
+    return [_prediction_to_plain(prediction), plain]
+
+
+def _with_scores_of(
+    prediction: Mapping[str, Any], scores: Mapping[str, Mapping[str, Any]]
+) -> tuple[TaskPrediction, dict[str, Score]]:
+    return TaskPrediction(**prediction), {name: Score(**s) for name, s in scores.items()}
 
 
 def _plain(value: Any) -> Any:

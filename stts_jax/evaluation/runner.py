@@ -12,15 +12,23 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from stts_jax.config import Config
-from stts_jax.data.evaluation_batches import Prompt, PromptBatches, prompt_batches
+from stts_jax.data.evaluation_batches import (
+    Prompt,
+    PromptBatches,
+    batches_of_prompts,
+    examples_of,
+)
 from stts_jax.data.questions import question_of
 from stts_jax.data.synthetic import DEFAULT_FOLDER
 from stts_jax.evaluation.metrics import Prediction, accuracy, accuracy_by_type
 from stts_jax.model.generation import Sampling, generate
 from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.parallel.mesh import mesh_of, place_whole_batch, rows_for
+from stts_jax.parallel.processes import ALONE, Share
 
 
 @dataclass(frozen=True)
@@ -98,8 +106,13 @@ def evaluate_split(
     frames_scale: float = 1.0,
     blind: bool = False,
     progress: bool = False,
+    share: Share = ALONE,
 ) -> Evaluation:
     """Answer `train`, `validation` or `test`.
+
+    The devices that the model lies on share the rows of every batch. Where these are of several
+    processes, all of them call this together. Where each process has a model of its own, `share`
+    says which questions it answers; all of them get all answers.
 
     Args:
       model: as trained; its configuration decides what is pruned.
@@ -110,23 +123,26 @@ def evaluate_split(
       frames_scale: times `data.max_frames` frames are taken.
       blind: drop every visual token, to see what the text alone gives away.
       progress: whether to show a bar (on a terminal).
+      share: of the questions, for this process.
     """
-    batches = prompt_batches(
+    examples = examples_of(config, split, data_dir)[:limit]
+    batches = batches_of_prompts(
         _with_model_of(config, model),
-        split,
+        share.of(examples),
         frames_scale=frames_scale,
-        limit=limit,
-        folder=data_dir,
+        rows=rows_for(config.eval.batch_rows, mesh_of(model)),
     )
     answers = answer(model, config, batches, blind=blind, progress=progress)
+    said = [(prompt.index, text) for prompt, text in answers.said]
+    parts = share.gather([said, answers.questions_per_s, answers.unreadable])
     return Evaluation(
         predictions=[
-            Prediction(question_of(prompt.source), str(prompt.source.video), said)
-            for prompt, said in answers.said
+            Prediction(question_of(examples[index]), str(examples[index].video), text)
+            for index, text in sorted((index, text) for part in parts for index, text in part[0])
         ],
         visual_tokens=answers.visual_tokens,
-        questions_per_s=answers.questions_per_s,
-        unreadable=answers.unreadable,
+        questions_per_s=sum(part[1] for part in parts),
+        unreadable=sum(part[2] for part in parts),
     )
 
 
@@ -139,7 +155,7 @@ def answer(
     progress: bool = False,
 ) -> Answers:
     """Answer every prompt of `batches`; see `evaluate_split`."""
-    settings = config.eval
+    settings, mesh = config.eval, mesh_of(model)
     sampling = Sampling(settings.temperature, settings.top_k, settings.top_p)
     answers: list[tuple[Prompt, str]] = []
     compiled, started, timed = None, 0.0, 0
@@ -149,7 +165,7 @@ def answer(
             batch["token_pooling"] = np.full_like(batch["token_pooling"], -1)
         tokens = generate(
             model,
-            {name: jax.numpy.asarray(array) for name, array in batch.items()},
+            place_whole_batch(batch, mesh),
             budget,
             max_new_tokens=settings.max_new_tokens,
             end_token=batches.tokenizer.eos_id,
@@ -157,7 +173,7 @@ def answer(
             key=jax.random.fold_in(jax.random.key(config.train.seed), number),
         )
         # Rows beyond the prompts are padding.
-        for prompt, row in zip(prompts, np.asarray(tokens), strict=False):
+        for prompt, row in zip(prompts, _fetched(tokens), strict=False):
             answers.append((prompt, batches.tokenizer.decode(row.tolist())))
         if budget != compiled:
             compiled, started, timed = budget, time.perf_counter(), 0
@@ -170,6 +186,13 @@ def answer(
         questions_per_s=timed / elapsed if timed else 0.0,
         unreadable=len(batches.bad.reasons),
     )
+
+
+def _fetched(tokens: jax.Array) -> np.ndarray:
+    """All rows, also those on devices of other processes."""
+    if tokens.is_fully_addressable:
+        return np.asarray(tokens)
+    return np.asarray(multihost_utils.process_allgather(tokens, tiled=True))
 
 
 def _with_model_of(config: Config, model: VideoLanguageModel) -> Config:

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from stts_jax.budget import Budget
@@ -18,6 +17,7 @@ from stts_jax.data.prompts import plainly_worded
 from stts_jax.data.video import Video, read_video
 from stts_jax.evaluation.runner import answer
 from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.parallel.mesh import mesh_of, place_whole_batch
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def kept_tokens(
     video = read_video(path, frames, config.data.fps)
     batches = _prompts(config, path, "", (), frames_scale)
     batch, _, budget = next(iter(batches))
-    arrays = {name: jnp.asarray(array) for name, array in batch.items()}
+    arrays = place_whole_batch(batch, mesh_of(model))
     keep, scores = _keep_and_scores(model, arrays, budget)
     count = len(video.frames)
     return Kept(video, np.asarray(keep)[0, :count], np.asarray(scores)[0, :count])
@@ -84,7 +84,7 @@ def _prompts(
     source = SourceExample((annotation,), video=path)
     if config.data.wording == "plain":
         source = plainly_worded(source)
-    return batches_of_prompts(config, [source], rows=1, frames_scale=frames_scale)
+    return batches_of_prompts(config, [(0, source)], rows=1, frames_scale=frames_scale)
 
 
 @partial(jax.jit, static_argnums=2)

@@ -12,11 +12,13 @@ from stts_jax.config import Config, replace
 from stts_jax.data.datasets.base import dataset_class
 from stts_jax.data.evaluation_batches import batches_of_prompts
 from stts_jax.data.example_chain import example_rng
-from stts_jax.evaluation.results import TaskPrediction, TaskResult, find_reusable, score_task
+from stts_jax.evaluation.results import TaskPrediction, TaskResult, find_reusable, score_shares
 from stts_jax.evaluation.runner import answer
 from stts_jax.evaluation.scoring.judge import Judge
 from stts_jax.evaluation.suites import Task
 from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.parallel.mesh import mesh_of, rows_for
+from stts_jax.parallel.processes import ALONE, Share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,7 @@ class TaskRun:
       progress: whether to show bars.
       judge: of free answers; they stay unjudged without one.
       notice: takes a line of text.
+      share: of the questions, for this process; see `evaluate_split`.
     """
 
     root: Path
@@ -38,12 +41,15 @@ class TaskRun:
     progress: bool = False
     judge: Judge | None = None
     notice: Callable[[str], None] = print
+    share: Share = ALONE
 
 
 def evaluate_tasks(
     model: VideoLanguageModel, config: Config, tasks: Sequence[Task], folder: Path, run: TaskRun
 ) -> list[TaskResult]:
     """Answer tasks that have no saved result of the same settings; all results, saved.
+
+    The first process saves. In the others, results that were saved before are left out.
 
     Args:
       model: as trained; its configuration decides what is pruned.
@@ -59,16 +65,24 @@ def evaluate_tasks(
     results = []
     budgets: dict[int, Budget] = {}
     for task in tasks:
-        saved = find_reusable(folder, task, settings)
-        for line in saved.differing:
-            run.notice(f"{task.label} is answered anew: {line}")
-        if saved.result is not None:
-            run.notice(f"{task.label}: the saved result is used")
-        result = saved.result or _answered(model, config, task, settings, run, budgets)
-        if saved.result is None:
+        saved = _saved(folder, task, settings, run) if run.share.index == 0 else None
+        if run.share.gather(saved is not None)[0]:
+            results += [saved] if saved is not None else []
+            continue
+        result = _answered(model, config, task, settings, run, budgets)
+        if run.share.index == 0:
             result.save(folder)
         results.append(result)
     return results
+
+
+def _saved(folder: Path, task: Task, settings: dict[str, Any], run: TaskRun) -> TaskResult | None:
+    found = find_reusable(folder, task, settings)
+    for line in found.differing:
+        run.notice(f"{task.label} is answered anew: {line}")
+    if found.result is not None:
+        run.notice(f"{task.label}: the saved result is used")
+    return found.result
 
 
 def _answered(
@@ -89,11 +103,15 @@ def _answered(
         config = replace(config, {"data.max_frames": frames})
     dataset = dataset_class(task.dataset)(run.root, task.split)
     count = len(dataset) if run.limit is None else min(run.limit, len(dataset))
-    examples = [dataset.get(index, example_rng(index, 0)) for index in range(count)]
+    examples = [(i, dataset.get(i, example_rng(i, 0))) for i, _ in run.share.of(range(count))]
     run.notice(f"{task.label}: {count} questions")
     frames = config.data.max_frames
     prompts = batches_of_prompts(
-        config, examples, frames_scale=run.frames_scale, budget=budgets.get(frames)
+        config,
+        examples,
+        frames_scale=run.frames_scale,
+        rows=rows_for(config.eval.batch_rows, mesh_of(model)),
+        budget=budgets.get(frames),
     )
     answers = answer(model, config, prompts, progress=run.progress)
     budgets[frames] = prompts.budget
@@ -103,7 +121,7 @@ def _answered(
         TaskPrediction(prompt.index, prompt.text, said, prompt.metadata)
         for prompt, said in answers.said
     ]
-    return score_task(task, predictions, settings, run.judge)
+    return score_shares(task, predictions, settings, run.share, run.judge)
 
 
 def _settings(model: VideoLanguageModel, config: Config, run: TaskRun) -> dict[str, Any]:

@@ -143,6 +143,36 @@ def require_even_rows(rows: int, mesh: Mesh) -> None:
         )
 
 
+def mesh_of(model: Any) -> Mesh | None:
+    """The mesh that a model's parameters lie on, None if they were placed without one."""
+    sharding = jax.tree.leaves(model)[0].sharding
+    return sharding.mesh if isinstance(sharding, NamedSharding) else None
+
+
+def rows_for(rows: int, mesh: Mesh | None) -> int:
+    """`rows`, or as few more as the devices can share evenly."""
+    parts = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    return -(-rows // parts) * parts
+
+
+def place_whole_batch(batch: Mapping[str, np.ndarray], mesh: Mesh | None) -> dict[str, jax.Array]:
+    """Place a batch that every process has all rows of.
+
+    Args:
+      batch: NumPy arrays, rows first.
+      mesh: to lie on, rows over `data` and `fsdp` if they can be shared evenly and whole on every
+        device otherwise; None for the default device.
+    """
+    if mesh is None:
+        return {name: jax.numpy.asarray(array) for name, array in batch.items()}
+    rows = next(iter(batch.values())).shape[0]
+    sharding = batch_sharding(mesh) if rows == rows_for(rows, mesh) else replicated(mesh)
+    return {
+        name: jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
+        for name, array in batch.items()
+    }
+
+
 def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
     """Place a batch: rows over `data` and `fsdp`.
 

@@ -1,0 +1,78 @@
+"""What the processes of a run, one a host, do together beside computing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of a list that one of several processes works on.
+
+    Attributes:
+      index: of the process.
+      count: of processes.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    @classmethod
+    def of_this_process(cls) -> Share:
+        """One part for each process of the run."""
+        return cls(jax.process_index(), jax.process_count())
+
+    def of(self, items: Sequence[T]) -> list[tuple[int, T]]:
+        """Every `count`-th item with its place in the list."""
+        return list(enumerate(items))[self.index :: self.count]
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes, in order; they wait for each other.
+
+        Args:
+          value: what JSON can hold; what comes back has been through it.
+        """
+        return [value] if self.count == 1 else _gather(value)
+
+
+ALONE = Share()
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes and prints for all."""
+    return jax.process_index() == 0
+
+
+def notice(text: str) -> None:
+    """Print a line, once for all processes."""
+    if is_first():
+        print(text, flush=True)
+
+
+def first_then_others(make: Callable[[], T]) -> T:
+    """Call `make` in the first process, and in the others once it is done there.
+
+    For what leaves files behind that the others then find, such as a converted checkpoint.
+    """
+    if jax.process_count() == 1:
+        return make()
+    found = [make()] if is_first() else []
+    multihost_utils.sync_global_devices("the first process is done")
+    return found[0] if found else make()
+
+
+def _gather(value: Any) -> list[Any]:
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.array([text.size])).reshape(-1)
+    padded = np.pad(text, (0, int(lengths.max()) - text.size))
+    rows = multihost_utils.process_allgather(padded)
+    return [json.loads(bytes(r[:n]).decode()) for r, n in zip(rows, lengths, strict=True)]
