@@ -2,6 +2,7 @@
 
 python -m stts_jax.data list
 python -m stts_jax.data check --mixture all-v5-video-academic-only --root DIR
+python -m stts_jax.data speed --config molmo2_4b_stts_50 --set data.train=my.jsonl
 """
 
 from __future__ import annotations
@@ -9,16 +10,25 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from stts_jax.config import ConfigError, load_config, replace
 from stts_jax.data.check import CheckOptions, Target, check, own_file, registered
 from stts_jax.data.check_report import details, table, write_report
 from stts_jax.data.datasets.base import Dataset, DatasetError, dataset_class, dataset_names
 from stts_jax.data.datasets.benchmarks import BENCHMARKS
 from stts_jax.data.datasets.mixtures import MIXTURES, mixture
+from stts_jax.data.rows import BudgetError
+from stts_jax.data.speed import lines as speed_lines
+from stts_jax.data.speed import measure
+from stts_jax.data.speed_clip import made_clip_set
+from stts_jax.data.synthetic import DEFAULT_FOLDER, SyntheticError
+from stts_jax.data.tokenizer import TokenizerError
 from stts_jax.data.usable import Selection, write_usable
 
+USER_ERRORS = (DatasetError, ConfigError, TokenizerError, SyntheticError, BudgetError)
 INCOMPLETE, WRONG_USE, INTERRUPTED = 1, 2, 130
 
 
@@ -32,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
-    except (DatasetError, OSError) as error:
+    except (*USER_ERRORS, OSError) as error:
         print(f"stts_jax.data: {error}", file=sys.stderr)
         return WRONG_USE
     except KeyboardInterrupt:
@@ -72,6 +82,22 @@ def check_all(options: argparse.Namespace) -> int:
         write_usable(options.write_usable, {state.selection: state.usable for state in states})
     complete = all(state.complete for state in states)
     return 0 if complete or options.what_is_there else INCOMPLETE
+
+
+def measure_speed(options: argparse.Namespace) -> int:
+    """Measure and print how fast the training set of a setup is read."""
+    for name in ("examples", "made_clip", "rate"):
+        value = getattr(options, name)
+        if value is not None and value <= 0:
+            raise DatasetError(f"--{name.replace('_', '-')} is {value}; it must be above 0")
+    config = load_config(options.config, options.overrides)
+    with tempfile.TemporaryDirectory() as folder:
+        if options.made_clip is not None:
+            path = made_clip_set(Path(folder), options.made_clip)
+            config = replace(config, {"data.train": str(path)})
+        found = measure(config, options.examples, folder=options.data_dir, progress=True)
+    print("\n".join(speed_lines(found, options.rate)))
+    return 0
 
 
 def _targets(options: argparse.Namespace) -> Iterator[Target]:
@@ -128,7 +154,25 @@ def _parser() -> argparse.ArgumentParser:
     checking = commands.add_parser("check", help="find out what is missing or damaged")
     checking.set_defaults(command=check_all)
     _add_check_options(checking)
+    timing = commands.add_parser("speed", help="measure decoding, preprocessing and packing")
+    timing.set_defaults(command=measure_speed)
+    _add_speed_options(timing)
     return parser
+
+
+def _add_speed_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--config", default="tiny", help="a setup of configs/, or a file (%(default)s)")
+    add("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="overrides", help="settings")
+    add("--examples", type=int, default=32, metavar="N", help="to read (%(default)s)")
+    add("--rate", type=float, metavar="N", help="examples a second that training takes")
+    add(
+        "--made-clip",
+        type=float,
+        metavar="SECONDS",
+        help="read a made clip of 1280 x 720 of that length instead of data.train",
+    )
+    add("--data-dir", type=Path, default=DEFAULT_FOLDER, help="of the procedural set")
 
 
 def _add_check_options(parser: argparse.ArgumentParser) -> None:

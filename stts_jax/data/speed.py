@@ -1,0 +1,162 @@
+"""How fast examples are read, prepared and packed: videos a second that one core makes.
+
+Times are of processors, not of the clock: they add up the threads of a stage, and other programs
+hardly change them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grain
+from tqdm import tqdm
+
+from stts_jax.budget import row_budget
+from stts_jax.config import Config
+from stts_jax.data.bad_examples import READING_ERRORS
+from stts_jax.data.chains import chain_of
+from stts_jax.data.datasets.base import DatasetError
+from stts_jax.data.example_chain import ExampleChain, example_rng
+from stts_jax.data.mixture_order import MixtureOrder
+from stts_jax.data.packing import pack_examples
+from stts_jax.data.rows import example_sizes, stack_rows
+from stts_jax.data.sources import Source, sources_of
+from stts_jax.data.synthetic import DEFAULT_FOLDER
+
+STAGES = ("decode", "preprocess", "pack")
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Processor time of the stages.
+
+    Attributes:
+      seconds: of each of the `STAGES`. Decoding includes reading the file and resizing frames;
+        preprocessing makes patches, text and tokens; packing chooses rows and stacks batches.
+      examples: that were read, each with one video, its images, or text alone.
+      frames: of all of them.
+      unreadable: others that were left out.
+    """
+
+    seconds: dict[str, float]
+    examples: int
+    frames: int
+    unreadable: int
+
+    @property
+    def total(self) -> float:
+        """Seconds of all stages."""
+        return sum(self.seconds.values())
+
+    @property
+    def per_second(self) -> float:
+        """Examples that one core brings from the file to a batch in a second."""
+        return self.examples / self.total
+
+    def cores_for(self, rate: float) -> int:
+        """Cores that a consumer of `rate` examples a second needs."""
+        return math.ceil(rate / self.per_second)
+
+
+def measure(
+    config: Config, examples: int, *, folder: Path = DEFAULT_FOLDER, progress: bool = False
+) -> Speed:
+    """Bring examples of the training set to batches, in this process and one after another.
+
+    Args:
+      config: of the run; `data.train` is read in the order of training.
+      examples: to read.
+      folder: of the procedural set.
+      progress: whether to show a bar (on a terminal).
+
+    Raises:
+      DatasetError: if none can be read. See also `sources_of` and `Tokenizer.load`.
+    """
+    sources = sources_of(config, "train", folder)
+    chains = tuple(chain_of(config, p_high_res=source.p_high_res or 0.0) for source in sources)
+    seconds = dict.fromkeys(STAGES, 0.0)
+    items, unreadable, frames = [], 0, 0
+    bar = tqdm(_drawn(config, sources, chains, examples), total=examples, unit="example",
+               desc="reading", disable=None if progress else True)  # fmt: skip
+    for source, chain, index, epoch in bar:
+        rng = example_rng(source.number(index), epoch, config.data.seed)
+        try:
+            example = source.get(index, rng)
+            with _timed(seconds, "decode"):
+                media = chain.load(example, rng)
+            with _timed(seconds, "preprocess"):
+                made = chain.prepare(example, media, "train", rng, source.weight).arrays
+        except READING_ERRORS:
+            unreadable += 1
+            continue
+        frames += int(made["num_images"][0])
+        items.append({"example": made, "sizes": example_sizes(made, config.model)})
+    if not items:
+        raise DatasetError(
+            f"none of {examples} examples of '{config.data.train}' can be read; look into them "
+            "with `python -m stts_jax.data check`"
+        )
+    with _timed(seconds, "pack"):
+        _pack(items, config)
+    return Speed(seconds, len(items), frames, unreadable)
+
+
+def lines(speed: Speed, rate: float | None = None) -> list[str]:
+    """What was measured, as a table.
+
+    Args:
+      speed: that was measured.
+      rate: examples a second that a consumer takes, to say how many cores it needs.
+    """
+    per_frame = speed.frames / speed.examples
+    told = [f"{speed.examples} examples of {per_frame:.1f} frames on the average, on one core:"]
+    told += [f"{'stage':<12}{'ms/example':>12}{'examples/s':>12}{'share':>8}"]
+    for stage, seconds in [*speed.seconds.items(), ("all", speed.total)]:
+        each = seconds / speed.examples
+        told.append(
+            f"{stage:<12}{1e3 * each:12.2f}{1 / max(each, 1e-9):12.2f}{seconds / speed.total:8.0%}"
+        )
+    if speed.unreadable:
+        told.append(f"{speed.unreadable} others could not be read")
+    if rate is not None:
+        told.append(f"{rate:g} examples a second need {speed.cores_for(rate)} cores")
+    return told
+
+
+def _drawn(
+    config: Config, sources: Sequence[Source], chains: Sequence[ExampleChain], count: int
+) -> Iterator[tuple[Source, ExampleChain, int, int]]:
+    order = MixtureOrder(
+        [len(source) for source in sources],
+        [source.rate for source in sources],
+        seed=config.data.seed,
+    )
+    for number in range(count):
+        draw = order[number]
+        yield sources[draw.source], chains[draw.source], draw.index, draw.epoch
+
+
+def _pack(items: list[dict[str, Any]], config: Config) -> None:
+    """As the pipeline does."""
+    stream = grain.MapDataset.source(items).to_iter_dataset(
+        grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    )
+    rows = iter(pack_examples(stream, row_budget(config.model, config.data), config.model))
+    while batch := list(itertools.islice(rows, config.data.batch_rows)):
+        stack_rows(batch)
+
+
+@contextlib.contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.process_time()
+    try:
+        yield
+    finally:
+        seconds[stage] += time.process_time() - start
