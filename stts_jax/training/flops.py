@@ -1,0 +1,207 @@
+"""FLOPs counted from the sizes: what a step must do, and what it does again to save memory.
+
+A compiler's own count takes the body of a scan once and a kernel hardly at all, so it is no good
+for utilisation. One multiplication with its addition is 2 FLOPs; norms, rotations, softmax and
+the optimizer are left out, as is common. Attention counts the pairs that may see each other, not
+those that a dense product makes on top of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stts_jax.budget import Budget
+from stts_jax.config import Config, ModelConfig
+
+# Of a training step, in units of the forward pass: gradients of inputs and of parameters.
+_BACKWARD = 2
+
+
+@dataclass(frozen=True)
+class PartFlops:
+    """FLOPs of one part of the model.
+
+    Attributes:
+      name: `vit_before` and `vit_after` the prune, `scorer`, `connector`, `llm`, `head`.
+      forward: of the forward pass.
+      backward: of the backward pass, 0 without training.
+      recompute: of what the backward pass makes a second time.
+    """
+
+    name: str
+    forward: float
+    backward: float = 0.0
+    recompute: float = 0.0
+
+
+@dataclass(frozen=True)
+class StepFlops:
+    """FLOPs of one step over all devices."""
+
+    parts: tuple[PartFlops, ...]
+
+    @property
+    def model(self) -> float:
+        """What the step must do: forward and backward. Utilisation (MFU) is made of this."""
+        return sum(part.forward + part.backward for part in self.parts)
+
+    @property
+    def recompute(self) -> float:
+        """What is done again to save memory."""
+        return sum(part.recompute for part in self.parts)
+
+    @property
+    def executed(self) -> float:
+        """All of it."""
+        return self.model + self.recompute
+
+
+def training_flops(config: Config, budget: Budget, rows: int) -> StepFlops:
+    """FLOPs of one training step.
+
+    Args:
+      config: of the run; `model.remat` decides what is made again.
+      budget: static sizes of a row; full rows are assumed.
+      rows: in the batch, over all devices.
+    """
+    forward = forward_flops(config.model, budget)
+    attention = attention_flops(config.model, budget)
+    frozen_head = config.train.freeze_base_embedding and config.model.llm.tied_head
+    blocks = config.model.remat == "blocks"
+    parts = []
+    for name, flops in forward.items():
+        flops *= rows
+        backward = flops * (1 if name == "head" and frozen_head else _BACKWARD)
+        # Attention always makes its scores again, and once more inside a block that is made again;
+        # so does each chunk of logits.
+        again = attention.get(name, 0.0) * rows
+        if name == "head" or (blocks and name in ("vit_before", "vit_after", "llm")):
+            again += flops
+        parts.append(PartFlops(name, flops, backward, again))
+    return StepFlops(tuple(parts))
+
+
+def prefill_flops(model: ModelConfig, budget: Budget, rows: int) -> StepFlops:
+    """FLOPs of reading prompts: the forward pass, with logits of one position a row."""
+    forward = forward_flops(model, budget) | {"head": head_flops(model, 1)}
+    return StepFlops(tuple(PartFlops(name, flops * rows) for name, flops in forward.items()))
+
+
+def decode_flops(model: ModelConfig, cached: int, rows: int) -> StepFlops:
+    """FLOPs of one more token of each row, against a cache of `cached` places."""
+    llm = model.llm
+    attend = _attention(cached, llm.heads * llm.head_dim) * llm.layers
+    parts = {"llm": llm_token_flops(model) + attend, "head": head_flops(model, 1)}
+    return StepFlops(tuple(PartFlops(name, flops * rows) for name, flops in parts.items()))
+
+
+def forward_flops(model: ModelConfig, budget: Budget) -> dict[str, float]:
+    """FLOPs of the forward pass of one full row, by part; see `PartFlops`."""
+    vit, prune = model.vit, model.prune
+    attention = attention_flops(model, budget)
+    dense = vit.depth if prune.method == "none" else prune.last_dense_layer + 1
+    patches = budget.frames * vit.patches
+    kept = budget.patches if _prunes_patches(model) else patches
+    embed = 2 * patches * vit.patch_dim * vit.width
+    parts = {
+        "vit_before": embed
+        + patches * dense * vit_token_flops(model)
+        + attention.get("vit_before", 0.0),
+        "vit_after": kept * (vit.depth - dense) * vit_token_flops(model)
+        + attention.get("vit_after", 0.0),
+        "scorer": scorer_frame_flops(model) * budget.frames if prune.method == "scorer" else 0.0,
+        "connector": connector_token_flops(model) * budget.visual,
+        "llm": budget.tokens * llm_token_flops(model) + attention["llm"],
+        # Only tokens of text can bear a loss.
+        "head": head_flops(model, budget.text),
+    }
+    return {name: float(flops) for name, flops in parts.items() if flops}
+
+
+def attention_flops(model: ModelConfig, budget: Budget) -> dict[str, float]:
+    """Of these, what attention's two products take, of pairs that may see each other.
+
+    Kept patches are taken to be spread evenly over the frames that may lose any; first frames
+    lose none. Examples are taken to be alike.
+    """
+    vit, prune, llm = model.vit, model.prune, model.llm
+    inner = vit.heads * vit.head_dim
+    dense = vit.depth if prune.method == "none" else prune.last_dense_layer + 1
+    whole = budget.frames * vit.patches**2
+    after = _kept_pairs(model, budget) if _prunes_patches(model) else whole
+    parts = {
+        "vit_before": dense * _attention(whole, inner),
+        "vit_after": (vit.depth - dense) * _attention(after, inner),
+        "llm": llm.layers * _attention(_token_pairs(model, budget), llm.heads * llm.head_dim),
+    }
+    return {name: float(flops) for name, flops in parts.items() if flops}
+
+
+def vit_token_flops(model: ModelConfig) -> float:
+    """One patch through one block, without attention's two products."""
+    vit = model.vit
+    inner = vit.heads * vit.head_dim
+    return 2.0 * (4 * vit.width * inner + 2 * vit.width * vit.mlp_width)
+
+
+def scorer_frame_flops(model: ModelConfig) -> float:
+    """One frame through the scorer."""
+    vit, tokens = model.vit, model.tokens_per_frame
+    inner, slots = vit.heads * vit.head_dim, model.prune.pooling**2
+    project = 2 * vit.width * inner * (2 * tokens + 2 * tokens * slots)
+    hidden = vit.mlp_width
+    rate = 2 * tokens * (2 * vit.width * hidden + hidden * hidden + hidden)
+    return float(project + _attention(tokens * slots, inner) + rate)
+
+
+def connector_token_flops(model: ModelConfig) -> float:
+    """One visual token through the connector."""
+    vit, connector = model.vit, model.connector
+    slots = max(model.prune.pooling, connector.image_pooling) ** 2
+    features = vit.width * len(vit.feature_layers)
+    inner = connector.heads * connector.head_dim
+    pool = 2 * inner * (features * (1 + 2 * slots) + connector.width)
+    project = 2 * connector.mlp_width * (2 * connector.width + model.llm.width)
+    return float(pool + _attention(slots, inner) + project)
+
+
+def llm_token_flops(model: ModelConfig) -> float:
+    """One token through all blocks, without attention's two products."""
+    llm = model.llm
+    queries, keys = llm.heads * llm.head_dim, llm.kv_heads * llm.head_dim
+    projections = llm.width * (2 * queries + 2 * keys)
+    return 2.0 * llm.layers * (projections + 3 * llm.width * llm.mlp_width)
+
+
+def head_flops(model: ModelConfig, positions: int) -> float:
+    """Logits of `positions` tokens."""
+    return 2.0 * positions * model.llm.width * model.llm.vocab_size
+
+
+def _attention(pairs: float, inner: int) -> float:
+    """Both products of attention over `pairs` pairs of query and key."""
+    return 4.0 * pairs * inner
+
+
+def _prunes_patches(model: ModelConfig) -> bool:
+    prune = model.prune
+    return prune.method != "none" and prune.topk > 0 and prune.pruning_in_scorer
+
+
+def _kept_pairs(model: ModelConfig, budget: Budget) -> float:
+    patches, videos = model.vit.patches, min(budget.examples, budget.frames)
+    later = max(budget.frames - videos, 0)
+    left = max(budget.patches - videos * patches, 0)
+    return videos * patches**2 + (left**2 / later if later else 0.0)
+
+
+def _token_pairs(model: ModelConfig, budget: Budget) -> float:
+    """Pairs that see each other in a row: causal, and the visual tokens of an example both ways."""
+    videos = budget.examples
+    tokens, visual = budget.tokens / videos, budget.visual / videos
+    ahead = {
+        "none": 0.0,
+        "image_tokens": visual * (visual - 1) / 2,
+        "within_image": visual * (visual / max(budget.frames / videos, 1) - 1) / 2,
+    }[model.llm.bidirectional]
+    return videos * (tokens * (tokens + 1) / 2 + max(ahead, 0.0))
