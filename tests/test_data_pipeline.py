@@ -213,6 +213,15 @@ def test_short_videos_fill_a_row_together(folder):
     assert set(np.unique(batch["subsegment_ids"] // 100000)) == {-1, 0, 1, 2}
 
 
+def test_rows_are_counted_as_they_are_handed_over(folder):
+    with training_batches(config_for(folder)) as batches:
+        found = [next(batches) for _ in range(3)]
+        rates = batches.fill_rates
+    assert rates.rows == 12
+    used = sum((batch["num_images"].clip(0)).sum() for batch in found)
+    assert rates.as_dict()["frames"] == used / (12 * rates.budget.frames)
+
+
 def test_epochs_see_every_example_once_in_a_new_order(folder):
     def seen(batch):
         return [row.tobytes() for row in batch["images"]]

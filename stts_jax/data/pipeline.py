@@ -20,13 +20,14 @@ import numpy as np
 from absl import flags
 
 from stts_jax.budget import Budget, row_budget
-from stts_jax.config import Config, ConfigError
+from stts_jax.config import Config, ConfigError, ModelConfig
 from stts_jax.data.bad_examples import READING_ERRORS, BadExamples, Unreadable
 from stts_jax.data.chains import chain_of
 from stts_jax.data.example_chain import ExampleChain, example_rng
+from stts_jax.data.fill_rates import FillRates
 from stts_jax.data.mixture_order import Draw, MixtureOrder
 from stts_jax.data.packing import pack_examples
-from stts_jax.data.rows import example_sizes, stack_rows
+from stts_jax.data.rows import example_sizes, row_sizes, stack_rows
 from stts_jax.data.sources import Source, sources_of
 from stts_jax.data.synthetic import DEFAULT_FOLDER
 
@@ -73,10 +74,15 @@ class TrainingBatches:
       budget: of every row.
       bad: account of examples that could not be read.
       examples: number of examples in an epoch, over all processes.
+      fill_rates: how full the rows are that have been handed over.
     """
 
-    def __init__(self, dataset: grain.IterDataset, budget: Budget, bad: BadExamples) -> None:
+    def __init__(
+        self, dataset: grain.IterDataset, budget: Budget, bad: BadExamples, model: ModelConfig
+    ) -> None:
         self.budget, self.bad, self.examples = budget, bad, bad.total
+        self.fill_rates = FillRates(budget)
+        self._model = model
         self._iterator: grain.DatasetIterator | None = iter(dataset)
         atexit.register(self.close)  # an open one may not outlive the interpreter
 
@@ -84,7 +90,9 @@ class TrainingBatches:
         return self
 
     def __next__(self) -> Batch:
-        return next(self._open)
+        batch = next(self._open)
+        self.fill_rates.add(row_sizes(batch, self._model))
+        return batch
 
     @property
     def _open(self) -> grain.DatasetIterator:
@@ -164,7 +172,7 @@ def training_batches(
     stream = grain.experimental.ThreadPrefetchIterDataset(
         stream, prefetch_buffer_size=PREPARED_BATCHES
     )
-    return TrainingBatches(stream, budget, bad)
+    return TrainingBatches(stream, budget, bad, model)
 
 
 def _accept_flags() -> None:
