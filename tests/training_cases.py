@@ -7,6 +7,8 @@ from random_batches import IMAGE, MULTI_IMAGE, TEXT, VIDEO, random_batch
 
 from stts_jax.budget import row_budget
 from stts_jax.config import Config, load_config
+from stts_jax.data.fill_rates import FillRates
+from stts_jax.data.rows import row_sizes
 from stts_jax.parallel.mesh import make_mesh, shard_batch
 from stts_jax.training.step import TrainState, abstract_state, init_state, make_train_step
 
@@ -38,6 +40,7 @@ SMALL = (
     "data.row_examples=2",
     "data.row_text_tokens=40",
     "data.batch_rows=8",
+    "train.optimizer=adamw",
     "train.steps=8",
     "train.evaluate_every=0",
     "train.save_every=4",
@@ -86,3 +89,32 @@ def batch_for(config: Config, seed: int, mesh=None, **options):
     options.setdefault("kinds", ALL_KINDS)
     batch = random_batch(config.model, budget, config.data.batch_rows, seed, **options)
     return shard_batch(batch, mesh or single_mesh())
+
+
+class FakeBatches:
+    """Stands for the pipeline: numbered random batches, of which each part has its rows."""
+
+    def __init__(self, config, *, process_index=0, process_count=1, **_):
+        self.config, self.number = config, 0
+        self.part, self.parts = process_index, process_count
+        self.budget = row_budget(config.model, config.data)
+        self.fill_rates = FillRates(self.budget)
+
+    def __next__(self):
+        self.number += 1
+        rows = self.config.data.batch_rows
+        batch = random_batch(self.config.model, self.budget, rows, self.number, ALL_KINDS)
+        size = rows // self.parts
+        batch = {k: v[self.part * size : (self.part + 1) * size] for k, v in batch.items()}
+        self.fill_rates.add(row_sizes(batch, self.config.model))
+        return batch
+
+    def get_state(self):
+        return {"number": self.number, "part": self.part}
+
+    def set_state(self, state):
+        assert state["part"] == self.part
+        self.number = state["number"]
+
+    def close(self):
+        pass

@@ -36,6 +36,7 @@ from stts_jax.config.run import (
 )
 from stts_jax.config.train import (
     GroupConfig,
+    MeshConfig,
     TrainConfig,
 )
 
@@ -52,6 +53,7 @@ __all__ = [
     "EvalConfig",
     "GroupConfig",
     "LlmConfig",
+    "MeshConfig",
     "ModelConfig",
     "Packing",
     "PruneConfig",

@@ -21,6 +21,31 @@ class GroupConfig:
 
 
 @dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis of the mesh; the product is the number of devices.
+
+    Attributes:
+      data: copies of the parameters. 0 takes the devices that are left.
+      fsdp: parts that parameters and optimizer state are cut into, gathered layer by layer. 0
+        takes the devices that are left. If data is 0 too, all that is left goes to `fsdp` where
+        the state would fill much of a device, and to `data` where it is small.
+      tensor: parts that heads and hidden widths are cut into.
+      context: parts that long rows are cut into.
+    """
+
+    data: int = 0
+    fsdp: int = 0
+    tensor: int = 1
+    context: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least in (("data", 0), ("fsdp", 0), ("tensor", 1), ("context", 1)):
+            value = getattr(self, name)
+            hint = "0 (what is left) or more" if least == 0 else "1 or more"
+            require(value >= least, f"train.mesh.{name} is {value}; use {hint}")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Optimisation (the paper's recipe: PEERS 1.7, MODEL 5.1).
 
@@ -35,6 +60,7 @@ class TrainConfig:
       log_every, evaluate_every, save_every: steps; 0 turns the thing off.
       evaluate_examples: questions of the validation set that are answered then, the first.
       keep_checkpoints: that many of the newest are kept.
+      mesh: how devices share the work.
     """
 
     steps: int = 6250
@@ -57,6 +83,7 @@ class TrainConfig:
     evaluate_examples: int = 256
     save_every: int = 500
     keep_checkpoints: int = 2
+    mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self) -> None:
         require_positive("train", self, "steps", "clip", "epsilon", "keep_checkpoints")

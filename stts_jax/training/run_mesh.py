@@ -1,0 +1,98 @@
+"""The mesh of a run: as the config says, or chosen by what must fit on a device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+from jax.sharding import Mesh
+
+from stts_jax.config import Config, ConfigError
+from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.parallel.mesh import make_mesh, require_even_rows
+from stts_jax.parallel.parameters import count_parameters
+
+# Float32 parameters, gradients and two moments.
+_BYTES_A_PARAMETER = 16
+# Above this share of a device's memory the state is cut up; the rest is for activations.
+_LARGE_STATE = 0.25
+
+
+def run_mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh that a run is trained on.
+
+    Args:
+      config: `train.mesh` says how many devices lie along each axis; see `MeshConfig`.
+      devices: to use, by default all.
+
+    Raises:
+      ConfigError: if the axes don't take up all devices, or can't share rows, heads or widths.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    mesh = make_mesh(mesh_shape(config, len(devices), device_memory(devices[0])), devices)
+    require_even_rows(config.data.batch_rows, mesh)
+    _require_even_widths(config, mesh.shape["tensor"])
+    return mesh
+
+
+def mesh_shape(config: Config, devices: int, memory: int | None = None) -> dict[str, int]:
+    """Devices along each axis.
+
+    Args:
+      config: of the run.
+      devices: how many there are.
+      memory: bytes of each of them, None where unknown.
+
+    Raises:
+      ConfigError: if `train.mesh` doesn't take up all devices.
+    """
+    wanted = config.train.mesh
+    shape = {axis: getattr(wanted, axis) for axis in ("data", "fsdp", "tensor", "context")}
+    given = math.prod(size for size in shape.values() if size)
+    open_axes = [axis for axis, size in shape.items() if not size]
+    if devices % given or (not open_axes and given != devices):
+        raise ConfigError(
+            f"train.mesh is {_text(shape)}, which is {given} devices, but there are {devices}; "
+            "make the product of its axes that number, or set data or fsdp to 0 to take what is "
+            "left"
+        )
+    if len(open_axes) == 2:
+        open_axes = ["fsdp"] if _fills(config, memory) else ["data"]
+    for axis, size in shape.items():
+        if not size:
+            shape[axis] = devices // given if axis in open_axes else 1
+    return shape
+
+
+def device_memory(device: jax.Device) -> int | None:
+    """Bytes that a device has, None where it doesn't tell (CPUs)."""
+    statistics = device.memory_stats() if device.platform != "cpu" else None
+    return statistics.get("bytes_limit") if statistics else None
+
+
+def _fills(config: Config, memory: int | None) -> bool:
+    if memory is None:
+        return False
+    model = jax.eval_shape(lambda: VideoLanguageModel(config.model, key=jax.random.key(0)))
+    return count_parameters(model) * _BYTES_A_PARAMETER > _LARGE_STATE * memory
+
+
+def _require_even_widths(config: Config, tensor: int) -> None:
+    model = config.model
+    sizes = {
+        "model.llm.heads": model.llm.heads,
+        "model.llm.mlp_width": model.llm.mlp_width,
+        "model.vit.heads": model.vit.heads,
+        "model.vit.mlp_width": model.vit.mlp_width,
+    }
+    for name, size in sizes.items():
+        if size % tensor:
+            raise ConfigError(
+                f"train.mesh.tensor is {tensor}, but {name} is {size}, no multiple of it; choose a "
+                f"divisor of {math.gcd(*sizes.values())}"
+            )
+
+
+def _text(shape: Mapping[str, int]) -> str:
+    return "{" + ", ".join(f"{axis} = {size}" for axis, size in shape.items()) + "}"
