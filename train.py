@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from convert.cache import local_checkpoint
 from stts_jax.command_line import add_set_option, run
@@ -13,7 +17,9 @@ from stts_jax.config import Config, config_names, load_config
 from stts_jax.data.synthetic import DEFAULT_FOLDER
 from stts_jax.evaluation.runner import evaluate_split
 from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.training.distributed import join_processes, several_processes
 from stts_jax.training.loop import Evaluate, train
+from stts_jax.training.start import notice
 
 EXAMPLES = """\
 examples:
@@ -23,6 +29,8 @@ examples:
 
 Run the same command again to go on after an interruption. OUTPUT gets config.json, metrics.jsonl,
 loss.png and checkpoints/. Setups are the files in configs/; a .toml or .json file will do as well.
+On several hosts, start this command once on each: docs/running.md has the launch lines.
+SIGTERM and Ctrl-C save and leave, with exit code 143 and 130.
 """
 
 
@@ -72,12 +80,14 @@ def evaluation(config: Config, data_dir: Path) -> Evaluate:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train; the exit code."""
     options = parse(arguments)
+    summary: dict[str, Any] = {}
 
     def command() -> None:
         config = load_config(options.config, options.overrides)
+        join_processes()
         wanted = config.train.evaluate_every > 0
         start = options.init_from and local_checkpoint(options.init_from)
-        summary = train(
+        found = train(
             config,
             options.output,
             init_from=start,
@@ -85,10 +95,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             evaluate=evaluation(config, options.data_dir) if wanted else None,
             data_dir=options.data_dir,
         )
-        if not summary["stopped"]:
-            print(f"done at step {summary['step']}; everything is in '{options.output}'")
+        summary.update(found)
+        if not found["stopped"]:
+            notice(f"done at step {found['step']}; everything is in '{options.output}'")
 
-    return run("train.py", command)
+    try:
+        code = run("train.py", command)
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    if summary.get("stopped"):
+        # As if the signal had ended it: what restarts jobs must not take this for the end.
+        code = 128 + signal.Signals[summary["stopped_by"]]
+    # What still waits for data or a compiler would not let the program end. Nor would JAX let one
+    # of several processes that failed: it would wait for the others, and they for it.
+    if summary.get("left_running") or (code and several_processes()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 if __name__ == "__main__":

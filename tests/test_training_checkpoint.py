@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import resource
+import shutil
+import signal
 
 import jax
 import numpy as np
@@ -12,6 +15,7 @@ from training_cases import KEY, batch_for, fresh_state, single_mesh, small_confi
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import make_mesh
 from stts_jax.parallel.parameters import named_parameters
+from stts_jax.training import run_checkpoints
 from stts_jax.training.checkpoint import (
     CheckpointError,
     checkpoint_steps,
@@ -22,7 +26,7 @@ from stts_jax.training.checkpoint import (
     require_writable,
     save_model,
 )
-from stts_jax.training.run_checkpoints import Checkpoints, restore_latest
+from stts_jax.training.run_checkpoints import Checkpoints, require_room, restore_latest
 from stts_jax.training.step import abstract_state
 
 DATA = {"parent": {"next_index": 3}, "counts": [1, 2]}
@@ -60,7 +64,7 @@ def run(tmp_path_factory):
         for step in (1, 2, 3):
             state, _ = train_step()(state, batch_for(config, step), KEY)
             saved.append(jax.tree.map(lambda leaf: np.array(leaf, copy=True), state))
-            checkpoints.save(state, step, 10.0 * step, DATA | {"step": step})
+            checkpoints.save(state, step, {"step": 10.0 * step}, {0: DATA | {"step": step}})
         for seed in range(3):
             state, _ = train_step()(state, batch_for(config, seed), KEY)
     return output, saved[-1]
@@ -70,7 +74,7 @@ def test_state_comes_back_bit_for_bit(run):
     output, saved = run
     state, progress = restore_latest(output, shapes_of(small_config()))
     assert_equal(state, saved)
-    assert (progress.step, progress.seconds) == (3, 30.0)
+    assert (progress.step, progress.seconds) == (3, {"step": 30.0})
     assert progress.data == [DATA | {"step": 3}]
 
 
@@ -190,3 +194,90 @@ def test_a_checkpoint_holds_plain_names(run):
     saved = ocp.checkpointables_metadata(find_checkpoint(run[0]))
     assert set(saved.metadata["model"]) == set(named_parameters(fresh_state().model))
     assert json.loads(json.dumps(saved.custom_metadata))["step"] == 3
+
+
+def copied(run, tmp_path):
+    output = tmp_path / "copy"
+    shutil.copytree(run[0], output)
+    return output, output / "checkpoints" / "3"
+
+
+def cut_short(folder):
+    """As after a crash of the machine: the names are there, the bytes are not."""
+    largest = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+
+
+def without_the_optimizer(folder):
+    shutil.rmtree(folder / "optimizer")
+
+
+def without_sense(folder):
+    (folder / "_CHECKPOINT_METADATA").write_text("{")
+
+
+@pytest.mark.parametrize("harm", [cut_short, without_the_optimizer, without_sense])
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(run, tmp_path, harm):
+    output, newest = copied(run, tmp_path)
+    harm(newest)
+    notices = []
+    state, progress = restore_latest(output, shapes_of(small_config()), notices.append)
+    assert progress.step == int(state.step) == 2
+    assert len(notices) == 1 and f"checkpoint '{newest}' is damaged (" in notices[0]
+    assert checkpoint_steps(output) == [2] and (output / "damaged" / "3").is_dir()
+    cut_short(output / "checkpoints" / "2")
+    with pytest.raises(CheckpointError, match=r"every checkpoint in .* is damaged.*--no-resume"):
+        restore_latest(output, shapes_of(small_config()), notices.append)
+
+
+def test_another_setup_is_no_damage(run, tmp_path):
+    output, newest = copied(run, tmp_path)
+    with pytest.raises(CheckpointError, match="doesn't fit this setup"):
+        restore_latest(output, shapes_of(small_config("model.vit.mlp_width=40")))
+    assert newest.is_dir()
+
+
+def test_the_best_is_kept_beside_the_newest(tmp_path):
+    state = fresh_state()
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        assert checkpoints.best is None
+        for step, accuracy in ((1, 0.2), (2, 0.7), (3, None), (4, None)):
+            checkpoints.save(state, step, {}, {0: None})
+            if accuracy:
+                checkpoints.mark_best(step, accuracy)
+    assert checkpoint_steps(tmp_path) == [2, 4]
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        assert checkpoints.best == {"step": 2, "accuracy": 0.7}
+        checkpoints.save(state, 5, {}, {0: None})
+        checkpoints.mark_best(5, 0.9)
+        checkpoints.save(state, 6, {}, {0: None})
+    assert checkpoint_steps(tmp_path) == [5, 6]
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+    state = shapes_of(small_config())
+    require_room(tmp_path, state)
+    full = lambda _: type("Usage", (), {"free": 1000})  # noqa: E731
+    monkeypatch.setattr(run_checkpoints.shutil, "disk_usage", full)
+    with pytest.raises(
+        CheckpointError, match=r"has 0\.00 GB left, but a checkpoint takes 0\.00 GB"
+    ):
+        require_room(tmp_path, state)
+
+
+def test_a_disk_that_fills_up_in_the_middle_is_one_sentence(tmp_path):
+    """A limit on the size of files stands for the full disk; both end in the same write error."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    state = fresh_state()
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        with (
+            pytest.raises(CheckpointError, match=r"the checkpoint in .* cannot be written: .*room"),
+            Checkpoints(tmp_path, keep=1) as checkpoints,
+        ):
+            checkpoints.save(state, 1, {}, {0: None})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert checkpoint_steps(tmp_path) == []

@@ -4,24 +4,26 @@ import json
 import os
 import re
 import signal
+import time
 
 import numpy as np
 import pytest
-from random_batches import random_batch
-from training_cases import ALL_KINDS, fresh_state, single_mesh, small_config, train_step
+from training_cases import FakeBatches, fresh_state, single_mesh, small_config, train_step
 
 import train as command
-from stts_jax.budget import row_budget
-from stts_jax.training import loop
+from stts_jax.training import loop, start
 from stts_jax.training.checkpoint import CheckpointError, checkpoint_steps
-from stts_jax.training.log import Clock, MetricsLog, Window, read_metrics
+from stts_jax.training.clock import Clock
+from stts_jax.training.log import MetricsLog, Window, log_line, read_metrics
 from stts_jax.training.loop import TrainingError, train
 from stts_jax.training.plots import plot_training
+from stts_jax.training.utilization import Throughput
 
 LINE = re.compile(
-    r"step \d+/\d+ \(\d+\.\d %\) \| loss \d+\.\d{4} \| aux \d+\.\d{4} \| acc \d+\.\d % \| "
-    r"lr \d\.\de-\d\d \| gnorm \d+\.\d\d \| kept \d+ % \| \d+\.\d\d steps/s \| data wait \d+ % \| "
-    r"ETA (\d+ days?, )?\d+:\d\d:\d\d"
+    r"step \d+/\d+ \(\d+\.\d %\) \| loss \d+\.\d{4} \| aux \d+\.\d{4} \| lr \d\.\de-\d\d \| "
+    r"gnorm \d+\.\d\d \| kept \d+ % \| \d+ tok/s/dev \| (MFU \d+\.\d % \| )?(fill \d+ % \| )?"
+    r"data wait \d+ % \| "
+    r"ETA (\d+ days?, )?\d+:\d\d:\d\d( \| skipped \d+)?"
 )
 METRICS = {
     "loss": 1.0,
@@ -32,40 +34,17 @@ METRICS = {
     "gradient_norm/llm": 3.0,
     "gradient_norm/vit": 4.0,
     "data_wait": 0.1,
+    "tokens": 1000,
 }
-
-
-class FakeBatches:
-    """Stands for the pipeline: random batches, numbered, that can be saved and restored."""
-
-    def __init__(self, config, **_):
-        self.config, self.number = config, 0
-        self.budget = row_budget(config.model, config.data)
-
-    def __next__(self):
-        self.number += 1
-        rows = self.config.data.batch_rows
-        return random_batch(self.config.model, self.budget, rows, self.number, ALL_KINDS)
-
-    def get_state(self):
-        return {"number": self.number}
-
-    def set_state(self, state):
-        self.number = state["number"]
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
+H100 = Throughput(devices=8, flops=8 * 989e12 / 4, peak=989e12)
 
 
 @pytest.fixture(autouse=True)
 def parts(monkeypatch):
     """One device, and what is compiled is compiled once for all tests."""
-    monkeypatch.setattr(loop, "make_mesh", single_mesh)
-    monkeypatch.setattr(loop, "training_batches", FakeBatches)
-    monkeypatch.setattr(loop, "init_state", lambda *_: fresh_state())
+    monkeypatch.setattr(loop, "run_mesh", lambda _: single_mesh())
+    monkeypatch.setattr(start, "training_batches", FakeBatches)
+    monkeypatch.setattr(start, "init_state", lambda *_: fresh_state())
     monkeypatch.setattr(loop, "make_train_step", lambda *_: train_step())
 
 
@@ -138,7 +117,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path, monkeypatch):
         return step
 
     monkeypatch.setattr(loop, "make_train_step", broken)
-    with pytest.raises(TrainingError, match="training stopped at step 4: loss is nan; lower the"):
+    with pytest.raises(TrainingError, match=r"step 4, batch [0-9a-f]{12}: loss is nan; look into"):
         train(small_config("train.save_every=2"), tmp_path)
     assert checkpoint_steps(tmp_path) == [2]
 
@@ -163,6 +142,59 @@ def test_evaluation_is_called_written_and_drawn(tmp_path, capsys):
     assert "step 4/5 evaluated | accuracy 0.400" in capsys.readouterr().out
 
 
+def test_an_evaluation_that_was_missed_is_made_up_for(tmp_path):
+    settings = ("train.evaluate_every=2", "train.save_every=2", "train.steps=4")
+
+    def interrupted(model, step):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        return {"accuracy": 0.5}
+
+    summary = train(small_config(*settings), tmp_path, evaluate=interrupted)
+    assert (summary["step"], summary["stopped_by"], summary["left_running"]) == (2, "SIGTERM", True)
+    calls = []
+
+    def evaluate(model, step):
+        calls.append(step)
+        return {"accuracy": 0.5}
+
+    train(small_config(*settings), tmp_path, evaluate=evaluate)
+    assert calls == [2, 4]
+    train(small_config(*settings), tmp_path, evaluate=evaluate)
+    assert calls == [2, 4]
+
+
+def test_the_best_checkpoint_of_a_run_is_kept(tmp_path):
+    settings = ("train.evaluate_every=1", "train.save_every=1", "train.steps=5")
+    keep = "train.keep_checkpoints=1"
+    scores = {1: 0.1, 2: 0.9, 3: 0.3, 4: 0.9, 5: 0.2}
+    evaluate = lambda model, step: {"accuracy": scores[step]}  # noqa: E731
+    train(small_config(*settings, keep), tmp_path / "best", evaluate=evaluate)
+    assert checkpoint_steps(tmp_path / "best") == [2, 5]
+    config = small_config(*settings, keep, "train.keep_best=false")
+    train(config, tmp_path / "newest", evaluate=evaluate)
+    assert checkpoint_steps(tmp_path / "newest") == [5]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            "train.optimizer=muon",
+            r"another optimizer state, of train\.optimizer=muon \(saved: adamw",
+        ),
+        ("train.freeze_base_embedding=true", r"train\.freeze_base_embedding=True \(saved: False"),
+    ],
+)
+def test_another_optimizer_is_refused_at_the_start(tmp_path, setting, message):
+    train(small_config("train.steps=1"), tmp_path)
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(CheckpointError, match=message):
+        train(small_config(setting), tmp_path)
+    assert (tmp_path / "config.json").read_text() == before
+
+
 def test_a_run_starts_from_another(tmp_path, capsys):
     train(small_config("train.steps=1"), tmp_path / "first")
     train(small_config("train.steps=1"), tmp_path / "second", init_from=tmp_path / "first")
@@ -171,16 +203,25 @@ def test_a_run_starts_from_another(tmp_path, capsys):
         train(small_config(), tmp_path / "third", init_from=tmp_path / "nothing")
 
 
-def test_log_line():
-    window = Window()
+@pytest.mark.parametrize(
+    ("throughput", "mfu"), [(H100, "MFU 25.0 % | "), (Throughput(8, 1e15, None), "")]
+)
+def test_log_line(throughput, mfu):
+    window = Window(throughput)
     window.add(METRICS, 10.0, 11.0)
     window.add(METRICS | {"loss": 3.0}, 11.0, 12.0)
-    line = window.line(120, 6250, 2.0)
+    line = log_line(120, 6250, window.close(6250 - 120, 2.0))
     assert LINE.fullmatch(line)
     assert line == (
-        "step 120/6250 (1.9 %) | loss 2.0000 | aux 0.2500 | acc 50.0 % | lr 1.0e-05 | gnorm 5.00 | "
-        "kept 50 % | 1.00 steps/s | data wait 10 % | ETA 0:51:05"
+        "step 120/6250 (1.9 %) | loss 2.0000 | aux 0.2500 | lr 1.0e-05 | gnorm 5.00 | kept 50 % | "
+        f"125 tok/s/dev | {mfu}data wait 10 % | ETA 0:51:05"
     )
+
+
+def test_skipped_steps_are_in_the_log_line():
+    window = Window(H100)
+    window.add(METRICS | {"skipped": 3}, 0.0, 1.0)
+    assert log_line(1, 2, window.close(1, None)).endswith("| skipped 3")
 
 
 def test_metrics_are_cut_at_the_resumed_step(tmp_path):
@@ -197,21 +238,35 @@ def test_metrics_are_cut_at_the_resumed_step(tmp_path):
     assert plot_training(tmp_path) is None
 
 
-def test_the_clock_leaves_pauses_and_the_first_steps_out(monkeypatch):
+def test_the_clock_counts_compiling_saving_and_evaluating_apart(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
-    clock = Clock(seconds_before=100.0)
+    clock = Clock({"step": 70.0, "data": 30.0, "save": 5.0})
+
+    def spend(bucket, seconds):
+        with clock.spending(bucket):
+            now[0] += seconds
+
+    spend("compile", 600.0)
     for seconds in [60.0, 1.0, 1.0, 1.0, 1.0]:
         now[0] += seconds
         clock.step_done()
         assert clock.steps_per_second is None
-    with clock.paused():
-        now[0] += 1000.0
+    spend("eval", 1000.0)
+    spend("save", 2.0)
     for _ in range(4):
-        now[0] += 0.5
+        spend("data", 0.25)
+        now[0] += 0.25
         clock.step_done()
     assert clock.steps_per_second == 2.0
     assert clock.seconds == 100.0 + 64.0 + 2.0
+    assert clock.buckets == {
+        "compile": 600.0,
+        "data": 31.0,
+        "step": 70.0 + 64.0 + 1.0,
+        "save": 7.0,
+        "eval": 1000.0,
+    }
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,14 @@ class TrainConfig:
       log_every, evaluate_every, save_every: steps; 0 turns the thing off.
       evaluate_examples: questions of the validation set that are answered then, the first.
       keep_checkpoints: that many of the newest are kept.
+      keep_best: keep the checkpoint with the best validation accuracy too, however old.
       mesh: how devices share the work.
+      skip_loss_spikes: leave the parameters as they are in a step whose loss or gradient norm is
+        more than this many times its running mean; 0 turns it off. A loss that is not finite
+        stops the run all the same.
+      profile: first and last step to write a profile of, into OUTPUT/profile; empty for none.
+      tensorboard: write TensorBoard events into OUTPUT/tensorboard; needs the extra `tensorboard`.
+      wandb: project of Weights & Biases to log to, empty for none; needs the extra `wandb`.
     """
 
     steps: int = 6250
@@ -83,7 +90,12 @@ class TrainConfig:
     evaluate_examples: int = 256
     save_every: int = 500
     keep_checkpoints: int = 2
+    keep_best: bool = True
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    skip_loss_spikes: float = 0.0
+    profile: tuple[int, ...] = ()
+    tensorboard: bool = False
+    wandb: str = ""
 
     def __post_init__(self) -> None:
         require_positive("train", self, "steps", "clip", "epsilon", "keep_checkpoints")
@@ -97,4 +109,14 @@ class TrainConfig:
         require(
             0.0 <= self.final_learning_rate <= 1.0,
             f"train.final_learning_rate is {self.final_learning_rate}; it is a share of the peak",
+        )
+        require(
+            self.skip_loss_spikes == 0 or self.skip_loss_spikes > 1,
+            f"train.skip_loss_spikes is {self.skip_loss_spikes}; use 0 (off) or above 1, it is "
+            "times the running mean",
+        )
+        require(
+            not self.profile
+            or (len(self.profile) == 2 and 1 <= self.profile[0] <= self.profile[1]),
+            f"train.profile is {list(self.profile)}; give first and last step, like [10, 15]",
         )

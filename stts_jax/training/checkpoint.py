@@ -8,6 +8,7 @@ a temporary folder and renames it when all is there, so a folder named after a s
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -146,11 +147,11 @@ def save_model(model: VideoLanguageModel, config: Config, output: Path, step: in
 
 def require_writable(output: Path) -> None:
     """Make the folder of a run, or say why it can't be."""
-    probe = output / ".writable"
     try:
         output.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        # Without a name: several processes try at the same time.
+        with tempfile.TemporaryFile(dir=output):
+            pass
     except OSError as error:
         raise CheckpointError(
             f"folder '{output}' cannot be written: {error.strerror}; choose another one"

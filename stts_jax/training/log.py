@@ -1,74 +1,38 @@
-"""What a run tells: its clock, `metrics.jsonl`, the log line and the progress bar."""
+"""What a run tells: `metrics.jsonl`, the log line and the progress bar."""
 
 from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from stts_jax.training.utilization import Throughput
+
 METRICS_FILE = "metrics.jsonl"
-# Steps that compile, fill caches and start workers; they say nothing of a run's speed.
-WARM_UP_STEPS = 5
 _GROUP_NORM = "gradient_norm/"
-
-
-class Clock:
-    """Time spent in training steps. Evaluating and saving don't count, waiting for data does."""
-
-    def __init__(self, seconds_before: float = 0.0) -> None:
-        self._before = seconds_before
-        self._start = time.perf_counter()
-        self._paused = 0.0
-        self._steps = 0
-        self._warm: float | None = None
-
-    @property
-    def seconds(self) -> float:
-        """Over all resumptions of the run."""
-        return self._before + self._active()
-
-    def step_done(self) -> None:
-        """Count a step whose results are there."""
-        self._steps += 1
-        if self._steps == WARM_UP_STEPS:
-            self._warm = self._active()
-
-    @property
-    def steps_per_second(self) -> float | None:
-        """Of this process, after its warm-up; None until then."""
-        if self._warm is None or self._steps == WARM_UP_STEPS:
-            return None
-        return (self._steps - WARM_UP_STEPS) / (self._active() - self._warm)
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leave out what is done inside."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._paused += time.perf_counter() - start
-
-    def _active(self) -> float:
-        return time.perf_counter() - self._start - self._paused
+_LEARNING_RATE = "learning_rate/"
 
 
 class MetricsLog:
-    """Appends records to `metrics.jsonl`, one JSON object a line."""
+    """Appends records to `metrics.jsonl`, one JSON object a line.
+
+    Attributes:
+      kept: what an earlier run wrote up to the step that this one goes on from.
+    """
 
     def __init__(self, output: Path, resumed_step: int) -> None:
         """Keep what an earlier run wrote up to `resumed_step` (0: nothing)."""
         self.path = output / METRICS_FILE
-        kept = [r for r in read_metrics(self.path) if 0 < r["step"] <= resumed_step]
-        with self.path.open("w") as file:
-            file.writelines(json.dumps(record) + "\n" for record in kept)
+        self.kept = [r for r in read_metrics(self.path) if 0 < r["step"] <= resumed_step]
+        # Replaced as a whole: a run killed in the middle of this must not lose what it has.
+        new = self.path.with_suffix(".new")
+        new.write_text("".join(json.dumps(record) + "\n" for record in self.kept))
+        new.replace(self.path)
         self._file: TextIO = self.path.open("a", buffering=1)
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -96,49 +60,75 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 class Window:
     """Means of what happened since the last log line."""
 
-    def __init__(self) -> None:
+    def __init__(self, throughput: Throughput) -> None:
+        self._throughput = throughput
         self._records: list[Mapping[str, float]] = []
         self._start = self._end = 0.0
 
     def add(self, metrics: Mapping[str, float], before: float, after: float) -> None:
-        """Add a step's metrics, and the clock before and after it."""
+        """Add a step's metrics, and the clock's seconds before and after it."""
         if not self._records:
             self._start = before
         self._records.append(metrics)
         self._end = after
 
-    def line(self, step: int, steps: int, steps_per_second: float | None) -> str:
-        """The log line at `step` of `steps`; the next window starts empty.
+    def close(self, steps_left: int, steps_per_second: float | None) -> dict[str, float]:
+        """Rates and means of the window; the next one starts empty.
 
         Args:
-          step: updates so far.
-          steps: updates in all.
-          steps_per_second: to estimate what is left; by default the window's own.
+          steps_left: for the estimate of the time left.
+          steps_per_second: of the run, to estimate with; by default the window's own.
+
+        Returns:
+          the metrics' means (the last learning rate), and `steps_per_second`,
+          `tokens_per_second_per_device` (tokens that the language model sees), `mfu` (where the
+          peak is known), `gradient_norm`, `data_wait_share` and `seconds_left`.
         """
-        seconds = max(self._end - self._start, 1e-9)
-        rate = len(self._records) / seconds
-        means = {
-            name: sum(record[name] for record in self._records) / len(self._records)
-            for name in self._records[-1]
-        }
-        last = self._records[-1]
-        waited = means["data_wait"] * len(self._records) / seconds
+        records, seconds = self._records, max(self._end - self._start, 1e-9)
         self._records = []
-        left = timedelta(seconds=round((steps - step) / (steps_per_second or rate)))
-        return " | ".join(
-            [
-                f"step {step}/{steps} ({100 * step / steps:.1f} %)",
-                f"loss {means['loss']:.4f}",
-                f"aux {means['auxiliary_loss']:.4f}",
-                f"acc {100 * means['accuracy']:.1f} %",
-                f"lr {last['learning_rate/llm']:.1e}",
-                f"gnorm {total_norm(means):.2f}",
-                f"kept {100 * means['kept']:.0f} %",
-                f"{rate:.2f} steps/s",
-                f"data wait {100 * min(waited, 1.0):.0f} %",
-                f"ETA {left}",
-            ]
-        )
+        rate = len(records) / seconds
+        means = {name: sum(r[name] for r in records) / len(records) for name in records[-1]}
+        found = means | {n: v for n, v in records[-1].items() if n.startswith(_LEARNING_RATE)}
+        tokens = means["tokens"] * rate / self._throughput.devices
+        mfu = self._throughput.mfu(rate)
+        found |= {
+            "steps_per_second": rate,
+            "tokens_per_second_per_device": tokens,
+            "gradient_norm": total_norm(means),
+            "data_wait_share": min(means["data_wait"] * rate, 1.0),
+            "seconds_left": steps_left / (steps_per_second or rate),
+        }
+        return found if mfu is None else found | {"mfu": mfu}
+
+
+def log_line(step: int, steps: int, values: Mapping[str, float]) -> str:
+    """One line of text.
+
+    Args:
+      step: updates so far.
+      steps: updates in all.
+      values: what `Window.close` returns; `fill/tokens` where rows are counted, see `FillRates`.
+    """
+    parts = [
+        f"step {step}/{steps} ({100 * step / steps:.1f} %)",
+        f"loss {values['loss']:.4f}",
+        f"aux {values['auxiliary_loss']:.4f}",
+        f"lr {values[_LEARNING_RATE + 'llm']:.1e}",
+        f"gnorm {values['gradient_norm']:.2f}",
+        f"kept {100 * values['kept']:.0f} %",
+        f"{values['tokens_per_second_per_device']:.0f} tok/s/dev",
+    ]
+    if "mfu" in values:
+        parts.append(f"MFU {100 * values['mfu']:.1f} %")
+    if "fill/tokens" in values:
+        parts.append(f"fill {100 * values['fill/tokens']:.0f} %")
+    parts += [
+        f"data wait {100 * values['data_wait_share']:.0f} %",
+        f"ETA {timedelta(seconds=round(values['seconds_left']))}",
+    ]
+    if values.get("skipped"):
+        parts.append(f"skipped {values['skipped']:.0f}")
+    return " | ".join(parts)
 
 
 def total_norm(metrics: Mapping[str, float]) -> float:

@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import shutil
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from stts_jax.config import Config
-from stts_jax.data.pipeline import TrainingBatches, training_batches
 from stts_jax.model.video_language_model import VideoLanguageModel
-from stts_jax.parallel.mesh import make_mesh, require_even_rows, shard_batch
-from stts_jax.training.checkpoint import (
-    CHECKPOINTS,
-    CheckpointError,
-    checkpoint_steps,
-    config_of,
-    differing_keys,
-    initialize_from,
-    require_writable,
-)
-from stts_jax.training.log import Clock, Console, MetricsLog, Window
-from stts_jax.training.plots import plot_training
-from stts_jax.training.run_checkpoints import Checkpoints, Progress, restore_latest
-from stts_jax.training.step import TrainState, abstract_state, init_state, make_train_step
-from stts_jax.training.stop import StopRequest
+from stts_jax.parallel.mesh import shard_batch
+from stts_jax.training.checkpoint import CHECKPOINTS, checkpoint_steps
+from stts_jax.training.clock import Clock, time_line
+from stts_jax.training.data_parts import DataParts
+from stts_jax.training.distributed import Agreement
+from stts_jax.training.dump import fingerprint, write_dump
+from stts_jax.training.profile import Profile
+from stts_jax.training.reporting import Reporter
+from stts_jax.training.run_checkpoints import Checkpoints, Progress
+from stts_jax.training.run_mesh import run_mesh
+from stts_jax.training.start import start
+from stts_jax.training.step import TrainState, make_train_step
+from stts_jax.training.stop import Stopped, StopRequest
+from stts_jax.training.utilization import Throughput
 
 Evaluate = Callable[[VideoLanguageModel, int], Mapping[str, float]]
 OnStep = Callable[[int, Mapping[str, float]], None]
-
-# Settings that may differ from those of the run that is resumed.
-_FREE_MODEL_KEYS = ("model.compute_dtype", "model.remat")
-_FREE_DATA_KEYS = ("data.validation", "data.test", "data.cache_frames", "data.max_bad_share")
 
 
 class TrainingError(RuntimeError):
@@ -55,7 +48,9 @@ def train(
     data_dir: Path | None = None,
     on_step: OnStep | None = None,
 ) -> dict[str, Any]:
-    """Train to the end, or until SIGTERM, and leave everything in a folder.
+    """Train to the end, or until SIGTERM or SIGINT, and leave everything in a folder.
+
+    Every process of a run calls this; they stop at the same step, whichever gets the signal.
 
     Args:
       config: of the run.
@@ -63,110 +58,151 @@ def train(
       init_from: folder of a run or checkpoint whose parameters to start from.
       resume: go on from the newest checkpoint in `output`, if any; otherwise they are deleted.
       evaluate: `(model, step) -> scores`, called every `train.evaluate_every` steps and at the
-        end; `accuracy` among them is drawn.
+        end; `accuracy` among them is drawn, and the best is kept. It runs beside the main thread,
+        and is left when a signal comes.
       data_dir: where the procedural set is or is to be made.
       on_step: called with step and metrics after each step, one step late.
 
     Returns:
-      `step`, `stopped` (by SIGTERM), `steps_per_s` (without the first steps, evaluating and
-      saving; None for short runs), `seconds`, `metrics` of the last step, `evaluation` (the last
-      one, empty if none).
+      `step`, `stopped` (by a signal), `stopped_by` (its name), `left_running` (something that was
+      waited for still runs, so the program should end without waiting for it), `steps_per_s`
+      (without the first steps, evaluating and saving; None for short runs), `seconds`, `buckets`
+      (see `Clock`), `metrics` of the last step, `evaluation` (the last one, empty if none).
 
     Raises:
       ConfigError: for settings that don't go together.
       CheckpointError: see `checkpoint`.
       TrainingError: when the loss or a gradient is not finite.
     """
-    output, mesh = Path(output), make_mesh()
-    require_even_rows(config.data.batch_rows, mesh)
-    require_writable(output)
+    output, mesh = Path(output), run_mesh(config)
     with ExitStack() as stack:
-        folder = {} if data_dir is None else {"folder": Path(data_dir)}
-        batches = stack.enter_context(
-            training_batches(
-                config,
-                process_index=jax.process_index(),
-                process_count=jax.process_count(),
-                **folder,
-            )
+        state, progress, batches = start(
+            config, output, mesh, stack, init_from=init_from, resume=resume, data_dir=data_dir
         )
-        state, progress = _start(config, output, mesh, batches, init_from, resume)
-        config.save(output)
         loop = _Loop(config, output, mesh, batches, state, progress, evaluate, on_step, stack)
+        loop.init_from = init_from
         return loop.run()
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A step that was started and not looked at: its metrics are still on the devices."""
+
+    step: int
+    metrics: dict[str, jax.Array]
+    waited: float
+    batch: dict[str, np.ndarray]
 
 
 class _Loop:
     """One run in one process; see `train`."""
+
+    init_from: Path | None = None
 
     def __init__(
         self,
         config: Config,
         output: Path,
         mesh: Mesh,
-        batches: TrainingBatches,
+        batches: DataParts,
         state: TrainState,
         progress: Progress,
         evaluate: Evaluate | None,
         on_step: OnStep | None,
         stack: ExitStack,
     ) -> None:
-        self.config, self.output, self.mesh = config.train, output, mesh
+        self.whole_config, self.config, self.output, self.mesh = config, config.train, output, mesh
         self.batches, self.state, self.step = batches, state, progress.step
         self.evaluate, self.on_step = evaluate, on_step
         self.train_step = make_train_step(config, batches.budget, mesh)
+        self.compiled = not hasattr(self.train_step, "lower")
         self.key = jax.random.key(config.train.seed)
-        self.first = jax.process_index() == 0
         self.clock = Clock(progress.seconds)
-        self.window = Window()
-        self.console = Console(self.step, self.config.steps, enabled=self.first)
-        stack.callback(self.console.close)
-        self.log = MetricsLog(output, self.step)
-        stack.callback(self.log.close)
+        throughput = Throughput.of(config, batches.budget, list(mesh.devices.flat))
+        self.reporter = Reporter(config, output, self.step, self.clock, throughput, stack)
+        self.profile = Profile(output, self.config.profile)
+        stack.callback(self.profile.close)
         self.checkpoints = stack.enter_context(Checkpoints(output, self.config.keep_checkpoints))
-        self.stop = stack.enter_context(StopRequest())
-        # Dispatched but not looked at: (step, metrics on the devices, seconds waited for data).
-        self.pending: tuple[int, dict[str, jax.Array], float] | None = None
-        self.saved_step = self.evaluated_step = self.step
+        self.agreement = Agreement()
+        self.stop = stack.enter_context(StopRequest(self.agreement))
+        self.pending: _Pending | None = None
+        self.saved_step = self.step
+        self.evaluated_step = self.reporter.last_evaluated()
+        self.stopped = self.left_running = False
         self.metrics: dict[str, float] = {}
         self.evaluation: dict[str, float] = {}
-        self.reported_at = self.clock.seconds
 
     def run(self) -> dict[str, Any]:
         """All steps that are left."""
-        while self.step < self.config.steps and not self.stop.requested:
-            self._dispatch()
+        if self.step and self._due(self.config.evaluate_every):
+            self._evaluate()  # the run was stopped in the middle of it
+        while self.step < self.config.steps:
+            if not self._dispatch():
+                self.stopped = True
+                break
             if self._due(self.config.save_every):
                 self._save()
-            if self._due(self.config.evaluate_every) and not self.stop.requested:
+            if self._due(self.config.evaluate_every):
                 self._evaluate()
         self._report()
         if self.saved_step != self.step:
             self._save()
         self.checkpoints.wait()
-        if self.stop.requested:
-            self.console.line(f"stopped at step {self.step} by SIGTERM; the checkpoint is saved")
-        elif self.evaluated_step != self.step and self.config.evaluate_every:
+        if not self.stopped and self.config.evaluate_every:
             self._evaluate()
-        self._plot()
+            self.stopped = self.left_running
+        if self.stopped:
+            what = "the checkpoint is saved" if self.step else "there is nothing to save yet"
+            self.reporter.line(f"stopped at step {self.step} by {self.stop.reason}; {what}")
+        self.reporter.line(time_line(self.clock.buckets))
+        self.reporter.plot()
         return {
             "step": self.step,
-            "stopped": self.stop.requested,
+            "stopped": self.stopped,
+            "stopped_by": self.stop.reason if self.stopped else None,
+            "left_running": self.left_running,
             "steps_per_s": self.clock.steps_per_second,
             "seconds": self.clock.seconds,
+            "buckets": self.clock.buckets,
             "metrics": self.metrics,
             "evaluation": self.evaluation,
         }
 
-    def _dispatch(self) -> None:
-        """Start the next step, then look at the one before: the devices never wait for us."""
-        start = time.perf_counter()
-        batch = next(self.batches)
-        waited = time.perf_counter() - start
-        self.state, metrics = self.train_step(self.state, shard_batch(batch, self.mesh), self.key)
+    def _dispatch(self) -> bool:
+        """Start the next step, then look at the one before: the devices never wait for us.
+
+        Returns:
+          False if the processes agree to stop instead.
+        """
+        batch = states = None
+        before = self.clock.buckets["data"]
+        try:
+            with self.clock.spending("data"):
+                batch, states = self.stop.unless_stopped(lambda: next(self.batches))
+            placed = shard_batch(batch, self.mesh)
+            self._compile(placed)
+        except Stopped:
+            self.left_running = True
+        if self.stop.agreed_before(self.step + 1):
+            return False
+        assert batch is not None and states is not None
+        waited = self.clock.buckets["data"] - before
+        with self.profile.step(self.step + 1):
+            self.state, metrics = self.train_step(self.state, placed, self.key)
         self.step += 1
+        self.batches.state = states
         self._report()
-        self.pending = (self.step, metrics, waited)
+        self.pending = _Pending(self.step, metrics, waited, batch)
+        return True
+
+    def _compile(self, batch: Mapping[str, jax.Array]) -> None:
+        """Before the first step; apart from it, so that it can be left with the state intact."""
+        if self.compiled:
+            return
+        with self.clock.spending("compile"):
+            lowered = self.train_step.lower
+            self.stop.unless_stopped(lambda: lowered(self.state, batch, self.key).compile())
+        self.compiled = True
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
@@ -175,111 +211,64 @@ class _Loop:
         """Fetch and write the metrics of the step that was dispatched last, if any."""
         if self.pending is None:
             return
-        step, on_devices, waited = self.pending
-        self.pending = None
-        metrics = {name: value.item() for name, value in jax.device_get(on_devices).items()}
-        _require_finite(step, metrics)
-        self.metrics = {**metrics, "data_wait": waited}
+        pending, self.pending = self.pending, None
+        step = pending.step
+        metrics = {name: v.item() for name, v in jax.device_get(pending.metrics).items()}
+        self._require_finite(pending, metrics)
+        self.profile.step_done(step)
+        self.metrics = {**metrics, "data_wait": pending.waited}
         self.clock.step_done()
-        before, self.reported_at = self.reported_at, self.clock.seconds
-        self.window.add(self.metrics, before, self.reported_at)
-        if self.first:
-            self.log.write({"step": step, **self.metrics, "seconds": self.reported_at})
-        self.console.advance(metrics["loss"])
-        every = self.config.log_every
-        if every and step % every == 0:
-            line = self.window.line(step, self.config.steps, self.clock.steps_per_second)
-            self.console.line(line)
+        self.reporter.step(step, self.metrics, self.batches.fill_rates)
         if self.on_step is not None:
             self.on_step(step, self.metrics)
 
     def _save(self) -> None:
         self._report()  # so that nothing that isn't finite is saved
-        with self.clock.paused():
-            data = self.batches.get_state()
-            self.checkpoints.save(self.state, self.step, self.clock.seconds, data)
+        with self.clock.spending("save"):
+            self.checkpoints.save(self.state, self.step, self.clock.buckets, self.batches.state)
         self.saved_step = self.step
 
     def _evaluate(self) -> None:
+        """Unless this step has been; what is not saved yet is saved before."""
         self._report()
-        if self.evaluate is None:
+        if self.evaluate is None or self.evaluated_step == self.step:
             return
-        with self.clock.paused():
-            self.evaluation = dict(self.evaluate(self.state.model, self.step))
-            self.evaluated_step = self.step
-            if self.first:
-                self.log.write({"step": self.step, "evaluation": self.evaluation})
-            scores = " | ".join(f"{name} {value:.3f}" for name, value in self.evaluation.items())
-            self.console.line(f"step {self.step}/{self.config.steps} evaluated | {scores}")
-            self._plot()
+        # Processes that leave an evaluation have collectives under way, and can't save after it.
+        if self.saved_step != self.step and (self.config.save_every or not self.agreement.alone):
+            self._save()
+        evaluate, model = self.evaluate, self.state.model
+        with self.clock.spending("eval"):
+            try:
+                scores = self.stop.unless_stopped(lambda: dict(evaluate(model, self.step)))
+            except Stopped:
+                self.left_running = True
+                return
+        self.evaluation, self.evaluated_step = scores, self.step
+        self._mark_best(scores)
+        self.reporter.evaluation(self.step, scores)
 
-    def _plot(self) -> None:
-        if self.first:
-            plot_training(self.output)
+    def _mark_best(self, scores: Mapping[str, float]) -> None:
+        if not self.config.keep_best or "accuracy" not in scores or self.saved_step != self.step:
+            return
+        best = self.checkpoints.best
+        if best is None or scores["accuracy"] > best["accuracy"]:
+            with self.clock.spending("save"):
+                self.checkpoints.mark_best(self.step, scores["accuracy"])
 
-
-def _require_finite(step: int, metrics: Mapping[str, float]) -> None:
-    bad = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
-    if bad:
+    def _require_finite(self, pending: _Pending, metrics: Mapping[str, float]) -> None:
+        bad = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
+        if not bad:
+            return
+        self.checkpoints.wait()
+        saved = [step for step in checkpoint_steps(self.output) if step < pending.step]
+        parameters = self.init_from
+        if saved:
+            parameters = self.output.resolve() / CHECKPOINTS / str(saved[-1])
+        folder = write_dump(
+            self.output, self.whole_config, pending.step, pending.batch, metrics, parameters
+        )
         raise TrainingError(
-            f"training stopped at step {step}: {', '.join(bad)}; lower the learning rates or look "
-            "at that batch, the last checkpoint is from before"
+            f"training stopped at step {pending.step}, batch {fingerprint(pending.batch)}: "
+            f"{', '.join(bad)}; look into it with `python -m stts_jax.training.replay {folder}`, "
+            "lower the learning rates or leave that batch out, the last checkpoint is from before"
         )
-
-
-def _start(
-    config: Config,
-    output: Path,
-    mesh: Mesh,
-    batches: TrainingBatches,
-    init_from: Path | None,
-    resume: bool,
-) -> tuple[TrainState, Progress]:
-    """The state to go on from: a checkpoint of this run, of another one, or a fresh one."""
-    if checkpoint_steps(output) and resume:
-        return _resume(config, output, mesh, batches, init_from)
-    shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
-    state = init_state(config, mesh, jax.random.key(config.train.seed))
-    if init_from is not None:
-        state = dataclasses.replace(state, model=initialize_from(state.model, init_from, _notice))
-        _notice(f"starting from the parameters in '{init_from}'")
-    return state, Progress(step=0, seconds=0.0, data=[])
-
-
-def _resume(
-    config: Config,
-    output: Path,
-    mesh: Mesh,
-    batches: TrainingBatches,
-    init_from: Path | None,
-) -> tuple[TrainState, Progress]:
-    saved = config_of(output)
-    other_model = _differing(config.model, saved.model, "model", _FREE_MODEL_KEYS)
-    if other_model:
-        raise CheckpointError(
-            f"'{output}' holds a run of another model, with {', '.join(other_model)}; set them "
-            "alike, choose another --output, or replace that run with --no-resume"
-        )
-    restored = restore_latest(output, abstract_state(config, mesh))
-    assert restored is not None
-    state, progress = restored
-    _notice(f"resuming '{output}' at step {progress.step}")
-    if init_from is not None:
-        _notice(f"'{init_from}' isn't read, as the run has already started from it")
-    other_data = _differing(config.data, saved.data, "data", _FREE_DATA_KEYS)
-    if other_data or len(progress.data) != jax.process_count():
-        reason = ", ".join(other_data) or "another number of processes"
-        _notice(f"the data start anew, as the settings changed: {reason}")
-    else:
-        batches.set_state(progress.data[jax.process_index()])
-    return state, progress
-
-
-def _differing(ours: Any, theirs: Any, path: str, free: tuple[str, ...]) -> list[str]:
-    found = differing_keys(ours, theirs, path)
-    return [text for text in found if not text.startswith(tuple(f"{key}=" for key in free))]
-
-
-def _notice(text: str) -> None:
-    if jax.process_index() == 0:
-        print(text, flush=True)

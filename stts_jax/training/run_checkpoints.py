@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +29,9 @@ from stts_jax.training.checkpoint import (
 from stts_jax.training.step import TrainState
 
 OPTIMIZER = "optimizer"
+SPIKES = "spikes"
+BEST = "best.json"
+DAMAGED = "damaged"
 
 
 @dataclass(frozen=True)
@@ -35,17 +40,24 @@ class Progress:
 
     Attributes:
       step: updates so far.
-      seconds: spent in training steps so far, over all resumptions.
-      data: state of the data iterator, one entry for each process.
+      seconds: spent so far, over all resumptions, by bucket of `Clock`.
+      data: state of each part of the data stream, see `DataParts`.
     """
 
     step: int
-    seconds: float
+    seconds: dict[str, float]
     data: list[Any]
+
+    @staticmethod
+    def of(metadata: Mapping[str, Any]) -> Progress:
+        """From a checkpoint's metadata; older ones have only the seconds spent in steps."""
+        seconds = metadata["seconds"]
+        seconds = dict(seconds) if isinstance(seconds, Mapping) else {"step": seconds}
+        return Progress(metadata["step"], seconds, list(metadata["data"]))
 
 
 class Checkpoints:
-    """Writes the checkpoints of a run, in the background; keeps the newest few.
+    """Writes the checkpoints of a run, in the background; keeps the newest few and the best.
 
     A context manager: leaving it waits for what is still being written.
     """
@@ -54,44 +66,51 @@ class Checkpoints:
         policies = ocp.training.preservation_policies
         self.folder = output.resolve() / CHECKPOINTS
         require_writable(output)
+        self._best = _Best(self.folder)
         self._checkpointer = ocp.training.Checkpointer(
             self.folder,
-            preservation_policy=policies.LatestN(keep),
+            preservation_policy=policies.AnyPreservationPolicy(
+                [policies.LatestN(keep), self._best]
+            ),
             cleanup_tmp_directories=True,
         )
 
-    def save(self, state: TrainState, step: int, seconds: float, data: Any) -> None:
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """`step` and `accuracy` of the best one, if one was marked."""
+        return self._best.mark
+
+    def save(
+        self, state: TrainState, step: int, seconds: Mapping[str, float], data: Mapping[int, Any]
+    ) -> None:
         """Start to write a checkpoint; the state may be given up to the next step at once.
 
         Args:
           state: to save.
           step: updates so far.
           seconds: see `Progress`.
-          data: JSON-compatible state of this process's data iterator.
+          data: JSON-compatible states of the parts of the data that this process reads.
         """
         self.wait()
-        progress = Progress(step, seconds, _of_all_processes(data))
-        arrays = {
-            MODEL: named_parameters(state.model),
-            OPTIMIZER: named_parameters(state.optimizer),
-        }
-        try:
+        progress = Progress(step, dict(seconds), _of_all_processes(data))
+        with self._explained():
             self._checkpointer.save_checkpointables_async(
                 step,
-                arrays,
+                _parts(state),
                 force=True,
                 overwrite=True,
                 custom_metadata=dataclasses.asdict(progress),
             )
-        except OSError as error:
-            raise self._failure(error) from error
+
+    def mark_best(self, step: int, accuracy: float) -> None:
+        """Keep the checkpoint of a step, which has been saved, until a better one is marked."""
+        self.wait()
+        self._best.put(step, accuracy)
 
     def wait(self) -> None:
         """Wait for what is being written."""
-        try:
+        with self._explained():
             self._checkpointer.wait()
-        except OSError as error:
-            raise self._failure(error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -107,50 +126,176 @@ class Checkpoints:
         finally:
             self._checkpointer.close()
 
-    def _failure(self, error: OSError) -> CheckpointError:
-        return CheckpointError(
-            f"the checkpoint in '{self.folder}' cannot be written: {error}; make room or choose "
-            "another folder"
-        )
+    def _explained(self) -> _Explained:
+        return _Explained(self.folder)
 
 
-def restore_latest(output: Path, abstract: TrainState) -> tuple[TrainState, Progress] | None:
-    """The newest checkpoint of a run, straight onto its devices; None if there is none.
+class _Explained:
+    """Turns whatever goes wrong while a checkpoint is written into one sentence."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # TensorStore, which writes the arrays, reports a full disk as a ValueError or its like.
+        if isinstance(error, Exception):
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise CheckpointError(
+                f"the checkpoint in '{self._folder}' cannot be written: {reason}; make room or "
+                "choose another folder"
+            ) from error
+
+
+class _Best:
+    """Orbax asks this which checkpoints to keep; the mark is a file beside them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / BEST
+        mark = _read_mark(self._file)
+        # One that a resumed run has not come to yet, or that has gone, doesn't count.
+        self.mark = mark if mark and (folder / str(mark["step"])).is_dir() else None
+
+    def put(self, step: int, accuracy: float) -> None:
+        self.mark = {"step": step, "accuracy": accuracy}
+        if jax.process_index() == 0:
+            new = self._file.with_suffix(".new")
+            new.write_text(json.dumps(self.mark) + "\n")
+            new.replace(self._file)
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """What Orbax calls; see its `PreservationPolicy`."""
+        return [self.mark is not None and c.step == self.mark["step"] for c in checkpoints]
+
+
+def _read_mark(file: Path) -> dict[str, Any] | None:
+    """None too for a file that a crash of the machine has left empty: a better one is marked."""
+    try:
+        return json.loads(file.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def restore_latest(
+    output: Path, abstract: TrainState, notice: Callable[[str], None] = print
+) -> tuple[TrainState, Progress] | None:
+    """The newest checkpoint that can be read, straight onto its devices; None if there is none.
+
+    One that is damaged is reported, moved to `output/damaged`, and the one before is taken.
 
     Args:
       output: folder of the run.
       abstract: shapes and shardings, see `step.abstract_state`.
+      notice: takes a line of text.
 
     Raises:
-      CheckpointError: if its arrays are not those of `abstract`.
+      CheckpointError: if its arrays are not those of `abstract`, or all of them are damaged.
     """
     steps = checkpoint_steps(output)
-    if not steps:
-        return None
-    folder = output.resolve() / CHECKPOINTS / str(steps[-1])
-    wanted = {
-        MODEL: named_parameters(abstract.model),
-        OPTIMIZER: named_parameters(abstract.optimizer),
+    for step in reversed(steps):
+        folder = output.resolve() / CHECKPOINTS / str(step)
+        found: tuple[TrainState, Progress] | None = None
+        reason = "another process cannot read it"
+        try:
+            found = _restore(folder, step, abstract)
+        except CheckpointError:
+            raise
+        except Exception as error:  # whatever a reader makes of a file that isn't what it was
+            reason = (str(error) or type(error).__name__).splitlines()[0][:300]
+        if _all_processes(found is not None):
+            return found
+        aside = output.resolve() / DAMAGED / str(step)
+        notice(f"checkpoint '{folder}' is damaged ({reason}); it is moved to '{aside}'")
+        _set_aside(folder, aside)
+    if steps:
+        raise CheckpointError(
+            f"every checkpoint in '{output / CHECKPOINTS}' is damaged; they were moved to "
+            f"'{output / DAMAGED}', start anew with --no-resume or choose another --output"
+        )
+    return None
+
+
+def require_room(output: Path, state: TrainState) -> None:
+    """Raise a `CheckpointError` if the disk has no room for one checkpoint more.
+
+    Args:
+      output: folder of the run, which exists.
+      state: to save, abstract or not.
+    """
+    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    free = shutil.disk_usage(output).free
+    if free < needed:
+        raise CheckpointError(
+            f"the disk of '{output}' has {free / 1e9:.2f} GB left, but a checkpoint takes "
+            f"{needed / 1e9:.2f} GB; make room or choose another --output"
+        )
+
+
+def _parts(state: TrainState) -> dict[str, dict[str, Any]]:
+    parts = {
+        MODEL: named_parameters(state.model),
+        OPTIMIZER: named_parameters(state.optimizer),
     }
+    return parts if state.spikes is None else parts | {SPIKES: named_parameters(state.spikes)}
+
+
+def _restore(folder: Path, step: int, abstract: TrainState) -> tuple[TrainState, Progress]:
     saved = ocp.checkpointables_metadata(folder)
+    wanted = _parts(abstract)
+    fresh = {}
+    if abstract.spikes is not None and not saved.metadata.get(SPIKES):
+        # The run began without this option: its means start now.
+        fresh[SPIKES] = jax.tree.map(
+            lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding),
+            wanted.pop(SPIKES),
+        )
     for part, arrays in wanted.items():
-        require_match(arrays, saved.metadata.get(part) or {}, folder)
-    arrays = ocp.load_checkpointables(folder, wanted)
+        if not saved.metadata.get(part):
+            raise ValueError(f"'{part}' is missing")
+        require_match(arrays, saved.metadata[part], folder)
+    arrays = ocp.load_checkpointables(folder, wanted) | fresh
+    spikes = abstract.spikes and renamed(abstract.spikes, arrays[SPIKES])
     state = TrainState(
         model=renamed(abstract.model, arrays[MODEL]),
         optimizer=renamed(abstract.optimizer, arrays[OPTIMIZER]),
-        step=jax.device_put(np.int32(steps[-1]), abstract.step.sharding),
+        step=jax.device_put(np.int32(step), abstract.step.sharding),
+        spikes=spikes,
     )
-    return state, Progress(**saved.custom_metadata)
+    return state, Progress.of(saved.custom_metadata)
 
 
-def _of_all_processes(data: Any) -> list[Any]:
-    """JSON-compatible values of all processes; only the first process writes metadata."""
+def _set_aside(folder: Path, aside: Path) -> None:
+    if jax.process_index() == 0:
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"damaged {folder.name}")
+
+
+def _all_processes(value: bool) -> bool:
     if jax.process_count() == 1:
-        return [data]
-    text = np.frombuffer(json.dumps(data).encode(), np.uint8)
+        return value
+    return bool(multihost_utils.process_allgather(np.array([value])).all())
+
+
+def _of_all_processes(data: Mapping[int, Any]) -> list[Any]:
+    """States of all parts of the data, in order; only the first process writes metadata."""
+    if jax.process_count() == 1:
+        return [data[part] for part in sorted(data)]
+    text = np.frombuffer(json.dumps(list(data.items())).encode(), np.uint8)
     lengths = multihost_utils.process_allgather(np.array([len(text)])).reshape(-1)
     padded = np.pad(text, (0, int(lengths.max()) - len(text)))
     rows = multihost_utils.process_allgather(padded)
     pairs = zip(rows, lengths, strict=True)
-    return [json.loads(bytes(row[:length]).decode()) for row, length in pairs]
+    found: dict[int, Any] = {}
+    for row, length in pairs:
+        found |= dict(json.loads(bytes(row[:length]).decode()))
+    return [found[part] for part in sorted(found)]

@@ -18,6 +18,7 @@ from stts_jax.parallel.mesh import batch_sharding, parameter_shardings, replicat
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.training.loss import loss_fn
 from stts_jax.training.optimizer import group_metrics, groups_of, make_optimizer
+from stts_jax.training.spikes import SpikeState, choose, fresh_spikes, watch
 
 Metrics = dict[str, jax.Array]
 
@@ -31,11 +32,13 @@ class TrainState:
       model: parameters, float32.
       optimizer: moments and counts, by dotted parameter name.
       step: () int32, updates so far.
+      spikes: running means of `train.skip_loss_spikes`, None where that is off.
     """
 
     model: VideoLanguageModel
     optimizer: optax.OptState
     step: jax.Array
+    spikes: SpikeState | None = None
 
 
 TrainStep = Callable[[TrainState, Mapping[str, jax.Array], jax.Array], tuple[TrainState, Metrics]]
@@ -55,7 +58,8 @@ def abstract_state(config: Config, mesh: Mesh) -> TrainState:
         return next((by_name[name] for name in names if name in by_name), replicated(mesh))
 
     optimizer = jax.tree_util.tree_map_with_path(of_optimizer, shapes.optimizer)
-    shardings = TrainState(model, optimizer, replicated(mesh))
+    spikes = jax.tree.map(lambda _: replicated(mesh), shapes.spikes)
+    shardings = TrainState(model, optimizer, replicated(mesh), spikes)
     return jax.tree.map(
         lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
         shapes,
@@ -86,7 +90,8 @@ def make_train_step(config: Config, budget: Budget, mesh: Mesh) -> TrainStep:
     The state that goes in is given up to the one that comes out. The batch has the arrays of
     `budget.batch_arrays`, placed by `shard_batch`; `key` is the same in all steps, each folds its
     number in. Metrics are () float32 or int32 on the devices: those of `loss_fn`, `total_loss`,
-    and those of `group_metrics`.
+    those of `group_metrics`, and with `train.skip_loss_spikes` also `skipped`, the steps so far
+    that left parameters and moments (and the schedule's count) as they were.
 
     Args:
       config: of the run.
@@ -108,12 +113,18 @@ def make_train_step(config: Config, budget: Budget, mesh: Mesh) -> TrainStep:
         optimizer = make_optimizer(config.train, groups)
         updates, moments = optimizer.update(gradients, state.optimizer, parameters)
         changed = optax.apply_updates(parameters, updates)
+        number, spikes = state.step + 1, state.spikes
+        if spikes is not None:
+            norm, factor = optax.tree.norm(gradients), config.train.skip_loss_spikes
+            spike, spikes = watch(spikes, metrics["loss"], norm, factor)
+            changed = choose(spike, parameters, changed)
+            moments = choose(spike, state.optimizer, moments)
+            metrics |= {"skipped": spikes.skipped}
         model = jax.tree.unflatten(
             jax.tree.structure(state.model), [changed[n] for n in parameters]
         )
-        number = state.step + 1
         metrics |= group_metrics(gradients, groups, config.train, number)
-        return TrainState(model, moments, number), metrics | {"total_loss": total}
+        return TrainState(model, moments, number, spikes), metrics | {"total_loss": total}
 
     return jax.jit(
         step,
@@ -125,7 +136,8 @@ def make_train_step(config: Config, budget: Budget, mesh: Mesh) -> TrainStep:
 
 def _new_state(config: Config, key: jax.Array) -> TrainState:
     model = VideoLanguageModel(config.model, key=key)
-    return TrainState(model, _fresh_optimizer(config, model), jnp.zeros((), jnp.int32))
+    spikes = fresh_spikes() if config.train.skip_loss_spikes else None
+    return TrainState(model, _fresh_optimizer(config, model), jnp.zeros((), jnp.int32), spikes)
 
 
 def _fresh_optimizer(config: Config, model: VideoLanguageModel) -> optax.OptState:

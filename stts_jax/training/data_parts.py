@@ -1,0 +1,131 @@
+"""The data stream of a run in numbered parts, which any number of processes can share.
+
+A run's stream is cut into as many parts as there were processes when it began, and each part makes
+its share of the rows of every batch. The number stays with the run: where there are fewer
+processes later on, each reads several parts; where there are more, several read the same part and
+take their rows of it. So a batch is made of the same rows whatever the number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from jax.sharding import Mesh
+
+from stts_jax.budget import Budget
+from stts_jax.config import ConfigError
+from stts_jax.data.pipeline import TrainingBatches
+from stts_jax.parallel.mesh import batch_sharding
+from stts_jax.training.stop import in_background
+
+Batch = dict[str, np.ndarray]
+States = dict[int, Any]
+OpenPart = Callable[[int, int], TrainingBatches]
+_CLOSE_SECONDS = 5.0
+
+
+def local_rows(rows: int, mesh: Mesh) -> np.ndarray:
+    """Numbers of the batch's rows that this process must supply, ascending.
+
+    Processes whose devices hold the same rows (a `tensor` axis across hosts) all supply them.
+    """
+    places = batch_sharding(mesh).addressable_devices_indices_map((rows,))
+    return np.unique(np.concatenate([np.arange(rows)[index] for index in places.values()]))
+
+
+def natural_parts(rows: int, mesh: Mesh) -> int:
+    """How many parts a new run's stream is cut into: one for each set of rows that differs."""
+    return rows // len(local_rows(rows, mesh))
+
+
+class DataParts:
+    """The rows of every batch that are for this process, from the parts that they come from.
+
+    Attributes:
+      budget: of every row.
+      state: where each part stands after the batch that came last, by its number.
+      shared: whether another process reads one of these parts too.
+    """
+
+    def __init__(self, open_part: OpenPart, rows: int, parts: int, mesh: Mesh) -> None:
+        """Open what is needed.
+
+        Args:
+          open_part: `(part, parts) -> batches` of `rows / parts` rows.
+          rows: in the batch, over all processes.
+          parts: the stream is cut into.
+          mesh: that batches lie on.
+
+        Raises:
+          ConfigError: if the parts can't share the rows.
+        """
+        if rows % parts:
+            raise ConfigError(
+                f"data.batch_rows is {rows}, which the {parts} parts that this run's data were "
+                f"cut into can't share evenly; make it a multiple of {parts}"
+            )
+        self._size = rows // parts
+        self._rows = local_rows(rows, mesh)
+        needed = sorted({int(row) // self._size for row in self._rows})
+        self.shared = len(needed) * self._size != len(self._rows)
+        self._parts = {part: open_part(part, parts) for part in needed}
+        self.budget: Budget = next(iter(self._parts.values())).budget
+        self.state: States = self._states()
+
+    def __next__(self) -> tuple[Batch, States]:
+        """The next batch, and the state after it; set `state` to it once the batch is used."""
+        batches = {part: next(batches) for part, batches in self._parts.items()}
+        return self._local(batches), self._states()
+
+    def restore(self, states: Sequence[Any]) -> None:
+        """Go on where a run stood.
+
+        Args:
+          states: of all parts, in order.
+        """
+        for part, batches in self._parts.items():
+            batches.set_state(states[part])
+        self.state = self._states()
+
+    def fill_rates(self) -> Mapping[str, float]:
+        """Used shares of the rows' room, see `FillRates`; of the parts that this process reads."""
+        # They have handed over the same number of rows, so the mean is that of all rows.
+        rates = [batches.fill_rates.as_dict() for batches in self._parts.values()]
+        return {name: sum(rate[name] for rate in rates) / len(rates) for name in rates[0]}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # One that has been left while it waits for a file may not let itself be closed.
+        closing = [in_background(batches.close) for batches in self._parts.values()]
+        for future in closing:
+            try:
+                future.exception(timeout=_CLOSE_SECONDS)
+            except TimeoutError:
+                continue
+
+    def _states(self) -> States:
+        return {part: batches.get_state() for part, batches in self._parts.items()}
+
+    def _local(self, batches: Mapping[int, Mapping[str, np.ndarray]]) -> Batch:
+        first = next(iter(batches.values()))
+        if len(batches) == 1 and not self.shared:
+            return dict(first)
+        # Of the parts that are read, which row is which of the batch.
+        numbers = np.concatenate(
+            [np.arange(part * self._size, (part + 1) * self._size) for part in batches]
+        )
+        places = np.searchsorted(numbers, self._rows)
+        return {
+            name: np.concatenate([batch[name] for batch in batches.values()])[places]
+            for name in first
+        }

@@ -1,0 +1,107 @@
+"""Everything that a run tells while it goes: lines, `metrics.jsonl`, trackers and the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from stts_jax.config import Config
+from stts_jax.training.clock import Clock
+from stts_jax.training.log import Console, MetricsLog, Window, log_line
+from stts_jax.training.plots import plot_training
+from stts_jax.training.trackers import Tracker, flat, make_trackers
+from stts_jax.training.utilization import Throughput
+
+
+class Reporter:
+    """Of one run; of several processes only the first one tells anything."""
+
+    def __init__(
+        self,
+        config: Config,
+        output: Path,
+        step: int,
+        clock: Clock,
+        throughput: Throughput,
+        stack: ExitStack,
+    ) -> None:
+        """Open what is written to.
+
+        Args:
+          config: of the run.
+          output: its folder.
+          step: that it goes on from; what an earlier process wrote beyond it is struck out.
+          clock: of the run.
+          throughput: what the rates are made of.
+          stack: closes it all.
+        """
+        self._config, self._output, self._clock = config.train, output, clock
+        self._first = jax.process_index() == 0
+        self._window, self._reported_at = Window(throughput), clock.seconds
+        self._console = Console(step, self._config.steps, enabled=self._first)
+        stack.callback(self._console.close)
+        self._log = MetricsLog(output, step) if self._first else None
+        self._trackers: list[Tracker] = []
+        if self._log:
+            stack.callback(self._log.close)
+            self._trackers = make_trackers(config, output, step)
+        for tracker in self._trackers:
+            stack.callback(tracker.close)
+
+    def line(self, text: str) -> None:
+        """Print a line."""
+        self._console.line(text)
+
+    def step(
+        self, step: int, metrics: Mapping[str, float], fill_rates: Callable[[], Mapping[str, float]]
+    ) -> None:
+        """Tell of a step that is done; every `train.log_every` steps also of those since."""
+        before, self._reported_at = self._reported_at, self._clock.seconds
+        self._window.add(metrics, before, self._reported_at)
+        self._write({"step": step, **metrics, "seconds": self._reported_at})
+        self._console.advance(metrics["loss"])
+        every = self._config.log_every
+        if every and step % every == 0:
+            self._tell_window(step, fill_rates())
+
+    def evaluation(self, step: int, scores: Mapping[str, float]) -> None:
+        """Tell of an evaluation."""
+        self._write({"step": step, "evaluation": dict(scores)})
+        for tracker in self._trackers:
+            tracker.write(step, flat({"evaluation": scores}))
+        text = " | ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        self.line(f"step {step}/{self._config.steps} evaluated | {text}")
+        self.plot()
+
+    def last_evaluated(self) -> int:
+        """The last step that an earlier process of this run evaluated, 0 if none."""
+        kept = self._log.kept if self._log else []
+        last = max((r["step"] for r in kept if "evaluation" in r), default=0)
+        if jax.process_count() == 1:
+            return last
+        return int(multihost_utils.broadcast_one_to_all(np.int32(last)))
+
+    def plot(self) -> None:
+        """Draw the curves so far."""
+        if self._first:
+            plot_training(self._output)
+
+    def _tell_window(self, step: int, fill_rates: Mapping[str, float]) -> None:
+        left = self._config.steps - step
+        values = self._window.close(left, self._clock.steps_per_second)
+        values |= {f"fill/{name}": rate for name, rate in fill_rates.items()}
+        self.line(log_line(step, self._config.steps, values))
+        values |= {f"time/{name}": seconds for name, seconds in self._clock.buckets.items()}
+        self._write({"step": step, "window": values})
+        for tracker in self._trackers:
+            tracker.write(step, values)
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        if self._log is not None:
+            self._log.write(record)

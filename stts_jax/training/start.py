@@ -1,0 +1,191 @@
+"""What a run starts from: a checkpoint of its own, the parameters of another one, or nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from stts_jax.config import Config
+from stts_jax.data.pipeline import TrainingBatches, training_batches
+from stts_jax.training.checkpoint import (
+    CHECKPOINTS,
+    CheckpointError,
+    checkpoint_steps,
+    config_of,
+    differing_keys,
+    initialize_from,
+    require_writable,
+)
+from stts_jax.training.clock import time_line
+from stts_jax.training.data_parts import DataParts, natural_parts
+from stts_jax.training.distributed import Agreement
+from stts_jax.training.run_checkpoints import Progress, require_room, restore_latest
+from stts_jax.training.step import TrainState, abstract_state, init_state
+from stts_jax.training.trackers import require_trackers
+
+# Settings that may differ from those of the run that is resumed.
+_FREE_MODEL_KEYS = ("model.compute_dtype", "model.remat")
+_FREE_DATA_KEYS = ("data.validation", "data.test", "data.cache_frames", "data.max_bad_share")
+# Settings that decide which arrays the optimizer has.
+_FIXED_TRAIN_KEYS = ("train.optimizer", "train.freeze_base_embedding")
+
+
+def start(
+    config: Config,
+    output: Path,
+    mesh: Mesh,
+    stack: ExitStack,
+    *,
+    init_from: Path | None,
+    resume: bool,
+    data_dir: Path | None,
+) -> tuple[TrainState, Progress, DataParts]:
+    """The state to go on from, how far the run is, and its data at that place.
+
+    All that can be refused is refused before anything large is made: a folder that can't be
+    written, a full disk, settings that contradict the run in it, a tracker that isn't installed.
+
+    Args:
+      config: of the run; it is written to `output`.
+      output: folder of the run.
+      mesh: that state and batches lie on.
+      stack: closes the data.
+      init_from: folder of a run or checkpoint whose parameters to start from.
+      resume: go on from the newest checkpoint in `output`, if any; otherwise they are deleted.
+      data_dir: of the procedural set.
+
+    Raises:
+      CheckpointError, ConfigError: in the cases above.
+    """
+    require_writable(output)
+    require_trackers(config)
+    resumes = resume and bool(checkpoint_steps(output))
+    saved = _require_same_run(config, output) if resumes else None
+    abstract = abstract_state(config, mesh)
+    require_room(output, abstract)
+    if saved is not None:
+        state, progress = _resumed(output, abstract, init_from)
+        other_data = _differing(config.data, saved.data, "data", _FREE_DATA_KEYS)
+        batches = _resumed_data(config, mesh, stack, progress, other_data, data_dir)
+    else:
+        batches = _open(config, mesh, stack, natural_parts(config.data.batch_rows, mesh), data_dir)
+        if jax.process_index() == 0:
+            shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
+        state = _fresh(config, mesh, init_from)
+        progress = Progress(step=0, seconds={}, data=[])
+    if jax.process_index() == 0:
+        save_config(config, output)
+    return state, progress, batches
+
+
+def save_config(config: Config, output: Path) -> None:
+    """Write `config.json` in one go: a run killed meanwhile leaves the old one or the new one."""
+    with tempfile.TemporaryDirectory(dir=output, prefix=".config-") as folder:
+        config.save(Path(folder))
+        (Path(folder) / "config.json").replace(output / "config.json")
+
+
+def notice(text: str) -> None:
+    """Print a line, once for all processes."""
+    if jax.process_index() == 0:
+        print(text, flush=True)
+
+
+def _require_same_run(config: Config, output: Path) -> Config:
+    """The config of the run in `output`, which must have the same model and optimizer."""
+    saved = config_of(output)
+    other = _differing(config.model, saved.model, "model", _FREE_MODEL_KEYS)
+    if other:
+        raise CheckpointError(
+            f"'{output}' holds a run of another model, with {', '.join(other)}; set them alike, "
+            "choose another --output, or replace that run with --no-resume"
+        )
+    other = differing_keys(config.train, saved.train, "train")
+    other = [text for text in other if text.startswith(_FIXED_TRAIN_KEYS)]
+    if other:
+        raise CheckpointError(
+            f"'{output}' holds a run with another optimizer state, of {', '.join(other)}; set them "
+            "alike, or start a new run from its parameters with --init-from"
+        )
+    return saved
+
+
+def _resumed(
+    output: Path, abstract: TrainState, init_from: Path | None
+) -> tuple[TrainState, Progress]:
+    restored = restore_latest(output, abstract, notice)
+    assert restored is not None
+    state, progress = restored
+    notice(f"resuming '{output}' at step {progress.step}; {time_line(_filled(progress.seconds))}")
+    if init_from is not None:
+        notice(f"'{init_from}' isn't read, as the run has already started from it")
+    return state, progress
+
+
+def _resumed_data(
+    config: Config,
+    mesh: Mesh,
+    stack: ExitStack,
+    progress: Progress,
+    other_data: list[str],
+    data_dir: Path | None,
+) -> DataParts:
+    rows = config.data.batch_rows
+    if other_data or not progress.data:
+        reason = ", ".join(other_data) or "the checkpoint has no place in the data"
+        notice(f"the data start anew, as the settings changed: {reason}")
+        return _open(config, mesh, stack, natural_parts(rows, mesh), data_dir)
+    batches = _open(config, mesh, stack, len(progress.data), data_dir)
+    batches.restore(progress.data)
+    if len(progress.data) != natural_parts(rows, mesh):
+        how = (
+            "some processes read the same part and use a share of it"
+            if batches.shared
+            else ("each process reads several")
+        )
+        notice(
+            f"the data go on exactly where they stood: they were cut into {len(progress.data)} "
+            f"parts, and there are {jax.process_count()} processes now, so {how}"
+        )
+    return batches
+
+
+def _fresh(config: Config, mesh: Mesh, init_from: Path | None) -> TrainState:
+    state = init_state(config, mesh, jax.random.key(config.train.seed))
+    if init_from is not None:
+        state = dataclasses.replace(state, model=initialize_from(state.model, init_from, notice))
+        notice(f"starting from the parameters in '{init_from}'")
+    return state
+
+
+def _open(
+    config: Config, mesh: Mesh, stack: ExitStack, parts: int, data_dir: Path | None
+) -> DataParts:
+    folder = {} if data_dir is None else {"folder": Path(data_dir)}
+
+    def open_part(part: int, parts: int) -> TrainingBatches:
+        return training_batches(config, process_index=part, process_count=parts, **folder)
+
+    agreement = Agreement()
+    if jax.process_index() > 0:
+        agreement.meet("data")  # the first process makes the procedural set, if need be
+    batches = stack.enter_context(DataParts(open_part, config.data.batch_rows, parts, mesh))
+    if jax.process_index() == 0:
+        agreement.meet("data")
+    return batches
+
+
+def _differing(ours: Any, theirs: Any, path: str, free: tuple[str, ...]) -> list[str]:
+    found = differing_keys(ours, theirs, path)
+    return [text for text in found if not text.startswith(tuple(f"{key}=" for key in free))]
+
+
+def _filled(seconds: dict[str, float]) -> dict[str, float]:
+    return dict.fromkeys(("compile", "data", "step", "save", "eval"), 0.0) | seconds

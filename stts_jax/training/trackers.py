@@ -1,0 +1,117 @@
+"""TensorBoard and Weights & Biases, for those who want them beside `metrics.jsonl`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+from stts_jax.config import Config, ConfigError
+
+WANDB_ID = "wandb_id.txt"
+
+
+class Tracker(Protocol):
+    """Takes scalars by step."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Note the values at a step."""
+
+    def close(self) -> None:
+        """Write what is left."""
+
+
+def require_trackers(config: Config) -> None:
+    """Raise a `ConfigError` if a tracker is asked for that isn't installed."""
+    if config.train.tensorboard:
+        _import("tensorboardX", "train.tensorboard is true", "tensorboard")
+    if config.train.wandb:
+        _import("wandb", f"train.wandb is '{config.train.wandb}'", "wandb")
+
+
+def make_trackers(config: Config, output: Path, step: int) -> list[Tracker]:
+    """Those that the config asks for.
+
+    Args:
+      config: of the run.
+      output: its folder.
+      step: that it goes on from, 0 for a new run.
+
+    Raises:
+      ConfigError: if one isn't installed.
+    """
+    require_trackers(config)
+    trackers: list[Tracker] = []
+    if config.train.tensorboard:
+        trackers.append(TensorBoard(output / "tensorboard", step))
+    if config.train.wandb:
+        trackers.append(WeightsAndBiases(config, output, step))
+    return trackers
+
+
+class TensorBoard:
+    """Event files for `tensorboard --logdir FOLDER`."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        module = importlib.import_module("tensorboardX")
+        # What an earlier process wrote beyond the step that this one goes on from is struck out.
+        self._writer = module.SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Note the values at a step."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """A run at wandb; it goes on where the training does."""
+
+    def __init__(self, config: Config, output: Path, step: int) -> None:
+        module = importlib.import_module("wandb")
+        known = output / WANDB_ID
+        resumed = known.read_text().strip() if step and known.is_file() else None
+        self._run = module.init(
+            project=config.train.wandb,
+            name=output.name,
+            dir=str(output),
+            id=resumed,
+            resume="allow" if resumed else None,
+            config=dataclasses.asdict(config),
+        )
+        known.write_text(f"{self._run.id}\n")
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Note the values at a step."""
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._run.finish()
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Nested scalars by path: `{"a": {"b": 1}}` -> `{"a/b": 1}`."""
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}/")
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def _import(name: str, asked: str, extra: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError(
+            f"{asked}, but {name} is not installed; install it with "
+            f"`pip install 'stts-jax[{extra}]'` or turn that off"
+        ) from error

@@ -1,0 +1,80 @@
+"""Several processes on this machine train as one, and their run goes on with another number."""
+
+from __future__ import annotations
+
+import pytest
+from process_runs import Launcher, losses
+
+from stts_jax.config import ConfigError
+from stts_jax.training.checkpoint import checkpoint_steps
+from stts_jax.training.distributed import join_processes
+
+RUN = ("train.save_every=2", "train.log_every=1")
+
+
+@pytest.fixture(scope="module")
+def launcher():
+    launcher = Launcher()
+    yield launcher
+    launcher.close()
+
+
+@pytest.fixture(scope="module")
+def alone(launcher, tmp_path_factory):
+    """Losses of the real model in one process on one device."""
+    output = tmp_path_factory.mktemp("alone")
+    launcher.start(output, *RUN, step="real").finish()
+    return losses(output)
+
+
+def assert_close(found, wanted, report_error):
+    assert found.keys() == wanted.keys()
+    worst = max(abs(found[step] - wanted[step]) for step in wanted)
+    report_error("losses", worst, 1e-4)
+    assert worst < 1e-4, (found, wanted)
+
+
+def test_two_processes_agree_with_one_and_one_goes_on(launcher, alone, tmp_path, report_error):
+    runs = launcher.start_several(2, tmp_path, *RUN, "train.keep_checkpoints=9", step="real")
+    summaries = [run.finish() for run in runs]
+    assert [s["step"] for s in summaries] == [8, 8]
+    assert checkpoint_steps(tmp_path) == [2, 4, 6, 8]
+    assert_close(losses(tmp_path), alone, report_error)
+    assert "step 8/8 (100.0 %)" in runs[0].log()
+    assert "step" not in runs[1].log().splitlines()[0], "only the first process talks"
+
+    for step in (6, 8):
+        (tmp_path / "checkpoints" / str(step)).rename(tmp_path / f"not-{step}")
+    one = launcher.start(tmp_path, *RUN, step="real")
+    assert one.finish()["step"] == 8
+    assert "resuming" in one.log() and "at step 4" in one.log()
+    assert (
+        "the data go on exactly where they stood: they were cut into 2 parts, and there are 1 "
+        "processes now, so each process reads several"
+    ) in one.log()
+    assert_close(losses(tmp_path), alone, report_error)
+
+
+def test_one_process_goes_on_as_two(launcher, tmp_path, report_error):
+    launcher.start(tmp_path / "whole", *RUN).finish()
+    output = tmp_path / "grown"
+    launcher.start(output, *RUN, "train.steps=4").finish()
+    runs = launcher.start_several(2, output, *RUN)
+    assert [run.finish()["step"] for run in runs] == [8, 8]
+    assert "some processes read the same part and use a share of it" in runs[0].log()
+    assert_close(losses(output), losses(tmp_path / "whole"), report_error)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"JAX_NUM_PROCESSES": "2"}, "JAX_COORDINATOR_ADDRESS is not set"),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"},
+            "JAX_PROCESS_ID is '2'; number the processes from 0",
+        ),
+    ],
+)
+def test_half_told_processes_are_refused(environment, message):
+    with pytest.raises(ConfigError, match=message):
+        join_processes(environment)

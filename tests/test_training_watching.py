@@ -1,0 +1,292 @@
+"""What people watch and look into: spikes, dumps, trackers, profiles, utilisation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from training_cases import (
+    KEY,
+    FakeBatches,
+    batch_for,
+    fresh_state,
+    single_mesh,
+    small_config,
+    train_step,
+)
+
+from stts_jax.budget import row_budget
+from stts_jax.config import ConfigError, load_config
+from stts_jax.parallel.parameters import named_parameters
+from stts_jax.training import loop, spikes, start
+from stts_jax.training.dump import fingerprint, read_dump
+from stts_jax.training.log import read_metrics
+from stts_jax.training.loop import TrainingError, train
+from stts_jax.training.replay import main as replay
+from stts_jax.training.run_checkpoints import Checkpoints, restore_latest
+from stts_jax.training.step import abstract_state
+from stts_jax.training.trackers import flat
+from stts_jax.training.utilization import Throughput, peak_flops
+
+SKIP = "train.skip_loss_spikes=3"
+
+
+@pytest.fixture(autouse=True)
+def parts(monkeypatch):
+    monkeypatch.setattr(loop, "run_mesh", lambda _: single_mesh())
+    monkeypatch.setattr(start, "training_batches", FakeBatches)
+    monkeypatch.setattr(start, "init_state", lambda *_: fresh_state())
+    monkeypatch.setattr(loop, "make_train_step", lambda *_: train_step())
+
+
+def watched(losses, norms=None, factor=3.0):
+    """Which of these steps are spikes, and the state after them."""
+    state, found = spikes.fresh_spikes(), []
+    step = jax.jit(lambda state, loss, norm: spikes.watch(state, loss, norm, factor))
+    for loss, norm in zip(losses, norms or [1.0] * len(losses), strict=True):
+        spike, state = step(state, np.float32(loss), np.float32(norm))
+        found.append(bool(spike))
+    return found, state
+
+
+def test_a_jump_of_loss_or_norm_is_a_spike_once_there_is_a_history():
+    calm = [2.0] * spikes.HISTORY
+    found, state = watched([*calm, 5.9, 7.5, 2.0])
+    assert found == [False] * (spikes.HISTORY + 1) + [True, False]
+    assert int(state.skipped) == 1 and int(state.taken) == spikes.HISTORY + 2
+    assert watched([2.0] * 30, [1.0] * 29 + [3.1])[0][-1]
+    assert not any(watched([9.0, 1.0, 50.0])[0])
+
+
+def test_a_spike_stays_out_of_the_means_and_nan_is_none():
+    state = watched([2.0] * 25)[1]
+    after = watched([2.0] * 25 + [1e6])[1]
+    assert float(after.loss) == float(state.loss) and float(after.weight) == float(state.weight)
+    assert not watched([2.0] * 25 + [np.nan])[0][-1]
+
+
+def spiky_state(mean):
+    """A state whose means say that losses have been around `mean` for long."""
+    zero = spikes.fresh_spikes()
+    means = dataclasses.replace(
+        zero, loss=zero.loss + mean, norm=zero.norm + 1e9, weight=zero.weight + 1
+    )
+    means = dataclasses.replace(means, taken=zero.taken + 100)
+    shardings = jax.tree.map(
+        lambda x: x.sharding, abstract_state(small_config(SKIP), single_mesh())
+    )
+    return jax.device_put(dataclasses.replace(fresh_state(), spikes=means), shardings)
+
+
+def test_without_a_spike_the_option_changes_no_bit():
+    config = small_config(SKIP)
+    plain, watching = fresh_state(), spiky_state(1e9)
+    for seed in range(3):
+        plain, metrics = train_step()(plain, batch_for(config, seed), KEY)
+        watching, watched_metrics = train_step(SKIP)(watching, batch_for(config, seed), KEY)
+        assert all(float(metrics[name]) == float(watched_metrics[name]) for name in metrics)
+    for part in ("model", "optimizer"):
+        one, other = (named_parameters(getattr(s, part)) for s in (plain, watching))
+        for name, array in one.items():
+            np.testing.assert_array_equal(array, other[name], err_msg=name)
+    assert int(watched_metrics["skipped"]) == 0
+
+
+def test_a_spike_leaves_parameters_and_moments_as_they_are():
+    state = spiky_state(0.1)
+    before = jax.device_get((state.model, state.optimizer))
+    state, metrics = train_step(SKIP)(state, batch_for(small_config(), 0), KEY)
+    after = jax.device_get((state.model, state.optimizer))
+    assert all(map(np.array_equal, jax.tree.leaves(before), jax.tree.leaves(after)))
+    assert int(metrics["skipped"]) == 1 and int(state.step) == 1
+
+
+def test_the_means_of_spikes_survive_and_start_anew_where_there_were_none(tmp_path):
+    state = spiky_state(0.5)
+    with Checkpoints(tmp_path / "with", 1) as checkpoints:
+        checkpoints.save(state, 1, {}, {0: None})
+    with Checkpoints(tmp_path / "without", 1) as checkpoints:
+        checkpoints.save(fresh_state(), 1, {}, {0: None})
+    abstract = abstract_state(small_config(SKIP), single_mesh())
+    restored, _ = restore_latest(tmp_path / "with", abstract)
+    assert float(restored.spikes.loss) == 0.5 and int(restored.spikes.taken) == 100
+    restored, _ = restore_latest(tmp_path / "without", abstract)
+    assert int(restored.spikes.taken) == 0
+    plain, _ = restore_latest(tmp_path / "with", abstract_state(small_config(), single_mesh()))
+    assert plain.spikes is None
+
+
+def broken_from(step_number):
+    def make(*_):
+        def step(state, batch, key):
+            state, metrics = train_step()(state, batch, key)
+            bad = np.float32(np.inf if int(state.step) == step_number else 1.0)
+            return state, metrics | {"loss": bad}
+
+        return step
+
+    return make
+
+
+@pytest.fixture
+def dump(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "make_train_step", broken_from(4))
+    with pytest.raises(TrainingError, match=r"training stopped at step 4, batch") as error:
+        train(small_config("train.save_every=2"), tmp_path)
+    return tmp_path / "dumps" / "step-4", str(error.value)
+
+
+def test_a_loss_that_is_not_finite_leaves_batch_setup_and_randomness(dump):
+    folder, message = dump
+    assert f"python -m stts_jax.training.replay {folder}" in message
+    found, config, batch = read_dump(folder)
+    batches = FakeBatches(small_config())
+    wanted = [next(batches) for _ in range(4)][-1]
+    assert all(np.array_equal(batch[name], wanted[name]) for name in wanted)
+    assert found.fingerprint == fingerprint(wanted) and found.fingerprint in message
+    assert fingerprint(wanted) != fingerprint(next(batches))
+    assert config == small_config("train.save_every=2")
+    assert (found.step, found.seed, found.metrics["loss"]) == (4, config.train.seed, "inf")
+    assert found.checkpoint == str(folder.parents[1].resolve() / "checkpoints" / "2")
+
+
+def test_a_dump_is_replayed(dump, capsys):
+    folder, _ = dump
+    assert replay([str(folder)]) == 0  # the batch is innocent: the test made the loss up
+    text = capsys.readouterr().out
+    assert "all finite here" in text and "then: inf" in text
+    # The loss of these parameters on this batch, with this step's key.
+    state, _ = restore_latest(folder.parents[1], abstract_state(small_config(), single_mesh()))
+    config = read_dump(folder)[1]
+    state = dataclasses.replace(state, step=state.step + 1)
+    _, metrics = train_step()(state, batch_for(config, 4), KEY)
+    assert f"loss             {float(metrics['loss']):.6g}" in text
+    assert replay([str(folder.parent)]) == 2
+    assert "there is no dump in" in capsys.readouterr().err
+
+
+def test_a_tracker_that_is_not_installed_is_one_sentence(tmp_path, monkeypatch):
+    for setting, module, extra in (
+        ("train.tensorboard=true", "tensorboardX", "tensorboard"),
+        ("train.wandb=mine", "wandb", "wandb"),
+    ):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(ConfigError, match=rf"{module} is not installed.*stts-jax\[{extra}\]"):
+            train(small_config(setting), tmp_path / "run")
+        assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_trackers_get_what_the_log_line_shows(tmp_path, monkeypatch):
+    written, calls = [], []
+
+    class Writer:
+        def __init__(self, folder, purge_step):
+            calls.append((folder, purge_step))
+
+        def add_scalar(self, name, value, step):
+            written.append((name, step))
+
+        def close(self):
+            calls.append("closed")
+
+    def init(**options):
+        calls.append((options["project"], options["id"]))
+        log = lambda values, step: written.extend((f"w/{n}", step) for n in values)  # noqa: E731
+        return SimpleNamespace(id="abc", log=log, finish=lambda: calls.append("finished"))
+
+    monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=Writer))
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    settings = ("train.tensorboard=true", "train.wandb=mine", "train.evaluate_every=4")
+    evaluate = lambda *_: {"accuracy": 0.5}  # noqa: E731
+    train(small_config(*settings, "train.steps=4"), tmp_path, evaluate=evaluate)
+    names = {"loss", "gradient_norm", "tokens_per_second_per_device", "time/compile", "kept"}
+    assert names <= {name for name, step in written if step == 2}
+    assert {f"w/{name}" for name in names} <= {name for name, step in written if step == 4}
+    assert ("evaluation/accuracy", 4) in written
+    folder = str(tmp_path / "tensorboard")
+    assert calls == [(folder, None), ("mine", None), "finished", "closed"]
+    train(small_config(*settings, "train.steps=5"), tmp_path)
+    assert calls[4:6] == [(folder, 5), ("mine", "abc")]
+    assert flat({"a": {"b": 1.0}, "c": 2.0}) == {"a/b": 1.0, "c": 2.0}
+
+
+def test_a_profile_of_the_steps_asked_for(tmp_path, monkeypatch):
+    traced = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: traced.append(folder))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: traced.append("stop"))
+    seen = []
+
+    def note(step, _):
+        seen.append((step, len(traced)))
+
+    train(small_config("train.profile=[3, 4]"), tmp_path, on_step=note)
+    assert traced == [str(tmp_path / "profile"), "stop"]
+    # A step is looked at when the next one has been started.
+    assert dict(seen) == {1: 0, 2: 1, 3: 1, 4: 2, 5: 2, 6: 2, 7: 2, 8: 2}
+    with pytest.raises(ConfigError, match=r"train\.profile is \[4, 3\]"):
+        small_config("train.profile=[4, 3]")
+
+
+def test_a_real_profile_is_written(tmp_path):
+    train(small_config("train.profile=[2, 2]", "train.steps=2"), tmp_path)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_time_is_counted_over_resumptions(tmp_path):
+    train(small_config("train.steps=4"), tmp_path)
+    first = read_metrics(tmp_path / "metrics.jsonl")[-1]
+    summary = train(small_config("train.steps=8"), tmp_path)
+    times = [r["window"] for r in read_metrics(tmp_path / "metrics.jsonl") if "window" in r]
+    for name in ("compile", "data", "step", "save", "eval"):
+        column = [window[f"time/{name}"] for window in times]
+        assert column == sorted(column), name
+        assert summary["buckets"][name] >= column[-1]
+    assert first["window"]["time/step"] > 0
+    assert json.loads(json.dumps(summary["buckets"]))
+
+
+def test_fill_rates_are_logged(tmp_path, capsys):
+    train(small_config("train.steps=2"), tmp_path)
+    batches = FakeBatches(small_config())
+    for _ in range(2):
+        next(batches)
+    wanted = batches.fill_rates.as_dict()
+    windows = [r["window"] for r in read_metrics(tmp_path / "metrics.jsonl") if "window" in r]
+    assert [{n: w[f"fill/{n}"] for n in wanted} for w in windows] == [wanted]
+    assert f"| fill {100 * wanted['tokens']:.0f} % |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [
+        ("TPU v4", 275e12),
+        ("TPU v5 lite", 197e12),
+        ("TPU v5", 459e12),
+        ("TPU v6 lite", 918e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H200", 989e12),
+        ("cpu", None),
+    ],
+)
+def test_peak_rates(kind, peak):
+    assert peak_flops(kind) == peak
+
+
+def test_utilisation_counts_the_vit_before_and_after_the_prune():
+    def flops(ratio):
+        config = load_config(
+            "molmo2_4b_stts_50", [f"model.prune.topk={ratio}", "data.batch_rows=8"]
+        )
+        budget = row_budget(config.model, config.data)
+        return Throughput.of(config, budget, [SimpleNamespace(device_kind="NVIDIA H100")] * 8)
+
+    whole, half = flops(0.0), flops(0.5)
+    assert 0.4 < half.flops / whole.flops < 0.8
+    assert half.mfu(1.0) == pytest.approx(half.flops / (8 * 989e12))
+    assert dataclasses.replace(half, peak=None).mfu(1.0) is None

@@ -1,0 +1,146 @@
+"""Processes of training runs on random batches, for tests that kill, stop and restart them.
+
+It imports what they need once, then forks a process for each line on stdin, a JSON object:
+`output` (folder), `overrides` (settings), and optionally `devices` (1), `environment` (variables),
+`step` (`real`, or `toy`: a cheap update that depends on all that must survive), `hang` (`data`,
+`evaluate` or `compile`: that waits for minutes, after `output/hanging` is made), `first_hangs`
+(only the first process does). It answers with the process id, and to `{"wait": id}` with the exit
+code. What a process prints goes to `output/log-INDEX.txt`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ["XLA_FLAGS"] = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
+import jax
+import jax.numpy as jnp
+from goldens_folder import REPOSITORY
+
+sys.path.insert(0, str(REPOSITORY))
+from stts_jax.parallel.mesh import batch_sharding, replicated
+from stts_jax.training import loop, start
+from stts_jax.training.distributed import join_processes
+from stts_jax.training.step import abstract_state, state_shardings
+
+
+def main() -> None:
+    for line in sys.stdin:
+        order = json.loads(line)
+        if "wait" in order:
+            code = os.waitstatus_to_exitcode(os.waitpid(order["wait"], 0)[1])
+            print(code, flush=True)
+            continue
+        child = os.fork()
+        if child == 0:
+            run_and_leave(order)
+        print(child, flush=True)
+
+
+def run_and_leave(order: dict[str, Any]) -> None:
+    os.environ.update(order.get("environment", {}))
+    output = Path(order["output"])
+    output.mkdir(parents=True, exist_ok=True)
+    index = os.environ.get("JAX_PROCESS_ID", "0")
+    log = os.open(output / f"log-{index}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    try:
+        code = train(order, output)
+    except BaseException as error:
+        print(f"{type(error).__name__}: {error}", flush=True)
+        code = 1
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def train(order: dict[str, Any], output: Path) -> int:
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", order.get("devices", 1))
+    jax.config.update("jax_default_matmul_precision", "highest")
+    jax.config.update("jax_compilation_cache_dir", str(REPOSITORY / ".jax_cache"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    join_processes()
+    # After that only, as it makes an array.
+    from training_cases import FakeBatches, small_config
+
+    hangs = order.get("hang", "")
+    if order.get("first_hangs") and jax.process_index() > 0:
+        hangs = ""
+
+    def hang() -> None:
+        (output / "hanging").touch()
+        time.sleep(600)
+
+    class Batches(FakeBatches):
+        def __next__(self):
+            if hangs == "data" and self.number == 2:
+                hang()
+            return super().__next__()
+
+    def evaluate(model: Any, step: int) -> dict[str, float]:
+        if hangs == "evaluate" and step == 2:
+            hang()
+        return {"accuracy": step % 3 / 10}
+
+    start.training_batches = Batches
+    if order.get("step") == "toy":
+        loop.make_train_step = toy_step
+    if hangs == "compile":
+        loop.make_train_step = lambda *_: SlowToCompile(hang)
+    summary = loop.train(small_config(*order["overrides"]), output, evaluate=evaluate)
+    names = ("step", "stopped", "left_running", "seconds")
+    print(json.dumps({name: summary[name] for name in names}), flush=True)
+    return 0
+
+
+class SlowToCompile:
+    def __init__(self, hang):
+        self.hang = hang
+
+    def lower(self, *_):
+        return self
+
+    def compile(self) -> None:
+        self.hang()
+
+
+def toy_step(config, _, mesh):
+    """Parameters, moments, batch, step and key all have a part in the next loss."""
+    shardings = state_shardings(abstract_state(config, mesh))
+
+    def step(state, batch, key):
+        noise = jax.random.uniform(jax.random.fold_in(key, state.step))
+        seen = batch["images"].astype(jnp.float32).mean() + 1e-3 * batch["input_ids"].sum() + noise
+
+        def moved(array, by):
+            return array * 0.9 + by if array.dtype == jnp.float32 else array + 1
+
+        optimizer = jax.tree.map(lambda moment: moved(moment, 0.01 * seen), state.optimizer)
+        mean = sum(m.sum() for m in jax.tree.leaves(optimizer) if m.dtype == jnp.float32)
+        model = jax.tree.map(lambda array: moved(array, 1e-6 * mean), state.model)
+        loss = sum(jnp.abs(array).mean() for array in jax.tree.leaves(model))
+        names = ("z_loss", "auxiliary_loss", "accuracy", "kept", "total_loss")
+        names += ("learning_rate/llm", "gradient_norm/llm")
+        metrics = dict.fromkeys(names, noise) | {"loss": loss, "tokens": jnp.int32(1)}
+        new = type(state)(model, optimizer, state.step + 1, state.spikes)
+        return new, metrics
+
+    return jax.jit(
+        step,
+        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+if __name__ == "__main__":
+    main()
