@@ -1,5 +1,8 @@
 """Mesh, placement, and that several devices compute what one computes."""
 
+import re
+from functools import cache
+
 import jax
 import numpy as np
 import pytest
@@ -21,7 +24,7 @@ from stts_jax.parallel.mesh import (
     shard_batch,
 )
 from stts_jax.parallel.parameters import named_parameters
-from stts_jax.training.step import abstract_state, make_train_step
+from stts_jax.training.step import abstract_state, make_train_step, state_shardings
 
 
 def abstract_model(config):
@@ -86,20 +89,32 @@ def gradients_of(state):
     return {name: 10 * array for name, array in arrays.items() if ".mu." in name}
 
 
-@pytest.mark.parametrize("packing", ["stream", "first_fit"])
-def test_eight_devices_give_the_loss_and_gradients_of_one(packing, report_error):
-    overrides = [] if packing == "stream" else [f"model.prune.packing={packing}"]
-    config, mesh = small_config(*overrides), make_mesh()
+def eight_devices(packing, shape):
+    """Setup, mesh and batch of eight rows, one a device, and the compiled step."""
+    return _eight_devices(packing, tuple(shape.items()))
+
+
+@cache
+def _eight_devices(packing, shape):
+    config, mesh = small_config(f"model.prune.packing={packing}"), make_mesh(dict(shape))
     budget = row_budget(config.model, config.data)
     arrays = random_batch(config.model, budget, 8, seed=3, kinds=ALL_KINDS, empty_rows=1)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
-    spread = jax.device_put(fresh_state(*overrides), shardings)
+    step = make_train_step(config, budget, mesh)
     batch = shard_batch(arrays, mesh)
-    assert len(batch["images"].addressable_shards) == mesh.size
+    return arrays, batch, step.lower(abstract_state(config, mesh), batch, KEY).compile()
+
+
+@pytest.mark.parametrize("packing, shape", [("stream", {"fsdp": 8}), ("first_fit", {"data": 8})])
+def test_eight_devices_give_the_loss_and_gradients_of_one(packing, shape, report_error):
+    overrides = [] if packing == "stream" else [f"model.prune.packing={packing}"]
+    arrays, batch, step = eight_devices(packing, shape)
+    assert len(batch["images"].addressable_shards) == 8
+    shardings = state_shardings(abstract_state(small_config(*overrides), make_mesh(shape)))
+    spread = jax.device_put(fresh_state(*overrides), shardings)
 
     one_device = shard_batch(arrays, single_mesh())
     state, metrics = train_step(*overrides)(fresh_state(*overrides), one_device, KEY)
-    state_8, metrics_8 = make_train_step(config, budget, mesh)(spread, batch, KEY)
+    state_8, metrics_8 = step(spread, batch, KEY)
     metrics, metrics_8 = jax.device_get((metrics, metrics_8))
     for name, value in metrics.items():
         error = abs(float(value) - float(metrics_8[name]))
@@ -110,3 +125,14 @@ def test_eight_devices_give_the_loss_and_gradients_of_one(packing, report_error)
     report_error("gradients", worst, 1e-5)
     assert worst < 1e-5
     assert all(np.abs(one[name]).max() > 0 for name in one if "key.bias" not in name)
+
+
+def test_no_device_holds_activations_of_all_rows():
+    """Neither forward nor backward: what has a row's tokens in it has one row only."""
+    config = small_config()
+    budget, vit = row_budget(config.model, config.data), config.model.vit
+    text = eight_devices("stream", {"fsdp": 8})[2].as_text()
+    tokens = (f"{budget.tokens},", f"{budget.patches},", f"{budget.frames},{vit.patches},")
+    for count in tokens:
+        assert re.search(rf"f32\[1,{count}\d", text), count
+        assert not re.search(rf"f32\[8,{count}\d.*", text), count

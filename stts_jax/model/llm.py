@@ -16,6 +16,7 @@ from stts_jax.layers.linear import Linear
 from stts_jax.layers.mlp import SwiGluMlp
 from stts_jax.layers.norms import RmsNorm
 from stts_jax.layers.rotary import rotary_tables, rotate
+from stts_jax.parallel.mesh import share_rows
 from stts_jax.parallel.parameters import parameter, stack, truncated_normal
 
 # Maps (q, k, v) to the attended values and whatever is to be kept of this layer.
@@ -213,12 +214,13 @@ class LanguageModel(nnx.Module):
 
         def body(x: jax.Array, per_layer: tuple[Any, ...]) -> tuple[jax.Array, Any]:
             block, frequency, magnitude, layer, layer_key = per_layer
-            return block(
-                x,
+            x, kept = block(
+                share_rows(x),
                 lambda y: rotate(y, positions, frequency, magnitude),
                 attend_with(layer),
                 residual_dropout(self.config, response, layer_key),
             )
+            return share_rows(x), kept
 
         per_layer = (self.blocks, frequencies, magnitudes, layers, keys)
         x, kept = jax.lax.scan(jax.checkpoint(body) if remat else body, x, per_layer)

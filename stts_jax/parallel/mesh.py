@@ -133,6 +133,17 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def share_rows(x: jax.Array) -> jax.Array:
+    """Keep the rows of an activation (first axis) over `data` and `fsdp`, all else whole.
+
+    Without it the compiler lets activations follow the parameters, cut along their width with
+    every row on every device. Does nothing where no mesh is set.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+
+
 def require_even_rows(rows: int, mesh: Mesh) -> None:
     """Raise a `ConfigError` if the devices can't share that many rows."""
     parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)

@@ -105,7 +105,8 @@ def make_train_step(config: Config, budget: Budget, mesh: Mesh) -> TrainStep:
     ) -> tuple[TrainState, Metrics]:
         def loss_of(model: VideoLanguageModel) -> tuple[jax.Array, Metrics]:
             step_key = jax.random.fold_in(key, state.step)
-            return loss_fn(model, batch, budget, config.train, key=step_key, train=True)
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return loss_fn(model, batch, budget, config.train, key=step_key, train=True)
 
         (total, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.model)
         parameters, gradients = named_parameters(state.model), named_parameters(gradients)
