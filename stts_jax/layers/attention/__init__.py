@@ -1,0 +1,79 @@
+"""Attention: with a mask and a per-key bias, and local within the segments of a stream."""
+
+from __future__ import annotations
+
+import jax
+
+from stts_jax.layers.attention.backends import choose
+from stts_jax.layers.attention.masks import segment_mask
+from stts_jax.layers.attention.request import MaskKind, Request
+from stts_jax.layers.attention.stream_blocks import neighbour_attention
+from stts_jax.layers.attention.stream_segments import segment_attention
+
+__all__ = ["DENSE_STREAM_SEGMENTS", "attention", "segment_mask", "stream_attention"]
+
+# Streams of at most this many neighbourhoods are cheaper as one dense product,
+DENSE_STREAM_SEGMENTS = 6
+# but on a CPU only those of segments shorter than this: a step of a loop costs as much as so many.
+SHORT_SEGMENT = 128
+
+
+def attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    mask: jax.Array | None = None,
+    key_bias: jax.Array | None = None,
+    segment_ids: jax.Array | None = None,
+    mask_kind: MaskKind = "full",
+    backend: str = "auto",
+) -> jax.Array:
+    """Scaled dot-product attention with the softmax in float32.
+
+    No Lq x Lk array is kept for the backward pass, and none of more than a block's scores is made
+    where there are many.
+
+    Args:
+      query: (B, ..., Lq, H, d).
+      key: (B, ..., Lk, K, d); each key head serves H / K consecutive query heads.
+      value: (B, ..., Lk, K, d).
+      mask: (B, ..., Lq or 1, Lk) bool, True where the query may look.
+      key_bias: (B, ..., Lk) float, added to the scores of a key for all heads.
+      segment_ids: (B, ..., L) int, places of other segments aren't seen, and padding (below 0) by
+        nobody; for as many queries as keys.
+      mask_kind: `causal` lets places see only themselves and what comes before.
+      backend: `auto`, or the name of one of `backends.BACKENDS`, which then runs or raises.
+
+    Returns:
+      (B, ..., Lq, H, d) in the dtype of `value`; exactly 0 for a query that may look nowhere.
+
+    Raises:
+      ValueError: for a backend that cannot do what is asked, or arguments that don't go together.
+    """
+    request = Request(query, key, value, mask, key_bias, segment_ids, mask_kind)
+    return choose(request, backend).run(request)
+
+
+def stream_attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    segment_ids: jax.Array,
+    longest_segment: int,
+) -> jax.Array:
+    """Attention within the segments of a stream whose segments are contiguous and in order.
+
+    Args:
+      query, key, value: (B, S, H, d).
+      segment_ids: (B, S) int, non-decreasing; negative ids are padding at the end.
+      longest_segment: tokens of the longest segment that can occur.
+
+    Returns:
+      (B, S, H, d); 0 at padding.
+    """
+    if jax.default_backend() == "cpu" and longest_segment >= SHORT_SEGMENT:
+        return segment_attention(query, key, value, segment_ids, longest_segment)
+    if query.shape[1] <= DENSE_STREAM_SEGMENTS * longest_segment:
+        return attention(query, key, value, segment_ids=segment_ids)
+    return neighbour_attention(query, key, value, segment_ids, longest_segment)

@@ -1,0 +1,121 @@
+"""The splash attention kernel of JAX, for TPUs; a key's bias goes in as a column more.
+
+`softmax(q k / sqrt(d) + b)` is `softmax([q / sqrt(d), 1] [k, b])`, so a kernel that knows no bias
+makes it, and its gradient. In bfloat16 the bias is split in two columns, what bfloat16 holds of it
+and the rest.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    BlockSizes,
+    CausalMask,
+    FullMask,
+    MultiHeadMask,
+    SegmentIds,
+    make_splash_mha,
+)
+
+from stts_jax.layers.attention.request import Request
+
+# The kernel's lanes: lengths are padded to a multiple.
+LANES = 128
+BLOCKS = (512, 256, 128)
+PADDING = -1
+
+
+def splash_refusal(request: Request) -> str | None:
+    """Why the kernel cannot do what is asked, or None."""
+    devices = jax.devices()
+    if devices[0].platform != "tpu":
+        return f"it needs a TPU, and this is a {devices[0].platform}"
+    if len(devices) > 1 and not jax.sharding.get_abstract_mesh().manual_axes:
+        return f"there are {len(devices)} devices, and it isn't called inside jax.shard_map"
+    return splash_shape_refusal(request)
+
+
+def splash_shape_refusal(request: Request) -> str | None:
+    """The same of what holds for any device."""
+    length, places = request.query.shape[-3], request.key.shape[-3]
+    if request.mask is not None:
+        return "it takes no mask given as an array"
+    if length != places:
+        return f"{length} queries and {places} keys; it is for as many of each"
+    if length < LANES:
+        return f"{length} places are fewer than its blocks of {LANES}"
+    return None
+
+
+def splash_attention(request: Request, *, interpret: bool = False) -> jax.Array:
+    """What `attention` returns.
+
+    Args:
+      request: one that `splash_shape_refusal` has nothing against.
+      interpret: run the kernel's Python on any device, slowly.
+    """
+    *lead, length, heads, _ = request.query.shape
+    leads, size = math.prod(lead), -(-length // LANES) * LANES
+    query, key = _with_bias(request)
+
+    def heads_first(x: jax.Array) -> jax.Array:
+        x = jnp.moveaxis(x.reshape(leads, length, *x.shape[-2:]), 1, 2)
+        return jnp.pad(x, ((0, 0), (0, 0), (0, size - length), (0, 0)))
+
+    ids = jnp.zeros((leads, length), jnp.int32)
+    if request.segment_ids is not None:
+        # Padding sees padding, as the kernel wants a key for every query; it is cleared below.
+        ids = jnp.maximum(jnp.broadcast_to(request.segment_ids, (*lead, length)), PADDING)
+        ids = ids.reshape(leads, length)
+    padded = jnp.pad(ids, ((0, 0), (0, size - length)), constant_values=PADDING)
+    kind = CausalMask if request.mask_kind == "causal" else FullMask
+    kernel = make_splash_mha(
+        MultiHeadMask([kind((size, size)) for _ in range(heads)]),
+        head_shards=1,
+        q_seq_shards=1,
+        block_sizes=_block_sizes(size),
+        interpret=interpret,
+    )
+    out = jax.vmap(kernel)(
+        heads_first(query),
+        heads_first(key),
+        heads_first(request.value),
+        SegmentIds(padded, padded),
+    )
+    out = jnp.moveaxis(out[:, :, :length], 2, 1)
+    if request.segment_ids is not None:
+        out = jnp.where((ids >= 0)[..., None, None], out, 0)
+    return out.reshape(*lead, length, heads, request.value.shape[-1])
+
+
+def _with_bias(request: Request) -> tuple[jax.Array, jax.Array]:
+    """Queries, scaled, and keys, with columns for the bias if there is one."""
+    query = request.query * request.query.shape[-1] ** -0.5
+    key, bias = request.key, request.key_bias
+    if bias is None:
+        return query, key
+    bias = jnp.broadcast_to(bias, key.shape[:-2]).astype(jnp.float32)
+    columns = [bias.astype(key.dtype)]
+    if key.dtype != jnp.float32:
+        columns.append((bias - columns[0].astype(jnp.float32)).astype(key.dtype))
+    more = jnp.stack(columns, axis=-1)[..., None, :]
+    more = jnp.broadcast_to(more, (*key.shape[:-1], len(columns)))
+    ones = jnp.ones((*query.shape[:-1], len(columns)), query.dtype)
+    return jnp.concatenate([query, ones], -1), jnp.concatenate([key, more], -1)
+
+
+def _block_sizes(size: int) -> BlockSizes:
+    block = next(n for n in BLOCKS if size % n == 0)
+    return BlockSizes(
+        block_q=block,
+        block_kv=block,
+        block_kv_compute=block,
+        block_q_dkv=block,
+        block_kv_dkv=block,
+        block_kv_dkv_compute=block,
+        block_q_dq=block,
+        block_kv_dq=block,
+    )

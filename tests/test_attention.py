@@ -1,0 +1,236 @@
+"""Attention against the plainest float32 form, forward and gradient; what a stream visits."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stts_jax.layers.attention import attention
+from stts_jax.layers.attention.blockwise import BlockPlan, block_plan, blockwise_attention
+from stts_jax.layers.attention.masks import segment_mask
+from stts_jax.layers.attention.stream_blocks import neighbour_attention
+from stts_jax.layers.attention.stream_segments import (
+    segment_attention,
+    segment_ends,
+    segment_sizes,
+    visited_scores,
+)
+
+# Worst seen: 5e-7 forward, 3e-6 gradients (of sums over 12 queries and more, of size 5).
+FORWARD, GRADIENT = 2e-6, 1e-5
+# bfloat16 has 8 bits; worst seen beside a float32 reference: 1.2e-2.
+HALF = 4e-2
+
+
+def plain_attention(query, key, value, mask=None, key_bias=None):
+    """All scores at once, in float32; heads of keys repeated."""
+    query, key, value = (x.astype(jnp.float32) for x in (query, key, value))
+    repeats = query.shape[-2] // key.shape[-2]
+    key, value = (jnp.repeat(x, repeats, axis=-2) for x in (key, value))
+    scores = jnp.einsum("...qhd,...khd->...hqk", query, key) / np.sqrt(query.shape[-1])
+    if key_bias is not None:
+        scores = scores + key_bias[..., None, None, :]
+    if mask is None:
+        return jnp.einsum("...hqk,...khd->...qhd", jax.nn.softmax(scores), value)
+    allowed = jnp.broadcast_to(mask[..., None, :, :], scores.shape)
+    weights = jnp.where(allowed, jax.nn.softmax(jnp.where(allowed, scores, -1e30)), 0.0)
+    return jnp.einsum("...hqk,...khd->...qhd", weights, value)
+
+
+def draw(seed, *shapes, dtype=jnp.float32):
+    rng = np.random.default_rng(seed)
+    return [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
+
+
+def outputs_and_gradients(attend, arrays, weights):
+    """Of a weighted sum of the output, by every array."""
+
+    @jax.jit
+    def run(arrays):
+        def total(arrays):
+            out = attend(*arrays)
+            return (out.astype(jnp.float32) * weights).sum(), out
+
+        return jax.value_and_grad(total, has_aux=True)(arrays)
+
+    (_, out), gradients = run(tuple(arrays))
+    return out, gradients
+
+
+def worst(ours, theirs) -> float:
+    return float(jnp.abs(ours.astype(jnp.float32) - theirs.astype(jnp.float32)).max())
+
+
+def check(ours, theirs, arrays, weights, report_error, forward=FORWARD, gradient=GRADIENT):
+    out, gradients = outputs_and_gradients(ours, arrays, weights)
+    expected, expected_gradients = outputs_and_gradients(theirs, arrays, weights)
+    error = worst(out, expected)
+    gradient_error = max(map(worst, gradients, expected_gradients))
+    report_error("attention", error, forward)
+    report_error("gradients of attention", gradient_error, gradient)
+    assert error <= forward
+    assert gradient_error <= gradient
+    return out, gradients
+
+
+# ------------------------------------------------------------------------------ blocks of scores
+
+LEADS, LENGTH, PLACES, HEADS, KEY_HEADS, WIDTH = (2, 3), 12, 10, 4, 2, 8
+SHAPES = (
+    (*LEADS, LENGTH, HEADS, WIDTH),
+    (*LEADS, PLACES, KEY_HEADS, WIDTH),
+    (*LEADS, PLACES, KEY_HEADS, WIDTH),
+)
+PLANS = {
+    "at once": BlockPlan(6, 2, 1),
+    "leads in pairs": BlockPlan(2, 2, 1),
+    "head by head": BlockPlan(1, 1, 1),
+    "blocks that do not divide": BlockPlan(1, 1, 5),
+    "all leads, in blocks": BlockPlan(6, 2, 3),
+}
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_blocks_with_mask_and_bias_equal_the_plain_form(plan, report_error):
+    *arrays, bias = draw(0, *SHAPES, (*LEADS, PLACES))
+    (weights,) = draw(1, SHAPES[0])
+    mask = jnp.asarray(np.random.default_rng(2).random((*LEADS, LENGTH, PLACES)) < 0.6)
+    mask = mask.at[0, 0, 3].set(False)  # looks nowhere
+    out, gradients = check(
+        lambda q, k, v, b: blockwise_attention(q, k, v, mask=mask, key_bias=b, plan=plan),
+        lambda q, k, v, b: plain_attention(q, k, v, mask, b),
+        [*arrays, bias],
+        weights,
+        report_error,
+    )
+    assert (out[0, 0, 3] == 0).all()
+    assert (gradients[0][0, 0, 3] == 0).all()
+
+
+@pytest.mark.parametrize("plan", [PLANS["head by head"], PLANS["all leads, in blocks"]])
+def test_one_mask_for_all_queries_is_spread(plan, report_error):
+    arrays, (weights,) = draw(3, *SHAPES), draw(4, SHAPES[0])
+    mask = jnp.asarray(np.random.default_rng(5).random((*LEADS, 1, PLACES)) < 0.6)
+    check(
+        lambda *x: blockwise_attention(*x, mask=mask, plan=plan),
+        lambda *x: plain_attention(*x, mask),
+        arrays,
+        weights,
+        report_error,
+    )
+
+
+def test_blocks_in_bfloat16_stay_near_the_float32_form(report_error):
+    arrays, (weights,) = draw(6, *SHAPES, dtype=jnp.bfloat16), draw(7, SHAPES[0])
+    check(
+        lambda *x: blockwise_attention(*x, plan=PLANS["head by head"]),
+        plain_attention,
+        arrays,
+        weights,
+        report_error,
+        HALF,
+        HALF,
+    )
+
+
+@pytest.mark.parametrize("length", [8, 256], ids=["few scores", "many scores"])
+def test_attention_equals_the_plain_form(length, report_error):
+    shape = (1, 3, length, 3, 8)
+    arrays, (bias, weights) = draw(8, shape, shape, shape), draw(9, shape[:3], shape)
+    check(
+        lambda q, k, v, b: attention(q, k, v, key_bias=b),
+        lambda q, k, v, b: plain_attention(q, k, v, None, b),
+        [*arrays, bias],
+        weights,
+        report_error,
+    )
+
+
+def test_no_array_of_all_scores_is_kept_or_made():
+    """What the compiler sets aside for the gradient is far below one float of each score."""
+    heads, length = 8, 1024
+    shape = jax.ShapeDtypeStruct((1, 4, length, heads, 16), jnp.float32)
+    gradient = jax.jit(jax.grad(lambda q, k, v: attention(q, k, v).sum(), argnums=(0, 1, 2)))
+    memory = gradient.lower(shape, shape, shape).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 4 * heads * length**2 * 4 / 4
+
+
+@pytest.mark.parametrize(
+    ("leads", "heads", "queries", "platform", "plan"),
+    [
+        pytest.param(16, 6, 729, "cpu", BlockPlan(1, 1, 1), id="a frame and head fit the cache"),
+        pytest.param(128, 3, 64, "cpu", BlockPlan(64, 3, 1), id="small frames go together"),
+        pytest.param(1, 4, 2048, "cpu", BlockPlan(1, 1, 4), id="long rows are cut"),
+        pytest.param(16, 16, 729, "tpu", BlockPlan(16, 16, 1), id="a tpu takes all"),
+        pytest.param(1, 32, 8192, "tpu", BlockPlan(1, 32, 8), id="but not without end"),
+    ],
+)
+def test_plan(leads, heads, queries, platform, plan):
+    assert block_plan(leads, heads, queries, queries**2, platform) == plan
+
+
+# ----------------------------------------------------------------------------- segments of a stream
+
+LONGEST = 7
+
+
+def stream_ids(length: int, padding: int, seed: int, longest: int = LONGEST) -> np.ndarray:
+    """Segments of 0 to `longest` tokens in order, then padding."""
+    lengths = np.random.default_rng(seed).integers(0, longest + 1, length)
+    ids = np.repeat(np.arange(length), lengths)[: length - padding]
+    return np.concatenate([ids, np.full(length - len(ids), -1)]).astype(np.int32)
+
+
+@pytest.mark.parametrize("form", [segment_attention, neighbour_attention])
+def test_attention_of_a_stream_stays_within_segments(form, report_error):
+    length = 40
+    ids = np.stack([stream_ids(length, p, seed) for seed, p in enumerate((0, 9, length))])
+    shape = (3, length, 2, 4)
+    arrays, (weights,) = draw(10, shape, shape, shape), draw(11, shape)
+    out, gradients = check(
+        lambda *x: form(*x, ids, LONGEST),
+        lambda *x: plain_attention(*x, segment_mask(ids, ids)),
+        arrays,
+        weights,
+        report_error,
+    )
+    assert (np.asarray(out)[ids < 0] == 0).all()
+    assert all((np.asarray(gradient)[ids < 0] == 0).all() for gradient in gradients)
+
+
+def test_numbers_at_padding_do_not_matter():
+    ids = stream_ids(30, 6, 0)[None]
+    arrays = draw(12, *[(1, 30, 1, 4)] * 3)
+    spoilt = [jnp.where((ids < 0)[..., None, None], 1e4, x) for x in arrays]
+    run = jax.jit(partial(segment_attention, longest_segment=LONGEST))
+    np.testing.assert_array_equal(run(*arrays, ids), run(*spoilt, ids))
+
+
+def test_ends_of_segments():
+    ids = np.array([[0, 0, 3, 4, 4, 4, -1], [-1] * 7], np.int32)
+    np.testing.assert_array_equal(segment_ends(ids), [[2, 2, 3, 6, 6, 6, 0], [0] * 7])
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.5, 0.7])
+def test_scores_made_are_at_most_half_above_the_ideal(ratio, report_error):
+    """Kept patches as selection leaves them: whole cells, 16 frames, the first one complete."""
+    patches, cells, frames = 729, 81, 16
+    for seed in range(5):
+        scores = np.random.default_rng(seed).random((frames, cells))
+        scores[0] = 2.0
+        # Frames differ in how much of them is worth keeping.
+        scores[1:] += np.random.default_rng(seed + 100).normal(0, 0.3, (frames - 1, 1))
+        cut = np.sort(scores, axis=None)[int(ratio * frames * cells)]
+        kept = (scores >= cut).sum(-1) * (patches // cells)
+        waste = visited_scores(kept, patches) / (kept**2).sum()
+        report_error("scores over ideal", waste, 1.5)
+        assert 1.0 <= waste <= 1.5
+
+
+def test_sizes_end_with_the_longest_segment():
+    assert segment_sizes(729)[-1] == 729
+    assert segment_sizes(3) == (1, 2, 3)
