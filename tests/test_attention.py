@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from stts_jax.layers.attention import attention
 from stts_jax.layers.attention.blockwise import BlockPlan, block_plan, blockwise_attention
-from stts_jax.layers.attention.masks import segment_mask
+from stts_jax.layers.attention.masks import PlaceMask, Places, Rule, segment_mask
 from stts_jax.layers.attention.stream_blocks import neighbour_attention
 from stts_jax.layers.attention.stream_segments import (
     segment_attention,
@@ -19,6 +21,7 @@ from stts_jax.layers.attention.stream_segments import (
     segment_sizes,
     visited_scores,
 )
+from stts_jax.parallel.mesh import BATCH_AXES, make_mesh
 
 # Worst seen: 5e-7 forward, 3e-6 gradients (of sums over 12 queries and more, of size 5).
 FORWARD, GRADIENT = 2e-6, 1e-5
@@ -124,6 +127,38 @@ def test_one_mask_for_all_queries_is_spread(plan, report_error):
     )
 
 
+RULES = {
+    "causal": Rule(causal=True),
+    "segments": Rule(segments="same"),
+    "causal and mutual": Rule(causal=True, mutual=True, segments="from"),
+    "mutual up to the frame": Rule(causal=True, mutual=True, framed=True, segments="from"),
+}
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_a_mask_made_block_by_block_equals_its_array(rule, report_error):
+    rng = np.random.default_rng(13)
+    queries, keys = (
+        Places(
+            index=jnp.arange(n),
+            **{
+                name: jnp.asarray(rng.integers(-1, 2, (*LEADS, n)), jnp.int32)
+                for name in ("group", "frame", "segment")
+            },
+        )
+        for n in (LENGTH, PLACES)
+    )
+    mask = PlaceMask(queries, keys, rule)
+    arrays, (weights,) = draw(14, *SHAPES), draw(15, SHAPES[0])
+    check(
+        lambda *x: blockwise_attention(*x, mask=mask, plan=PLANS["blocks that do not divide"]),
+        lambda *x: plain_attention(*x, mask.array()),
+        arrays,
+        weights,
+        report_error,
+    )
+
+
 def test_blocks_in_bfloat16_stay_near_the_float32_form(report_error):
     arrays, (weights,) = draw(6, *SHAPES, dtype=jnp.bfloat16), draw(7, SHAPES[0])
     check(
@@ -171,6 +206,31 @@ def test_no_array_of_all_scores_is_kept_or_made():
 )
 def test_plan(leads, heads, queries, platform, plan):
     assert block_plan(leads, heads, queries, queries**2, platform) == plan
+
+
+# -------------------------------------------------------------------------------------- on a mesh
+
+
+@pytest.mark.parametrize("shape", [{"data": 2, "tensor": 2}, {"fsdp": 4}, {"data": 4, "tensor": 2}])
+def test_devices_attend_for_their_own_rows_and_heads(shape, report_error):
+    """4 rows and 2 heads of keys, with a mask, a bias and gradients."""
+    mesh = make_mesh(shape, jax.devices()[: math.prod(shape.values())])
+    arrays = draw(16, (4, LENGTH, 4, 8), (4, LENGTH, 2, 8), (4, LENGTH, 2, 8), (4, LENGTH))
+    (weights,) = draw(17, (4, LENGTH, 4, 8))
+    ids = jnp.asarray(np.random.default_rng(18).integers(0, 2, (4, LENGTH)), jnp.int32)
+
+    def ours(query, key, value, bias):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return attention(query, key, value, key_bias=bias, segment_ids=ids)
+
+    sharded = [jax.device_put(x, NamedSharding(mesh, PartitionSpec(BATCH_AXES))) for x in arrays]
+    out, gradients = outputs_and_gradients(ours, sharded, weights)
+    expected, expected_gradients = outputs_and_gradients(
+        lambda q, k, v, b: plain_attention(q, k, v, segment_mask(ids, ids), b), arrays, weights
+    )
+    error = max(worst(out, expected), *map(worst, gradients, expected_gradients))
+    report_error("attention on a mesh", error, GRADIENT)
+    assert error <= GRADIENT
 
 
 # ----------------------------------------------------------------------------- segments of a stream

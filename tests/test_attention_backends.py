@@ -53,7 +53,7 @@ def test_an_unknown_backend_is_named_with_those_there_are():
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"mask": jnp.ones((1, 4, 4), bool)}, "no mask given as an array"),
+        ({"mask": jnp.ones((1, 4, 4), bool)}, "no mask but segment ids"),
         ({}, "4 places are fewer than its blocks of 128"),
         ({"query": jnp.ones((1, 1, 1, 8))}, "1 queries and 4 keys"),
     ],
@@ -68,11 +68,12 @@ def test_the_kernel_says_what_it_is_not_for(changes, reason):
         ({"mask_kind": "prefix"}, "mask_kind is 'prefix'; use 'full' or 'causal'"),
         ({"query": jnp.ones((1, 4, 3, 8)), "key": jnp.ones((1, 4, 2, 8))}, "use a multiple"),
         ({"query": jnp.ones((1, 2, 1, 8)), "mask_kind": "causal"}, "give a mask instead"),
+        ({"mask": jnp.ones((1, 4, 4), bool), "mask_kind": "causal"}, "let the mask say all of it"),
     ],
 )
 def test_arguments_that_do_not_go_together_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
-        small_request(**changes)
+        small_request(**changes).check()
 
 
 # --------------------------------------------------------------------------------- who sees whom

@@ -122,7 +122,8 @@ def masked_instead(model: VideoLanguageModel, batch: Any, budget: Any) -> Any:
         embeddings = model.llm.embed(batch["input_ids"], jnp.dtype("float32"))
         embeddings += jnp.where((number >= 0)[..., None], own, 0)
         tokens = token_table(batch["input_ids"], batch["subsegment_ids"], config.llm)
-        mask = attention_mask(tokens, tokens, config.llm.bidirectional) & ~dropped[:, None, :]
+        mask = attention_mask(tokens, tokens, config.llm.bidirectional).array()
+        mask = mask & ~dropped[:, None, :]
         hidden = model.llm(embeddings, batch["position_ids"], mask)
         total = total_loss(model, hidden, batch, vision.auxiliary_loss)
         return total, (model.llm.logits(hidden), dropped)
@@ -479,7 +480,7 @@ def truth_table(tokens: str, subsegments: list[int], mode: str) -> list[str]:
     """One line a query, `x` where it may look."""
     ids = jnp.array([[NAMES[token] for token in tokens]])
     table = token_table(ids, jnp.array([subsegments]), SMALL.llm)
-    mask = attention_mask(table, table, mode)[0]
+    mask = attention_mask(table, table, mode).array()[0]
     return ["".join("x" if seen else "-" for seen in line) for line in mask]
 
 

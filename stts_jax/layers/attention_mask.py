@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from stts_jax.config import IMAGE_STRUCTURE_TOKENS, Bidirectional, LlmConfig
+from stts_jax.layers.attention.masks import PlaceMask, Places, Rule
 
 # Packed example e has this times e added to its subsegment ids (olmo/data/dynamic_packer.py).
 EXAMPLE_SUBSEGMENT_INCREMENT = 100000
@@ -46,28 +47,27 @@ def token_table(input_ids: jax.Array, subsegment_ids: jax.Array, config: LlmConf
     )
 
 
-def attention_mask(queries: TokenTable, keys: TokenTable, mode: Bidirectional) -> jax.Array:
-    """(B, Lq, Lk) bool, True where the query may look at the key.
+def attention_mask(queries: TokenTable, keys: TokenTable, mode: Bidirectional) -> PlaceMask:
+    """Of (B, Lq) and (B, Lk) tokens: which query may look at which key.
 
     Causal; visual tokens of one example also look forward at each other (`image_tokens`), or at
-    those of their own and earlier frames (`within_image`).
+    those of their own and earlier frames (`within_image`). Nobody sees padding.
     """
+    mutual, framed = mode != "none", mode == "within_image"
+    return PlaceMask(
+        _places(queries, queries.subsegment, mutual, framed, no_group=-1),
+        _places(keys, jnp.where(keys.valid, keys.subsegment, -1), mutual, framed, no_group=-2),
+        Rule(causal=True, mutual=mutual, framed=framed, segments="from"),
+    )
 
-    def compare(name: str) -> tuple[jax.Array, jax.Array]:
-        return getattr(queries, name)[:, :, None], getattr(keys, name)[:, None, :]
 
-    query_index, key_index = compare("index")
-    query_segment, key_segment = compare("subsegment")
-    visible = key_index <= query_index
-    if mode != "none":
-        query_visual, key_visual = compare("visual")
-        same_example = (
-            query_segment // EXAMPLE_SUBSEGMENT_INCREMENT
-            == key_segment // EXAMPLE_SUBSEGMENT_INCREMENT
-        )
-        mutual = query_visual & key_visual & same_example
-        if mode == "within_image":
-            query_frame, key_frame = compare("frame")
-            mutual = mutual & (key_frame <= query_frame)
-        visible = visible | mutual
-    return visible & (query_segment <= key_segment) & keys.valid[:, None, :]
+def _places(
+    tokens: TokenTable, segment: jax.Array, mutual: bool, framed: bool, no_group: int
+) -> Places:
+    group = jnp.where(tokens.visual, tokens.subsegment // EXAMPLE_SUBSEGMENT_INCREMENT, no_group)
+    return Places(
+        index=tokens.index,
+        group=group if mutual else None,
+        frame=tokens.frame if framed else None,
+        segment=segment,
+    )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from stts_jax.config import LlmConfig
-from stts_jax.layers.attention import attention
+from stts_jax.layers.attention import Mask, attention
 from stts_jax.layers.linear import Linear
 from stts_jax.layers.mlp import SwiGluMlp
 from stts_jax.layers.norms import RmsNorm
@@ -130,7 +130,7 @@ class LanguageModel(nnx.Module):
         self,
         x: jax.Array,
         positions: jax.Array,
-        mask: jax.Array,
+        mask: Mask,
         *,
         response: jax.Array | None = None,
         key: jax.Array | None = None,
@@ -141,7 +141,7 @@ class LanguageModel(nnx.Module):
         Args:
           x: (B, L, d) embeddings, visual features added.
           positions: (B, L) int.
-          mask: (B, L, L) bool.
+          mask: who may look at whom, of (B, L) places.
           response: (B, L) bool, tokens of an answer; they have their own dropout rate.
           key: for dropout; None turns it off.
           remat: recompute each block in the backward pass.
@@ -157,7 +157,7 @@ class LanguageModel(nnx.Module):
         return hidden
 
     def prefill(
-        self, x: jax.Array, positions: jax.Array, mask: jax.Array, capacity: int
+        self, x: jax.Array, positions: jax.Array, mask: Mask, capacity: int
     ) -> tuple[jax.Array, KeyValueCache]:
         """As a call without dropout, also filling the first L places of a new cache."""
         padding = [(0, 0), (0, capacity - x.shape[1]), (0, 0), (0, 0)]
@@ -172,7 +172,7 @@ class LanguageModel(nnx.Module):
         self,
         x: jax.Array,
         positions: jax.Array,
-        mask: jax.Array,
+        mask: Mask,
         cache: KeyValueCache,
         place: jax.Array,
     ) -> tuple[jax.Array, KeyValueCache]:
@@ -181,7 +181,7 @@ class LanguageModel(nnx.Module):
         Args:
           x: (B, 1, d).
           positions: (B, 1) int.
-          mask: (B, 1, C) bool over the cache, the new token's own place included.
+          mask: which of the (B, C) places of the cache it may look at, its own included.
           cache: of C places.
           place: () int, where in the cache the new token goes.
         """

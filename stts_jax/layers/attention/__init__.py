@@ -5,12 +5,13 @@ from __future__ import annotations
 import jax
 
 from stts_jax.layers.attention.backends import choose
-from stts_jax.layers.attention.masks import segment_mask
+from stts_jax.layers.attention.devices import on_own_rows
+from stts_jax.layers.attention.masks import Mask, segment_mask
 from stts_jax.layers.attention.request import MaskKind, Request
 from stts_jax.layers.attention.stream_blocks import neighbour_attention
 from stts_jax.layers.attention.stream_segments import segment_attention
 
-__all__ = ["DENSE_STREAM_SEGMENTS", "attention", "segment_mask", "stream_attention"]
+__all__ = ["DENSE_STREAM_SEGMENTS", "Mask", "attention", "segment_mask", "stream_attention"]
 
 # Streams of at most this many neighbourhoods are cheaper as one dense product,
 DENSE_STREAM_SEGMENTS = 6
@@ -23,7 +24,7 @@ def attention(
     key: jax.Array,
     value: jax.Array,
     *,
-    mask: jax.Array | None = None,
+    mask: Mask | None = None,
     key_bias: jax.Array | None = None,
     segment_ids: jax.Array | None = None,
     mask_kind: MaskKind = "full",
@@ -38,7 +39,8 @@ def attention(
       query: (B, ..., Lq, H, d).
       key: (B, ..., Lk, K, d); each key head serves H / K consecutive query heads.
       value: (B, ..., Lk, K, d).
-      mask: (B, ..., Lq or 1, Lk) bool, True where the query may look.
+      mask: (B, ..., Lq or 1, Lk) bool, True where the query may look; or a `PlaceMask`, of which
+        no Lq x Lk array is made where there are many scores.
       key_bias: (B, ..., Lk) float, added to the scores of a key for all heads.
       segment_ids: (B, ..., L) int, places of other segments aren't seen, and padding (below 0) by
         nobody; for as many queries as keys.
@@ -52,7 +54,8 @@ def attention(
       ValueError: for a backend that cannot do what is asked, or arguments that don't go together.
     """
     request = Request(query, key, value, mask, key_bias, segment_ids, mask_kind)
-    return choose(request, backend).run(request)
+    request.check()
+    return on_own_rows(lambda own: choose(own, backend).run(own), request)
 
 
 def stream_attention(
@@ -72,8 +75,13 @@ def stream_attention(
     Returns:
       (B, S, H, d); 0 at padding.
     """
-    if jax.default_backend() == "cpu" and longest_segment >= SHORT_SEGMENT:
-        return segment_attention(query, key, value, segment_ids, longest_segment)
-    if query.shape[1] <= DENSE_STREAM_SEGMENTS * longest_segment:
-        return attention(query, key, value, segment_ids=segment_ids)
-    return neighbour_attention(query, key, value, segment_ids, longest_segment)
+
+    def attend(own: Request) -> jax.Array:
+        arrays = (own.query, own.key, own.value, own.segment_ids)
+        if jax.default_backend() == "cpu" and longest_segment >= SHORT_SEGMENT:
+            return segment_attention(*arrays, longest_segment)
+        if own.query.shape[1] <= DENSE_STREAM_SEGMENTS * longest_segment:
+            return choose(own, "auto").run(own)
+        return neighbour_attention(*arrays, longest_segment)
+
+    return on_own_rows(attend, Request(query, key, value, segment_ids=segment_ids))

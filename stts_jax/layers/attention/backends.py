@@ -11,6 +11,7 @@ import jax
 
 from stts_jax.layers.attention.blockwise import blockwise_attention
 from stts_jax.layers.attention.dense import dense_attention
+from stts_jax.layers.attention.masks import PlaceMask
 from stts_jax.layers.attention.request import Request
 from stts_jax.layers.attention.splash import splash_attention, splash_refusal
 
@@ -36,12 +37,13 @@ class Backend:
 
 def xla_attention(request: Request) -> jax.Array:
     """Plain XLA, on any device: at once if there are few scores, else block by block."""
-    query, key = request.query, request.key
+    request = request.with_one_mask()
+    query, key, mask = request.query, request.key, request.mask
     scores = query.size // query.shape[-1] * key.shape[-3]
-    few = scores <= FEW_SCORES or query.shape[-3] == 1
-    attend = dense_attention if few else blockwise_attention
-    mask = request.whole_mask()
-    return attend(query, key, request.value, mask=mask, key_bias=request.key_bias)
+    if scores <= FEW_SCORES or query.shape[-3] == 1:
+        mask = mask.array() if isinstance(mask, PlaceMask) else mask
+        return dense_attention(query, key, request.value, mask=mask, key_bias=request.key_bias)
+    return blockwise_attention(query, key, request.value, mask=mask, key_bias=request.key_bias)
 
 
 BACKENDS = (

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from stts_jax.layers.attention.block import block_backward, block_forward
+from stts_jax.layers.attention.masks import Mask, PlaceMask, visible
 
 # Scores of one block. On CPUs they go through the cache several times: a megabyte or two each
 # is what a cache holds, and one frame of 729 patches and one head are best done whole.
@@ -58,7 +59,7 @@ def blockwise_attention(
     key: jax.Array,
     value: jax.Array,
     *,
-    mask: jax.Array | None = None,
+    mask: Mask | None = None,
     key_bias: jax.Array | None = None,
     plan: BlockPlan | None = None,
 ) -> jax.Array:
@@ -91,13 +92,9 @@ def blockwise_attention(
         jnp.moveaxis(x.reshape(leads, places, heads, width), 2, 1) for x in (key, value)
     )
     if mask is not None:
-        mask = jnp.broadcast_to(mask, (*lead, *mask.shape[-2:]))
-        mask = mask.reshape(leads // plan.leads, plan.leads, *mask.shape[-2:])
-        if mask.shape[-2] > 1:
-            mask = jnp.pad(mask, ((0, 0), (0, 0), (0, rest), (0, 0)))
+        mask = _mask_steps(mask, tuple(lead), plan, rest)
     if key_bias is not None:
-        key_bias = jnp.broadcast_to(key_bias, (*lead, places)).astype(jnp.float32)
-        key_bias = key_bias.reshape(leads // plan.leads, plan.leads, places)
+        key_bias = _lead_steps(key_bias.astype(jnp.float32), tuple(lead), 1, plan)
     out = _attend(steps(queries), steps(keys), steps(values), key_bias, mask)
     out = out.reshape(leads, heads, plan.blocks, groups, size, width).transpose(0, 2, 4, 1, 3, 5)
     out = out.reshape(leads, plan.blocks * size, heads * groups, width)[:, :length]
@@ -110,7 +107,7 @@ def _attend(
     key: jax.Array,
     value: jax.Array,
     bias: jax.Array | None,
-    mask: jax.Array | None,
+    mask: Mask | None,
 ) -> jax.Array:
     """Step after step, block after block.
 
@@ -118,7 +115,7 @@ def _attend(
       query: (steps, leads, heads, blocks, groups, m, d).
       key, value: (steps, leads, heads, n, d).
       bias: (lead steps, leads, n), where several steps in a row may be of the same lead.
-      mask: (lead steps, leads, blocks * m or 1, n).
+      mask: (lead steps, leads, blocks * m or 1, n), or a `PlaceMask` of (lead steps, leads, L).
 
     Returns:
       as `query`.
@@ -131,7 +128,7 @@ def _attend_forward(
     key: jax.Array,
     value: jax.Array,
     bias: jax.Array | None,
-    mask: jax.Array | None,
+    mask: Mask | None,
 ) -> tuple[jax.Array, tuple[Any, ...]]:
     def step(number: jax.Array, arrays: tuple[jax.Array, ...]) -> Any:
         query, key, value = arrays
@@ -192,11 +189,29 @@ def _attend_backward(kept: tuple[Any, ...], gradient: jax.Array) -> tuple[Any, .
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
+def _lead_steps(x: jax.Array, lead: tuple[int, ...], inner: int, plan: BlockPlan) -> jax.Array:
+    """(..., *inner) -> (lead steps, leads of a step, *inner), `inner` being how many dimensions."""
+    own = x.shape[x.ndim - inner :]
+    return jnp.broadcast_to(x, (*lead, *own)).reshape(-1, plan.leads, *own)
+
+
+def _mask_steps(mask: Mask, lead: tuple[int, ...], plan: BlockPlan, rest: int) -> Mask:
+    """The mask as `_attend` wants it, with room for `rest` queries more."""
+    if isinstance(mask, PlaceMask):
+        steps = jax.tree.map(lambda x: _lead_steps(x, lead, 1, plan), mask)
+        room = ((0, 0), (0, 0), (0, rest))
+        queries = jax.tree.map(lambda x: jnp.pad(x, room), steps.queries)
+        return PlaceMask(queries, steps.keys, mask.rule)
+    steps = _lead_steps(mask, lead, 2, plan)
+    room = ((0, 0), (0, 0), (0, rest if mask.shape[-2] > 1 else 0), (0, 0))
+    return jnp.pad(steps, room)
+
+
 def _limits(
     number: jax.Array,
     query: jax.Array,
     bias: jax.Array | None,
-    mask: jax.Array | None,
+    mask: Mask | None,
     places: int,
     *,
     steps: int,
@@ -211,15 +226,26 @@ def _limits(
         added = None if bias is None else of_lead(bias)[:, None, None, :]
         if mask is None:
             return added, None
-        allowed = of_lead(mask)
+        allowed = _block_mask(jax.tree.map(of_lead, mask), index, size)
         if allowed.shape[1] == 1:
             return added, allowed[:, None]
-        allowed = jax.lax.dynamic_slice_in_dim(allowed, index * size, size, axis=1)
         shape = (allowed.shape[0], 1, groups, size, places)
         allowed = jnp.broadcast_to(allowed[:, None, None], shape)
         return added, allowed.reshape(*shape[:2], groups * size, places)
 
     return of_block
+
+
+def _block_mask(mask: Mask, index: jax.Array, size: int) -> jax.Array:
+    """(leads, m or 1, n) bool of the block of queries with this number."""
+
+    def rows(x: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice_in_dim(x, index * size, size, axis=1)
+
+    if isinstance(mask, PlaceMask):
+        queries = jax.tree.map(lambda x: rows(x)[:, :, None], mask.queries)
+        return visible(mask.rule, queries, jax.tree.map(lambda x: x[:, None, :], mask.keys))
+    return mask if mask.shape[1] == 1 else rows(mask)
 
 
 def _joined(x: jax.Array) -> jax.Array:

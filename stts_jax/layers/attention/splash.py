@@ -30,11 +30,11 @@ PADDING = -1
 
 def splash_refusal(request: Request) -> str | None:
     """Why the kernel cannot do what is asked, or None."""
-    devices = jax.devices()
-    if devices[0].platform != "tpu":
-        return f"it needs a TPU, and this is a {devices[0].platform}"
-    if len(devices) > 1 and not jax.sharding.get_abstract_mesh().manual_axes:
-        return f"there are {len(devices)} devices, and it isn't called inside jax.shard_map"
+    platform = jax.default_backend()
+    if platform != "tpu":
+        return f"it needs a TPU, and this is a {platform}"
+    if jax.device_count() > 1 and not jax.sharding.get_abstract_mesh().manual_axes:
+        return f"there are {jax.device_count()} devices, and no mesh is set that says who has what"
     return splash_shape_refusal(request)
 
 
@@ -42,7 +42,7 @@ def splash_shape_refusal(request: Request) -> str | None:
     """The same of what holds for any device."""
     length, places = request.query.shape[-3], request.key.shape[-3]
     if request.mask is not None:
-        return "it takes no mask given as an array"
+        return "it takes no mask but segment ids and kinds of mask"
     if length != places:
         return f"{length} queries and {places} keys; it is for as many of each"
     if length < LANES:
