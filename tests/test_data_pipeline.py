@@ -312,6 +312,21 @@ def test_prompts_come_one_a_row_with_the_rest_of_the_batch_empty(folder):
     assert (batches[1][0]["input_ids"][2:] == -1).all()
 
 
+def test_of_a_conversation_the_last_question_is_asked(folder, tmp_path):
+    video = lines(folder / "test.jsonl")[0]["video"]
+    turns = [{"question": f"Question {n}?", "answer": f"answer {n}"} for n in range(2)]
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text(json.dumps({"video": str(folder / video), "turns": turns}))
+    config = config_for(folder, f"data.test={mine}")
+    prompts = batches_of_prompts(config, enumerate(examples_of(config, "test")), rows=1)
+    ((batch, (prompt,), _),) = prompts
+    eos, visual = prompts.tokenizer.eos_id, set(prompts.tokenizer.special_ids.values())
+    ids = [token for token in batch["input_ids"][0].tolist() if token not in {eos, -1, *visual}]
+    asked = prompts.tokenizer.decode(ids)
+    assert "answer 0" in asked and "Question 1?" in asked and "answer 1" not in asked
+    assert question_of(prompt.source).answer == "answer 1"
+
+
 def test_budgets_of_prompts_only_grow_and_in_steps():
     budget = video_budget(load_config("tiny").model, frames=4, videos=1, text_tokens=64)
     sizes = {name: getattr(budget, name) for name in SIZES}
