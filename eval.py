@@ -12,8 +12,6 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-
 from convert.cache import local_checkpoint
 from stts_jax.command_line import add_checkpoint_options, run
 from stts_jax.config import Config, ConfigError, override, replace
@@ -25,10 +23,10 @@ from stts_jax.evaluation.scoring.judge import HttpJudge
 from stts_jax.evaluation.suites import GROUPS, tasks_of
 from stts_jax.evaluation.tasks import TaskRun, evaluate_tasks
 from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
-from stts_jax.parallel.mesh import make_mesh
 from stts_jax.parallel.processes import Share, first_then_others, is_first, notice
 from stts_jax.training.checkpoint import config_of, load_model
 from stts_jax.training.distributed import join_processes, several_processes
+from stts_jax.training.run_mesh import answering_mesh
 
 EXAMPLES = """\
 examples:
@@ -175,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         join_processes()
         options.checkpoint = first_then_others(lambda: local_checkpoint(options.checkpoint))
         config, wanted = setups(options)
-        model, _ = load_model(options.checkpoint, config, make_mesh(devices=jax.local_devices()))
+        model, _ = load_model(options.checkpoint, config, answering_mesh(config))
         output = options.output or options.checkpoint / "eval"
         answer = answer_tasks if options.mode else answer_split
         answer(options, model, wanted, output)

@@ -13,6 +13,7 @@ from stts_jax.budget import row_budget
 from stts_jax.config import ConfigError
 from stts_jax.parallel.mesh import make_mesh
 from stts_jax.parallel.parameters import count_parameters, named_parameters
+from stts_jax.training import run_mesh as run_mesh_module
 from stts_jax.training.run_mesh import mesh_shape, run_mesh
 from stts_jax.training.step import abstract_state, init_state, make_train_step, state_shardings
 
@@ -129,3 +130,9 @@ def test_the_mesh_of_a_run_has_the_axes_asked_for():
     mesh = run_mesh(small_config("train.mesh.fsdp=2", "train.mesh.tensor=2"))
     assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2, "context": 1}
     assert single_mesh().size == 1
+
+
+@pytest.mark.parametrize(("memory", "axis"), [(None, "data"), (10**12, "data"), (10**5, "fsdp")])
+def test_a_model_that_answers_is_cut_up_only_where_it_fills_a_device(memory, axis, monkeypatch):
+    monkeypatch.setattr(run_mesh_module, "device_memory", lambda _: memory)
+    assert run_mesh_module.answering_mesh(small_config()).shape[axis] == 8

@@ -14,7 +14,9 @@ from stts_jax.parallel.mesh import make_mesh, require_even_rows
 from stts_jax.parallel.parameters import count_parameters
 
 # Float32 parameters, gradients and two moments.
-_BYTES_A_PARAMETER = 16
+_BYTES_TO_TRAIN = 16
+# Float32 parameters, and what a layer is cast to.
+_BYTES_TO_ANSWER = 6
 # Above this share of a device's memory the state is cut up; the rest is for activations.
 _LARGE_STATE = 0.25
 
@@ -58,11 +60,21 @@ def mesh_shape(config: Config, devices: int, memory: int | None = None) -> dict[
             "left"
         )
     if len(open_axes) == 2:
-        open_axes = ["fsdp"] if _fills(config, memory) else ["data"]
+        open_axes = ["fsdp"] if _fills(config, memory, _BYTES_TO_TRAIN) else ["data"]
     for axis, size in shape.items():
         if not size:
             shape[axis] = devices // given if axis in open_axes else 1
     return shape
+
+
+def answering_mesh(config: Config) -> Mesh:
+    """The mesh of this process's devices for a model that answers.
+
+    Every device has a copy of the parameters, unless they fill much of it: then they are cut up.
+    """
+    devices = jax.local_devices()
+    large = _fills(config, device_memory(devices[0]), _BYTES_TO_ANSWER)
+    return make_mesh({"fsdp" if large else "data": len(devices)}, devices)
 
 
 def device_memory(device: jax.Device) -> int | None:
@@ -71,11 +83,11 @@ def device_memory(device: jax.Device) -> int | None:
     return statistics.get("bytes_limit") if statistics else None
 
 
-def _fills(config: Config, memory: int | None) -> bool:
+def _fills(config: Config, memory: int | None, bytes_a_parameter: int) -> bool:
     if memory is None:
         return False
     model = jax.eval_shape(lambda: VideoLanguageModel(config.model, key=jax.random.key(0)))
-    return count_parameters(model) * _BYTES_A_PARAMETER > _LARGE_STATE * memory
+    return count_parameters(model) * bytes_a_parameter > _LARGE_STATE * memory
 
 
 def _require_even_widths(config: Config, tensor: int) -> None:
