@@ -19,6 +19,7 @@ from stts_jax.data.rows import pack_row
 from stts_jax.model import generation
 from stts_jax.model.generation import Sampling, generate, sample
 from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.parallel.mesh import make_mesh, parameter_shardings
 
 # Worst seen: 4e-7.
 HIDDEN = 2e-5
@@ -121,7 +122,7 @@ def test_cached_steps_give_the_hidden_states_of_a_full_forward_pass(form, report
 
 def test_the_cache_holds_only_what_the_prune_left():
     state = jax.eval_shape(
-        lambda model, batch: generation._prefill(model, batch, BUDGET, NEW, 0, GREEDY, KEY),
+        lambda model, batch: generation.prefill(model, batch, BUDGET, NEW, 0, GREEDY, KEY),
         small_model(),
         rows(),
     )
@@ -131,6 +132,32 @@ def test_the_cache_holds_only_what_the_prune_left():
     assert state.cache.keys.shape == (llm.layers, ROWS, capacity, llm.kv_heads, llm.head_dim)
     assert state.cache.values.shape == state.cache.keys.shape
     assert state.tokens.valid.shape == (ROWS, capacity)
+
+
+def test_a_step_writes_the_cache_in_place():
+    """Of a cache that is much larger than anything else, a step has no second copy."""
+    config = small(llm__layers=8)
+    model = jax.eval_shape(lambda: VideoLanguageModel(config, key=KEY))
+    state = jax.eval_shape(
+        lambda model, batch: generation.prefill(model, batch, BUDGET, 50_000, 0, GREEDY, KEY),
+        model,
+        rows(),
+    )
+    step = jax.jit(
+        lambda model, state: generation.decode_step(model, state, 0, GREEDY), donate_argnums=1
+    )
+    memory = step.lower(model, state).compile().memory_analysis()
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.cache))
+    assert memory.alias_size_in_bytes >= size
+    # One layer's keys and values are cut out to be looked at.
+    assert memory.temp_size_in_bytes < size / 2
+
+
+def test_a_model_that_devices_share_answers_as_on_one():
+    mesh = make_mesh({"data": ROWS, "tensor": 2}, jax.devices()[: 2 * ROWS])
+    model = small_model(UNTIED)
+    shared = jax.device_put(model, parameter_shardings(model, mesh))
+    assert (answer(rows(), model=shared) == answers()).all()
 
 
 # -------------------------------------------------------------------------------- rows of a batch
@@ -169,7 +196,7 @@ def test_ten_batches_of_prompts_compile_once():
 def stopped() -> tuple[int, np.ndarray, np.ndarray, list[int]]:
     """An end token that some answer holds; answers with it, of a batch and of padding; steps."""
     steps: list[int] = []
-    step = generation._step
+    step = generation.decode_step
 
     def counted(*arguments: Any) -> Any:
         jax.debug.callback(lambda: steps.append(1))
@@ -177,7 +204,7 @@ def stopped() -> tuple[int, np.ndarray, np.ndarray, list[int]]:
 
     end = int(answers()[0, 2])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generation, "_step", counted)
+        patch.setattr(generation, "decode_step", counted)
         said = answer(rows(), end_token=end)
         jax.effects_barrier()
         taken = [len(steps)]

@@ -18,10 +18,12 @@ from stts_jax.parallel.mesh import (
     LOGICAL_AXES,
     MESH_AXES,
     make_mesh,
+    on_mesh,
     parameter_shardings,
     partition_spec,
     require_even_rows,
     shard_batch,
+    share_rows,
 )
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.training.step import abstract_state, make_train_step, state_shardings
@@ -81,6 +83,15 @@ def test_rows_must_be_shared_evenly():
     require_even_rows(16, make_mesh())
     with pytest.raises(ConfigError, match=r"data\.batch_rows is 12, which 8 devices"):
         require_even_rows(12, make_mesh())
+
+
+def test_rows_that_cannot_be_shared_evenly_are_left_alone():
+    def spread_over(rows):
+        with on_mesh(make_mesh({"data": 2, "fsdp": 4})):
+            return len(jax.jit(share_rows)(np.zeros((rows, 3))).sharding.device_set)
+
+    assert spread_over(16) == 8
+    assert spread_over(12) == 1
 
 
 def gradients_of(state):

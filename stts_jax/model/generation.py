@@ -11,11 +11,13 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from stts_jax.budget import Budget
 from stts_jax.layers.attention_mask import TokenTable, attention_mask
 from stts_jax.model.llm import KeyValueCache
 from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.parallel.mesh import mesh_of, on_mesh
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ def generate(
     rows have ended.
 
     Args:
-      model: the model.
+      model: the model; where its parameters are cut up between devices, rows are shared too, if
+        their count allows.
       batch: the arrays of `budget.batch_arrays`; prompts only.
       budget: static sizes.
       max_new_tokens: tokens per answer, at most.
@@ -84,11 +87,26 @@ def generate(
     Returns:
       (B, max_new_tokens) int32; `end_token` from the end of the answer on.
     """
-    return _generate(model, batch, budget, max_new_tokens, end_token, sampling, key)
+    mesh = mesh_of(model)
+    return _generate(model, batch, budget, max_new_tokens, end_token, sampling, mesh, key)
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4, 5))
+@partial(jax.jit, static_argnums=(2, 3, 4, 5, 6))
 def _generate(
+    model: VideoLanguageModel,
+    batch: dict[str, jax.Array],
+    budget: Budget,
+    max_new_tokens: int,
+    end_token: int,
+    sampling: Sampling,
+    mesh: Mesh | None,
+    key: jax.Array,
+) -> jax.Array:
+    with on_mesh(mesh):
+        return _answers(model, batch, budget, max_new_tokens, end_token, sampling, key)
+
+
+def _answers(
     model: VideoLanguageModel,
     batch: dict[str, jax.Array],
     budget: Budget,
@@ -97,7 +115,7 @@ def _generate(
     sampling: Sampling,
     key: jax.Array,
 ) -> jax.Array:
-    state = _prefill(model, batch, budget, max_new_tokens, end_token, sampling, key)
+    state = prefill(model, batch, budget, max_new_tokens, end_token, sampling, key)
     answers = jnp.full((state.next_token.shape[0], max_new_tokens), end_token, jnp.int32)
     answers = answers.at[:, 0].set(state.next_token)
 
@@ -109,13 +127,13 @@ def _generate(
         carry: tuple[jax.Array, jax.Array, DecodingState],
     ) -> tuple[jax.Array, jax.Array, DecodingState]:
         count, answers, state = carry
-        state = _step(model, state, end_token, sampling)
+        state = decode_step(model, state, end_token, sampling)
         return count + 1, answers.at[:, count].set(state.next_token), state
 
     return jax.lax.while_loop(unfinished, step, (jnp.int32(1), answers, state))[1]
 
 
-def _prefill(
+def prefill(
     model: VideoLanguageModel,
     batch: dict[str, jax.Array],
     budget: Budget,
@@ -124,6 +142,13 @@ def _prefill(
     sampling: Sampling,
     key: jax.Array,
 ) -> DecodingState:
+    """Read the prompts and choose the first token of every answer.
+
+    The arguments are those of `generate`.
+
+    Returns:
+      a cache with room for `max_new_tokens`, and what else `decode_step` needs.
+    """
     prune_key, sample_key, later = jax.random.split(key, 3)
     rows = model.fuse(batch, budget, prune_key)
     length = rows.embeddings.shape[1]
@@ -164,9 +189,13 @@ def _room_for_answers(prompt: TokenTable, last: jax.Array, count: int) -> TokenT
     )
 
 
-def _step(
+def decode_step(
     model: VideoLanguageModel, state: DecodingState, end_token: int, sampling: Sampling
 ) -> DecodingState:
+    """Choose one more token of every answer; the arguments are those of `generate`.
+
+    The cache is written in place where the caller gives the state up (`donate_argnums`).
+    """
     query = jax.tree.map(
         lambda x: jax.lax.dynamic_slice_in_dim(x, state.place, 1, axis=1), state.tokens
     )

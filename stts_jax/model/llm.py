@@ -33,6 +33,24 @@ class KeyValueCache:
     keys: jax.Array
     values: jax.Array
 
+    def write(
+        self, key: jax.Array, value: jax.Array, layer: jax.Array, place: jax.Array
+    ) -> KeyValueCache:
+        """With keys and values of one token, (B, 1, K, head_dim), at a place of a layer."""
+
+        def put(old: jax.Array, new: jax.Array) -> jax.Array:
+            start = (layer, 0, place, 0, 0)
+            return jax.lax.dynamic_update_slice(old, new[None].astype(old.dtype), start)
+
+        return KeyValueCache(put(self.keys, key), put(self.values, value))
+
+    def layer(self, layer: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Keys and values of one layer, (B, C, K, head_dim) each."""
+        keys, values = (
+            jax.lax.dynamic_index_in_dim(x, layer, keepdims=False) for x in (self.keys, self.values)
+        )
+        return keys, values
+
 
 class LlmBlock(nnx.Module):
     """Attention and SwiGLU, with RMS norms before (`pre`) or after (`post`) each of them."""
@@ -153,7 +171,7 @@ class LanguageModel(nnx.Module):
         def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, None]:
             return attention(q, k, v, mask=mask), None
 
-        hidden, _ = self._run(x, positions, lambda _: attend, None, response, key, remat)
+        hidden, _ = self._run(x, positions, attend, response, key, remat)
         return hidden
 
     def prefill(
@@ -165,7 +183,7 @@ class LanguageModel(nnx.Module):
         def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, Any]:
             return attention(q, k, v, mask=mask), (jnp.pad(k, padding), jnp.pad(v, padding))
 
-        hidden, kept = self._run(x, positions, lambda _: attend, None)
+        hidden, kept = self._run(x, positions, attend)
         return hidden, KeyValueCache(*kept)
 
     def step(
@@ -185,26 +203,38 @@ class LanguageModel(nnx.Module):
           cache: of C places.
           place: () int, where in the cache the new token goes.
         """
+        frequencies, magnitudes = (jnp.asarray(t) for t in rotary_tables(self.config))
+        layers = jnp.arange(self.config.layers)
 
-        def attend_with(layer: tuple[jax.Array, jax.Array]) -> AttendAndKeep:
+        # The cache is carried and written in place, one token of one layer at a time. Handed out
+        # layer by layer and stacked again it would be there twice.
+        def body(
+            carry: tuple[jax.Array, KeyValueCache], per_layer: tuple[Any, ...]
+        ) -> tuple[tuple[jax.Array, KeyValueCache], None]:
+            x, cache = carry
+            block, frequency, magnitude, layer = per_layer
+
             def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, Any]:
-                keys, values = (
-                    jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), place, 1)
-                    for old, new in zip(layer, (k, v), strict=True)
-                )
-                return attention(q, keys, values, mask=mask), (keys, values)
+                written = cache.write(k, v, layer, place)
+                return attention(q, *written.layer(layer), mask=mask), written
 
-            return attend
+            x, cache = block(
+                share_rows(x),
+                lambda y: rotate(y, positions, frequency, magnitude),
+                attend,
+                lambda y, _: y,
+            )
+            return (share_rows(x), cache), None
 
-        hidden, kept = self._run(x, positions, attend_with, (cache.keys, cache.values))
-        return hidden, KeyValueCache(*kept)
+        per_layer = (self.blocks, frequencies, magnitudes, layers)
+        (x, cache), _ = jax.lax.scan(body, (x, cache), per_layer)
+        return self.final_norm(x), cache
 
     def _run(
         self,
         x: jax.Array,
         positions: jax.Array,
-        attend_with: Callable[[Any], AttendAndKeep],
-        layers: Any,
+        attend: AttendAndKeep,
         response: jax.Array | None = None,
         key: jax.Array | None = None,
         remat: bool = False,
@@ -213,16 +243,16 @@ class LanguageModel(nnx.Module):
         keys = None if key is None else jax.random.split(key, self.config.layers)
 
         def body(x: jax.Array, per_layer: tuple[Any, ...]) -> tuple[jax.Array, Any]:
-            block, frequency, magnitude, layer, layer_key = per_layer
+            block, frequency, magnitude, layer_key = per_layer
             x, kept = block(
                 share_rows(x),
                 lambda y: rotate(y, positions, frequency, magnitude),
-                attend_with(layer),
+                attend,
                 residual_dropout(self.config, response, layer_key),
             )
             return share_rows(x), kept
 
-        per_layer = (self.blocks, frequencies, magnitudes, layers, keys)
+        per_layer = (self.blocks, frequencies, magnitudes, keys)
         x, kept = jax.lax.scan(jax.checkpoint(body) if remat else body, x, per_layer)
         return self.final_norm(x), kept
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import jax
@@ -133,13 +134,26 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def on_mesh(mesh: Mesh | None) -> AbstractContextManager[Any]:
+    """Within it, code that is being traced knows the mesh that it will run on.
+
+    Args:
+      mesh: None, or of one device, where nothing is shared.
+    """
+    if mesh is None or mesh.size == 1:
+        return nullcontext()
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
 def share_rows(x: jax.Array) -> jax.Array:
     """Keep the rows of an activation (first axis) over `data` and `fsdp`, all else whole.
 
     Without it the compiler lets activations follow the parameters, cut along their width with
-    every row on every device. Does nothing where no mesh is set.
+    every row on every device. Does nothing outside of `on_mesh`, nor to rows that can't be shared
+    evenly.
     """
-    if jax.sharding.get_abstract_mesh().empty:
+    sizes = jax.sharding.get_abstract_mesh().shape
+    if not sizes or x.shape[0] % math.prod(sizes[axis] for axis in BATCH_AXES):
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
 
@@ -156,7 +170,7 @@ def require_even_rows(rows: int, mesh: Mesh) -> None:
 
 def mesh_of(model: Any) -> Mesh | None:
     """The mesh that a model's parameters lie on, None if they were placed without one."""
-    sharding = jax.tree.leaves(model)[0].sharding
+    sharding = getattr(jax.tree.leaves(model)[0], "sharding", None)
     return sharding.mesh if isinstance(sharding, NamedSharding) else None
 
 

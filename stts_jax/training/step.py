@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from stts_jax.budget import Budget
 from stts_jax.config import Config
 from stts_jax.model.video_language_model import VideoLanguageModel
-from stts_jax.parallel.mesh import batch_sharding, parameter_shardings, replicated
+from stts_jax.parallel.mesh import batch_sharding, on_mesh, parameter_shardings, replicated
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.training.loss import loss_fn
 from stts_jax.training.optimizer import group_metrics, groups_of, make_optimizer
@@ -105,7 +105,7 @@ def make_train_step(config: Config, budget: Budget, mesh: Mesh) -> TrainStep:
     ) -> tuple[TrainState, Metrics]:
         def loss_of(model: VideoLanguageModel) -> tuple[jax.Array, Metrics]:
             step_key = jax.random.fold_in(key, state.step)
-            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            with on_mesh(mesh):
                 return loss_fn(model, batch, budget, config.train, key=step_key, train=True)
 
         (total, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.model)
