@@ -275,18 +275,22 @@ def test_ends_of_segments():
     np.testing.assert_array_equal(segment_ends(ids), [[2, 2, 3, 6, 6, 6, 0], [0] * 7])
 
 
+def kept_patches(ratio: float, seed: int) -> np.ndarray:
+    """As selection leaves them: whole cells, 16 frames of 729, the first one complete."""
+    patches, cells, frames = 729, 81, 16
+    scores = np.random.default_rng(seed).random((frames, cells))
+    scores[0] = 2.0
+    # Frames differ in how much of them is worth keeping.
+    scores[1:] += np.random.default_rng(seed + 100).normal(0, 0.3, (frames - 1, 1))
+    cut = np.sort(scores, axis=None)[int(ratio * frames * cells)]
+    return (scores >= cut).sum(-1) * (patches // cells)
+
+
 @pytest.mark.parametrize("ratio", [0.3, 0.5, 0.7])
 def test_scores_made_are_at_most_half_above_the_ideal(ratio, report_error):
-    """Kept patches as selection leaves them: whole cells, 16 frames, the first one complete."""
-    patches, cells, frames = 729, 81, 16
     for seed in range(5):
-        scores = np.random.default_rng(seed).random((frames, cells))
-        scores[0] = 2.0
-        # Frames differ in how much of them is worth keeping.
-        scores[1:] += np.random.default_rng(seed + 100).normal(0, 0.3, (frames - 1, 1))
-        cut = np.sort(scores, axis=None)[int(ratio * frames * cells)]
-        kept = (scores >= cut).sum(-1) * (patches // cells)
-        waste = visited_scores(kept, patches) / (kept**2).sum()
+        kept = kept_patches(ratio, seed)
+        waste = visited_scores(kept, 729) / (kept**2).sum()
         report_error("scores over ideal", waste, 1.5)
         assert 1.0 <= waste <= 1.5
 

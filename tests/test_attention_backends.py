@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_attention import check, draw, plain_attention
+from test_attention import check, draw, kept_patches, plain_attention
 
-from stts_jax.layers.attention import attention, backends
-from stts_jax.layers.attention.masks import segment_mask
+from stts_jax.layers.attention import attention, choice, stream_attention
+from stts_jax.layers.attention.backends import BACKENDS
+from stts_jax.layers.attention.cudnn import cudnn_shape_refusal
+from stts_jax.layers.attention.frame_kernel import kernel_scores
+from stts_jax.layers.attention.masks import PlaceMask, Places, Rule, segment_mask
+from stts_jax.layers.attention.place_blocks import block_tables, needed_blocks
+from stts_jax.layers.attention.place_kernel import place_attention
 from stts_jax.layers.attention.request import Request
 from stts_jax.layers.attention.splash import splash_attention, splash_shape_refusal
+from stts_jax.layers.attention.stream import StreamRequest, kernel_frames
 
 LENGTH, HEADS, KEY_HEADS, WIDTH = 200, 2, 1, 72
 SHAPES = ((1, LENGTH, HEADS, WIDTH), (1, LENGTH, KEY_HEADS, WIDTH), (1, LENGTH, KEY_HEADS, WIDTH))
@@ -26,16 +33,24 @@ def small_request(**changes) -> Request:
     return Request(**(arrays | changes))
 
 
+def chosen(name: str) -> str:
+    return choice.choose(BACKENDS, "attention", small_request(), name).name
+
+
 # ----------------------------------------------------------------------------------- the choice
 
 
 def test_auto_takes_plain_xla_on_this_machine_and_says_why_once(caplog):
-    backends._log.cache_clear()
-    with caplog.at_level(logging.INFO, logger=backends.__name__):
-        assert backends.choose(small_request(), "auto").name == "xla"
-        assert backends.choose(small_request(), "auto").name == "xla"
+    choice._log.cache_clear()
+    with caplog.at_level(logging.INFO, logger=choice.__name__):
+        assert chosen("auto") == "xla"
+        assert chosen("auto") == "xla"
     messages = [record.getMessage() for record in caplog.records]
-    assert messages == ["attention takes xla; not splash: it needs a TPU, and this is a cpu"]
+    assert messages == [
+        "attention takes xla; not splash: it needs a TPU, and this is a cpu; "
+        "not place_kernel: it needs a TPU, and this is a cpu; "
+        "not cudnn: it needs a GPU, and this is a cpu"
+    ]
 
 
 def test_a_backend_asked_for_by_name_runs_or_raises():
@@ -46,8 +61,8 @@ def test_a_backend_asked_for_by_name_runs_or_raises():
 
 
 def test_an_unknown_backend_is_named_with_those_there_are():
-    with pytest.raises(ValueError, match="'flash' is unknown; use one of auto, splash, xla"):
-        backends.choose(small_request(), "flash")
+    with pytest.raises(ValueError, match="'flash' is unknown; use one of auto, splash, "):
+        chosen("flash")
 
 
 @pytest.mark.parametrize(
@@ -60,6 +75,34 @@ def test_an_unknown_backend_is_named_with_those_there_are():
 )
 def test_the_kernel_says_what_it_is_not_for(changes, reason):
     assert reason in splash_shape_refusal(small_request(**changes))
+
+
+HALF = jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"segment_ids": jnp.zeros((1, 4), jnp.int32)}, "an array as large as the scores"),
+        ({}, "not in float32"),
+        ({"query": jnp.ones((1, 4, 1, 136), HALF)}, "heads are 136 wide"),
+        ({"query": jnp.ones((1, 4, 1, 128), HALF), "key_bias": jnp.ones((1, 4))}, "130 wide"),
+        ({"query": jnp.ones((1, 4, 1, 72), HALF), "key_bias": jnp.ones((1, 4))}, None),
+    ],
+)
+def test_cudnn_says_what_it_is_not_for(changes, reason):
+    refusal = cudnn_shape_refusal(small_request(**changes))
+    assert refusal is None if reason is None else reason in refusal
+
+
+@pytest.mark.parametrize(
+    ("backend", "reason"),
+    [("frame_kernel", "it needs a TPU"), ("cudnn", "it needs a GPU"), ("segments", "too short")],
+)
+def test_a_way_of_streams_asked_for_by_name_says_why_not(backend, reason):
+    arrays, ids = draw(0, *[(1, 4, 1, 8)] * 3), jnp.zeros((1, 4), jnp.int32)
+    with pytest.raises(ValueError, match=f"streams backend '{backend}' cannot be used: .*{reason}"):
+        stream_attention(*arrays, ids, longest_segment=4, segments=1, backend=backend)
 
 
 @pytest.mark.parametrize(
@@ -139,3 +182,110 @@ def test_splash_in_bfloat16_holds_the_bias_in_two_columns(report_error):
         BFLOAT16,
         BFLOAT16,
     )
+
+
+# ------------------------------------------------------------------ frames in a kernel, interpreted
+
+# Longer than one block of queries, empty, and exactly a block of keys.
+SEGMENTS = (150, 0, 64, 5)
+
+
+def test_frames_in_the_kernel_equal_attention_within_segments(report_error):
+    length = sum(SEGMENTS) + 20
+    ids = np.concatenate([np.repeat(np.arange(4), SEGMENTS), np.full(20, -1)])
+    ids = jnp.asarray(np.stack([ids, np.full(length, -1)]), jnp.int32)
+    shape = (2, length, 2, WIDTH)
+    arrays, (weights,) = draw(7, shape, shape, shape), draw(8, shape)
+    out, gradients = check(
+        lambda q, k, v: kernel_frames(StreamRequest(q, k, v, ids, 150, 4), interpret=True),
+        lambda *x: plain_attention(*x, segment_mask(ids, ids)),
+        arrays,
+        weights,
+        report_error,
+        FLOAT32,
+        FLOAT32,
+    )
+    padding = np.asarray(ids) < 0
+    assert all((np.asarray(x)[padding] == 0).all() for x in (out, *gradients))
+
+
+def test_frames_in_the_kernel_in_bfloat16_stay_near_the_float32_form(report_error):
+    shape, ids = (1, 130, 2, WIDTH), jnp.zeros((1, 130), jnp.int32)
+    arrays, (weights,) = draw(9, shape, shape, shape, dtype=jnp.bfloat16), draw(10, shape)
+    check(
+        lambda q, k, v: kernel_frames(StreamRequest(q, k, v, ids, 130, 1), interpret=True),
+        plain_attention,
+        arrays,
+        weights,
+        report_error,
+        BFLOAT16,
+        BFLOAT16,
+    )
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.5, 0.7])
+def test_the_kernel_makes_at_most_half_more_scores_than_the_ideal(ratio, report_error):
+    for seed in range(5):
+        kept = kept_patches(ratio, seed)
+        waste = kernel_scores(kept) / (kept**2).sum()
+        report_error("kernel's scores over ideal", waste, 1.5)
+        assert 1.0 <= waste <= 1.5
+
+
+# ------------------------------------------------------------------- masks of numbers, interpreted
+
+
+def token_places(length: int, seed: int) -> Places:
+    """Runs of text and of frames of two examples, then padding."""
+    rng = np.random.default_rng(seed)
+    index = np.arange(length)
+    visual = (index // 23) % 3 == 1
+    second = index >= length // 2
+    segment = second * 100000 + np.where(visual, 10000, rng.integers(0, 2, length))
+    segment = np.where(index >= length - 40, -1, segment)
+    places = {"index": index, "group": np.where(visual, second, -1), "frame": index // 9}
+    return Places(
+        **{name: jnp.asarray(x, jnp.int32)[None] for name, x in places.items()},
+        segment=jnp.asarray(segment, jnp.int32)[None],
+    )
+
+
+def token_mask(length: int, **rule) -> PlaceMask:
+    places = token_places(length, 0)
+    queries = dataclasses.replace(places, segment=jnp.maximum(places.segment, 0))
+    keys = dataclasses.replace(places, group=jnp.where(places.group < 0, -2, places.group))
+    return PlaceMask(queries, keys, Rule(causal=True, segments="from", **rule))
+
+
+@pytest.mark.parametrize("framed", [False, True], ids=["image_tokens", "within_image"])
+def test_the_language_models_mask_in_the_kernel_equals_its_array(framed, report_error):
+    length = 300
+    shapes = ((1, length, 4, 16), (1, length, 2, 16), (1, length, 2, 16))
+    mask = token_mask(length, mutual=True, framed=framed)
+    arrays, (weights,) = draw(11, *shapes), draw(12, shapes[0])
+    check(
+        lambda *x: place_attention(Request(*x, mask), interpret=True),
+        lambda *x: plain_attention(*x, mask.array()),
+        arrays,
+        weights,
+        report_error,
+        FLOAT32,
+        FLOAT32,
+    )
+
+
+@pytest.mark.parametrize("rule", [{}, {"mutual": True}, {"mutual": True, "framed": True}])
+def test_no_block_that_somebody_sees_is_left_out(rule):
+    mask, size = token_mask(480, **rule), 16
+    seen = np.asarray(mask.array())[0].reshape(30, size, 30, size).any((1, 3))
+    needed = np.asarray(needed_blocks(mask, size))[0]
+    assert (needed >= seen).all()
+    assert needed.mean() < 0.75 and (rule or needed.sum() < 1.1 * seen.sum())
+
+
+def test_blocks_that_are_left_out_are_not_fetched():
+    tables = block_tables(token_mask(480), 16)
+    needed, fetched = np.asarray(tables.needed[0]), np.asarray(tables.fetched[0])
+    changes = (np.diff(fetched, axis=1) != 0).sum()
+    assert changes <= needed.sum()
+    assert (fetched[needed == 1] == np.nonzero(needed)[1]).all()

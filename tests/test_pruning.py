@@ -14,7 +14,8 @@ from reference_cases import worst
 
 from stts_jax.budget import tokens_to_prune
 from stts_jax.config import PruneConfig
-from stts_jax.layers.attention import DENSE_STREAM_SEGMENTS, stream_attention
+from stts_jax.layers.attention import stream_attention
+from stts_jax.layers.attention.stream import DENSE_STREAM_SEGMENTS
 from stts_jax.layers.compact import compact, take_rows
 from stts_jax.model.vision import encode
 from stts_jax.pruning.baselines import PROTECTED, easy_ratings, heuristic_ratings
@@ -293,7 +294,9 @@ def test_attention_of_a_stream_is_dense_attention_within_segments(branch, report
 
         return run(arrays)
 
-    (_, ours), our_gradients = compare(lambda q, k, v: stream_attention(q, k, v, ids, LONGEST))
+    (_, ours), our_gradients = compare(
+        lambda q, k, v: stream_attention(q, k, v, ids, longest_segment=LONGEST, segments=length)
+    )
     (_, theirs), gradients = compare(lambda q, k, v: masked_attention(q, k, v, ids))
     assert (np.asarray(ours)[ids < 0] == 0).all()
     error = worst(ours, theirs)

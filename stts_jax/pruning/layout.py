@@ -71,7 +71,14 @@ class StreamLayout:
 
     def attend(self, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         """Attention among the kept patches of each frame: (B, S, H, d) each."""
-        return stream_attention(query, key, value, self.segment_ids, self.patches)
+        return stream_attention(
+            query,
+            key,
+            value,
+            self.segment_ids,
+            longest_segment=self.patches,
+            segments=self.place.shape[1] // self.patches,
+        )
 
     def lookup(self, features: jax.Array, patches: jax.Array) -> jax.Array:
         """As `DenseLayout.lookup`, of features (B, S, D); a dropped patch gives zeros."""

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import jax
 
-from stts_jax.layers.attention.backends import choose
+from stts_jax.layers.attention.backends import BACKENDS
+from stts_jax.layers.attention.choice import choose
 from stts_jax.layers.attention.devices import on_own_rows
 from stts_jax.layers.attention.masks import Mask, segment_mask
 from stts_jax.layers.attention.request import MaskKind, Request
-from stts_jax.layers.attention.stream_blocks import neighbour_attention
-from stts_jax.layers.attention.stream_segments import segment_attention
+from stts_jax.layers.attention.stream import STREAM_BACKENDS, StreamRequest
 
-__all__ = ["DENSE_STREAM_SEGMENTS", "Mask", "attention", "segment_mask", "stream_attention"]
-
-# Streams of at most this many neighbourhoods are cheaper as one dense product,
-DENSE_STREAM_SEGMENTS = 6
-# but on a CPU only those of segments shorter than this: a step of a loop costs as much as so many.
-SHORT_SEGMENT = 128
+__all__ = ["Mask", "attention", "segment_mask", "stream_attention"]
 
 
 def attention(
@@ -55,7 +50,11 @@ def attention(
     """
     request = Request(query, key, value, mask, key_bias, segment_ids, mask_kind)
     request.check()
-    return on_own_rows(lambda own: choose(own, backend).run(own), request)
+
+    def attend(own: Request) -> jax.Array:
+        return choose(BACKENDS, "attention", own, backend).run(own)
+
+    return on_own_rows(attend, request)
 
 
 def stream_attention(
@@ -63,7 +62,10 @@ def stream_attention(
     key: jax.Array,
     value: jax.Array,
     segment_ids: jax.Array,
+    *,
     longest_segment: int,
+    segments: int,
+    backend: str = "auto",
 ) -> jax.Array:
     """Attention within the segments of a stream whose segments are contiguous and in order.
 
@@ -71,17 +73,18 @@ def stream_attention(
       query, key, value: (B, S, H, d).
       segment_ids: (B, S) int, non-decreasing; negative ids are padding at the end.
       longest_segment: tokens of the longest segment that can occur.
+      segments: ids are below this.
+      backend: `auto`, or the name of one of `stream.STREAM_BACKENDS`, which then runs or raises.
 
     Returns:
       (B, S, H, d); 0 at padding.
+
+    Raises:
+      ValueError: for a backend that cannot do what is asked.
     """
+    request = StreamRequest(query, key, value, segment_ids, longest_segment, segments)
 
-    def attend(own: Request) -> jax.Array:
-        arrays = (own.query, own.key, own.value, own.segment_ids)
-        if jax.default_backend() == "cpu" and longest_segment >= SHORT_SEGMENT:
-            return segment_attention(*arrays, longest_segment)
-        if own.query.shape[1] <= DENSE_STREAM_SEGMENTS * longest_segment:
-            return choose(own, "auto").run(own)
-        return neighbour_attention(*arrays, longest_segment)
+    def attend(own: StreamRequest) -> jax.Array:
+        return choose(STREAM_BACKENDS, "attention of streams", own, backend).run(own)
 
-    return on_own_rows(attend, Request(query, key, value, segment_ids=segment_ids))
+    return on_own_rows(attend, request)

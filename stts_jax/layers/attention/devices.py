@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 import jax
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from stts_jax.layers.attention.request import Request
 from stts_jax.parallel.mesh import BATCH_AXES, LOGICAL_AXES
 
 HEAD_AXIS = LOGICAL_AXES["heads"]
 
 
-def on_own_rows(attend: Callable[[Request], jax.Array], request: Request) -> jax.Array:
+class HasHeads(Protocol):
+    """A pytree with rows (B, ..., L, H, d) of these names; its other arrays start with B too."""
+
+    query: jax.Array
+    key: jax.Array
+    value: jax.Array
+
+
+R = TypeVar("R", bound=HasHeads)
+
+
+def on_own_rows(attend: Callable[[R], jax.Array], request: R) -> jax.Array:
     """`attend(request)`, where a mesh is set on each device for its part of the request.
 
     Rows lie over `data` and `fsdp`, heads over `tensor`; what these don't divide is whole on every

@@ -1,9 +1,4 @@
-"""The splash attention kernel of JAX, for TPUs; a key's bias goes in as a column more.
-
-`softmax(q k / sqrt(d) + b)` is `softmax([q / sqrt(d), 1] [k, b])`, so a kernel that knows no bias
-makes it, and its gradient. In bfloat16 the bias is split in two columns, what bfloat16 holds of it
-and the rest.
-"""
+"""The splash attention kernel of JAX, for TPUs; a key's bias goes in as a column more."""
 
 from __future__ import annotations
 
@@ -20,6 +15,8 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
     make_splash_mha,
 )
 
+from stts_jax.layers.attention.bias_columns import with_bias
+from stts_jax.layers.attention.choice import kernel_refusal
 from stts_jax.layers.attention.request import Request
 
 # The kernel's lanes: lengths are padded to a multiple.
@@ -30,12 +27,7 @@ PADDING = -1
 
 def splash_refusal(request: Request) -> str | None:
     """Why the kernel cannot do what is asked, or None."""
-    platform = jax.default_backend()
-    if platform != "tpu":
-        return f"it needs a TPU, and this is a {platform}"
-    if jax.device_count() > 1 and not jax.sharding.get_abstract_mesh().manual_axes:
-        return f"there are {jax.device_count()} devices, and no mesh is set that says who has what"
-    return splash_shape_refusal(request)
+    return kernel_refusal("tpu") or splash_shape_refusal(request)
 
 
 def splash_shape_refusal(request: Request) -> str | None:
@@ -59,7 +51,7 @@ def splash_attention(request: Request, *, interpret: bool = False) -> jax.Array:
     """
     *lead, length, heads, _ = request.query.shape
     leads, size = math.prod(lead), -(-length // LANES) * LANES
-    query, key = _with_bias(request)
+    query, key = with_bias(request.query, request.key, request.key_bias)
 
     def heads_first(x: jax.Array) -> jax.Array:
         x = jnp.moveaxis(x.reshape(leads, length, *x.shape[-2:]), 1, 2)
@@ -89,22 +81,6 @@ def splash_attention(request: Request, *, interpret: bool = False) -> jax.Array:
     if request.segment_ids is not None:
         out = jnp.where((ids >= 0)[..., None, None], out, 0)
     return out.reshape(*lead, length, heads, request.value.shape[-1])
-
-
-def _with_bias(request: Request) -> tuple[jax.Array, jax.Array]:
-    """Queries, scaled, and keys, with columns for the bias if there is one."""
-    query = request.query * request.query.shape[-1] ** -0.5
-    key, bias = request.key, request.key_bias
-    if bias is None:
-        return query, key
-    bias = jnp.broadcast_to(bias, key.shape[:-2]).astype(jnp.float32)
-    columns = [bias.astype(key.dtype)]
-    if key.dtype != jnp.float32:
-        columns.append((bias - columns[0].astype(jnp.float32)).astype(key.dtype))
-    more = jnp.stack(columns, axis=-1)[..., None, :]
-    more = jnp.broadcast_to(more, (*key.shape[:-1], len(columns)))
-    ones = jnp.ones((*query.shape[:-1], len(columns)), query.dtype)
-    return jnp.concatenate([query, ones], -1), jnp.concatenate([key, more], -1)
 
 
 def _block_sizes(size: int) -> BlockSizes:

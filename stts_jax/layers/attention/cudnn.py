@@ -1,0 +1,67 @@
+"""cuDNN's fused attention, for GPUs, by way of JAX."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from stts_jax.layers.attention.bias_columns import with_bias
+from stts_jax.layers.attention.choice import kernel_refusal
+from stts_jax.layers.attention.request import Request
+
+# Widths of heads are a multiple of the one, and at most the other.
+WIDTH_STEP, WIDEST = 8, 128
+HALF_TYPES = ("bfloat16", "float16")
+
+
+def cudnn_refusal(request: Request) -> str | None:
+    """Why it cannot do what is asked, or None."""
+    return kernel_refusal("gpu") or cudnn_shape_refusal(request)
+
+
+def cudnn_shape_refusal(request: Request) -> str | None:
+    """The same of what holds for any device."""
+    if request.mask is not None or request.segment_ids is not None:
+        return "it would make a mask or segments an array as large as the scores"
+    return type_refusal(request.query, columns=0 if request.key_bias is None else 2)
+
+
+def type_refusal(query: jax.Array, columns: int) -> str | None:
+    """Why heads of this type and width, with columns for a bias, are none for cuDNN, or None."""
+    if query.dtype.name not in HALF_TYPES:
+        return f"it computes in {' or '.join(HALF_TYPES)}, not in {query.dtype.name}"
+    if query.shape[-1] + columns > WIDEST:
+        return f"heads are {query.shape[-1] + columns} wide; it takes at most {WIDEST}"
+    return None
+
+
+def cudnn_attention(request: Request) -> jax.Array:
+    """What `attention` returns, for a request that `cudnn_shape_refusal` has nothing against."""
+    query, key = with_bias(request.query, request.key, request.key_bias)
+    causal = request.mask_kind == "causal"
+    out = _fused(query, key, request.value, is_causal=causal)
+    return out.reshape(request.query.shape)
+
+
+def cudnn_frames(
+    query: jax.Array, key: jax.Array, value: jax.Array, lengths: jax.Array
+) -> jax.Array:
+    """Attention among the first places of each frame: (F, N, H, d) each, and (F,) lengths."""
+    query, key = with_bias(query, key, None)
+    return _fused(query, key, value, query_seq_lengths=lengths, key_value_seq_lengths=lengths)
+
+
+def _fused(query: jax.Array, key: jax.Array, value: jax.Array, **options: object) -> jax.Array:
+    """Of queries that have the scale in them; (leads, Lq, H, d of `value`)."""
+    width = -(-query.shape[-1] // WIDTH_STEP) * WIDTH_STEP
+
+    def plain(x: jax.Array) -> jax.Array:
+        x = x.reshape(math.prod(x.shape[:-3]), *x.shape[-3:])
+        return jnp.pad(x, ((0, 0),) * 3 + ((0, width - x.shape[-1]),))
+
+    out = jax.nn.dot_product_attention(
+        plain(query), plain(key), plain(value), scale=1.0, implementation="cudnn", **options
+    )
+    return out[..., : value.shape[-1]]

@@ -1,0 +1,107 @@
+"""The ways to attend within the segments of a stream, best first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+
+from stts_jax.layers.attention.backends import xla_attention
+from stts_jax.layers.attention.choice import Backend, kernel_refusal
+from stts_jax.layers.attention.cudnn import cudnn_frames, type_refusal
+from stts_jax.layers.attention.frame_kernel import frame_attention, frame_places
+from stts_jax.layers.attention.request import Request
+from stts_jax.layers.attention.stream_blocks import neighbour_attention
+from stts_jax.layers.attention.stream_frames import frames_attention
+from stts_jax.layers.attention.stream_segments import segment_attention
+
+# Streams of at most this many neighbourhoods are cheaper as one dense product,
+DENSE_STREAM_SEGMENTS = 6
+# but on a CPU only those of segments shorter than this: a step of a loop costs as much as so many.
+SHORT_SEGMENT = 128
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class StreamRequest:
+    """The arguments of `stream_attention`, which says what they mean."""
+
+    query: jax.Array
+    key: jax.Array
+    value: jax.Array
+    segment_ids: jax.Array
+    longest: int = field(metadata={"static": True})
+    segments: int = field(metadata={"static": True})
+
+
+def kernel_frames(request: StreamRequest, *, interpret: bool = False) -> jax.Array:
+    """Each segment in a frame of its own, for the TPU kernel."""
+
+    def attend(query: jax.Array, key: jax.Array, value: jax.Array, lengths: jax.Array) -> jax.Array:
+        arrays = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+        return jnp.swapaxes(frame_attention(*arrays, lengths, interpret), 1, 2)
+
+    return frames_attention(
+        request.query,
+        request.key,
+        request.value,
+        request.segment_ids,
+        segments=request.segments,
+        places=frame_places(request.longest),
+        attend=attend,
+    )
+
+
+def _cudnn_refusal(request: StreamRequest) -> str | None:
+    return kernel_refusal("gpu") or type_refusal(request.query, columns=0)
+
+
+def _cudnn(request: StreamRequest) -> jax.Array:
+    return frames_attention(
+        request.query,
+        request.key,
+        request.value,
+        request.segment_ids,
+        segments=request.segments,
+        places=request.longest,
+        attend=cudnn_frames,
+    )
+
+
+def _segments_refusal(request: StreamRequest) -> str | None:
+    platform = jax.default_backend()
+    if platform != "cpu":
+        return f"one segment after the other is for a CPU, and this is a {platform}"
+    if request.longest < SHORT_SEGMENT:
+        return f"segments of {request.longest} at most are too short for a loop over them"
+    return None
+
+
+def _dense_refusal(request: StreamRequest) -> str | None:
+    length, limit = request.query.shape[1], DENSE_STREAM_SEGMENTS * request.longest
+    return None if length <= limit else f"of {length} places; up to {limit} are one product"
+
+
+def _dense(request: StreamRequest) -> jax.Array:
+    arrays = (request.query, request.key, request.value)
+    return xla_attention(Request(*arrays, segment_ids=request.segment_ids))
+
+
+def _segments(request: StreamRequest) -> jax.Array:
+    arrays = (request.query, request.key, request.value, request.segment_ids)
+    return segment_attention(*arrays, request.longest)
+
+
+def _neighbours(request: StreamRequest) -> jax.Array:
+    arrays = (request.query, request.key, request.value, request.segment_ids)
+    return neighbour_attention(*arrays, request.longest)
+
+
+STREAM_BACKENDS = (
+    Backend("frame_kernel", lambda request: kernel_refusal("tpu"), kernel_frames),
+    Backend("cudnn", _cudnn_refusal, _cudnn),
+    Backend("segments", _segments_refusal, _segments),
+    Backend("dense", _dense_refusal, _dense),
+    Backend("neighbours", lambda request: None, _neighbours),
+)
