@@ -20,7 +20,7 @@ from stts_jax.layers.compact import compact, take_rows
 from stts_jax.model.vision import encode
 from stts_jax.pruning.baselines import PROTECTED, easy_ratings, heuristic_ratings
 from stts_jax.pruning.cells import to_cells, to_patches
-from stts_jax.pruning.first_fit import bin_bound, first_fit_layout
+from stts_jax.pruning.first_fit import bin_bound, bin_ladder, first_fit_layout, in_fewest_bins
 from stts_jax.pruning.frames import FrameTable, frame_table
 from stts_jax.pruning.layout import stream_layout
 from stts_jax.pruning.scorer import log_score_bias
@@ -412,6 +412,32 @@ def random_masks(count: int) -> np.ndarray:
     rng = np.random.default_rng(3)
     density = rng.choice([0.0, 0.1, 0.4, 0.55, 0.6, 0.9, 1.0], (count, 2, 5, 1))
     return rng.uniform(size=(count, 2, 5, 9)) < density
+
+
+@pytest.mark.parametrize(
+    ("kept", "sizes"), [(0.7, (48, 64)), (0.5, (36, 48, 64)), (0.3, (21, 29, 39)), (1.0, (64,))]
+)
+def test_the_ladder_of_bins_goes_from_perfect_packing_to_the_bound(kept, sizes):
+    assert bin_ladder(1, 64, int(kept * 64 * 729), 729) == sizes
+
+
+@pytest.mark.parametrize(
+    ("frames", "used", "taken"), [((4, 4, 5, 5), 2, 2), ((4, 4, 4, 6), 3, 4), ((0, 0, 0, 0), 0, 2)]
+)
+def test_only_the_bins_that_are_used_are_run_up_to_the_next_size(frames, used, taken):
+    """Bins of 9 patches; what is run says how many bins it got."""
+    keep = np.arange(9) < np.array(frames)[:, None]
+    layout = first_fit_layout(jnp.asarray(keep)[None], 4)
+    assert layout.used_bins == used
+    x = layout.gather(jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 9, 2))))
+
+    def run(x, bins):
+        assert bins.source.shape[0] == x.shape[0]
+        return 2 * x, jnp.full(x.shape[0], x.shape[0])
+
+    doubled, sizes = in_fewest_bins(layout, x, (2, 4), run)
+    np.testing.assert_array_equal(doubled[:used], 2 * x[:used])
+    assert doubled.shape == x.shape and sizes.max() == taken
 
 
 def test_bins_of_first_fit_never_exceed_their_bound():

@@ -12,7 +12,13 @@ from stts_jax.config import ModelConfig
 from stts_jax.model.vit import VisionTransformer
 from stts_jax.pruning.baselines import easy_ratings, heuristic_ratings, random_ratings
 from stts_jax.pruning.cells import to_patches
-from stts_jax.pruning.first_fit import FirstFitLayout, bin_bound, first_fit_layout
+from stts_jax.pruning.first_fit import (
+    FirstFitLayout,
+    bin_bound,
+    bin_ladder,
+    first_fit_layout,
+    in_fewest_bins,
+)
 from stts_jax.pruning.frames import FrameTable, frame_table
 from stts_jax.pruning.layout import DenseLayout, StreamLayout, stream_layout
 from stts_jax.pruning.scorer import TokenScorer, log_score_bias
@@ -109,7 +115,16 @@ def encode(
         layout = _pack(keep_patches, budget, config)
         x = layout.gather(x)
         features = {index: layout.gather(feature) for index, feature in features.items()}
-    _, more = vit.run(x, after, vit.config.depth, layout.attend, remat)
+    if isinstance(layout, FirstFitLayout):
+        ladder = bin_ladder(*keep_patches.shape[:2], budget.patches, keep_patches.shape[2])
+        more = in_fewest_bins(
+            layout,
+            x,
+            ladder,
+            lambda x, bins: vit.run(x, after, vit.config.depth, bins.attend, remat)[1],
+        )
+    else:
+        _, more = vit.run(x, after, vit.config.depth, layout.attend, remat)
     return VisionOutput(
         features=vit.concatenate(features | more),
         layout=layout,

@@ -11,12 +11,20 @@ bin that nobody reads; we don't.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from stts_jax.layers.attention import attention, segment_mask
+
+T = TypeVar("T")
+# Each size of the ladder is at most this much of the next; more sizes take longer to compile.
+LADDER_STEP = 0.75
 
 
 @jax.tree_util.register_dataclass
@@ -48,6 +56,12 @@ class FirstFitLayout:
         mask = segment_mask(self.segment_ids, self.segment_ids)
         return attention(query, key, value, mask=mask)
 
+    def first(self, bins: int) -> FirstFitLayout:
+        """The same of the first `bins` bins; the others must be empty."""
+        return dataclasses.replace(
+            self, source=self.source[:bins], segment_ids=self.segment_ids[:bins]
+        )
+
     def lookup(self, features: jax.Array, patches: jax.Array) -> jax.Array:
         """As `DenseLayout.lookup`, of features (bins, N, D); a dropped patch gives zeros."""
         rows, frames, count = self.place.shape
@@ -67,6 +81,50 @@ def bin_bound(rows: int, frames: int, patches_per_row: int, patches: int) -> int
     are frames.
     """
     return min(rows * frames, 2 * rows * patches_per_row // patches + 1)
+
+
+def bin_ladder(rows: int, frames: int, patches_per_row: int, patches: int) -> tuple[int, ...]:
+    """Static numbers of bins to choose from at run time, ascending, the last one `bin_bound`.
+
+    Frames that happen to fit well need few bins, uneven ones many; the bound alone would make
+    everyone pay for the worst case. None is below what perfect packing of full rows needs.
+    """
+    sizes = [bin_bound(rows, frames, patches_per_row, patches)]
+    fewest = -(-rows * patches_per_row // patches)
+    while (smaller := int(sizes[-1] * LADDER_STEP)) >= fewest and smaller > 0:
+        sizes.append(smaller)
+    return tuple(reversed(sizes))
+
+
+def in_fewest_bins(
+    layout: FirstFitLayout,
+    x: jax.Array,
+    sizes: tuple[int, ...],
+    run: Callable[[jax.Array, FirstFitLayout], T],
+) -> T:
+    """`run` on the bins that are used, up to the next of the sizes.
+
+    Args:
+      layout: of `sizes[-1]` bins.
+      x: (bins, N, D).
+      sizes: `bin_ladder`.
+      run: makes arrays (bins, ...) of x and a layout of as many bins.
+
+    Returns:
+      What `run` makes, with zeros in the bins that it didn't get.
+    """
+
+    def of_size(size: int, x: jax.Array) -> T:
+        def padded(y: jax.Array) -> jax.Array:
+            return jnp.pad(y, [(0, sizes[-1] - size)] + [(0, 0)] * (y.ndim - 1))
+
+        return jax.tree.map(padded, run(x[:size], layout.first(size)))
+
+    branches = [partial(of_size, size) for size in sizes]
+    if len(sizes) == 1:
+        return branches[0](x)
+    rung = jnp.searchsorted(jnp.array(sizes), layout.used_bins)
+    return jax.lax.switch(rung, branches, x)
 
 
 def first_fit_layout(keep: jax.Array, bins: int) -> FirstFitLayout:
