@@ -23,6 +23,10 @@ VIDEO_SECONDS = 2.0
 
 EGO_OPTIONS = ["A. C cuts wood.", "B. C paints.", "C. C reads.", "D. C cooks.", "E. C sleeps."]
 MME_OPTIONS = ["A. Paper.", "B. Wood.", "C. Glass.", "D. Steel."]
+# Masks as COCO packs them: of x 6 to 29 and y 4 to 19, and of x 30 to 43 and y 10 to 29.
+LEFT_COUNTS = "T6`0`0000000000000000000000000000000000000000000000la0"
+RIGHT_COUNTS = "Zn0d0<0000000000000000000000000f3"
+LEFT_MASK, RIGHT_MASK = ({"size": [32, 48], "counts": c} for c in (LEFT_COUNTS, RIGHT_COUNTS))
 TABLES: dict[str, list[dict[str, Any]]] = {
     "ego_schema/egoschema/Subset/test-00000-of-00001.parquet": [
         {
@@ -83,6 +87,57 @@ TABLES: dict[str, list[dict[str, Any]]] = {
             "qa_type": "Local Perception",
         }
     ],
+    "molmo2_pointing/Molmo2-VideoPointEval/data/val-00000-of-00001.parquet": [
+        {
+            "video_id": "aB3_dEf-9gH",
+            "video_source": "youtube",
+            "label": "ball",
+            "two_fps_timestamps": [0.5, 1.0],
+            "points": [{"x": 12.0, "y": 8.0}, {"x": 36.0, "y": 20.0}],
+            "masks": [
+                [{"frame_id": 0, "rle": LEFT_MASK}, {"frame_id": 1, "rle": LEFT_MASK}],
+                [{"frame_id": 2, "rle": RIGHT_MASK}],
+            ],
+            "height": 32,
+            "width": 48,
+            "video_duration": 2.0,
+        },
+        {
+            "video_id": "sora2/a_red_kite",
+            "video_source": "generated",
+            "label": "red kite",
+            "two_fps_timestamps": [1.5],
+            "points": [{"x": 12.0, "y": 8.0}],
+            "masks": [[{"frame_id": 3, "rle": LEFT_MASK}]],
+            "height": 32,
+            "width": 48,
+            "video_duration": 2.0,
+        },
+    ],
+    "molmo2_pointing/Molmo2-VideoCountEval/data/val-00000-of-00001.parquet": [
+        {
+            "video_id": "aB3_dEf-9gH",
+            "video_source": "youtube",
+            "video_duration": 2.0,
+            "clip_start": 0.5,
+            "clip_end": 1.5,
+            "label": "dogs",
+            "question": "How many dogs are there in the video?",
+            "count": 3,
+            "category": "animal",
+        },
+        {
+            "video_id": "qW5rT_2",
+            "video_source": "MammalNet",
+            "video_duration": 2.0,
+            "clip_start": None,
+            "clip_end": None,
+            "label": "times the bear stands up",
+            "question": "How many times does the bear stand up?",
+            "count": 12,
+            "category": "action/event",
+        },
+    ],
 }
 
 VIDEOS = (
@@ -124,6 +179,9 @@ VIDEOS = (
     "MLVU_Test/MLVU_Test/video/test_ER_1.mp4",
     "LVBench/Cm73ma6Ibcs.mp4",
     "VideoEvalPro/videos/videos_filtered/b1VMVOBP5Hs.mp4",
+    "youtube-cc/youtube-cc-kw-2fps/aB3_dEf-9gH_2fps.mp4",
+    "MammalNet/trimmed_video-2fps/qW5rT_2_2fps.mp4",
+    "generated_videos/sora2-2fps/a_red_kite_2fps.mp4",
 )
 
 

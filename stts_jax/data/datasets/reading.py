@@ -107,8 +107,13 @@ def read_csv_without_header(path: Path, width: int) -> list[list[str]]:
     return rows
 
 
-def read_parquet(path: Path, columns: Sequence[str]) -> list[Row]:
+def read_parquet(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> list[Row]:
     """The named columns of a Parquet file, as rows of plain Python values.
+
+    Args:
+      path: the file.
+      columns: that it must have.
+      optional: columns to read as well if there are such.
 
     Raises:
       DatasetError: also if there is no such column.
@@ -117,21 +122,23 @@ def read_parquet(path: Path, columns: Sequence[str]) -> list[Row]:
         from pyarrow import parquet  # imported where it is used, as it is large
 
         file = parquet.ParquetFile(path)
-        _check_columns(path, file.schema_arrow.names, columns)
-        return file.read(columns=list(columns)).to_pylist()
+        names = _check_columns(path, file.schema_arrow.names, columns, optional)
+        return file.read(columns=names).to_pylist()
 
 
-def read_arrow(path: Path, columns: Sequence[str]) -> list[Row]:
+def read_arrow(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> list[Row]:
     """The same of an Arrow stream, the form in which Hugging Face's datasets saves its tables."""
     with _table(path):
         from pyarrow import ipc
 
         table = ipc.open_stream(path.read_bytes()).read_all()
-        _check_columns(path, table.column_names, columns)
-        return table.select(list(columns)).to_pylist()
+        names = _check_columns(path, table.column_names, columns, optional)
+        return table.select(names).to_pylist()
 
 
-def read_hub_table(folder: Path, split: str, columns: Sequence[str]) -> list[Row]:
+def read_hub_table(
+    folder: Path, split: str, columns: Sequence[str], optional: Sequence[str] = ()
+) -> list[Row]:
     """A split of a dataset of the Hugging Face hub, as saved to disk or as downloaded.
 
     Saved to disk is a folder with `state.json`, or one such folder for each split; downloaded is a
@@ -141,18 +148,19 @@ def read_hub_table(folder: Path, split: str, columns: Sequence[str]) -> list[Row
       folder: either.
       split: its name on the hub.
       columns: to read.
+      optional: columns to read as well if there are such.
     """
     for saved in (folder / split, folder):
         if (saved / "state.json").is_file():
             files = [entry["filename"] for entry in read_json(saved / "state.json")["_data_files"]]
-            return [row for name in files for row in read_arrow(saved / name, columns)]
+            return [row for name in files for row in read_arrow(saved / name, columns, optional)]
     shards = sorted(folder.glob(f"**/{split}-*.parquet"))
     if not shards:
         raise DatasetError(
             f"'{folder}' holds no split '{split}', neither saved to disk (state.json) nor as "
             f"downloaded ({split}-*.parquet)"
         )
-    return [row for shard in shards for row in read_parquet(shard, columns)]
+    return [row for shard in shards for row in read_parquet(shard, columns, optional)]
 
 
 def list_files(folder: Path, *, below: bool = False) -> frozenset[str]:
@@ -244,11 +252,15 @@ def _with_columns(path: Path, rows: list[Any], columns: Sequence[str]) -> list[R
     return rows
 
 
-def _check_columns(path: Path, present: Sequence[str], wanted: Sequence[str]) -> None:
+def _check_columns(
+    path: Path, present: Sequence[str], wanted: Sequence[str], optional: Sequence[str] = ()
+) -> list[str]:
+    """The columns to read; DatasetError if one that is wanted is not there."""
     missing = [name for name in wanted if name not in present]
     if missing:
         has = ", ".join(present) or "none"
         raise _damaged(path, f"it has no column '{missing[0]}' (it has {has})")
+    return [*wanted, *(name for name in optional if name in present)]
 
 
 def _damaged(path: Path, what: str) -> DatasetError:

@@ -7,6 +7,7 @@ from stts_jax.data.datasets.benchmarks import (  # noqa: F401  (they enter thems
     long_video_bench,
     lvbench,
     mlvu,
+    molmo2_pointing,
     motionbench,
     mvbench,
     temp_compass,
@@ -36,4 +37,5 @@ LONG_VIDEO = (
     "lvbench:test",
     "video_eval_pro_mc:test",
 )
-BENCHMARKS = SHORT_VIDEO + LONG_VIDEO
+VIDEO_POINTING = ("molmo2_video_count_eval:val", "molmo2_video_point_eval:val")
+BENCHMARKS = SHORT_VIDEO + LONG_VIDEO + VIDEO_POINTING
