@@ -17,9 +17,9 @@ from stts_jax.config import Config, config_names, load_config
 from stts_jax.data.synthetic import DEFAULT_FOLDER
 from stts_jax.evaluation.runner import evaluate_split
 from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.parallel.processes import first_then_others, notice
 from stts_jax.training.distributed import join_processes, several_processes
 from stts_jax.training.loop import Evaluate, train
-from stts_jax.training.start import notice
 
 EXAMPLES = """\
 examples:
@@ -86,7 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load_config(options.config, options.overrides)
         join_processes()
         wanted = config.train.evaluate_every > 0
-        start = options.init_from and local_checkpoint(options.init_from)
+        start = options.init_from
+        if start is not None:
+            start = first_then_others(lambda: local_checkpoint(options.init_from))
         found = train(
             config,
             options.output,

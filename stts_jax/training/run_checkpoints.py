@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +18,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from stts_jax.parallel.parameters import named_parameters
+from stts_jax.parallel.processes import Share, is_first
 from stts_jax.training.checkpoint import (
     CHECKPOINTS,
     MODEL,
@@ -165,7 +167,7 @@ class _Best:
 
     def put(self, step: int, accuracy: float) -> None:
         self.mark = {"step": step, "accuracy": accuracy}
-        if jax.process_index() == 0:
+        if is_first():
             new = self._file.with_suffix(".new")
             new.write_text(json.dumps(self.mark) + "\n")
             new.replace(self._file)
@@ -272,7 +274,7 @@ def _restore(folder: Path, step: int, abstract: TrainState) -> tuple[TrainState,
 
 
 def _set_aside(folder: Path, aside: Path) -> None:
-    if jax.process_index() == 0:
+    if is_first():
         aside.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(aside, ignore_errors=True)
         folder.rename(aside)
@@ -281,21 +283,10 @@ def _set_aside(folder: Path, aside: Path) -> None:
 
 
 def _all_processes(value: bool) -> bool:
-    if jax.process_count() == 1:
-        return value
-    return bool(multihost_utils.process_allgather(np.array([value])).all())
+    return all(Share.of_this_process().gather(value))
 
 
 def _of_all_processes(data: Mapping[int, Any]) -> list[Any]:
     """States of all parts of the data, in order; only the first process writes metadata."""
-    if jax.process_count() == 1:
-        return [data[part] for part in sorted(data)]
-    text = np.frombuffer(json.dumps(list(data.items())).encode(), np.uint8)
-    lengths = multihost_utils.process_allgather(np.array([len(text)])).reshape(-1)
-    padded = np.pad(text, (0, int(lengths.max()) - len(text)))
-    rows = multihost_utils.process_allgather(padded)
-    pairs = zip(rows, lengths, strict=True)
-    found: dict[int, Any] = {}
-    for row, length in pairs:
-        found |= dict(json.loads(bytes(row[:length]).decode()))
+    found = dict(chain.from_iterable(Share.of_this_process().gather(list(data.items()))))
     return [found[part] for part in sorted(found)]

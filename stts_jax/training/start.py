@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from stts_jax.config import Config
 from stts_jax.data.pipeline import TrainingBatches, training_batches
+from stts_jax.parallel.processes import is_first, notice
 from stts_jax.training.checkpoint import (
     CHECKPOINTS,
     CheckpointError,
@@ -76,11 +77,11 @@ def start(
         batches = _resumed_data(config, mesh, stack, progress, other_data, data_dir)
     else:
         batches = _open(config, mesh, stack, natural_parts(config.data.batch_rows, mesh), data_dir)
-        if jax.process_index() == 0:
+        if is_first():
             shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
         state = _fresh(config, mesh, init_from)
         progress = Progress(step=0, seconds={}, data=[])
-    if jax.process_index() == 0:
+    if is_first():
         save_config(config, output)
     return state, progress, batches
 
@@ -90,12 +91,6 @@ def save_config(config: Config, output: Path) -> None:
     with tempfile.TemporaryDirectory(dir=output, prefix=".config-") as folder:
         config.save(Path(folder))
         (Path(folder) / "config.json").replace(output / "config.json")
-
-
-def notice(text: str) -> None:
-    """Print a line, once for all processes."""
-    if jax.process_index() == 0:
-        print(text, flush=True)
 
 
 def _require_same_run(config: Config, output: Path) -> Config:
@@ -174,10 +169,10 @@ def _open(
         return training_batches(config, process_index=part, process_count=parts, **folder)
 
     agreement = Agreement()
-    if jax.process_index() > 0:
+    if not is_first():
         agreement.meet("data")  # the first process makes the procedural set, if need be
     batches = stack.enter_context(DataParts(open_part, config.data.batch_rows, parts, mesh))
-    if jax.process_index() == 0:
+    if is_first():
         agreement.meet("data")
     return batches
 
