@@ -1,8 +1,10 @@
 """The smallest setup that has every part, shared by the training tests."""
 
+import dataclasses
 from functools import cache
 
 import jax
+import numpy as np
 from random_batches import IMAGE, MULTI_IMAGE, TEXT, VIDEO, random_batch
 
 from stts_jax.budget import row_budget
@@ -82,6 +84,21 @@ def fresh_state(*overrides: str) -> TrainState:
         for array, leaf in zip(_initial_arrays(), jax.tree.leaves(shapes), strict=True)
     ]
     return jax.tree.unflatten(jax.tree.structure(shapes), arrays)
+
+
+def random_state(config: Config, mesh=None, key=None) -> TrainState:
+    """Arbitrary parameters and moments of 0, made without compiling the initialisers."""
+    rng = np.random.default_rng(0)
+    abstract = abstract_state(config, mesh or single_mesh())
+
+    def placed(leaf, array):
+        return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda place: array[place])
+
+    def random(leaf):
+        return placed(leaf, 0.3 * rng.standard_normal(leaf.shape, np.float32))
+
+    zeros = jax.tree.map(lambda leaf: placed(leaf, np.zeros(leaf.shape, leaf.dtype)), abstract)
+    return dataclasses.replace(zeros, model=jax.tree.map(random, abstract.model))
 
 
 def batch_for(config: Config, seed: int, mesh=None, **options):

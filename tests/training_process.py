@@ -70,7 +70,7 @@ def train(order: dict[str, Any], output: Path) -> int:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     join_processes()
     # After that only, as it makes an array.
-    from training_cases import FakeBatches, small_config
+    from training_cases import FakeBatches, random_state, small_config
 
     hangs = order.get("hang", "")
     if order.get("first_hangs") and jax.process_index() > 0:
@@ -93,7 +93,7 @@ def train(order: dict[str, Any], output: Path) -> int:
 
     start.training_batches = Batches
     if order.get("step") == "toy":
-        loop.make_train_step = toy_step
+        loop.make_train_step, start.init_state = toy_step, random_state
     if hangs == "compile":
         loop.make_train_step = lambda *_: SlowToCompile(hang)
     summary = loop.train(small_config(*order["overrides"]), output, evaluate=evaluate)
