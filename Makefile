@@ -12,6 +12,8 @@ PYTHON ?=
 CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
+BENCH_FLAGS := $(if $(FRAMES),--frames $(FRAMES)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+    $(if $(PEER),--peer) $(if $(DECODE),--decode)
 DEMO_FLAGS := $(if $(SHORT),--short) $(if $(LONG),--long) $(if $(SEED),--seed $(SEED))
 # Files are shared out between processes: what a file compiles, its tests share. WORKERS=0: none.
 WORKERS ?= 2
@@ -20,7 +22,7 @@ PARITY_TESTS := $(shell grep -ls "mark\.parity_torch" tests/test_*.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-parity test-all lint lock clean
+.PHONY: help setup demo bench test test-parity test-all lint lock clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -29,6 +31,9 @@ setup: $(SETUP)  ## make .venv and install the package with its test tools
 
 demo: $(SETUP)  ## run the demo; SHORT=1 or LONG=1 sets its length, SEED=n its seed
 	.venv/bin/python -m stts_jax.demo $(DEMO_FLAGS)
+
+bench: $(if $(PEER),$(SETUP_ALL),$(SETUP))  ## time pruned against unpruned, with PEER=1 transformers too
+	.venv/bin/python -m stts_jax.bench $(BENCH_FLAGS)
 
 test: $(SETUP)  ## run the quick tests
 	$(PYTEST) -m "not slow and not parity_torch"

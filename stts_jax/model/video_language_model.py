@@ -78,13 +78,13 @@ class VideoLanguageModel(nnx.Module):
             self.vit, self.scorer, batch, budget, self.config, dtype=self.dtype, key=key
         )
         pooling = batch["token_pooling"]
-        keep = _kept_tokens(vision.keep_patches, pooling)
+        keep = kept_tokens(vision.keep_patches, pooling)
         chosen, _ = compact(keep, budget.visual)
         slots = take_rows(pooling, chosen, fill=-1)
         projected = self.connector(vision.layout.lookup(vision.features, slots), slots >= 0)
 
         patch_token = self.config.llm.special_token("<im_patch>")
-        source = _kept_places(batch["input_ids"], pooling, keep, patch_token, budget.tokens)
+        source = kept_places(batch["input_ids"], pooling, keep, patch_token, budget.tokens)
         text = {name: take_rows(batch[name], source, fill) for name, fill in TEXT_FILL.items()}
         ids = text["input_ids"]
         is_patch = ids == patch_token
@@ -155,13 +155,13 @@ def compute_dtype(config: ModelConfig) -> jnp.dtype:
     return jnp.dtype(config.compute_dtype)
 
 
-def _kept_tokens(keep_patches: jax.Array, pooling: jax.Array) -> jax.Array:
+def kept_tokens(keep_patches: jax.Array, pooling: jax.Array) -> jax.Array:
     """(B, T, N) kept patches -> (B, V before) bool, visual tokens with any patch left."""
     rows = keep_patches.shape[0]
     return take_rows(keep_patches.reshape(rows, -1), pooling, fill=False).any(-1)
 
 
-def _kept_places(
+def kept_places(
     input_ids: jax.Array, pooling: jax.Array, keep: jax.Array, patch_token: int, size: int
 ) -> jax.Array:
     """(B, L) int32: places of the tokens that stay, in order.

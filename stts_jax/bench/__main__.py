@@ -1,0 +1,126 @@
+"""Unpruned against pruned, measured in one run: `python -m stts_jax.bench`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from stts_jax.bench.decode import decode_lines, race_of_batches
+from stts_jax.bench.ideal import part_flops
+from stts_jax.bench.model import bench_batch, bench_budget, bench_config, small_config
+from stts_jax.bench.peer import DROPPED, peer_table, race_with_peer
+from stts_jax.bench.programs import PARTS, SELECTION, Programs
+from stts_jax.bench.race import race
+from stts_jax.bench.report import as_json, as_table, draw_stages, result_rows, selection_line
+from stts_jax.config import Config, ConfigError
+from stts_jax.model.video_language_model import VideoLanguageModel
+
+RATIOS = (0.3, 0.5, 0.7)
+EPILOG = """\
+Ideal is the ratio of FLOPs, counted from the sizes, with attention over each frame's own kept
+patches; share is measured over ideal. Programs take turns, and medians are over rounds; where
+other work shares the machine, core time is the steadier of the two. docs/performance.md has more.
+"""
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stts_jax.bench",
+        description="Time pruned against unpruned, and both against their arithmetic.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--frames", type=int, default=16, help="of the video (default 16)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each program (default 3)")
+    parser.add_argument("--ratios", type=float, nargs="+", default=list(RATIOS), metavar="R")
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--small", action="store_true", help="smallest sizes: see that it runs")
+    parser.add_argument("--peer", action="store_true", help="race transformers' Molmo2 instead")
+    parser.add_argument("--decode", action="store_true", help="time decoding, of 8 prompts and 1")
+    parser.add_argument("--tokens", type=int, default=32, help="to decode (default 32)")
+    parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder")
+    options = parser.parse_args(arguments)
+    if options.frames < 2 or options.rounds < 1 or options.tokens < 2:
+        raise ConfigError(
+            f"--frames is {options.frames}, --rounds {options.rounds} and --tokens "
+            f"{options.tokens}; use 2, 1 and 2 or more"
+        )
+    for ratio in options.ratios:
+        if not 0.0 < ratio < 1.0:
+            raise ConfigError(
+                f"--ratios has {ratio}; it is the fraction removed, between 0 and 1 "
+                "(the unpruned model is always measured)"
+            )
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print the table, write `bench.json` and `stages.png`."""
+    options = parse(arguments)
+    make = small_config if options.small else bench_config
+    options.output.mkdir(parents=True, exist_ok=True)
+    if options.peer or options.decode:
+        if options.peer:
+            rows = race_with_peer(make, options.frames, options.rounds, options.tokens)
+            _save(rows, options.output / "peer.json")
+            print(peer_table(rows))
+        if options.decode:
+            rates = _decode(make(DROPPED), options)
+            _save(rates, options.output / "decode.json")
+            print(decode_lines(rates))
+        return
+    _race_ratios(options, make)
+
+
+def _decode(config: Config, options: argparse.Namespace) -> dict[str, Any]:
+    budget = bench_budget(config, options.frames)
+    model = jax.jit(lambda key: VideoLanguageModel(config.model, key=key))(jax.random.key(0))
+    batch = bench_batch(config, budget)
+    return race_of_batches(model, budget, batch, tokens=options.tokens, rounds=options.rounds)
+
+
+def _save(report: Any, path: Path) -> None:
+    path.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _race_ratios(options: argparse.Namespace, make: Callable[[float], Config]) -> None:
+    parts = [part for part in PARTS if part in options.parts]
+    if "step" in parts:
+        parts.append(SELECTION)
+    load = [os.getloadavg()[0]]
+    runs, flops = {}, {}
+    for ratio in (0.0, *sorted(set(options.ratios))):
+        config = make(ratio)
+        budget = bench_budget(config, options.frames)
+        runs[ratio] = Programs(config, budget, parts)
+        for part, count in part_flops(config, budget, runs[ratio].kept).items():
+            flops[part, ratio] = count
+        print(f"compiled for {ratio:.0%} dropped", flush=True)
+    times = {}
+    for part in parts:
+        programs = {ratio: partial(run.run, part) for ratio, run in runs.items()}
+        measured = race(programs, options.rounds)
+        times |= {(part, ratio): own for ratio, own in measured.items()}
+        print(f"measured {part}", flush=True)
+    load.append(os.getloadavg()[0])
+    rows = result_rows({pair: own for pair, own in times.items() if pair[0] in PARTS}, flops)
+    report = as_json(rows, options.frames, options.rounds)
+    report["machine"]["load_before_and_after"] = load
+    _save(report, options.output / "bench.json")
+    print(as_table(rows))
+    if "step" in parts:
+        print(selection_line(times))
+    if draw_stages(rows, options.output / "stages.png"):
+        print(f"stages: {options.output / 'stages.png'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Times of several programs in one run, taking turns, so that a busy machine slows all alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+K = TypeVar("K")
+
+
+@dataclass
+class Times:
+    """Seconds of each turn: by the clock, and of all cores together."""
+
+    clock: list[float] = field(default_factory=list)
+    cores: list[float] = field(default_factory=list)
+
+    def median(self, of: str = "clock") -> float:
+        """Of `clock` or `cores`."""
+        return float(np.median(getattr(self, of)))
+
+    def minus(self, other: Times) -> Times:
+        """What is left without what `other` did in the same turn."""
+
+        def left(long: list[float], short: list[float]) -> list[float]:
+            return [a - b for a, b in zip(long, short, strict=True)]
+
+        return Times(left(self.clock, other.clock), left(self.cores, other.cores))
+
+
+def race(programs: Mapping[K, Callable[[], None]], rounds: int) -> dict[K, Times]:
+    """Run each program once a round; every other round goes backwards.
+
+    Args:
+      programs: by name; each returns when it is done, and has been compiled.
+      rounds: turns of each.
+    """
+    times = {name: Times() for name in programs}
+    for number in range(rounds):
+        names = list(programs) if number % 2 == 0 else list(programs)[::-1]
+        for name in names:
+            clock, cores = time.perf_counter(), time.process_time()
+            programs[name]()
+            times[name].clock.append(time.perf_counter() - clock)
+            times[name].cores.append(time.process_time() - cores)
+    return times
+
+
+def speedup(baseline: Times, other: Times, of: str = "clock") -> float:
+    """How many times faster `other` is: the median over rounds of the ratio within a round."""
+    ratios = np.asarray(getattr(baseline, of)) / np.asarray(getattr(other, of))
+    return float(np.median(ratios))

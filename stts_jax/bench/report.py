@@ -1,0 +1,143 @@
+"""What was measured, beside what arithmetic allows: a table, JSON, and a picture."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from matplotlib.figure import Figure
+
+from stts_jax.bench.race import Times, speedup
+
+# Shares of the ideal that are wanted.
+REQUIRED = {"vit": 0.85, "prefill": None, "forward": 0.90, "step": 0.90}
+Key = tuple[str, float]
+
+
+def result_rows(times: Mapping[Key, Times], flops: Mapping[Key, float]) -> list[dict[str, Any]]:
+    """One row for each part and ratio.
+
+    Args:
+      times: by part and ratio; ratio 0 is the unpruned baseline and must be there.
+      flops: likewise.
+    """
+    rows = []
+    for (part, ratio), own in times.items():
+        baseline = times[part, 0.0]
+        ideal = flops[part, 0.0] / flops[part, ratio]
+        measured, of_cores = speedup(baseline, own), speedup(baseline, own, "cores")
+        rows.append(
+            {
+                "part": part,
+                "ratio": ratio,
+                "seconds": own.median(),
+                "core_seconds": own.median("cores"),
+                "gflops": flops[part, ratio] / 1e9,
+                "ideal": ideal,
+                "measured": measured,
+                "measured_cores": of_cores,
+                "share": measured / ideal,
+                "share_cores": of_cores / ideal,
+                "required": REQUIRED[part],
+            }
+        )
+    return rows
+
+
+def as_json(rows: Sequence[Mapping[str, Any]], frames: int, rounds: int) -> dict[str, Any]:
+    """Rows with what they were measured on."""
+    return {
+        "frames": frames,
+        "rounds": rounds,
+        "machine": {
+            "backend": jax.default_backend(),
+            "cores": os.cpu_count(),
+            "load_before_and_after": None,
+            "platform": platform.platform(),
+            "jax": jax.__version__,
+        },
+        "rows": list(rows),
+    }
+
+
+def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown."""
+    lines = [
+        "| part | dropped | seconds | core-s | GFLOP | ideal | measured | share "
+        "| share of core time | wanted |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        wanted = "-" if row["required"] is None or not row["ratio"] else f"{row['required']:.2f}"
+        lines.append(
+            f"| {row['part']} | {row['ratio']:.0%} | {row['seconds']:.2f} "
+            f"| {row['core_seconds']:.2f} | {row['gflops']:.1f} | {row['ideal']:.2f}x "
+            f"| {row['measured']:.2f}x | {row['share']:.2f} | {row['share_cores']:.2f} "
+            f"| {wanted} |"
+        )
+    return "\n".join(lines)
+
+
+def selection_line(times: Mapping[Key, Times]) -> str:
+    """What selection and packing take of a step, at each ratio."""
+    shares = [
+        f"{own.median('cores') / times['step', ratio].median('cores'):.2%} at {ratio:.0%} dropped"
+        for (part, ratio), own in times.items()
+        if part == "selection" and ratio
+    ]
+    return f"selection and packing, of a step's core time: {', '.join(shares)}"
+
+
+def stages(rows: Sequence[Mapping[str, Any]]) -> dict[float, dict[str, float]]:
+    """Core-seconds of a step's stages by ratio, told apart by subtraction.
+
+    Only of ratios of which all four parts were measured.
+    """
+    by_ratio: dict[float, dict[str, float]] = {}
+    for row in rows:
+        by_ratio.setdefault(row["ratio"], {})[row["part"]] = row["core_seconds"]
+    return {
+        ratio: {
+            "ViT": parts["vit"],
+            "connector, selection, loss": max(
+                parts["forward"] - parts["vit"] - parts["prefill"], 0.0
+            ),
+            "LLM": parts["prefill"],
+            "backward and update": max(parts["step"] - parts["forward"], 0.0),
+        }
+        for ratio, parts in by_ratio.items()
+        if len(parts) == 4
+    }
+
+
+def draw_stages(rows: Sequence[Mapping[str, Any]], path: Path) -> bool:
+    """A bar for each ratio, cut into stages, with a mark where the ideal ends.
+
+    Returns:
+      whether there was one to draw.
+    """
+    bars = stages(rows)
+    if not bars:
+        return False
+    figure = Figure(figsize=(9, 1.0 + 0.6 * len(bars)), layout="constrained")
+    axis = figure.subplots()
+    ideal = {row["ratio"]: row["ideal"] for row in rows if row["part"] == "step"}
+    whole = sum(bars[0.0].values()) if 0.0 in bars else None
+    labels = [f"{ratio:.0%} dropped" for ratio in bars]
+    left = [0.0] * len(bars)
+    for stage in next(iter(bars.values())):
+        widths = [parts[stage] for parts in bars.values()]
+        axis.barh(labels, widths, left=left, label=stage)
+        left = [a + b for a, b in zip(left, widths, strict=True)]
+    if whole is not None:
+        for place, ratio in enumerate(bars):
+            axis.plot([whole / ideal[ratio]] * 2, [place - 0.4, place + 0.4], color="black")
+    axis.invert_yaxis()
+    axis.set_xlabel("core-seconds of a training step (black: where arithmetic alone would end it)")
+    axis.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+    return True
