@@ -19,6 +19,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from stts_jax.layers.attention.masks import FORBIDDEN
+from stts_jax.layers.attention.tiles import product
 
 # Of one block of scores: queries are a tile's lanes, keys its sublanes.
 QUERIES, KEYS = 128, 64
@@ -127,15 +128,9 @@ def _heads_of_a_step(heads: int, places: int, itemsize: int, arrays: int) -> int
     return next(n for n in range(min(heads, fitting), 0, -1) if heads % n == 0)
 
 
-def _product(x: jax.Array, y: jax.Array, over: tuple[int, int]) -> jax.Array:
-    """Of two matrices, summed over one dimension of each, in float32."""
-    dimensions = (((over[0],), (over[1],)), ((), ()))
-    return jax.lax.dot_general(x, y, dimensions, preferred_element_type=jnp.float32)
-
-
 def _scores(key: jax.Array, query: jax.Array, first: jax.Array, length: Any, scale: float) -> Any:
     """(KEYS, QUERIES) float32; keys behind the frame's length are forbidden."""
-    scores = _product(key, query, (1, 1)) * scale
+    scores = product(key, query, (1, 1)) * scale
     places = first + jax.lax.broadcasted_iota(jnp.int32, scores.shape, 0)
     return jnp.where(places < length, scores, FORBIDDEN)
 
@@ -167,7 +162,7 @@ def _forward_kernel(
             values = value[0, head, down, :]
             now = jnp.maximum(largest, scores.max(0, keepdims=True))
             weights, left = jnp.exp(scores - now), jnp.exp(largest - now)
-            more = _product(values, weights.astype(values.dtype), (0, 0))
+            more = product(values, weights.astype(values.dtype), (0, 0))
             return now, total * left + weights.sum(0, keepdims=True), attended * left + more
 
         nothing = jnp.full((1, QUERIES), FORBIDDEN), jnp.zeros((1, QUERIES))
@@ -209,11 +204,11 @@ def _backward_kernel(
             down = pl.ds(pl.multiple_of(number * KEYS, KEYS), KEYS)
             keys, values = key[0, head, down, :], value[0, head, down, :]
             weights = jnp.exp(_scores(keys, queries, number * KEYS, length, scale) - logs)
-            value_sums[down, :] += _product(weights.astype(gradients.dtype), gradients, (1, 0))
-            of_weights = _product(values, gradients, (1, 1))
+            value_sums[down, :] += product(weights.astype(gradients.dtype), gradients, (1, 0))
+            of_weights = product(values, gradients, (1, 1))
             of_scores = (weights * (of_weights - shares) * scale).astype(queries.dtype)
-            key_sums[down, :] += _product(of_scores, queries, (1, 0))
-            return query_sum + _product(of_scores, keys, (0, 0))
+            key_sums[down, :] += product(of_scores, queries, (1, 0))
+            return query_sum + product(of_scores, keys, (0, 0))
 
         nothing = jnp.zeros((QUERIES, query.shape[-1]))
         query_sum = jax.lax.fori_loop(0, pl.cdiv(length, KEYS), of_keys, nothing)

@@ -13,11 +13,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from stts_jax.layers.attention.masks import FORBIDDEN, NOWHERE, Places, Rule, visible
-
-
-def _product(x: jax.Array, y: jax.Array, over: tuple[int, int]) -> jax.Array:
-    dimensions = (((over[0],), (over[1],)), ((), ()))
-    return jax.lax.dot_general(x, y, dimensions, preferred_element_type=jnp.float32)
+from stts_jax.layers.attention.tiles import product
 
 
 def _scores(
@@ -27,7 +23,7 @@ def _scores(
     names = rule.numbers
     queries = Places(**{name: query_numbers[0, n : n + 1, :] for n, name in enumerate(names)})
     keys = Places(**{name: key_numbers[0, :, n : n + 1] for n, name in enumerate(names)})
-    scores = _product(key[0, 0], query[0, 0], (1, 1)) * scale
+    scores = product(key[0, 0], query[0, 0], (1, 1)) * scale
     return jnp.where(visible(rule, queries, keys), scores, FORBIDDEN)
 
 
@@ -69,9 +65,7 @@ def forward_kernel(
         values = value[0, 0]
         largest[...] = now
         total[...] = total[...] * left + weights.sum(0, keepdims=True)
-        attended[...] = attended[...] * left + _product(
-            values, weights.astype(values.dtype), (0, 0)
-        )
+        attended[...] = attended[...] * left + product(values, weights.astype(values.dtype), (0, 0))
 
     @pl.when(number == last)
     def _() -> None:
@@ -109,10 +103,10 @@ def query_kernel(
     def _() -> None:
         scores = _scores(query_numbers, key_numbers, query, key, rule, scale)
         weights = jnp.exp(scores - log_total[0, 0])
-        of_weights = _product(value[0, 0], gradient[0, 0], (1, 1))
+        of_weights = product(value[0, 0], gradient[0, 0], (1, 1))
         of_scores = weights * (of_weights - share[0, 0]) * scale
         keys = key[0, 0]
-        sums[...] += _product(of_scores.astype(keys.dtype), keys, (0, 0))
+        sums[...] += product(of_scores.astype(keys.dtype), keys, (0, 0))
 
     @pl.when(number == last)
     def _() -> None:
@@ -152,10 +146,10 @@ def key_kernel(
         queries, gradients = query[0, 0], gradient[0, 0]
         scores = _scores(query_numbers, key_numbers, query, key, rule, scale)
         weights = jnp.exp(scores - log_total[0, 0])
-        value_sums[...] += _product(weights.astype(gradients.dtype), gradients, (1, 0))
-        of_weights = _product(value[0, 0], gradients, (1, 1))
+        value_sums[...] += product(weights.astype(gradients.dtype), gradients, (1, 0))
+        of_weights = product(value[0, 0], gradients, (1, 1))
         of_scores = weights * (of_weights - share[0, 0]) * scale
-        key_sums[...] += _product(of_scores.astype(queries.dtype), queries, (1, 0))
+        key_sums[...] += product(of_scores.astype(queries.dtype), queries, (1, 0))
 
     @pl.when(number == last)
     def _() -> None:
