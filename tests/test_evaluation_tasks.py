@@ -22,6 +22,7 @@ from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.training.checkpoint import save_model
 
 SETTINGS = ["data.max_frames=2", "data.row_frames=2", "eval.batch_rows=2", "model.llm.layers=1"]
+ALL_MODES = "video,video_pointing"
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +48,9 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 
 def test_every_benchmark_is_answered_saved_and_compared(root, checkpoint, tmp_path, capsys):
-    flags = ["--checkpoint", checkpoint, "--mode", "video", "--root", root, "--limit", 1]
+    flags = ["--checkpoint", checkpoint, "--mode", ALL_MODES, "--root", root, "--limit", 1]
     printed = run(capsys, *flags, "--output", tmp_path)
-    for task in tasks_of("video"):
+    for task in tasks_of(ALL_MODES):
         folder = tmp_path / "k50" / f"{task.name}-{task.split}"
         predictions = json.loads((folder / "predictions.json").read_text())
         metrics = json.loads((folder / "metrics.json").read_text())
