@@ -13,6 +13,8 @@ from stts_jax.layers.attention.request import Request
 
 # Widths of heads are a multiple of the one, and at most the other.
 WIDTH_STEP, WIDEST = 8, 128
+# Lengths are a multiple of this, or there is no gradient.
+EVEN = 2
 HALF_TYPES = ("bfloat16", "float16")
 
 
@@ -40,8 +42,15 @@ def type_refusal(query: jax.Array, columns: int) -> str | None:
 def cudnn_attention(request: Request) -> jax.Array:
     """What `attention` returns, for a request that `cudnn_shape_refusal` has nothing against."""
     query, key = with_bias(request.query, request.key, request.key_bias)
+    leads, (queries, keys) = math.prod(query.shape[:-3]), request.lengths
+    lengths: dict[str, jax.Array] = {}
+    if queries % EVEN or keys % EVEN:
+        lengths = {
+            "query_seq_lengths": jnp.full(leads, queries, jnp.int32),
+            "key_value_seq_lengths": jnp.full(leads, keys, jnp.int32),
+        }
     causal = request.mask_kind == "causal"
-    out = _fused(query, key, request.value, is_causal=causal)
+    out = _fused(query, key, request.value, is_causal=causal, **lengths)
     return out.reshape(request.query.shape)
 
 
@@ -59,9 +68,9 @@ def _fused(query: jax.Array, key: jax.Array, value: jax.Array, **options: object
 
     def plain(x: jax.Array) -> jax.Array:
         x = x.reshape(math.prod(x.shape[:-3]), *x.shape[-3:])
-        return jnp.pad(x, ((0, 0),) * 3 + ((0, width - x.shape[-1]),))
+        return jnp.pad(x, ((0, 0), (0, -x.shape[1] % EVEN), (0, 0), (0, width - x.shape[-1])))
 
     out = jax.nn.dot_product_attention(
         plain(query), plain(key), plain(value), scale=1.0, implementation="cudnn", **options
     )
-    return out[..., : value.shape[-1]]
+    return out[:, : query.shape[-3], :, : value.shape[-1]]

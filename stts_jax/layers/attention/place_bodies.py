@@ -141,7 +141,7 @@ def key_kernel(
         key_sums[...] = jnp.zeros(key_sums.shape)
         value_sums[...] = jnp.zeros(value_sums.shape)
 
-    @pl.when(needed[row, block, number % blocks] == 1)
+    @pl.when(needed[row, block, jax.lax.rem(number, blocks)] == 1)
     def _() -> None:
         queries, gradients = query[0, 0], gradient[0, 0]
         scores = _scores(query_numbers, key_numbers, query, key, rule, scale)

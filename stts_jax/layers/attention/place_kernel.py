@@ -83,7 +83,7 @@ def _forward(
         return b, h, i, 0
 
     def theirs(b: Any, h: Any, i: Any, j: Any, needed: Any, fetched: Any) -> Any:
-        return b, h // groups, fetched[b, i, j], 0
+        return b, jax.lax.div(h, groups), fetched[b, i, j], 0
 
     wide = pl.BlockSpec((1, 1, size, width), own)
     fetch = pl.BlockSpec((1, 1, size, width), theirs)
@@ -133,7 +133,7 @@ def _query_gradient(
     groups = heads // key.shape[1]
 
     def theirs(b: Any, h: Any, i: Any, j: Any, needed: Any, fetched: Any) -> Any:
-        return b, h // groups, fetched[b, i, j], 0
+        return b, jax.lax.div(h, groups), fetched[b, i, j], 0
 
     wide = pl.BlockSpec((1, 1, size, width), lambda b, h, i, j, *_: (b, h, i, 0))
     fetch = pl.BlockSpec((1, 1, size, width), theirs)
@@ -177,13 +177,13 @@ def _key_gradients(
 
     # The last dimension of the grid counts blocks of queries of one head after the other.
     def theirs(b: Any, h: Any, j: Any, n: Any, needed: Any, fetched: Any) -> Any:
-        return b, h * groups + n // blocks, fetched[b, j, n % blocks], 0
+        return b, h * groups + jax.lax.div(n, blocks), fetched[b, j, jax.lax.rem(n, blocks)], 0
 
     def their_row(b: Any, h: Any, j: Any, n: Any, needed: Any, fetched: Any) -> Any:
-        return b, h * groups + n // blocks, 0, fetched[b, j, n % blocks]
+        return b, h * groups + jax.lax.div(n, blocks), 0, fetched[b, j, jax.lax.rem(n, blocks)]
 
     def their_numbers(b: Any, h: Any, j: Any, n: Any, needed: Any, fetched: Any) -> Any:
-        return b, 0, fetched[b, j, n % blocks]
+        return b, 0, fetched[b, j, jax.lax.rem(n, blocks)]
 
     numbers = len(mask.rule.numbers)
     wide = pl.BlockSpec((1, 1, size, width), lambda b, h, j, n, *_: (b, h, j, 0))
