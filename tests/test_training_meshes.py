@@ -101,6 +101,7 @@ def test_parameters_and_moments_are_born_cut_up():
         (["train.mesh.tensor=2"], 8, None, (4, 1, 2)),
         (["train.mesh.data=2", "train.mesh.tensor=2"], 8, None, (2, 2, 2)),
         ([], 8, 10**5, (1, 8, 1)),  # a state that fills the devices is cut up
+        ([], 16, 10**5, (2, 8, 1)),  # evenly: widths are 16 and 24
         (["train.mesh.data=8"], 8, 10**5, (8, 1, 1)),
     ],
 )

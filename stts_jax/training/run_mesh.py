@@ -60,11 +60,23 @@ def mesh_shape(config: Config, devices: int, memory: int | None = None) -> dict[
             "left"
         )
     if len(open_axes) == 2:
-        open_axes = ["fsdp"] if _fills(config, memory, _BYTES_TO_TRAIN) else ["data"]
+        if _fills(config, memory, _BYTES_TO_TRAIN):
+            shape["fsdp"] = even_fsdp(config, devices // given)
+            given *= shape["fsdp"]
+        open_axes = ["data"]
     for axis, size in shape.items():
         if not size:
             shape[axis] = devices // given if axis in open_axes else 1
     return shape
+
+
+def even_fsdp(config: Config, devices: int) -> int:
+    """The most of `devices` along `fsdp` that cut the widths of ViT and LLM evenly.
+
+    A width that the axis doesn't divide would leave its parameters whole on every device: the ViT's
+    1152 on 256 devices, for example, which takes 128.
+    """
+    return math.gcd(config.model.vit.width, config.model.llm.width, devices)
 
 
 def answering_mesh(config: Config) -> Mesh:
