@@ -1,0 +1,1 @@
+"""Does it fit, and how fast could it be: compile for hardware that isn't here, and count."""

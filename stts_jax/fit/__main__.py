@@ -1,0 +1,132 @@
+"""Does it fit: `python -m stts_jax.fit --config molmo2_4b_stts_50 --topology v5e:16x16`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+# Nothing is run on a device of this machine, so none is started.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# What is compiled for devices that aren't here can be stored but not loaded again.
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
+
+from stts_jax.command_line import add_set_option, run
+from stts_jax.config import Config
+from stts_jax.fit.memory import Memory
+from stts_jax.fit.report import Report, analyse, as_dict, as_text
+from stts_jax.fit.search import find_mesh, mesh_shapes
+from stts_jax.fit.setting import Program, make_setting, parse_mesh, sized_config
+from stts_jax.fit.topologies import EXAMPLES, Topology, get_topology
+
+EPILOG = f"""\
+examples:
+  python -m stts_jax.fit --config molmo2_4b_stts_50 --topology v5e:16x16
+  python -m stts_jax.fit --config molmo2_4b_stts_50 --topology h100:8 --mesh fsdp=8
+  python -m stts_jax.fit --config molmo2_8b_stts_50 --topology v5p:2x2x2 --frames 384 --videos 1
+  python -m stts_jax.fit --config molmo2_4b --topology v6e:2x4 --prefill --frames 384
+  python -m stts_jax.fit --config molmo2_4b_stts_50 --topology v6e:2x4 --search
+
+Nothing is run, and no such hardware is needed: the program is compiled for it here, in minutes.
+Topologies: {EXAMPLES}. TPUs need the extra [tpu], h100 the extra [cuda].
+The exit code is 0 if it fits and 1 if it doesn't. docs/fit.md says what the figures mean.
+"""
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stts_jax.fit",
+        description="Compile for hardware that isn't here: does it fit, and how fast could it be.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", required=True, help="a setup's name, or a file")
+    parser.add_argument("--topology", required=True, help=EXAMPLES)
+    parser.add_argument(
+        "--mesh", help="data=2,fsdp=128 for example (default: what train.py would choose)"
+    )
+    parser.add_argument("--frames", type=int, help="of each video (default: the setup's)")
+    parser.add_argument("--videos", type=int, help="in a training row (default: the setup's)")
+    parser.add_argument(
+        "--rows-per-device",
+        type=int,
+        default=1,
+        metavar="N",
+        help="rows of each of the parts that data and fsdp cut the batch into (default 1)",
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--prefill", action="store_true", help="reading prompts, not training")
+    which.add_argument("--decode", action="store_true", help="one more token, not training")
+    parser.add_argument(
+        "--search", action="store_true", help="find the most rows per device, and a mesh for them"
+    )
+    parser.add_argument("--output", type=Path, help="also write everything as JSON")
+    add_set_option(parser)
+    return parser.parse_args(arguments)
+
+
+def program_of(options: argparse.Namespace) -> Program:
+    """Which program the options name."""
+    return "prefill" if options.prefill else "decode" if options.decode else "train"
+
+
+def search(options: argparse.Namespace, config: Config, topology: Topology) -> Report:
+    """The report of the largest batch that fits; each compilation is a line on the way."""
+    reports: dict[tuple[str, int], Report] = {}
+
+    def memory_on(shape: Mapping[str, int], rows: int) -> Memory:
+        setting = make_setting(
+            config,
+            topology,
+            program=program_of(options),
+            shape=shape,
+            rows_per_device=rows,
+        )
+        report = analyse(setting)
+        reports[str(shape), rows] = report
+        verdict = "fits" if report.memory.fits else "does not fit"
+        print(f"mesh {dict(shape)}, {rows} rows per device: {verdict}", flush=True)
+        return report.memory
+
+    shapes = [parse_mesh(options.mesh)] if options.mesh else None
+    shape, rows = find_mesh(shapes or mesh_shapes(config, len(topology.devices)), memory_on)
+    return reports[str(shape), rows]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compile and report; the exit code."""
+    options = parse(arguments)
+    fits = False
+
+    def command() -> None:
+        nonlocal fits
+        config = sized_config(options.config, options.frames, options.videos, options.overrides)
+        shape = parse_mesh(options.mesh) if options.mesh else None
+        topology = get_topology(options.topology)
+        if options.search:
+            report = search(options, config, topology)
+        else:
+            setting = make_setting(
+                config,
+                topology,
+                program=program_of(options),
+                shape=shape,
+                rows_per_device=options.rows_per_device,
+            )
+            report = analyse(setting)
+        print(as_text(report))
+        if options.output:
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            options.output.write_text(json.dumps(as_dict(report), indent=2) + "\n")
+        fits = report.memory.fits
+
+    code = run("fit", command)
+    return code or int(not fits)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""The programs that are compiled: the true ones, with abstract arrays that lie on a mesh."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from stts_jax.budget import batch_arrays
+from stts_jax.fit.setting import Setting, abstract_key
+from stts_jax.fit.topologies import tracing_for
+from stts_jax.model import generation
+from stts_jax.model.generation import DecodingState, Sampling
+from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.parallel.mesh import (
+    BATCH_AXES,
+    LOGICAL_AXES,
+    batch_sharding,
+    on_mesh,
+    parameter_shardings,
+    replicated,
+)
+from stts_jax.training.step import abstract_state, make_train_step
+
+END_TOKEN = 0
+
+
+@dataclass(frozen=True)
+class LoweredProgram:
+    """A program ready to be compiled.
+
+    Attributes:
+      lowered: of `jax.stages`.
+      argument_bytes: of one device, by kind, as the arrays' own sizes.
+    """
+
+    lowered: jax.stages.Lowered
+    argument_bytes: dict[str, int]
+
+
+def lower(setting: Setting) -> LoweredProgram:
+    """Trace the program of a setting for its devices; nothing is allocated."""
+    with tracing_for(setting.topology.chip.platform):
+        return {"train": _train, "prefill": _prefill, "decode": _decode}[setting.program](setting)
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Of the arrays in a tree, each with a sharding; the largest share of any device."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * _itemsize(leaf.dtype)
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def _itemsize(dtype: Any) -> int:
+    return 16 if jax.dtypes.issubdtype(dtype, jax.dtypes.extended) else dtype.itemsize
+
+
+def _train(setting: Setting) -> LoweredProgram:
+    mesh, config = setting.mesh, setting.config
+    state, batch = abstract_state(config, mesh), _abstract_batch(setting)
+    step: Any = make_train_step(config, setting.budget, mesh)
+    parameters = bytes_per_device(state.model)
+    return LoweredProgram(
+        step.lower(state, batch, abstract_key(replicated(mesh))),
+        {
+            "parameters": parameters,
+            # Counts and the like belong to it too.
+            "optimizer": bytes_per_device(state) - parameters,
+            "batch": bytes_per_device(batch),
+        },
+    )
+
+
+def _prefill(setting: Setting) -> LoweredProgram:
+    model, batch = _abstract_model(setting), _abstract_batch(setting)
+    prefill = _prefill_function(setting)
+    key = abstract_key(replicated(setting.mesh))
+    state = _abstract_decoding(setting, model, batch, key)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    return LoweredProgram(
+        jax.jit(prefill, out_shardings=shardings).lower(model, batch, key),
+        {"parameters": bytes_per_device(model), "batch": bytes_per_device(batch)},
+    )
+
+
+def _decode(setting: Setting) -> LoweredProgram:
+    model = _abstract_model(setting)
+    key = abstract_key(replicated(setting.mesh))
+    state = _abstract_decoding(setting, model, _abstract_batch(setting), key)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+
+    def step(model: VideoLanguageModel, state: DecodingState) -> DecodingState:
+        with on_mesh(setting.mesh):
+            return generation.decode_step(model, state, END_TOKEN, Sampling())
+
+    jitted = jax.jit(step, donate_argnums=1, out_shardings=shardings)
+    return LoweredProgram(
+        jitted.lower(model, state),
+        {
+            "parameters": bytes_per_device(model),
+            "cache": bytes_per_device(state.cache),
+            "batch": bytes_per_device(state) - bytes_per_device(state.cache),
+        },
+    )
+
+
+def _prefill_function(setting: Setting) -> Any:
+    answers = setting.config.eval.max_new_tokens
+
+    def prefill(
+        model: VideoLanguageModel, batch: Mapping[str, jax.Array], key: jax.Array
+    ) -> DecodingState:
+        budget, rows = setting.budget, dict(batch)
+        with on_mesh(setting.mesh):
+            return generation.prefill(model, rows, budget, answers, END_TOKEN, Sampling(), key)
+
+    return prefill
+
+
+def _abstract_model(setting: Setting) -> VideoLanguageModel:
+    model = jax.eval_shape(lambda: VideoLanguageModel(setting.config.model, key=jax.random.key(0)))
+    return _placed(model, parameter_shardings(model, setting.mesh))
+
+
+def _abstract_batch(setting: Setting) -> dict[str, jax.ShapeDtypeStruct]:
+    arrays = batch_arrays(setting.budget, setting.config.model, setting.rows)
+    sharding = batch_sharding(setting.mesh)
+    return {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+        for name, (shape, dtype) in arrays.items()
+    }
+
+
+def _abstract_decoding(setting: Setting, model: Any, batch: Any, key: Any) -> DecodingState:
+    """What the prefill hands on: rows over `data` and `fsdp`, heads of the cache over `tensor`."""
+    state = jax.eval_shape(_prefill_function(setting), model, batch, key)
+    mesh, rows = setting.mesh, setting.rows
+
+    def place(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        return batch_sharding(mesh) if leaf.shape[:1] == (rows,) else replicated(mesh)
+
+    shardings: Any = jax.tree.map(place, state)
+    cache = jax.tree.map(lambda leaf: _cache_sharding(leaf.shape, mesh), state.cache)
+    return _placed(state, dataclasses.replace(shardings, cache=cache))
+
+
+def _cache_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+    """Of keys or values, (layers, B, C, K, head_dim)."""
+    axis = LOGICAL_AXES["kv_heads"]
+    heads = axis if axis is not None and shape[3] % mesh.shape[axis] == 0 else None
+    return NamedSharding(mesh, PartitionSpec(None, BATCH_AXES, None, heads))
+
+
+def _placed(tree: Any, shardings: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        tree,
+        shardings,
+    )

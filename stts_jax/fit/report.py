@@ -1,0 +1,234 @@
+"""One setting compiled and counted: the answer as data and as text."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from stts_jax.fit.collectives import Collective, by_kind, collectives
+from stts_jax.fit.hardware import GIB
+from stts_jax.fit.hlo import parse_module
+from stts_jax.fit.memory import Memory, largest_arrays, memory_of, memory_of_refusal
+from stts_jax.fit.programs import lower
+from stts_jax.fit.roofline import Roofline, roofline
+from stts_jax.fit.setting import Setting, mesh_text
+from stts_jax.training.flops import StepFlops, decode_flops, prefill_flops, training_flops
+
+# With no GPU to try kernels on, XLA can't choose tiles for some of its own products; cuBLAS takes
+# them all, as it does for most on a GPU.
+_OPTIONS: dict[str, jax.stages.CompilerOptions] = {"gpu": {"xla_gpu_enable_triton_gemm": False}}
+
+# Largest exchanges and arrays that a report names.
+NAMED = 8
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found.
+
+    Attributes:
+      setting: what was asked.
+      memory: of one device.
+      flops: of one step on all devices.
+      exchanges: between devices, None where the compiler refused.
+      time: the bound of a step; `links` is 0 where the compiler refused.
+      largest: the largest arrays that the program makes, empty where the compiler refused.
+      compile_seconds: that this took.
+      refusal: the compiler's own words, empty if it didn't refuse.
+    """
+
+    setting: Setting
+    memory: Memory
+    flops: StepFlops
+    exchanges: list[Collective] | None
+    time: Roofline
+    largest: list[dict[str, object]]
+    compile_seconds: float
+    refusal: str = ""
+
+
+def analyse(setting: Setting) -> Report:
+    """Compile a setting and count.
+
+    Raises:
+      jax.errors.JaxRuntimeError: for a refusal that is not about memory.
+    """
+    start = time.perf_counter()
+    program = lower(setting)
+    chip, devices = setting.topology.chip, len(setting.topology.devices)
+    flops = step_flops(setting)
+    refusal, exchanges, largest = "", None, []
+    try:
+        compiled = program.lowered.compile(_OPTIONS.get(chip.platform))
+    except jax.errors.JaxRuntimeError as error:
+        refusal = str(error)
+        memory = memory_of_refusal(refusal, program, chip.memory)
+        if memory is None:
+            raise
+    else:
+        memory = memory_of(compiled, program, chip.memory)
+        module = parse_module(compiled.as_text() or "")
+        exchanges = collectives(module, devices)
+        largest = largest_arrays(module, NAMED)
+    bound = roofline(
+        flops,
+        chip,
+        devices,
+        moved=_moved(setting, memory),
+        sent=sum(exchange.total for exchange in exchanges or []),
+    )
+    seconds = time.perf_counter() - start
+    return Report(setting, memory, flops, exchanges, bound, largest, seconds, refusal[:500])
+
+
+def step_flops(setting: Setting) -> StepFlops:
+    """Of the program of a setting."""
+    model, budget, rows = setting.config.model, setting.budget, setting.rows
+    if setting.program == "train":
+        return training_flops(setting.config, budget, rows)
+    if setting.program == "prefill":
+        return prefill_flops(model, budget, rows)
+    return decode_flops(model, budget.tokens + setting.config.eval.max_new_tokens, rows)
+
+
+def _moved(setting: Setting, memory: Memory) -> int:
+    """Arguments read once; in training, what replaces them written once."""
+    kinds = memory.by_kind
+    state = kinds["parameters"] + kinds.get("optimizer", 0)
+    moved = state + kinds["batch"] + kinds.get("cache", 0)
+    return moved + (state if setting.program == "train" else 0)
+
+
+def as_dict(report: Report) -> dict[str, Any]:
+    """Everything, as plain values; times in seconds, bytes of one device, FLOPs of all."""
+    setting, memory = report.setting, report.memory
+    data = setting.config.data
+    return {
+        "config": setting.config.name,
+        "program": setting.program,
+        "topology": setting.topology.name,
+        "devices": len(setting.topology.devices),
+        "mesh": mesh_text(setting.mesh),
+        "frames": data.max_frames,
+        "videos_per_row": setting.budget.examples,
+        "topk": setting.config.model.prune.topk,
+        "rows_per_device": setting.rows_per_device,
+        "rows": setting.rows,
+        "tokens_per_row": setting.budget.tokens,
+        "patches_per_row": setting.budget.patches,
+        "fits": memory.fits,
+        "memory": {
+            **memory.by_kind,
+            "total": memory.total,
+            "limit": memory.limit,
+            "left": memory.left,
+            "measured": memory.measured,
+        },
+        "flops": {
+            **{
+                part.name: {
+                    "forward": part.forward,
+                    "backward": part.backward,
+                    "recompute": part.recompute,
+                }
+                for part in report.flops.parts
+            },
+            "model": report.flops.model,
+            "recompute": report.flops.recompute,
+        },
+        "collectives": None if report.exchanges is None else by_kind(report.exchanges),
+        "largest_collectives": [
+            {"kind": c.kind, "devices": c.devices, "runs": c.runs, "bytes": c.total, "of": c.source}
+            for c in (report.exchanges or [])[:NAMED]
+        ],
+        "largest_arrays": report.largest,
+        "seconds": {
+            "bound": report.time.seconds,
+            "by": report.time.bound,
+            "compute": report.time.compute,
+            "memory": report.time.memory,
+            "links": report.time.links,
+        },
+        "compile_seconds": round(report.compile_seconds, 1),
+        "refusal": report.refusal,
+    }
+
+
+def as_text(report: Report) -> str:
+    """For people."""
+    found = as_dict(report)
+    lines = [
+        f"{found['config']} | {found['program']} | {found['topology']} "
+        f"({found['devices']} devices) | mesh {found['mesh']}",
+        f"{found['rows']} rows of {found['videos_per_row']} x {found['frames']} frames, "
+        f"{found['rows_per_device']} per part of the batch; {found['tokens_per_row']} tokens and "
+        f"{found['patches_per_row']} patches in a row after the prune",
+        "",
+        *_memory_lines(report.memory),
+        "",
+        *_flops_lines(report.flops),
+        "",
+        *_exchange_lines(report.exchanges),
+        "",
+        *_time_lines(report),
+    ]
+    if report.largest:
+        lines += ["", "largest arrays within the step (one device)"]
+        lines += [
+            f"  {_size(int(str(entry['bytes']))):>12}  {entry['array']}  {entry['source']}"
+            for entry in report.largest
+        ]
+    return "\n".join(lines)
+
+
+def _memory_lines(memory: Memory) -> list[str]:
+    lines = ["bytes per device"]
+    lines += [f"  {name:12} {_size(size):>12}" for name, size in memory.by_kind.items()]
+    lines += [f"  {'total':12} {_size(memory.total):>12}  of {_size(memory.limit)}"]
+    if memory.fits:
+        return [*lines, f"FITS, {_size(memory.left)} left"]
+    said = "" if memory.measured else ", by what the compiler said when it refused"
+    return [*lines, f"DOES NOT FIT: {_size(-memory.left)} too much{said}"]
+
+
+def _flops_lines(flops: StepFlops) -> list[str]:
+    lines = ["TFLOPs per step, all devices    forward    backward   recompute"]
+    for part in flops.parts:
+        numbers = (part.forward, part.backward, part.recompute)
+        lines.append(f"  {part.name:27}" + "".join(f"{n / 1e12:12,.2f}" for n in numbers))
+    lines.append(f"  model {flops.model / 1e12:,.1f}, recompute {flops.recompute / 1e12:,.1f}")
+    return lines
+
+
+def _exchange_lines(exchanges: list[Collective] | None) -> list[str]:
+    if exchanges is None:
+        return ["collectives: unknown, as the compiler refused"]
+    lines = ["collectives per step            runs   sent by each device"]
+    for kind, total in by_kind(exchanges).items():
+        lines.append(f"  {kind:24} {total['runs']:8,} {_size(total['bytes']):>16}")
+    for exchange in exchanges[:3]:
+        lines.append(
+            f"    largest: {exchange.kind} of {exchange.devices}, {exchange.runs} x "
+            f"{_size(exchange.bytes_sent)}, {exchange.source}"
+        )
+    return lines
+
+
+def _time_lines(report: Report) -> list[str]:
+    time, chip = report.time, report.setting.topology.chip
+    devices = len(report.setting.topology.devices)
+    links = "" if report.exchanges is not None else " (links unknown)"
+    peak = report.flops.model / devices / chip.flops / time.seconds
+    return [
+        f"step at the peak rates: {time.seconds:.3f} s, by {time.bound}{links} (compute "
+        f"{time.compute:.3f}, memory {time.memory:.3f}, links {time.links:.3f}); "
+        f"{peak:.0%} MFU at most",
+        f"compiled in {report.compile_seconds:.0f} s",
+    ]
+
+
+def _size(size: float) -> str:
+    return f"{size / GIB:,.3f} GiB" if abs(size) >= GIB / 100 else f"{size / 2**20:,.3f} MiB"

@@ -1,0 +1,85 @@
+"""The most rows that fit, and the mesh that they fit on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from stts_jax.config import Config, ConfigError
+from stts_jax.fit.memory import Memory
+from stts_jax.training.run_mesh import even_fsdp
+
+# Rows beyond this are not looked for.
+MOST_ROWS = 256
+Try = Callable[[int], Memory]
+
+
+def mesh_shapes(config: Config, devices: int) -> list[dict[str, int]]:
+    """Meshes to try, in order: ever more `tensor`, as little as will do.
+
+    `tensor` must divide the devices and the heads of keys, and `fsdp` takes what it can of the
+    rest.
+    """
+    shapes: list[dict[str, int]] = []
+    tensor = 1
+    while devices % tensor == 0 and config.model.llm.kv_heads % tensor == 0:
+        fsdp = even_fsdp(config, devices // tensor)
+        shape = {"data": devices // tensor // fsdp, "fsdp": fsdp}
+        shapes.append(shape | ({"tensor": tensor} if tensor > 1 else {}))
+        tensor *= 2
+    return shapes
+
+
+def most_rows(memory_of: Try) -> int:
+    """The largest count of rows that fits, 0 if not even one does.
+
+    Memory grows with the rows nearly in a line, so two measurements say where to look; the answer
+    and the count above it are then compiled themselves, as nothing else proves it.
+
+    Args:
+      memory_of: compiles with a count of rows.
+    """
+    known: dict[int, Memory] = {}
+
+    def fits(rows: int) -> bool:
+        if rows not in known:
+            known[rows] = memory_of(rows)
+        return known[rows].fits
+
+    if not fits(1):
+        return 0
+    if not fits(2):
+        return 1
+    growth = max(known[2].total - known[1].total, 1)
+    low = 2
+    guess = min(max(low + known[2].left // growth, 3), MOST_ROWS)
+    high = MOST_ROWS + 1
+    while high - low > 1:
+        guess = min(max(guess, low + 1), high - 1)
+        if fits(guess):
+            low, guess = guess, guess + 1
+        else:
+            high, guess = guess, guess - 1
+    return low
+
+
+def find_mesh(
+    shapes: list[dict[str, int]], memory_on: Callable[[Mapping[str, int], int], Memory]
+) -> tuple[dict[str, int], int]:
+    """The first mesh on which a row fits, and the most rows that fit there.
+
+    Args:
+      shapes: in the order of `mesh_shapes`.
+      memory_on: compiles on a mesh with a count of rows.
+
+    Raises:
+      ConfigError: if no mesh takes even one row.
+    """
+    for shape in shapes:
+        rows = most_rows(lambda rows, shape=shape: memory_on(shape, rows))  # type: ignore[misc]
+        if rows:
+            return shape, rows
+    tried = "; ".join(",".join(f"{a}={n}" for a, n in shape.items()) for shape in shapes)
+    raise ConfigError(
+        f"not even one row fits, on none of the meshes {tried}; use fewer frames (--frames), fewer "
+        "videos in a row (--videos), prune more, or take larger devices"
+    )

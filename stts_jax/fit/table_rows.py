@@ -1,0 +1,81 @@
+"""The rows of docs/fit.md: what people ask before they pay for a machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One question.
+
+    Attributes:
+      topology: what to compile for.
+      config: which setup.
+      size: options for frames, videos and text.
+      more: other options.
+    """
+
+    topology: str
+    config: str
+    size: tuple[str, ...]
+    more: tuple[str, ...] = ()
+
+    @property
+    def arguments(self) -> list[str]:
+        """Of `python -m stts_jax.fit`."""
+        return ["--config", self.config, "--topology", self.topology, *self.size, *self.more]
+
+    @property
+    def key(self) -> str:
+        """What tells it from other rows."""
+        return " ".join(self.arguments)
+
+
+# The paper's: two videos of 64 frames in a row whose length after the prune is 9,686 at 50 %.
+PAPER = ("--frames", "64", "--videos", "2", "--set", "data.row_text_tokens=4502")
+ONE_64 = ("--frames", "64", "--videos", "1")
+TWO_64 = ("--frames", "64", "--videos", "2")
+ONE_128 = ("--frames", "128", "--videos", "1")
+ONE_256 = ("--frames", "256", "--videos", "1")
+ONE_384 = ("--frames", "384", "--videos", "1")
+V5E_16, V5E_256, V5P_8 = "v5e:4x4", "v5e:16x16", "v5p:2x2x2"
+V6E_8, V6E_256, H100_8 = "v6e:2x4", "v6e:16x16", "h100:8"
+
+# The most asked first, as each takes minutes.
+ROWS = (
+    Row(H100_8, "molmo2_4b_stts_50", PAPER),
+    Row(V5E_256, "molmo2_4b_stts_50", TWO_64),
+    Row(V5P_8, "molmo2_4b_stts_50", ONE_384),
+    Row(H100_8, "molmo2_4b_stts_50", ONE_384),
+    Row(V5P_8, "molmo2_4b_stts_50", TWO_64),
+    Row(V6E_8, "molmo2_4b_stts_50", TWO_64),
+    Row(V5E_16, "molmo2_4b_stts_50", ONE_64),
+    Row(H100_8, "molmo2_4b", PAPER),
+    Row(V6E_256, "molmo2_4b_stts_50", TWO_64),
+    Row(H100_8, "molmo2_8b_stts_50", TWO_64),
+    Row(H100_8, "molmo2_o_7b_stts_50", TWO_64),
+    Row(V5P_8, "molmo2_8b_stts_50", TWO_64),
+    Row(V5P_8, "molmo2_o_7b_stts_50", TWO_64),
+    Row(V5P_8, "molmo2_4b_stts_50", ONE_384, ("--prefill",)),
+    Row(H100_8, "molmo2_4b_stts_50", ONE_384, ("--prefill",)),
+    Row(V5P_8, "molmo2_4b_stts_50", ONE_384, ("--decode",)),
+    Row(H100_8, "molmo2_4b_stts_50", ONE_384, ("--decode",)),
+    Row(V5E_16, "molmo2_4b", ONE_64),
+    Row(V5E_16, "molmo2_4b_stts_50", ONE_128),
+    Row(V5E_16, "molmo2_8b_stts_50", ONE_64),
+    Row(V5E_256, "molmo2_4b", TWO_64),
+    Row(V5E_256, "molmo2_4b_stts_30", TWO_64),
+    Row(V5E_256, "molmo2_4b_stts_50", ONE_384),
+    Row(V5E_256, "molmo2_8b_stts_50", TWO_64),
+    Row(V5P_8, "molmo2_4b", TWO_64),
+    Row(V5P_8, "molmo2_4b_stts_30", TWO_64),
+    Row(V5P_8, "molmo2_4b", ONE_384),
+    Row(V6E_8, "molmo2_4b", TWO_64),
+    Row(V6E_8, "molmo2_4b_stts_50", ONE_256),
+    Row(V6E_8, "molmo2_8b_stts_50", ONE_64),
+    Row(V6E_256, "molmo2_4b_stts_50", ONE_384),
+    Row(V6E_256, "molmo2_8b_stts_50", TWO_64),
+    Row(H100_8, "molmo2_4b_stts_30", PAPER),
+    Row(H100_8, "molmo2_4b_stts_50", ONE_256),
+)

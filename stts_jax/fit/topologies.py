@@ -1,0 +1,122 @@
+"""Devices that aren't here: a name to abstract devices that code can be compiled for."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import jax
+from jax.experimental import topologies
+
+from stts_jax.config import ConfigError
+from stts_jax.fit.hardware import CHIPS, Chip
+
+EXAMPLES = "v5e:4x4, v5e:16x16, v5p:2x2x2, v6e:2x4, v6e:16x16, h100:8"
+_NAME = re.compile(r"(v5e|v6e):\d+x\d+|v5p:\d+x\d+x\d+|h100:\d+")
+
+# An H100 80GB HBM3 in the compiler's own terms; there is no device to ask.
+_H100 = """
+gpu_device_info {
+  cuda_compute_capability { major: 9 minor: 0 }
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  shared_memory_per_block: 49152
+  shared_memory_per_core: 233472
+  threads_per_core_limit: 2048
+  core_count: 132
+  fpus_per_core: 128
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  memory_bandwidth: 3352320000000
+  l2_cache_size: 52428800
+  clock_rate_ghz: 1.98
+  device_memory_size: 84978434048
+  shared_memory_per_block_optin: 232448
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 10 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Abstract devices, all alike.
+
+    Attributes:
+      name: as it was asked for.
+      devices: to make a mesh of.
+      chip: what one of them can do.
+    """
+
+    name: str
+    devices: Sequence[jax.Device]
+    chip: Chip
+
+
+def get_topology(name: str) -> Topology:
+    """The devices of a topology, with none of them here.
+
+    Args:
+      name: chip and shape, such as `EXAMPLES`.
+
+    Raises:
+      ConfigError: for a name that nothing answers to, or where the compiler isn't installed.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"topology '{name}' is unknown; write chip and shape: {EXAMPLES}")
+    kind, _, shape = name.partition(":")
+    if kind == "h100":
+        _require("jax_plugins.xla_cuda13", "cuda", name)
+        found = topologies.get_topology_desc(
+            platform="cuda",
+            topology_name=f"1x1x{shape}",
+            topology=f"1x1x{shape}",
+            target_config=_H100,
+        )
+    else:
+        _require("libtpu", "tpu", name)
+        # Otherwise it looks for the machine it runs on at a server of Google's cloud.
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+        try:
+            found = topologies.get_topology_desc(
+                platform="tpu", topology_name=name, chip_config_name="default", num_slices=1
+            )
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            raise ConfigError(
+                f"topology '{name}' is no slice that there is; use one such as {EXAMPLES}: {error}"
+            ) from error
+    devices = list(found.devices)
+    return Topology(name, devices, CHIPS[devices[0].device_kind])
+
+
+def _require(module: str, extra: str, name: str) -> None:
+    try:
+        found = find_spec(module) is not None
+    except ModuleNotFoundError:
+        found = False
+    if not found:
+        raise ConfigError(
+            f"compiling for '{name}' needs the package '{module}'; install the extra: "
+            f"pip install 'stts-jax[{extra}]' (no such chip is needed)"
+        )
+
+
+@contextmanager
+def tracing_for(platform: str) -> Iterator[None]:
+    """Let the model believe that it runs on `platform`.
+
+    Parts of it choose by `jax.default_backend()`, which is that of this machine and not that of
+    the devices which are compiled for: bfloat16 or float32, rows one by one or together.
+    """
+    here = jax.default_backend
+    jax.default_backend = lambda: platform
+    try:
+        yield
+    finally:
+        jax.default_backend = here

@@ -1,0 +1,246 @@
+"""Fit before anyone pays: what is compiled, what is counted, and what the table says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from functools import cache
+
+import jax
+import pytest
+from training_cases import fresh_state, small_config
+
+from stts_jax.budget import row_budget
+from stts_jax.config import ConfigError, load_config
+from stts_jax.fit import __main__ as command
+from stts_jax.fit.hardware import GIB, Chip
+from stts_jax.fit.memory import Memory, memory_of_refusal
+from stts_jax.fit.programs import LoweredProgram, bytes_per_device
+from stts_jax.fit.report import analyse, as_dict, as_text
+from stts_jax.fit.roofline import roofline
+from stts_jax.fit.search import find_mesh, mesh_shapes, most_rows
+from stts_jax.fit.setting import make_setting, parse_mesh, sized_config
+from stts_jax.fit.topologies import Topology, get_topology
+from stts_jax.parallel.mesh import make_mesh
+from stts_jax.training.flops import (
+    PartFlops,
+    StepFlops,
+)
+from stts_jax.training.run_mesh import even_fsdp
+from stts_jax.training.step import abstract_state, state_shardings
+
+# This machine's eight CPU devices stand for chips, so that all but the compiler's target is true.
+CPU = Chip("cpu", "cpu", flops=1e12, memory=GIB, memory_rate=1e11, link_rate=1e10)
+
+
+# ------------------------------------------------------------------------------- what is compiled
+
+
+@cache
+def small_report(program: str):
+    topology = Topology("cpu:8", jax.devices(), CPU)
+    # The training step is one of test_training_meshes.py, so that it is compiled once for both.
+    mesh = {"data": 2, "fsdp": 2, "tensor": 2}
+    return analyse(
+        make_setting(small_config(), topology, program=program, shape=mesh, rows_per_device=2)
+    )
+
+
+@pytest.mark.parametrize("program", ["train", "prefill", "decode"])
+def test_a_program_is_compiled_and_its_bytes_add_up(program):
+    memory = small_report(program).memory
+    assert memory.measured and memory.fits
+    assert memory.total == sum(memory.by_kind.values()) > memory.by_kind["parameters"] > 0
+    assert memory.left == CPU.memory - memory.total
+    # The compiler counts the same bytes of arguments as their shapes and shardings do.
+    assert memory.by_kind["padding"] == 0
+
+
+def test_training_holds_two_moments_a_parameter():
+    config = small_config("train.optimizer=adamw")
+    state = abstract_state(config, make_mesh({"fsdp": 4, "tensor": 2}))
+    parameters, optimizer = bytes_per_device(state.model), bytes_per_device(state.optimizer)
+    assert optimizer == pytest.approx(2 * parameters, rel=1e-2)
+
+
+def test_bytes_of_a_device_are_those_that_it_is_given():
+    config, mesh = small_config(), make_mesh({"fsdp": 4, "tensor": 2})
+    abstract = abstract_state(config, mesh)
+    state = jax.device_put(fresh_state(), state_shardings(abstract))
+    first = jax.devices()[0]
+    held = sum(
+        shard.data.nbytes
+        for leaf in jax.tree.leaves(state)
+        for shard in leaf.addressable_shards
+        if shard.device == first
+    )
+    assert bytes_per_device(abstract) == held
+
+
+def test_only_a_decoding_step_starts_with_a_cache():
+    assert small_report("decode").memory.by_kind["cache"] > 0
+    assert "cache" not in small_report("prefill").memory.by_kind
+
+
+def test_the_report_is_plain_data_and_text():
+    report = small_report("train")
+    found = json.loads(json.dumps(as_dict(report)))
+    assert found["fits"] and found["mesh"] == "data=2,fsdp=2,tensor=2" and found["rows"] == 8
+    assert found["collectives"] and found["largest_arrays"]
+    assert found["flops"]["model"] == report.flops.model
+    text = as_text(report)
+    for wanted in ("parameters", "optimizer", "FITS", "vit_after", "all-reduce", "at most"):
+        assert wanted in text
+
+
+# ---------------------------------------------------------------------------------- what is asked
+
+
+def test_room_for_text_gives_the_papers_token_counts():
+    two = row_budget_of("molmo2_4b", 64, 2)
+    long = row_budget_of("molmo2_4b", 256, 1)
+    assert (two.tokens, long.tokens) == (15_670, 25_307)
+    assert row_budget_of("molmo2_4b_stts_50", 64, 2).tokens == 10_486
+
+
+def row_budget_of(name, frames, videos):
+    config = sized_config(name, frames, videos, [])
+    return row_budget(config.model, config.data)
+
+
+def test_overrides_have_the_last_word():
+    config = sized_config("molmo2_4b_stts_50", 64, 2, ["data.row_text_tokens=4502"])
+    assert row_budget(config.model, config.data).tokens == 9_686
+
+
+@pytest.mark.parametrize("name", ["molmo2_4b", "molmo2_8b", "molmo2_o_7b"])
+@pytest.mark.parametrize("devices", [8, 16, 256])
+def test_default_mesh_cuts_both_widths_evenly(name, devices):
+    model, fsdp = load_config(name).model, even_fsdp(load_config(name), devices)
+    assert model.vit.width % fsdp == model.llm.width % fsdp == devices % fsdp == 0
+    assert fsdp == min(devices, 128)
+
+
+@pytest.mark.parametrize(
+    "name, words", [("v9:2x2", "v5e:16x16"), ("v5e", "v5e:16x16"), ("v5e:4x4x4", "chip and shape")]
+)
+def test_an_unknown_topology_is_named_with_those_there_are(name, words):
+    with pytest.raises(ConfigError, match=f"'{name}'.*{words}"):
+        get_topology(name)
+
+
+def test_a_missing_compiler_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setattr("stts_jax.fit.topologies.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"libtpu.*stts-jax\[tpu\]"):
+        get_topology("v5e:2x2")
+
+
+def test_bad_options_are_one_sentence(capsys):
+    assert command.main(["--config", "tiny", "--topology", "v5e", "--mesh", "fsdp"]) == 2
+    assert "--mesh is 'fsdp'; write axis=devices" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="--frames is 0"):
+        sized_config("tiny", 0, None, [])
+    with pytest.raises(ConfigError, match="--rows-per-device is 0"):
+        make_setting(load_config("tiny"), Topology("cpu:8", jax.devices(), CPU), rows_per_device=0)
+    assert parse_mesh("data=2,fsdp=4") == {"data": 2, "fsdp": 4}
+
+
+# ---------------------------------------------------------------------- what the compiler says
+
+
+@pytest.mark.parametrize(
+    "message, temporaries, limit",
+    [
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+            "temporaries (27.84G) exceeds available HBM (15.75G).",
+            27.84,
+            15.75,
+        ),
+        ("Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exc", 18.5, 15.75),
+    ],
+)
+def test_a_refusal_says_by_how_much(message, temporaries, limit):
+    program = LoweredProgram(None, {"parameters": GIB, "batch": GIB})
+    memory = memory_of_refusal(message, program, limit=1)
+    assert not memory.fits
+    assert memory.by_kind["temporaries"] / GIB == pytest.approx(temporaries)
+    assert memory.left / GIB == pytest.approx(limit - temporaries - 2)
+
+
+def test_another_failure_is_no_refusal():
+    assert memory_of_refusal("INTERNAL: a defect", LoweredProgram(None, {}), 1) is None
+
+
+def test_the_slowest_of_three_bounds_the_step():
+    flops = StepFlops((PartFlops("llm", 6e12, 2e12, 8e12),))
+    bound = roofline(flops, CPU, devices=8, moved=10**11, sent=5 * 10**9)
+    assert (bound.compute, bound.memory, bound.links) == (2.0, 1.0, 0.5)
+    assert (bound.seconds, bound.bound) == (2.0, "compute")
+
+
+# ------------------------------------------------------------------------------------- the search
+
+
+def linear_memory(tried, first, each, limit=100):
+    def memory_of(rows):
+        tried.append(rows)
+        return Memory({"temporaries": first + each * rows}, limit, measured=True)
+
+    return memory_of
+
+
+@pytest.mark.parametrize("first, each", [(10, 7), (90, 5), (90, 20), (0, 1), (99, 1), (0, 49)])
+def test_search_finds_the_most_rows_in_few_tries(first, each):
+    tried = []
+    expected = max((100 - first) // each, 0)
+    assert most_rows(linear_memory(tried, first, each)) == expected
+    assert len(tried) == len(set(tried)) <= 5
+    # The answer and the count above it were both compiled.
+    assert expected == 0 or {expected, expected + 1} <= set(tried)
+
+
+def test_search_takes_the_first_mesh_that_holds_a_row():
+    def memory_on(shape, rows):
+        return Memory({"temporaries": 60 * rows // shape.get("tensor", 1)}, 40, measured=True)
+
+    shapes = mesh_shapes(load_config("molmo2_4b"), 16)
+    assert shapes[0] == {"data": 1, "fsdp": 16}
+    assert find_mesh(shapes, memory_on) == ({"data": 1, "fsdp": 8, "tensor": 2}, 1)
+
+
+def test_a_search_in_vain_says_what_to_do():
+    with pytest.raises(ConfigError, match=r"not even one row fits.*fsdp=16.*fewer frames"):
+        find_mesh(
+            mesh_shapes(load_config("molmo2_4b"), 16),
+            lambda *_: Memory({"temporaries": 2}, 1, measured=True),
+        )
+
+
+@pytest.fixture
+def pretended_compiler(monkeypatch):
+    """Three rows fit on a part of the batch, with nothing compiled."""
+
+    def pretend(setting):
+        memory = Memory({"temporaries": 30 * setting.rows_per_device}, 100, measured=True)
+        return dataclasses.replace(small_report("train"), setting=setting, memory=memory)
+
+    monkeypatch.setattr(command, "get_topology", lambda _: Topology("cpu:8", jax.devices(), CPU))
+    monkeypatch.setattr(command, "analyse", pretend)
+
+
+@pytest.mark.usefixtures("pretended_compiler")
+def test_the_command_writes_what_the_search_found(tmp_path, capsys):
+    output = tmp_path / "new" / "fit.json"
+    arguments = ["--config", "tiny", "--topology", "cpu:8", "--search", "--output", str(output)]
+    assert command.main(arguments) == 0
+    assert json.loads(output.read_text())["rows_per_device"] == 3
+    printed = capsys.readouterr().out
+    assert "3 rows per device: fits" in printed and "4 rows per device: does not fit" in printed
+
+
+@pytest.mark.usefixtures("pretended_compiler")
+def test_the_exit_code_says_that_it_does_not_fit(capsys):
+    arguments = ["--config", "tiny", "--topology", "cpu:8", "--rows-per-device", "4"]
+    assert command.main(arguments) == 1
+    assert "DOES NOT FIT" in capsys.readouterr().out
