@@ -205,8 +205,16 @@ def row_blocks(rows: Rows, unit: int = 1) -> Iterator[tuple[int, int]]:
 
 def count_nan(values: np.ndarray) -> int:
     """How many values are not a number."""
-    # The smallest of values with a NaN among them is NaN: one pass without a copy, nearly always.
-    return int(np.isnan(values).sum()) if values.size and np.isnan(values.min()) else 0
+    return int(np.isnan(values).sum()) if values.size and _has_nan(values) else 0
+
+
+def _has_nan(values: np.ndarray) -> bool:
+    """Whether there is a NaN among the values, of which there is one at least; without a copy."""
+    if values.dtype != ml_dtypes.bfloat16:
+        return bool(np.isnan(values.min()))  # NaN if there is one
+    # numpy compares bfloat16 value by value, integers many at a time. A NaN's bits lie above those
+    # of infinity: as signed integers those without the sign bit, as unsigned those with it.
+    return int(values.view(np.int16).max()) > 0x7F80 or int(values.view(np.uint16).max()) > 0xFF80
 
 
 def require_inside(path: Path, folder: Path) -> Path:

@@ -27,6 +27,7 @@ from convert.names import COLUMNS, HF, HF_HEAD, NATIVE, name_table
 from convert.orbax_folder import STORED_BLOCK_BYTES, STORED_PARTS, stored_blocks
 from convert.run import abstract_parameters, plan
 from convert.sources import Source
+from convert.stored import count_nan
 from stts_jax.config import load_config
 from stts_jax.data.tokenizer import TINY_FILE
 from stts_jax.model.video_language_model import VideoLanguageModel
@@ -330,6 +331,16 @@ def test_links_of_a_hugging_face_cache_are_followed(tmp_path: Path) -> None:
         file.rename(blobs / f"hash-of-{file.name}")
         (snapshot / file.name).symlink_to(f"../../blobs/hash-of-{file.name}")
     assert main([str(snapshot), str(tmp_path / "ours")]) == 0
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16, np.float32])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_nan_of_either_sign_is_counted_and_infinity_is_not(dtype: type, sign: int) -> None:
+    values = np.linspace(-3, 3, 12).reshape(3, 4).astype(dtype)
+    values[0, 0], values[1, 1] = np.inf, -np.inf
+    assert count_nan(values) == count_nan(values.T) == 0
+    values[2, 3] = values[0, 2] = np.copysign(dtype(np.nan), dtype(sign))
+    assert count_nan(values) == count_nan(values.T) == 2
 
 
 def test_nan_is_warned_of(tmp_path: Path, capsys) -> None:
