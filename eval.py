@@ -6,14 +6,12 @@ With `--mode` the published benchmarks are answered and set beside the paper's f
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from convert.cache import local_checkpoint
-from stts_jax.command_line import add_checkpoint_options, run
+from stts_jax.command_line import add_checkpoint_options, leave, run_on_hosts
 from stts_jax.config import Config, ConfigError, override, replace
 from stts_jax.data.synthetic import DEFAULT_FOLDER
 from stts_jax.evaluation.comparison import column_scores, comparison_table, results_table
@@ -25,7 +23,7 @@ from stts_jax.evaluation.tasks import TaskRun, evaluate_tasks
 from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
 from stts_jax.parallel.processes import Share, first_then_others, is_first, notice
 from stts_jax.training.checkpoint import config_of, load_model
-from stts_jax.training.distributed import join_processes, several_processes
+from stts_jax.training.distributed import join_processes
 from stts_jax.training.run_mesh import answering_mesh
 
 EXAMPLES = """\
@@ -179,18 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         answer(options, model, wanted, output)
         notice(f"metrics and predictions are in '{output}'")
 
-    try:
-        code = run("eval.py", command)
-    except Exception:
-        if not several_processes():
-            raise
-        traceback.print_exc()
-        code = 1
-    if code and several_processes():
-        # JAX would wait for the other processes at the exit, and they wait for this one.
-        sys.stderr.flush()
-        os._exit(code)
-    return code
+    return leave(run_on_hosts("eval.py", command))
 
 
 if __name__ == "__main__":

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from convert.cache import local_checkpoint
-from stts_jax.command_line import add_set_option, run
+from stts_jax.command_line import add_set_option, leave, run_on_hosts
 from stts_jax.config import Config, config_names, load_config
 from stts_jax.data.synthetic import DEFAULT_FOLDER
 from stts_jax.evaluation.runner import evaluate_split
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.processes import first_then_others, notice
-from stts_jax.training.distributed import join_processes, several_processes
+from stts_jax.training.distributed import join_processes
 from stts_jax.training.loop import Evaluate, train
 
 EXAMPLES = """\
@@ -101,21 +99,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not found["stopped"]:
             notice(f"done at step {found['step']}; everything is in '{options.output}'")
 
-    try:
-        code = run("train.py", command)
-    except Exception:
-        traceback.print_exc()
-        code = 1
+    code = run_on_hosts("train.py", command)
     if summary.get("stopped"):
         # As if the signal had ended it: what restarts jobs must not take this for the end.
         code = 128 + signal.Signals[summary["stopped_by"]]
-    # What still waits for data or a compiler would not let the program end. Nor would JAX let one
-    # of several processes that failed: it would wait for the others, and they for it.
-    if summary.get("left_running") or (code and several_processes()):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    return code
+    return leave(code, at_once=summary.get("left_running", False))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from stts_jax.evaluation.scoring.score import ScoringError
 from stts_jax.evaluation.suites import SuiteError
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.training.checkpoint import CheckpointError, config_of, load_model
+from stts_jax.training.distributed import several_processes
 from stts_jax.training.loop import TrainingError
 
 # What a user can mend; all else is a defect and shows its traceback.
@@ -57,6 +59,34 @@ def run(name: str, command: Callable[[], None]) -> int:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def run_on_hosts(name: str, command: Callable[[], None]) -> int:
+    """`run` a command that several hosts may share; `leave` with the exit code.
+
+    Returns:
+      That of `run`, and 1 for a defect, whose traceback is printed.
+    """
+    try:
+        return run(name, command)
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+def leave(code: int, at_once: bool = False) -> int:
+    """End the program where returning from it would wait for ever; else the exit code.
+
+    Args:
+      code: the exit code. JAX would not let one of several processes that failed end: it would
+        wait for the others, and they for it.
+      at_once: whether threads are left that wait for something.
+    """
+    if at_once or (code and several_processes()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def keep_compiled_code() -> None:
