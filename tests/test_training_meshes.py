@@ -3,61 +3,90 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 import jax
 import numpy as np
 import pytest
-from training_cases import KEY, batch_for, fresh_state, single_mesh, small_config, train_step
+from jax.extend.core import jaxprs_in_params
+from training_cases import KEY, batch_for, random_state, single_mesh, small_config
 
 from stts_jax.budget import row_budget
 from stts_jax.config import ConfigError
-from stts_jax.parallel.mesh import make_mesh
+from stts_jax.layers import attention as attention_module
+from stts_jax.parallel.mesh import BATCH_AXES
 from stts_jax.parallel.parameters import count_parameters, named_parameters
 from stts_jax.training import run_mesh as run_mesh_module
 from stts_jax.training.run_mesh import mesh_shape, run_mesh
-from stts_jax.training.step import abstract_state, init_state, make_train_step, state_shardings
+from stts_jax.training.step import abstract_state, init_state, make_train_step
 
-SHAPES = [
-    {"fsdp": 8},
-    {"data": 4, "fsdp": 2},
-    {"data": 2, "fsdp": 4},
-    {"data": 4, "tensor": 2},
-    {"fsdp": 4, "tensor": 2},
-    {"data": 2, "fsdp": 2, "tensor": 2},
+# Compiling a step for eight devices is what these tests cost, so it has few blocks; heads that
+# share keys are cut up too.
+MODEL = (
+    "model.vit.layers=3",
+    "model.vit.feature_layers=[-1]",
+    "model.llm.heads=4",
+    "model.llm.kv_heads=2",
+)
+STREAM, FIRST_FIT = "model.prune.packing=stream", "model.prune.packing=first_fit"
+PAIRS = [
+    ("fsdp=8", STREAM),
+    ("data=2 fsdp=4", FIRST_FIT),
+    ("data=4 tensor=2", STREAM),
+    ("fsdp=4 context=2", FIRST_FIT),
+    ("data=2 context=4", STREAM),
+    ("fsdp=2 tensor=2 context=2", FIRST_FIT),
 ]
-FIRST_FIT = "model.prune.packing=first_fit"
-CASES = [
-    *((shape, ()) for shape in SHAPES),
-    (SHAPES[-1], (FIRST_FIT,)),
-    *(pytest.param(shape, (FIRST_FIT,), marks=pytest.mark.slow) for shape in SHAPES[:-1]),
-]
+OTHERS = [(axes, STREAM if packing == FIRST_FIT else FIRST_FIT) for axes, packing in PAIRS]
+CASES = [*PAIRS, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in OTHERS)]
 
 
-@pytest.mark.parametrize(("shape", "overrides"), CASES, ids=str)
-def test_a_mesh_gives_loss_gradients_and_update_of_one_device(shape, overrides, report_error):
-    config, mesh = small_config(*overrides), make_mesh(shape)
-    budget = row_budget(config.model, config.data)
-    one, metrics = train_step(*overrides)(
-        fresh_state(*overrides), batch_for(config, 3, empty_rows=1), KEY
-    )
-    spread = jax.device_put(fresh_state(*overrides), state_shardings(abstract_state(config, mesh)))
-    many, metrics_many = make_train_step(config, budget, mesh)(
-        spread, batch_for(config, 3, mesh, empty_rows=1), KEY
-    )
-    metrics, metrics_many = jax.device_get((metrics, metrics_many))
+def config_on(axes, *overrides):
+    """The setup with the axes of a mesh, `data=2 fsdp=4` for example."""
+    return small_config(*MODEL, *overrides, *(f"train.mesh.{axis}" for axis in axes.split()))
+
+
+def compiled_step(config, mesh):
+    """And what it is given: a state, and rows of all kinds of which one is empty."""
+    batch = batch_for(config, 3, mesh, empty_rows=1)
+    step = make_train_step(config, row_budget(config.model, config.data), mesh)
+    return step.lower(abstract_state(config, mesh), batch, KEY).compile(), batch
+
+
+@cache
+def step_on_one_device(packing):
+    config, mesh = small_config(*MODEL, packing), single_mesh()
+    step, batch = compiled_step(config, mesh)
+    return jax.device_get(step(random_state(config, mesh), batch, KEY))
+
+
+@cache
+def step_on(axes, packing):
+    """New state and metrics on a mesh, and the compiled step's text."""
+    config = config_on(axes, packing)
+    mesh = run_mesh(config)
+    step, batch = compiled_step(config, mesh)
+    assert len(batch["images"].addressable_shards) == 8
+    return *jax.device_get(step(random_state(config, mesh), batch, KEY)), step.as_text()
+
+
+@pytest.mark.parametrize(("axes", "packing"), CASES)
+def test_a_mesh_gives_loss_gradients_and_update_of_one_device(axes, packing, report_error):
+    one, metrics = step_on_one_device(packing)
+    many, metrics_many, _ = step_on(axes, packing)
     for name, value in metrics.items():
         error = abs(float(value) - float(metrics_many[name])) / max(1.0, abs(float(value)))
         report_error(name.split("/")[0], error, 1e-5)
         assert error < 1e-5, name
     # Adam's first moments are a tenth of the clipped gradients.
-    moments, moments_many = (jax.device_get(named_parameters(s.optimizer)) for s in (one, many))
+    moments, moments_many = (named_parameters(state.optimizer) for state in (one, many))
     gradients = [name for name in moments if ".mu." in name]
     worst = max(10 * np.abs(moments[n] - moments_many[n]).max() for n in gradients)
     report_error("gradients", worst, 1e-5)
     assert worst < 1e-5 and len(gradients) > 50
     # Adam's first update is the gradient's sign, so only where it is clearly not 0.
-    before = named_parameters(fresh_state(*overrides).model)
-    after, after_many = (jax.device_get(named_parameters(s.model)) for s in (one, many))
+    before = named_parameters(random_state(small_config(*MODEL)).model)
+    after, after_many = (named_parameters(state.model) for state in (one, many))
     moved = 0
     for name, array in after.items():
         gradient = next(10 * moments[n] for n in gradients if n.endswith(f".mu.{name}"))
@@ -69,8 +98,72 @@ def test_a_mesh_gives_loss_gradients_and_update_of_one_device(shape, overrides, 
     assert moved > 1000
 
 
+def test_no_device_holds_activations_of_all_rows():
+    """Neither forward nor backward: what has a row's tokens in it has one row only."""
+    config = config_on("fsdp=8")
+    budget, vit = row_budget(config.model, config.data), config.model.vit
+    *_, text = step_on("fsdp=8", STREAM)
+    tokens = (f"{budget.tokens},", f"{budget.patches},", f"{budget.frames},{vit.patches},")
+    for count in tokens:
+        assert re.search(rf"f32\[1,{count}\d", text), count
+        assert not re.search(rf"f32\[8,{count}\d.*", text), count
+
+
+def traced_step(axes, monkeypatch):
+    """What a step is made of: its jaxpr, budget, and the shapes of each device's attention."""
+    config = config_on(axes, STREAM)
+    mesh, budget = run_mesh(config), row_budget(config.model, config.data)
+    seen = set()
+
+    def choose(backends, what, own, backend):
+        seen.add((own.query.shape, own.key.shape))
+        return chosen(backends, what, own, backend)
+
+    chosen = attention_module.choose
+    monkeypatch.setattr(attention_module, "choose", choose)
+    step = make_train_step(config, budget, mesh)
+    traced = step.trace(abstract_state(config, mesh), batch_for(config, 3, mesh), KEY)
+    return config, budget, traced.jaxpr, seen
+
+
+def equations(jaxpr):
+    """Of a jaxpr and all in it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from equations(inner)
+
+
+def test_every_axis_cuts_up_what_is_computed(monkeypatch):
+    config, budget, jaxpr, seen = traced_step("fsdp=2 tensor=2 context=2", monkeypatch)
+    llm, vit = config.model.llm, config.model.vit
+    rows, tokens = config.data.batch_rows // 2, budget.tokens
+    # Of the LLM's attention a device has its rows, half of the queries and half of the heads;
+    # all keys of its rows are sent to it.
+    query = (rows, tokens // 2, llm.heads // 2, llm.head_dim)
+    assert (query, (rows, tokens, llm.kv_heads // 2, llm.head_dim)) in seen
+    # Of the ViT's before the prune, half of the frames.
+    frames = (rows, budget.frames // 2, vit.patches, vit.heads // 2, vit.head_dim)
+    assert (frames, frames) in seen
+    # Between the blocks tokens stay cut up, so norms and MLPs have half of them too.
+    constrained = {
+        (equation.invars[0].aval.shape, equation.params["sharding"].spec)
+        for equation in equations(jaxpr)
+        if equation.primitive.name == "sharding_constraint"
+    }
+    cut = jax.sharding.PartitionSpec(BATCH_AXES, "context")
+    assert ((2 * rows, tokens, llm.width), cut) in constrained
+    # And hidden widths over `tensor`, as their kernels are.
+    shapes = named_parameters(abstract_state(config, run_mesh(config)).model)
+    spec = {name: tuple(leaf.sharding.spec) for name, leaf in shapes.items()}
+    for part in ("llm", "vit"):
+        assert spec[f"{part}.blocks.mlp.up.kernel"] == (None, "fsdp", "tensor")
+        assert spec[f"{part}.blocks.mlp.down.kernel"] == (None, "tensor", "fsdp")
+
+
 def test_parameters_and_moments_are_born_cut_up():
-    config, mesh = small_config(), make_mesh({"fsdp": 4, "tensor": 2})
+    config = config_on("fsdp=4 tensor=2")
+    mesh = run_mesh(config)
     abstract = abstract_state(config, mesh)
     cut = {
         name: leaf
@@ -116,6 +209,10 @@ def test_the_mesh_is_as_said_or_chosen_by_memory(overrides, devices, memory, exp
         (["train.mesh.data=3"], r"train\.mesh is \{data = 3, .*\}, which is 3 devices, but there"),
         (["train.mesh.data=2", "train.mesh.fsdp=2"], r"which is 4 devices, but there are 8"),
         (["train.mesh.tensor=8"], r"train\.mesh\.tensor is 8, but model\.llm\.heads is 2"),
+        (
+            ["train.mesh.context=2", "data.row_text_tokens=41"],
+            r"train\.mesh\.context is 2, which can't share the \d+ tokens.*row_text_tokens=42",
+        ),
         (["data.batch_rows=12"], r"data\.batch_rows is 12, which 8 devices"),
         (["train.mesh.tensor=0"], r"train\.mesh\.tensor is 0; use 1 or more"),
         (["train.mesh.data=-1"], r"train\.mesh\.data is -1; use 0"),

@@ -30,7 +30,7 @@ class MeshConfig:
         takes the devices that are left. If data is 0 too, all that is left goes to `fsdp` where
         the state would fill much of a device, and to `data` where it is small.
       tensor: parts that heads and hidden widths are cut into.
-      context: parts that long rows are cut into.
+      context: parts that rows are cut into: the frames of the ViT, the tokens of the LLM.
     """
 
     data: int = 0

@@ -16,7 +16,7 @@ from stts_jax.layers.linear import Linear
 from stts_jax.layers.mlp import SwiGluMlp
 from stts_jax.layers.norms import RmsNorm
 from stts_jax.layers.rotary import rotary_tables, rotate
-from stts_jax.parallel.mesh import share_rows
+from stts_jax.parallel.mesh import share_places
 from stts_jax.parallel.parameters import parameter, stack, truncated_normal
 
 # Maps (q, k, v) to the attended values and whatever is to be kept of this layer.
@@ -219,12 +219,12 @@ class LanguageModel(nnx.Module):
                 return attention(q, *written.layer(layer), mask=mask), written
 
             x, cache = block(
-                share_rows(x),
+                share_places(x),
                 lambda y: rotate(y, positions, frequency, magnitude),
                 attend,
                 lambda y, _: y,
             )
-            return (share_rows(x), cache), None
+            return (share_places(x), cache), None
 
         per_layer = (self.blocks, frequencies, magnitudes, layers)
         (x, cache), _ = jax.lax.scan(body, (x, cache), per_layer)
@@ -245,12 +245,12 @@ class LanguageModel(nnx.Module):
         def body(x: jax.Array, per_layer: tuple[Any, ...]) -> tuple[jax.Array, Any]:
             block, frequency, magnitude, layer_key = per_layer
             x, kept = block(
-                share_rows(x),
+                share_places(x),
                 lambda y: rotate(y, positions, frequency, magnitude),
                 attend,
                 residual_dropout(self.config, response, layer_key),
             )
-            return share_rows(x), kept
+            return share_places(x), kept
 
         per_layer = (self.blocks, frequencies, magnitudes, keys)
         x, kept = jax.lax.scan(jax.checkpoint(body) if remat else body, x, per_layer)

@@ -15,7 +15,7 @@ from stts_jax.layers.linear import Linear
 from stts_jax.layers.mlp import GeluMlp
 from stts_jax.layers.multi_head import Attend, MultiHeadAttention
 from stts_jax.layers.norms import LayerNorm
-from stts_jax.parallel.mesh import share_rows
+from stts_jax.parallel.mesh import share_places
 from stts_jax.parallel.parameters import parameter, stack
 
 
@@ -120,7 +120,7 @@ class VisionTransformer(nnx.Module):
             return x
 
         def body(x: jax.Array, block: VitBlock) -> tuple[jax.Array, None]:
-            return share_rows(block(share_rows(x), attend)), None
+            return share_places(block(share_places(x), attend)), None
 
         blocks = jax.tree.map(lambda leaf: leaf[first:stop], self.blocks)
         return jax.lax.scan(jax.checkpoint(body) if remat else body, x, blocks)[0]

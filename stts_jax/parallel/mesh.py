@@ -17,9 +17,11 @@ from stts_jax.config import ConfigError
 T = TypeVar("T")
 
 # `data` copies the parameters, `fsdp` cuts them up and gathers them layer by layer, `tensor` cuts
-# up heads and hidden widths, `context` is for long rows. The batch lies over `data` and `fsdp`.
+# up heads and hidden widths, `context` cuts up rows: the frames of the ViT, the tokens of the LLM.
+# The batch lies over `data` and `fsdp`.
 MESH_AXES = ("data", "fsdp", "tensor", "context")
 BATCH_AXES = ("data", "fsdp")
+CONTEXT_AXIS = "context"
 
 # Every logical axis name that `parameter(..., axes=...)` is given, and its mesh axis.
 LOGICAL_AXES: dict[str, str | None] = {
@@ -145,17 +147,24 @@ def on_mesh(mesh: Mesh | None) -> AbstractContextManager[Any]:
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
-def share_rows(x: jax.Array) -> jax.Array:
-    """Keep the rows of an activation (first axis) over `data` and `fsdp`, all else whole.
+def share_places(x: jax.Array) -> jax.Array:
+    """Cut an activation up: rows over `data` and `fsdp`, its places over `context`, no widths.
 
     Without it the compiler lets activations follow the parameters, cut along their width with
     every row on every device. Does nothing outside of `on_mesh`, nor to rows that can't be shared
     evenly.
+
+    Args:
+      x: (B, places, ...); places are tokens, frames or bins, and stay whole where `context`
+        doesn't divide their number.
     """
     sizes = jax.sharding.get_abstract_mesh().shape
     if not sizes or x.shape[0] % math.prod(sizes[axis] for axis in BATCH_AXES):
         return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+    even = x.shape[1] % sizes[CONTEXT_AXIS] == 0
+    return jax.lax.with_sharding_constraint(
+        x, PartitionSpec(BATCH_AXES, CONTEXT_AXIS if even else None)
+    )
 
 
 def require_even_rows(rows: int, mesh: Mesh) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import jax
 from jax.sharding import Mesh
 
+from stts_jax.budget import row_budget
 from stts_jax.config import Config, ConfigError
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import make_mesh, require_even_rows
@@ -29,12 +30,14 @@ def run_mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Mes
       devices: to use, by default all.
 
     Raises:
-      ConfigError: if the axes don't take up all devices, or can't share rows, heads or widths.
+      ConfigError: if the axes don't take up all devices, or can't share rows, heads, widths or the
+        tokens of a row.
     """
     devices = jax.devices() if devices is None else list(devices)
     mesh = make_mesh(mesh_shape(config, len(devices), device_memory(devices[0])), devices)
     require_even_rows(config.data.batch_rows, mesh)
     _require_even_widths(config, mesh.shape["tensor"])
+    _require_even_tokens(config, mesh.shape["context"])
     return mesh
 
 
@@ -116,6 +119,16 @@ def _require_even_widths(config: Config, tensor: int) -> None:
                 f"train.mesh.tensor is {tensor}, but {name} is {size}, no multiple of it; choose a "
                 f"divisor of {math.gcd(*sizes.values())}"
             )
+
+
+def _require_even_tokens(config: Config, context: int) -> None:
+    missing = -row_budget(config.model, config.data).tokens % context
+    if missing:
+        raise ConfigError(
+            f"train.mesh.context is {context}, which can't share the "
+            f"{row_budget(config.model, config.data).tokens} tokens of a row evenly; set "
+            f"data.row_text_tokens={config.data.row_text_tokens + missing}"
+        )
 
 
 def _text(shape: Mapping[str, int]) -> str:

@@ -1,15 +1,15 @@
-"""Attention on a mesh: every device attends for its own rows and heads, and nothing is sent."""
+"""Attention on a mesh: every device attends for its own rows, heads and places."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import jax
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from stts_jax.parallel.mesh import BATCH_AXES, LOGICAL_AXES
+from stts_jax.parallel.mesh import BATCH_AXES, CONTEXT_AXIS, LOGICAL_AXES
 
 HEAD_AXIS = LOGICAL_AXES["heads"]
 
@@ -28,29 +28,48 @@ R = TypeVar("R", bound=HasHeads)
 def on_own_rows(attend: Callable[[R], jax.Array], request: R) -> jax.Array:
     """`attend(request)`, where a mesh is set on each device for its part of the request.
 
-    Rows lie over `data` and `fsdp`, heads over `tensor`; what these don't divide is whole on every
-    device. Kernels need this: the compiler cannot cut them up.
+    Rows lie over `data` and `fsdp`, heads over `tensor`, places over `context`: of
+    (B, T, N, H, d) the frames, so that nothing is sent; of (B, L, H, d) the queries, to whom all
+    keys of their rows are sent. What these don't divide is whole on every device. Kernels need
+    this: the compiler cannot cut them up.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.manual_axes or mesh.size == 1:
         return attend(request)
-    rows = _dividing(BATCH_AXES, mesh, request.query.shape[0])
-    heads = _dividing((HEAD_AXIS,), mesh, math.gcd(request.query.shape[-2], request.key.shape[-2]))
+    query = request.query
+    rows = _dividing(BATCH_AXES, mesh, query.shape[0])
+    heads = _dividing((HEAD_AXIS,), mesh, math.gcd(query.shape[-2], request.key.shape[-2]))
+    places = _dividing((CONTEXT_AXIS,), mesh, query.shape[1])
 
-    def spec(x: jax.Array, has_heads: bool) -> PartitionSpec:
-        own = rows if x.shape[0] == request.query.shape[0] else None
-        inner = [None] * (x.ndim - 3) + [heads, None] if has_heads else [None] * (x.ndim - 1)
-        return PartitionSpec(own, *inner)
+    def spec(path: tuple[Any, ...], x: jax.Array) -> PartitionSpec:
+        axes: list[Any] = [None] * x.ndim
+        if x.shape[0] == query.shape[0]:
+            axes[0] = rows
+        if x.shape[1:2] == query.shape[1:2] and _lies_with_places(path, request):
+            axes[1] = places
+        if path[0].name in ("query", "key", "value"):
+            axes[-2] = heads
+        return PartitionSpec(*axes)
 
-    arrays = ("query", "key", "value")
     leaves, structure = jax.tree_util.tree_flatten_with_path(request)
-    specs = [spec(x, path[0].name in arrays) for path, x in leaves]
-    return jax.shard_map(
-        attend,
-        in_specs=(jax.tree.unflatten(structure, specs),),
-        out_specs=spec(request.query, True),
-        check_vma=False,
-    )(request)
+    specs = jax.tree.unflatten(structure, [spec(path, x) for path, x in leaves])
+    return jax.shard_map(attend, in_specs=(specs,), out_specs=specs.query, check_vma=False)(request)
+
+
+def _lies_with_places(path: tuple[Any, ...], request: HasHeads) -> bool:
+    """Whether the second axis of one of the request's arrays may be cut up, if it has the places.
+
+    Args:
+      path: of the array in the request.
+      request: the whole of it.
+    """
+    if request.query.ndim > 4:
+        return True
+    segments, kind = getattr(request, "segment_ids", None), getattr(request, "mask_kind", "full")
+    if segments is not None or kind != "full":
+        return False  # these say by its place in the array which query it is
+    names = [entry.name for entry in path]
+    return names in (["query"], ["mask"]) or names[:2] == ["mask", "queries"]
 
 
 def _dividing(
