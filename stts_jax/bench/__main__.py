@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from stts_jax.bench.peer import DROPPED, peer_table, race_with_peer
 from stts_jax.bench.programs import PARTS, SELECTION, Programs
 from stts_jax.bench.race import race
 from stts_jax.bench.report import as_json, as_table, draw_stages, result_rows, selection_line
+from stts_jax.command_line import run
 from stts_jax.config import Config, ConfigError
 from stts_jax.model.video_language_model import VideoLanguageModel
 
@@ -106,7 +108,7 @@ def _race_ratios(options: argparse.Namespace, make: Callable[[float], Config]) -
         print(f"compiled for {ratio:.0%} dropped", flush=True)
     times = {}
     for part in parts:
-        programs = {ratio: partial(run.run, part) for ratio, run in runs.items()}
+        programs = {ratio: partial(own.run, part) for ratio, own in runs.items()}
         measured = race(programs, options.rounds)
         times |= {(part, ratio): own for ratio, own in measured.items()}
         print(f"measured {part}", flush=True)
@@ -123,4 +125,4 @@ def _race_ratios(options: argparse.Namespace, make: Callable[[float], Config]) -
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run("bench", main))
