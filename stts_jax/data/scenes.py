@@ -23,7 +23,6 @@ COLOURS = {
 # Shapes that are there from the start, and shapes that show for a moment only.
 LASTING_SHAPES = ("circle", "square", "triangle")
 BRIEF_SHAPES = ("cross", "ring")
-PICTURE_SHAPES = 4  # in a picture, at most
 # Backgrounds are dark and have no colour of their own, so that every shape is lighter: what is
 # drawn is then a linear feature of the pixels, and a small model sees it within minutes.
 BACKGROUND_GREY = (20, 30)
@@ -45,6 +44,9 @@ class SceneConfig:
       sampled_frames: how many frames a viewer is taken to sample; brief shapes show for
         `brief_frames` of these.
       start_counts: how many shapes are there at the start, each equally often.
+      picture_odds: shares of the pictures with one shape, with two and so on. What a shape looks
+        like is learnt where there is only one, and then which one is meant: where most pictures
+        have several, one seed in three learnt neither.
       shape_size: smallest and largest.
       cell: side of the square that a shape is centred in.
       hops: a moving shape goes that many cells, each in one go and at another time.
@@ -63,6 +65,7 @@ class SceneConfig:
     sampled_frames: int = 8
     brief_frames: int = 1
     start_counts: tuple[int, ...] = (1, 2, 3)
+    picture_odds: tuple[float, ...] = (0.36, 0.36, 0.18, 0.1)
     shape_size: tuple[int, int] = (14, 14)
     cell: int = 16
     hops: int = 2
@@ -141,8 +144,8 @@ def plan_scene(rng: np.random.Generator, config: SceneConfig) -> Scene:
 
 
 def plan_picture(rng: np.random.Generator, config: SceneConfig) -> Scene:
-    """Draw a scene in which nothing happens: one to four shapes of any kind, a cell for each."""
-    count = int(rng.integers(1, PICTURE_SHAPES + 1))
+    """Draw a scene in which nothing happens: a few shapes of any kind, a cell for each."""
+    count = 1 + int(rng.choice(len(config.picture_odds), p=config.picture_odds))
     shapes = rng.permutation(LASTING_SHAPES + BRIEF_SHAPES)[:count].tolist()
     colours = rng.permutation(list(COLOURS))[:count].tolist()
     side, size = config.size // config.cell, config.shape_size[1]

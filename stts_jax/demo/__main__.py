@@ -24,6 +24,8 @@ from stts_jax.training.checkpoint import load_model
 
 REAL_CLIP = Path(__file__).parent / "bigbuckbunny.mp4"
 CLIPS_COUNTED = 20
+# What the summary says of how a run's model was trained.
+TRAINED = ("train_steps_per_s", "videos_per_step")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -42,10 +44,10 @@ def perform(demo: Demo) -> tuple[dict[str, Any], list[Claim]]:
     started = time.monotonic()
     plan = demo.plan
     demo.make_videos()
-    rates = {UNPRUNED: demo.train_unpruned()["train_steps_per_s"]}
+    trained = {UNPRUNED: demo.train_unpruned()}
     runs = demo.evaluate_unpruned()
     for method in plan.methods:
-        rates[method.name] = demo.fine_tune(method)["train_steps_per_s"]
+        trained[method.name] = demo.fine_tune(method)
         runs += demo.evaluate(method)
     runs += demo.evaluate_first_fit(STTS)
     config = demo.config(())
@@ -62,7 +64,10 @@ def perform(demo: Demo) -> tuple[dict[str, Any], list[Claim]]:
         "fine_tune_ratio": plan.fine_tune_ratio,
         "questions": runs[0]["questions"],
         "guessing": guessing_accuracy(seen, asked),
-        "runs": [{**one, "train_steps_per_s": rates.get(one["method"])} for one in runs],
+        "runs": [
+            {**one, **{key: trained.get(one["method"], {}).get(key) for key in TRAINED}}
+            for one in runs
+        ],
         **pictures_of_kept_tokens(demo),
         "minutes": (time.monotonic() - started) / 60 + sum(demo.minutes_before),
     }

@@ -52,9 +52,9 @@ class Plan:
     """
 
     videos: int = 4000
-    picture_steps: int = 500
-    steps: int = 1000
-    fine_tune_steps: int = 300
+    picture_steps: int = 400
+    steps: int = 550
+    fine_tune_steps: int = 400
     fine_tune_ratio: int = 70
     ratios: tuple[int, ...] = (30, 50, 70, 80)
     questions: int = 600

@@ -51,16 +51,16 @@ def write_report(
 def comparison_table(summary: Mapping[str, Any]) -> list[str]:
     """Accuracy, tokens and speed of every run, as Markdown."""
     lines = [
-        "| method | dropped | packing | accuracy | visual tokens | answers/s | training steps/s |",
+        "| method | dropped | packing | accuracy | visual tokens | answers/s | training videos/s |",
         "|---|---|---|---|---|---|---|",
     ]
     for run in summary["runs"]:
-        rate = run["train_steps_per_s"]
+        rate = run["train_steps_per_s"] and run["train_steps_per_s"] * run["videos_per_step"]
         answers = run["questions_per_s"]  # 0 if a single batch was answered, which compiles
         lines.append(
             f"| {run['method']} | {run['k']} % | {run['packing']} | {100 * run['accuracy']:.1f} % "
             f"| {run['visual_tokens']} | {f'{answers:.0f}' if answers else '-'} "
-            f"| {'-' if rate is None else f'{rate:.2f}'} |"
+            f"| {'-' if rate is None else f'{rate:.1f}'} |"
         )
     return lines
 

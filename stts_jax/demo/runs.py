@@ -18,8 +18,10 @@ from stts_jax.training.checkpoint import load_model
 from stts_jax.training.loop import train
 
 NO_PRUNING = ("model.prune.method=none", "model.prune.topk=0.0")
-# A fine-tune starts from a trained model, so its rates are lower; the scorer is new.
-FINE_TUNE_RATES = (
+# A fine-tune starts from a trained model, so its rates are lower, and half of the rows do for a
+# step; the scorer is new.
+FINE_TUNE = (
+    "data.batch_rows=8",
     *(f"train.{group}.learning_rate=1e-3" for group in ("llm", "vit", "connector")),
     "train.scorer.learning_rate=3e-3",
     *(f"train.{group}.warmup=10" for group in ("llm", "vit", "connector", "scorer")),
@@ -79,7 +81,7 @@ class Demo:
                 *method.overrides,
                 f"model.prune.topk={self.plan.fine_tune_ratio / 100}",
                 f"train.steps={self.plan.fine_tune_steps}",
-                *FINE_TUNE_RATES,
+                *FINE_TUNE,
             )
         )
         return self._trained(method.name, config, self.output / UNPRUNED)
@@ -113,7 +115,11 @@ class Demo:
             summary = train(config, self.output / name, init_from=init_from, resume=False)
             if summary["stopped"]:
                 raise KeyboardInterrupt
-            return {"train_steps_per_s": summary["steps_per_s"], "steps": summary["step"]}
+            return {
+                "steps": summary["step"],
+                "train_steps_per_s": summary["steps_per_s"],
+                "videos_per_step": config.data.batch_rows,
+            }
 
         return self._once(self.output / name / "trained.json", run)
 
