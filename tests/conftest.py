@@ -14,15 +14,9 @@ from typing import Any
 import jax
 import pytest
 from goldens_folder import REPOSITORY
+from quick_compile import QUICK_COMPILE
 
-# Compiling is most of what the tests cost, so code is hardly optimised. Read by XLA at start.
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_backend_optimization_level=0",
-        "--xla_llvm_disable_expensive_passes=true",
-    ]
-)
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *QUICK_COMPILE])
 # Before any backend starts. Several devices, so that sharding is tested where there is one CPU.
 jax.config.update("jax_platforms", os.environ.get("STTS_TEST_PLATFORM", "cpu"))
 jax.config.update("jax_num_cpu_devices", 8)

@@ -17,12 +17,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ["XLA_FLAGS"] = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-)
+from goldens_folder import REPOSITORY
+from quick_compile import QUICK_COMPILE
+
+os.environ["XLA_FLAGS"] = " ".join(QUICK_COMPILE)
 import jax
 import jax.numpy as jnp
-from goldens_folder import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY))
 from stts_jax.parallel.mesh import batch_sharding, replicated
