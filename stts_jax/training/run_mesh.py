@@ -122,12 +122,12 @@ def _require_even_widths(config: Config, tensor: int) -> None:
 
 
 def _require_even_tokens(config: Config, context: int) -> None:
-    missing = -row_budget(config.model, config.data).tokens % context
+    tokens = row_budget(config.model, config.data).tokens
+    missing = -tokens % context
     if missing:
         raise ConfigError(
-            f"train.mesh.context is {context}, which can't share the "
-            f"{row_budget(config.model, config.data).tokens} tokens of a row evenly; set "
-            f"data.row_text_tokens={config.data.row_text_tokens + missing}"
+            f"train.mesh.context is {context}, which can't share the {tokens} tokens of a row "
+            f"evenly; set data.row_text_tokens={config.data.row_text_tokens + missing}"
         )
 
 
