@@ -16,7 +16,7 @@ import pytest
 from goldens_folder import REPOSITORY
 from quick_compile import QUICK_COMPILE
 
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *QUICK_COMPILE])
+os.environ["XLA_FLAGS"] = " ".join([*QUICK_COMPILE, os.environ.get("XLA_FLAGS", "")])
 # Before any backend starts. Several devices, so that sharding is tested where there is one CPU.
 jax.config.update("jax_platforms", os.environ.get("STTS_TEST_PLATFORM", "cpu"))
 jax.config.update("jax_num_cpu_devices", 8)
