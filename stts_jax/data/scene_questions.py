@@ -25,8 +25,6 @@ from stts_jax.data.scenes import (
 
 PLACES = ("left", "centre", "right")
 OPTIONS = 4
-# Asked of so many of the videos that they could be asked of: what a tiny model learns slowly.
-RARE = {"when": 0.5, "order": 0.5, "brief_where": 0.5}
 
 
 @dataclass(frozen=True)
@@ -43,10 +41,9 @@ def ask(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> list[Sce
     """Questions about `scene`, at most `config.questions`, in random order."""
     found = [make(scene, rng, config) for make in _MAKERS.values()]
     asked = [
-        SceneQuestion(text, answer, name)
+        SceneQuestion(*item, name)
         for name, item in zip(_MAKERS, found, strict=True)
-        if item is not None and (name not in RARE or rng.random() < RARE[name])
-        for text, answer in [item]
+        if item is not None
     ]
     chosen = rng.permutation(len(asked))[: config.questions]
     return [_with_options(asked[i], scene, rng, config) for i in chosen]

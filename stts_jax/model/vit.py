@@ -39,7 +39,7 @@ class VitBlock(nnx.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
-POSITION_DEVIATION = 0.5
+POSITION_DEVIATION = 1.0
 
 
 def sine_positions(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype) -> jax.Array:
