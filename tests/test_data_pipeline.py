@@ -11,6 +11,7 @@ import pytest
 
 from stts_jax.budget import batch_arrays, video_budget
 from stts_jax.config import ConfigError, load_config
+from stts_jax.data import synthetic
 from stts_jax.data.bad_examples import BadExamplesError
 from stts_jax.data.evaluation_batches import (
     PromptBatches,
@@ -57,11 +58,16 @@ def lines(path):
 # --------------------------------------------------------------------------- the procedural set
 
 
-def test_the_set_is_the_same_for_a_seed_and_another_for_another(folder, tmp_path):
+@pytest.mark.parametrize("many", [VIDEOS, VIDEOS + 1], ids=["processes", "one process"])
+def test_the_set_is_the_same_for_a_seed(many, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic, "MANY_VIDEOS", many)
     again = ensure_synthetic(tmp_path / "a", videos=VIDEOS, seed=1, progress=False)
     files = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
     assert len(files) == VIDEOS * (1 + PICTURES_PER_VIDEO) + 6
     assert all((folder / f).read_bytes() == (again / f).read_bytes() for f in files)
+
+
+def test_the_set_is_another_for_another_seed(folder, tmp_path):
     other = ensure_synthetic(tmp_path / "b", videos=VIDEOS, seed=2, progress=False)
     assert (other / "train.jsonl").read_bytes() != (folder / "train.jsonl").read_bytes()
 

@@ -12,10 +12,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import multiprocessing
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +38,7 @@ HELD_OUT_SHARE = 0.1
 STAMP = "synthetic.json"
 PICTURES = "pictures"
 PICTURES_PER_VIDEO = 2
+MANY_VIDEOS = 500
 # Nearly lossless and 4:4:4, so that the colours of small shapes survive.
 CODEC_OPTIONS = {"crf": "6", "preset": "ultrafast", "threads": "1", "bf": "0"}
 
@@ -129,41 +135,62 @@ def _is_made(folder: Path, stamp: dict[str, Any]) -> bool:
 
 def _write(folder: Path, videos: int, seed: int, config: SceneConfig, progress: bool) -> None:
     pictures = PICTURES_PER_VIDEO * videos
-    with (
-        tqdm(
-            total=videos + pictures, desc="videos", unit="video", disable=None if progress else True
-        ) as bar,
-        (folder / "scenes.jsonl").open("w") as scenes,
-    ):
-        index = 0
+    bar = tqdm(
+        total=videos + pictures, desc="videos", unit="video", disable=None if progress else True
+    )
+    with bar, _mapping(videos) as each, (folder / "scenes.jsonl").open("w") as scenes:
+        start = 0
         for split, size in split_sizes(videos).items():
             (folder / split).mkdir()
+            make = partial(_make_video, folder, split, seed, config)
             with (folder / f"{split}.jsonl").open("w") as lines:
-                for _ in range(size):
-                    name = f"{split}/{index:06d}.mp4"
-                    scene, questions = plan_video(index, seed, config)
-                    write_video(folder / name, render(scene, config), config.fps)
-                    lines.writelines(map(_line, [name] * len(questions), questions))
-                    actors = [dataclasses.asdict(actor) for actor in scene.actors]
-                    scenes.write(json.dumps({"video": name, "actors": actors}) + "\n")
-                    index += 1
+                for questions, scene in each(make, range(start, start + size)):
+                    lines.write(questions)
+                    scenes.write(scene)
                     bar.update()
-        _write_pictures(folder, pictures, seed, config, bar)
+            start += size
+        (folder / PICTURES).mkdir()
+        make = partial(_make_picture, folder, seed, config)
+        with (folder / f"{PICTURES}.jsonl").open("w") as lines:
+            for questions in each(make, range(pictures)):
+                lines.write(questions)
+                bar.update()
 
 
-def _write_pictures(folder: Path, count: int, seed: int, config: SceneConfig, bar: tqdm) -> None:
-    """Videos of one frame: what a small model learns to see from before it learns time."""
-    (folder / PICTURES).mkdir()
+@contextmanager
+def _mapping(videos: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """Python's `map`, or that of a process for each core where starting them pays."""
+    if videos < MANY_VIDEOS:
+        yield map
+        return
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield partial(pool.map, chunksize=32)
+
+
+def _make_video(
+    folder: Path, split: str, seed: int, config: SceneConfig, index: int
+) -> tuple[str, str]:
+    """Write a video; the lines of its questions, and its line of the scenes."""
+    name = f"{split}/{index:06d}.mp4"
+    scene, questions = plan_video(index, seed, config)
+    write_video(folder / name, render(scene, config), config.fps)
+    actors = [dataclasses.asdict(actor) for actor in scene.actors]
+    return _lines(name, questions), json.dumps({"video": name, "actors": actors}) + "\n"
+
+
+def _make_picture(folder: Path, seed: int, config: SceneConfig, index: int) -> str:
+    """Write a video of one frame, to learn to see from before learning time; its questions."""
+    name = f"{PICTURES}/{index:06d}.mp4"
+    rng = np.random.default_rng((seed, index, 1))
+    scene = plan_picture(rng, config)
+    questions = ask_picture(scene, rng, config)
     one_frame = dataclasses.replace(config, seconds=1 / config.fps)
-    with (folder / f"{PICTURES}.jsonl").open("w") as lines:
-        for index in range(count):
-            name = f"{PICTURES}/{index:06d}.mp4"
-            rng = np.random.default_rng((seed, index, 1))
-            scene = plan_picture(rng, config)
-            questions = ask_picture(scene, rng, config)
-            write_video(folder / name, render(scene, one_frame), config.fps)
-            lines.writelines(map(_line, [name] * len(questions), questions))
-            bar.update()
+    write_video(folder / name, render(scene, one_frame), config.fps)
+    return _lines(name, questions)
+
+
+def _lines(video: str, questions: Sequence[SceneQuestion]) -> str:
+    return "".join(_line(video, question) for question in questions)
 
 
 def _line(video: str, question: SceneQuestion) -> str:
