@@ -17,6 +17,7 @@ from reference_cases import worst
 
 from stts_jax.data.rows import pack_row
 from stts_jax.model import generation
+from stts_jax.model import llm as llm_module
 from stts_jax.model.generation import Sampling, generate, sample
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import make_mesh, parameter_shardings
@@ -88,9 +89,13 @@ def test_every_token_is_the_one_a_full_forward_pass_would_choose(seed):
     assert len(np.unique(said)) > 4
 
 
+@pytest.mark.parametrize("blocks", ["scanned", "apart"])
 @pytest.mark.parametrize("form", ["qwen3", "olmo3"])
-def test_cached_steps_give_the_hidden_states_of_a_full_forward_pass(form, report_error):
+def test_cached_steps_give_the_hidden_states_of_a_full_forward_pass(
+    form, blocks, report_error, monkeypatch
+):
     """Teacher forcing, in the LLM alone, with room in the cache that stays unused."""
+    monkeypatch.setattr(llm_module, "_LEAST_BYTES_APART", 0)
     olmo = {"llm__norm_position": "post", "llm__qk_norm": "full", "llm__kv_heads": 4}
     config = small(**(olmo if form == "olmo3" else {})).llm
     length, prompt, capacity = 12, 7, 16
@@ -106,10 +111,12 @@ def test_cached_steps_give_the_hidden_states_of_a_full_forward_pass(form, report
             x[:, :prompt], positions[:, :prompt], causal[:, :prompt, :prompt], capacity
         )
         steps = [hidden]
+        apart = llm.blocks_apart() if blocks == "apart" else ()
+        assert blocks == "scanned" or apart
         for place in range(prompt, length):
             now = slice(place, place + 1)
             hidden, cache = llm.step(
-                x[:, now], positions[:, now], causal[:, now], cache, jnp.int32(place)
+                x[:, now], positions[:, now], causal[:, now], cache, jnp.int32(place), apart
             )
             steps.append(hidden)
         return full, jnp.concatenate(steps, axis=1)
@@ -118,6 +125,19 @@ def test_cached_steps_give_the_hidden_states_of_a_full_forward_pass(form, report
     error = worst(cached, full)
     report_error("hidden states", error, HIDDEN)
     assert error <= HIDDEN
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "count"), [(0, 0, SMALL.llm.layers), (1, 9, 0), (-9, -1, 0)]
+)
+def test_blocks_lie_apart_where_that_pays_and_a_second_copy_is_small(
+    monkeypatch, least, most, count
+):
+    llm = jax.eval_shape(lambda: VideoLanguageModel(SMALL, key=KEY)).llm
+    size = sum(4 * leaf.size for leaf in jax.tree.leaves(llm.blocks))
+    monkeypatch.setattr(llm_module, "_LEAST_BYTES_APART", size + least)
+    monkeypatch.setattr(llm_module, "_MOST_BYTES_APART", size + most)
+    assert len(jax.eval_shape(lambda llm: llm.blocks_apart(), llm)) == count
 
 
 def test_the_cache_holds_only_what_the_prune_left():

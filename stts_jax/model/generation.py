@@ -6,6 +6,7 @@ stays in the cache and is never looked at.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +16,7 @@ from jax.sharding import Mesh
 
 from stts_jax.budget import Budget
 from stts_jax.layers.attention_mask import TokenTable, attention_mask
-from stts_jax.model.llm import KeyValueCache
+from stts_jax.model.llm import KeyValueCache, LlmBlock
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import mesh_of, on_mesh
 
@@ -118,6 +119,7 @@ def _answers(
     state = prefill(model, batch, budget, max_new_tokens, end_token, sampling, key)
     answers = jnp.full((state.next_token.shape[0], max_new_tokens), end_token, jnp.int32)
     answers = answers.at[:, 0].set(state.next_token)
+    blocks = model.llm.blocks_apart()
 
     def unfinished(carry: tuple[jax.Array, jax.Array, DecodingState]) -> jax.Array:
         count, _, state = carry
@@ -127,7 +129,7 @@ def _answers(
         carry: tuple[jax.Array, jax.Array, DecodingState],
     ) -> tuple[jax.Array, jax.Array, DecodingState]:
         count, answers, state = carry
-        state = decode_step(model, state, end_token, sampling)
+        state = decode_step(model, state, end_token, sampling, blocks)
         return count + 1, answers.at[:, count].set(state.next_token), state
 
     return jax.lax.while_loop(unfinished, step, (jnp.int32(1), answers, state))[1]
@@ -190,9 +192,15 @@ def _room_for_answers(prompt: TokenTable, last: jax.Array, count: int) -> TokenT
 
 
 def decode_step(
-    model: VideoLanguageModel, state: DecodingState, end_token: int, sampling: Sampling
+    model: VideoLanguageModel,
+    state: DecodingState,
+    end_token: int,
+    sampling: Sampling,
+    blocks: Sequence[LlmBlock] = (),
 ) -> DecodingState:
     """Choose one more token of every answer; the arguments are those of `generate`.
+
+    `blocks` are those of `LanguageModel.blocks_apart`, made before the first step.
 
     The cache is written in place where the caller gives the state up (`donate_argnums`).
     """
@@ -201,7 +209,9 @@ def decode_step(
     )
     mask = attention_mask(query, state.tokens, model.config.llm.bidirectional)
     x = model.llm.embed(state.next_token[:, None], model.dtype)
-    hidden, cache = model.llm.step(x, state.position[:, None], mask, state.cache, state.place)
+    hidden, cache = model.llm.step(
+        x, state.position[:, None], mask, state.cache, state.place, blocks
+    )
     sample_key, later = jax.random.split(state.key)
     token = sample(model.llm.logits(hidden[:, 0]), sampling, sample_key)
     token = jnp.where(state.finished, end_token, token)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,11 @@ from stts_jax.layers.mlp import SwiGluMlp
 from stts_jax.layers.norms import RmsNorm
 from stts_jax.layers.rotary import rotary_tables, rotate
 from stts_jax.parallel.mesh import share_places
-from stts_jax.parallel.parameters import parameter, stack, truncated_normal
+from stts_jax.parallel.parameters import parameter, stack, truncated_normal, unstack
 
+# Parameters that decoding on a CPU holds a second time: with fewer a step is not quicker, only its
+# compilation slower; of more a second copy may find no room.
+_LEAST_BYTES_APART, _MOST_BYTES_APART = 2**24, 2**31
 # Maps (q, k, v) to the attended values and whatever is to be kept of this layer.
 AttendAndKeep = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 Rotate = Callable[[jax.Array], jax.Array]
@@ -193,6 +196,7 @@ class LanguageModel(nnx.Module):
         mask: Mask,
         cache: KeyValueCache,
         place: jax.Array,
+        blocks: Sequence[LlmBlock] = (),
     ) -> tuple[jax.Array, KeyValueCache]:
         """One token of each row, against the cache.
 
@@ -202,9 +206,9 @@ class LanguageModel(nnx.Module):
           mask: which of the (B, C) places of the cache it may look at, its own included.
           cache: of C places.
           place: () int, where in the cache the new token goes.
+          blocks: those of `blocks_apart`, if there are any; the same numbers, sooner.
         """
         frequencies, magnitudes = (jnp.asarray(t) for t in rotary_tables(self.config))
-        layers = jnp.arange(self.config.layers)
 
         # The cache is carried and written in place, one token of one layer at a time. Handed out
         # layer by layer and stacked again it would be there twice.
@@ -226,9 +230,26 @@ class LanguageModel(nnx.Module):
             )
             return (share_places(x), cache), None
 
-        per_layer = (self.blocks, frequencies, magnitudes, layers)
-        (x, cache), _ = jax.lax.scan(body, (x, cache), per_layer)
+        carry = (x, cache)
+        for layer, block in enumerate(blocks):
+            carry, _ = body(carry, (block, frequencies[layer], magnitudes[layer], layer))
+        if not blocks:
+            layers = jnp.arange(self.config.layers)
+            carry, _ = jax.lax.scan(body, carry, (self.blocks, frequencies, magnitudes, layers))
+        x, cache = carry
         return self.final_norm(x), cache
+
+    def blocks_apart(self) -> tuple[LlmBlock, ...]:
+        """Blocks with parameters of their own, for many a `step`; none where they are no gain.
+
+        On a CPU a scan copies each layer's parameters out of the stack before it multiplies one
+        token with them, which is most of a step. Elsewhere products read the stack itself. What is
+        copied here is there twice, so it is not for large models.
+        """
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.blocks))
+        if jax.default_backend() == "cpu" and _LEAST_BYTES_APART <= size <= _MOST_BYTES_APART:
+            return unstack(self.blocks, self.config.layers)
+        return ()
 
     def _run(
         self,

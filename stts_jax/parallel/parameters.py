@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import jax
@@ -45,6 +46,11 @@ def stack(make: Callable[[jax.Array], M], key: jax.Array, count: int) -> M:
     The leading axis is for `lax.scan`; it has no logical axis and is never sharded.
     """
     return jax.vmap(make)(jax.random.split(key, count))
+
+
+def unstack(stacked: M, count: int) -> tuple[M, ...]:
+    """The `count` modules of a stack, each with a copy of its parameters."""
+    return tuple(jax.tree.map(itemgetter(layer), stacked) for layer in range(count))
 
 
 def count_parameters(module: Any) -> int:
