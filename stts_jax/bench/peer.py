@@ -144,12 +144,19 @@ def race_with_peer(
         programs["peer"] = getattr(peer, part)
         programs["peer"]()
         times |= {(part, who): own for who, own in race(programs, rounds).items()}
-    decoding = Decoding(model, budget, batch, tokens)
+    decoding = {0.0: Decoding(model, budget, batch, tokens).run, "peer": peer.decode}
     peer.decode(2)
-    # What the first token costs is taken away, so that only steps are left.
-    for who, run in (("ours", decoding.run), ("peer", peer.decode)):
-        both = race({"long": lambda run=run: run(tokens), "short": lambda run=run: run(1)}, rounds)
-        times["decode", 0.0 if who == "ours" else who] = both["long"].minus(both["short"])
+    both = race(
+        {
+            (who, count): lambda run=run, count=count: run(count)
+            for who, run in decoding.items()
+            for count in (1, tokens)
+        },
+        rounds,
+    )
+    for who in decoding:
+        # What the first token costs is taken away, so that only steps are left.
+        times["decode", who] = both[who, tokens].minus(both[who, 1])
     return peer_rows(times)
 
 
