@@ -50,6 +50,8 @@ def bench_config(ratio: float) -> Config:
             mlp_width=2432,
         ),
         compute_dtype="float32",
+        # There is room for the activations, and the peer doesn't make them again either.
+        remat="none",
     )
     return Config(name=f"bench_{round(100 * ratio)}", model=model, train=TrainConfig())
 
