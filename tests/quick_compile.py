@@ -9,3 +9,5 @@ QUICK_COMPILE = (
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
 )
+# For `Lowered.compile` where the code itself is looked at, or its last bit.
+AS_IN_A_RUN = {"xla_cpu_use_fusion_emitters": True}

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from quick_compile import AS_IN_A_RUN
 from training_cases import (
     KEY,
     FakeBatches,
@@ -86,7 +87,7 @@ def spiky_state(mean):
 def step_as_in_a_run(state, *overrides):
     """Compiled as outside of tests: code that the tests' flags make differs in the last bit."""
     lowered = train_step(*overrides).lower(state, batch_for(small_config(), 0), KEY)
-    return lowered.compile({"xla_cpu_use_fusion_emitters": True})
+    return lowered.compile(AS_IN_A_RUN)
 
 
 def test_without_a_spike_the_option_changes_no_bit():

@@ -51,9 +51,8 @@ class SceneConfig:
       cell: side of the square that a shape is centred in.
       hops: a moving shape goes that many cells, each in one go and at another time.
       contrast: of the background's texture.
-      light: levels of grey on top, from left to right, as if light came from the right. A model
-        this small learns places from its table of positions with one seed in two only; with a
-        trace of them in the pixels it learns where as soon as it learns which colour.
+      light: levels of grey on top, from left to right, as if light came from the right: a trace
+        of places in the pixels, beside the table of positions.
       two_brief: share of the scenes with two brief shapes instead of one.
       multiple_choice: share of questions with options.
       questions: per video, at most.

@@ -243,8 +243,8 @@ class LanguageModel(nnx.Module):
         """Blocks with parameters of their own, for many a `step`; none where they are no gain.
 
         On a CPU a scan copies each layer's parameters out of the stack before it multiplies one
-        token with them, which is most of a step. Elsewhere products read the stack itself. What is
-        copied here is there twice, so it is not for large models.
+        token with them (docs/performance.md). What is copied here is there twice, so it is not for
+        large models.
         """
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.blocks))
         if jax.default_backend() == "cpu" and _LEAST_BYTES_APART <= size <= _MOST_BYTES_APART:

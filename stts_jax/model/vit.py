@@ -60,7 +60,8 @@ def sine_positions(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype) -> ja
     angles = [place[:, None] * frequencies for place in (columns, rows)]
     table = np.concatenate([f(angle) for angle in angles for f in (np.sin, np.cos)], axis=1)
     # What all patches share tells no place; the rest must neither drown in what patches look like
-    # nor drown it.
+    # nor drown it. With half of this deviation some models of the demo learn places of a picture
+    # from the order of its tokens, which tells them nothing in a video.
     table = table - table.mean(0)
     table = POSITION_DEVIATION * table / np.maximum(table.std(0), 1e-3)
     return jnp.asarray(np.pad(table, ((0, 0), (0, width - table.shape[1]))), dtype)
