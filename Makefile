@@ -16,8 +16,9 @@ BENCH_FLAGS := $(if $(FRAMES),--frames $(FRAMES)) $(if $(ROUNDS),--rounds $(ROUN
     $(if $(PEER),--peer) $(if $(DECODE),--decode)
 DEMO_FLAGS := $(if $(SHORT),--short) $(if $(LONG),--long) $(if $(SEED),--seed $(SEED))
 # Files are shared out between processes: what a file compiles, its tests share. WORKERS=0: none.
+# tests/conftest.py puts them in order, the long ones first, so that no process idles at the end.
 WORKERS ?= 2
-PYTEST := .venv/bin/python -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := .venv/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 PARITY_TESTS := $(shell grep -ls "mark\.parity_torch" tests/test_*.py)
 
 .DEFAULT_GOAL := help

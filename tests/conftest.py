@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +87,12 @@ _SENT = "worst_errors"
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_WORST] = WorstErrors()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with few tests come first: theirs are the long ones, that compile and train."""
+    counts = Counter(item.path for item in items)
+    items.sort(key=lambda item: (counts[item.path], item.path))
 
 
 @pytest.hookimpl(optionalhook=True)
