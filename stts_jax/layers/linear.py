@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.nnx import initializers
 
+from stts_jax.parallel.mesh import on_one_device
 from stts_jax.parallel.parameters import Initializer, parameter, truncated_normal
 
 
@@ -34,5 +35,8 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(..., inputs) -> (..., outputs)."""
-        y = jnp.dot(x, self.kernel[...].astype(x.dtype))
+        # The gradient of the kernel takes a transposed operand, which XLA copies on a CPU if it has
+        # leading dimensions. Merging them where several devices hold parts would move those.
+        rows = x.reshape(-1, x.shape[-1]) if on_one_device() else x
+        y = jnp.dot(rows, self.kernel[...].astype(x.dtype)).reshape(*x.shape[:-1], -1)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)

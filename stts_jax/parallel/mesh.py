@@ -64,6 +64,12 @@ def make_mesh(
     return jax.make_mesh(sizes, MESH_AXES, axis_types=automatic, devices=devices)
 
 
+def on_one_device() -> bool:
+    """Whether what is traced runs on one device alone, as no mesh of several is set around it."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.empty or bool(mesh.manual_axes) or mesh.size == 1
+
+
 def partition_spec(
     logical_axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh, name: str = "a parameter"
 ) -> PartitionSpec:

@@ -5,6 +5,8 @@ All arrays may have the same leading dimensions, such as rows and heads.
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -30,6 +32,10 @@ def block_forward(
       (..., m, d) in the dtype of `value`, 0 for a query that may look nowhere, and the float32
       logarithm of each softmax's denominator, (..., m).
     """
+    lead = query.shape[:-2]
+    if lead and math.prod(lead) == 1:
+        arrays = (_matrix(x) for x in (query, key, value, bias, mask))
+        return jax.tree.map(lambda x: x.reshape(*lead, *x.shape), block_forward(*arrays))
     query, rest = _scaled(query)
     scores = jnp.matmul(query, _transposed(key), preferred_element_type=jnp.float32)
     scores = _limited(scores, rest, bias, mask)
@@ -65,6 +71,11 @@ def block_backward(
       gradients of query (..., m, d), key and value (..., n, d), and of the scores' bias summed
       over the queries, (..., n); all float32.
     """
+    lead = query.shape[:-2]
+    if lead and math.prod(lead) == 1:
+        arrays = (_matrix(x) for x in (query, key, value, bias, mask, out))
+        results = block_backward(*arrays, log_total.reshape(-1), _matrix(gradient))
+        return jax.tree.map(lambda x: x.reshape(*lead, *x.shape), results)
     scale = query.shape[-1] ** -0.5
     query, rest = _scaled(query)
     gradient = gradient.astype(jnp.float32)
@@ -105,6 +116,11 @@ def _limited(
     if bias is not None:
         scores = scores + bias
     return scores if mask is None else jnp.where(mask, scores, FORBIDDEN)
+
+
+def _matrix(x: jax.Array | None) -> jax.Array | None:
+    """Without its leading dimensions, all 1: on a CPU, XLA copies transposed operands with any."""
+    return None if x is None else x.reshape(x.shape[-2:])
 
 
 def _transposed(x: jax.Array) -> jax.Array:

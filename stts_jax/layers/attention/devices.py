@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 import jax
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from stts_jax.parallel.mesh import BATCH_AXES, CONTEXT_AXIS, LOGICAL_AXES
+from stts_jax.parallel.mesh import BATCH_AXES, CONTEXT_AXIS, LOGICAL_AXES, on_one_device
 
 HEAD_AXIS = LOGICAL_AXES["heads"]
 
@@ -33,10 +33,9 @@ def on_own_rows(attend: Callable[[R], jax.Array], request: R) -> jax.Array:
     keys of their rows are sent. What these don't divide is whole on every device. Kernels need
     this: the compiler cannot cut them up.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.manual_axes or mesh.size == 1:
+    if on_one_device():
         return attend(request)
-    query = request.query
+    mesh, query = jax.sharding.get_abstract_mesh(), request.query
     rows = _dividing(BATCH_AXES, mesh, query.shape[0])
     heads = _dividing((HEAD_AXIS,), mesh, math.gcd(query.shape[-2], request.key.shape[-2]))
     places = _dividing((CONTEXT_AXIS,), mesh, query.shape[1])

@@ -1,0 +1,57 @@
+"""Layers as they are differentiated: what is kept, and what shape the products have.
+
+That they compute the right thing is in `test_parity_*`.
+"""
+
+import jax
+import numpy as np
+import pytest
+
+from stts_jax.layers.linear import Linear
+from stts_jax.parallel.mesh import make_mesh, on_one_device
+
+ROWS, LENGTH, WIDTH, HIDDEN = 2, 6, 4, 10
+
+
+def linear():
+    return Linear(WIDTH, HIDDEN, axes=("embed", "mlp"), key=jax.random.key(0))
+
+
+def inputs():
+    return jax.random.normal(jax.random.key(1), (ROWS, LENGTH, WIDTH))
+
+
+def product_ranks(jaxpr):
+    return [
+        max(v.aval.ndim for v in e.invars) for e in jaxpr.eqns if e.primitive.name == "dot_general"
+    ]
+
+
+def loss_gradient():
+    return jax.make_jaxpr(jax.grad(lambda layer, x: (layer(x) ** 2).sum()))
+
+
+def test_on_one_device_all_products_are_of_matrices():
+    assert set(product_ranks(loss_gradient()(linear(), inputs()))) == {2}
+
+
+def test_on_several_devices_no_rows_are_merged_with_what_lies_elsewhere():
+    mesh = make_mesh({"data": 4, "context": 2})
+    with jax.set_mesh(mesh):
+        assert set(product_ranks(loss_gradient()(linear(), inputs()))) == {3}
+
+
+@pytest.mark.parametrize(("shape", "alone"), [({"data": 8}, False), ({"data": 1}, True)])
+def test_a_mesh_of_one_device_is_one_device(shape, alone):
+    with jax.set_mesh(make_mesh(shape, jax.devices()[: shape["data"]])):
+        assert on_one_device() is alone
+
+
+def test_without_a_mesh_there_is_one_device():
+    assert on_one_device()
+
+
+def test_a_linear_layer_is_a_product_and_a_sum():
+    layer, x = linear(), inputs()
+    want = np.einsum("bli,io->blo", x, layer.kernel[...]) + layer.bias[...]
+    np.testing.assert_allclose(layer(x), want, atol=1e-6)
