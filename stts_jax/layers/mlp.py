@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 from flax import nnx
 
+from stts_jax.layers.again import again
 from stts_jax.layers.linear import Linear
 
 
@@ -18,7 +19,7 @@ class GeluMlp(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(..., width) -> (..., width)."""
-        return self.down(jax.nn.gelu(self.up(x), approximate=True))
+        return again(lambda x: self.down(jax.nn.gelu(x, approximate=True)))(self.up(x))
 
 
 class SwiGluMlp(nnx.Module):
@@ -32,4 +33,4 @@ class SwiGluMlp(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(..., inputs) -> (..., outputs)."""
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+        return again(lambda gate, up: self.down(jax.nn.silu(gate) * up))(self.gate(x), self.up(x))

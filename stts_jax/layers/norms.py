@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.nnx import initializers
 
+from stts_jax.layers.again import again
 from stts_jax.parallel.parameters import parameter
 
 
@@ -20,6 +21,9 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(..., width) -> (..., width)."""
+        return again(self._normed)(x)
+
+    def _normed(self, x: jax.Array) -> jax.Array:
         wide = x.astype(jnp.float32)
         centred = wide - wide.mean(-1, keepdims=True)
         variance = jnp.square(centred).mean(-1, keepdims=True)
@@ -36,6 +40,9 @@ class RmsNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(..., width) -> (..., width)."""
+        return again(self._normed)(x)
+
+    def _normed(self, x: jax.Array) -> jax.Array:
         wide = x.astype(jnp.float32)
         mean_square = jnp.square(wide).mean(-1, keepdims=True)
         normed = (wide * jax.lax.rsqrt(mean_square + self.epsilon)).astype(x.dtype)
