@@ -89,7 +89,7 @@ def test_every_token_is_the_one_a_full_forward_pass_would_choose(seed):
     assert len(np.unique(said)) > 4
 
 
-@pytest.mark.parametrize("blocks", ["scanned", "apart"])
+@pytest.mark.parametrize("blocks", ["scanned", "apart", "turned"])
 @pytest.mark.parametrize("form", ["qwen3", "olmo3"])
 def test_cached_steps_give_the_hidden_states_of_a_full_forward_pass(
     form, blocks, report_error, monkeypatch
@@ -111,7 +111,7 @@ def test_cached_steps_give_the_hidden_states_of_a_full_forward_pass(
             x[:, :prompt], positions[:, :prompt], causal[:, :prompt, :prompt], capacity
         )
         steps = [hidden]
-        apart = llm.blocks_apart() if blocks == "apart" else ()
+        apart = () if blocks == "scanned" else llm.blocks_apart(1 if blocks == "apart" else 2)
         assert blocks == "scanned" or apart
         for place in range(prompt, length):
             now = slice(place, place + 1)
@@ -137,7 +137,7 @@ def test_blocks_lie_apart_where_that_pays_and_a_second_copy_is_small(
     size = sum(4 * leaf.size for leaf in jax.tree.leaves(llm.blocks))
     monkeypatch.setattr(llm_module, "_LEAST_BYTES_APART", size + least)
     monkeypatch.setattr(llm_module, "_MOST_BYTES_APART", size + most)
-    assert len(jax.eval_shape(lambda llm: llm.blocks_apart(), llm)) == count
+    assert len(jax.eval_shape(lambda llm: llm.blocks_apart(1), llm)) == count
 
 
 def test_the_cache_holds_only_what_the_prune_left():

@@ -119,7 +119,7 @@ def _answers(
     state = prefill(model, batch, budget, max_new_tokens, end_token, sampling, key)
     answers = jnp.full((state.next_token.shape[0], max_new_tokens), end_token, jnp.int32)
     answers = answers.at[:, 0].set(state.next_token)
-    blocks = model.llm.blocks_apart()
+    blocks = model.llm.blocks_apart(rows=len(answers))
 
     def unfinished(carry: tuple[jax.Array, jax.Array, DecodingState]) -> jax.Array:
         count, _, state = carry

@@ -12,7 +12,7 @@ from flax import nnx
 
 from stts_jax.config import LlmConfig
 from stts_jax.layers.attention import Mask, attention
-from stts_jax.layers.linear import Linear
+from stts_jax.layers.linear import Linear, turned
 from stts_jax.layers.mlp import SwiGluMlp
 from stts_jax.layers.norms import RmsNorm
 from stts_jax.layers.rotary import rotary_tables, rotate
@@ -239,16 +239,20 @@ class LanguageModel(nnx.Module):
         x, cache = carry
         return self.final_norm(x), cache
 
-    def blocks_apart(self) -> tuple[LlmBlock, ...]:
+    def blocks_apart(self, rows: int) -> tuple[LlmBlock, ...]:
         """Blocks with parameters of their own, for many a `step`; none where they are no gain.
 
         On a CPU a scan copies each layer's parameters out of the stack before it multiplies one
         token with them (docs/performance.md). What is copied here is there twice, so it is not for
         large models.
+
+        Args:
+          rows: that a step has; kernels lie as is best for one, or for several.
         """
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.blocks))
         if jax.default_backend() == "cpu" and _LEAST_BYTES_APART <= size <= _MOST_BYTES_APART:
-            return unstack(self.blocks, self.config.layers)
+            blocks = unstack(self.blocks, self.config.layers)
+            return blocks if rows == 1 else tuple(turned(block) for block in blocks)
         return ()
 
     def _run(
