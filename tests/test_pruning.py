@@ -62,6 +62,9 @@ def _kept(scores, frames):
     return select(protect_first_frames(scores, frames), frames)
 
 
+_selected = jax.jit(select)
+
+
 def kept(config=HALF, counts=COUNTS, kinds=KINDS, scores=SCORES):
     return np.asarray(_kept(scores, table(config, counts, kinds)))
 
@@ -135,6 +138,20 @@ def test_of_equal_ratings_the_earlier_go_first():
     for span, k in ((slice(0, 3), 13), (slice(3, 7), 18)):
         expected = np.repeat([True, False, True], [P, k, (span.stop - span.start - 1) * P - k])
         assert (keep[0, span].ravel() == expected).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_goes_is_the_front_of_a_stable_sort(seed):
+    """Of any numbers: below 0, equal ones, zeros of both signs, infinite ones, none at all."""
+    drawn = np.array([-np.inf, -2.5, -1e-30, -0.0, 0.0, 1e-30, 0.5, 3.0, np.inf, np.nan])
+    scores = np.random.default_rng(seed).choice(drawn.astype(np.float32), SCORES.shape)
+    keep = np.asarray(_selected(scores, table()))
+    k = tokens_to_prune(COUNTS, KINDS, HALF, P)
+    for row, example, span in spans(COUNTS):
+        order = np.argsort(scores[row, span].ravel() + 0.0, kind="stable")
+        expected = np.ones(order.size, bool)
+        expected[order[: k[row, example]]] = False
+        assert (keep[row, span].ravel() == expected).all(), (row, example)
 
 
 def test_a_video_of_one_frame_loses_its_first_tokens():

@@ -164,13 +164,20 @@ def share_places(x: jax.Array) -> jax.Array:
       x: (B, places, ...); places are tokens, frames or bins, and stay whole where `context`
         doesn't divide their number.
     """
+    context = jax.sharding.get_abstract_mesh().shape.get(CONTEXT_AXIS, 1)
+    return _with_rows_shared(x, CONTEXT_AXIS if x.shape[1] % context == 0 else None)
+
+
+def share_rows(x: jax.Array) -> jax.Array:
+    """As `share_places`, but each row whole: for what looks at all of it again and again."""
+    return _with_rows_shared(x)
+
+
+def _with_rows_shared(x: jax.Array, *places: str | None) -> jax.Array:
     sizes = jax.sharding.get_abstract_mesh().shape
     if not sizes or x.shape[0] % math.prod(sizes[axis] for axis in BATCH_AXES):
         return x
-    even = x.shape[1] % sizes[CONTEXT_AXIS] == 0
-    return jax.lax.with_sharding_constraint(
-        x, PartitionSpec(BATCH_AXES, CONTEXT_AXIS if even else None)
-    )
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, *places))
 
 
 def require_even_rows(rows: int, mesh: Mesh) -> None:
