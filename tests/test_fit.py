@@ -221,7 +221,7 @@ def test_a_search_in_vain_says_what_to_do():
 def pretended_compiler(monkeypatch):
     """Three rows fit on a part of the batch, with nothing compiled."""
 
-    def pretend(setting):
+    def pretend(setting, _):
         memory = Memory({"temporaries": 30 * setting.rows_per_device}, 100, measured=True)
         return dataclasses.replace(small_report("train"), setting=setting, memory=memory)
 

@@ -16,7 +16,9 @@ os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
 from stts_jax.command_line import add_set_option, run
 from stts_jax.config import Config
+from stts_jax.fit.compiler import Compiler, compile_wholly
 from stts_jax.fit.memory import Memory
+from stts_jax.fit.plan import plan
 from stts_jax.fit.report import Report, analyse, as_dict, as_text
 from stts_jax.fit.search import find_mesh, mesh_shapes
 from stts_jax.fit.setting import Program, make_setting, parse_mesh, sized_config
@@ -28,7 +30,7 @@ examples:
   python -m stts_jax.fit --config molmo2_4b_stts_50 --topology h100:8 --mesh fsdp=8
   python -m stts_jax.fit --config molmo2_8b_stts_50 --topology v5p:2x2x2 --frames 384 --videos 1
   python -m stts_jax.fit --config molmo2_4b --topology v6e:2x4 --prefill --frames 384
-  python -m stts_jax.fit --config molmo2_4b_stts_50 --topology v6e:2x4 --search
+  python -m stts_jax.fit --config molmo2_4b_stts_50 --topology v6e:2x4 --search --plan
 
 Nothing is run, and no such hardware is needed: the program is compiled for it here, in minutes.
 Topologies: {EXAMPLES}. TPUs need the extra [tpu], h100 the extra [cuda].
@@ -64,6 +66,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--search", action="store_true", help="find the most rows per device, and a mesh for them"
     )
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="TPUs: stop before machine code is written, which takes most of the time",
+    )
     parser.add_argument("--output", type=Path, help="also write everything as JSON")
     add_set_option(parser)
     return parser.parse_args(arguments)
@@ -72,6 +79,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def program_of(options: argparse.Namespace) -> Program:
     """Which program the options name."""
     return "prefill" if options.prefill else "decode" if options.decode else "train"
+
+
+def compiler_of(options: argparse.Namespace) -> Compiler:
+    """How far to compile."""
+    return plan if options.plan else compile_wholly
 
 
 def search(options: argparse.Namespace, config: Config, topology: Topology) -> Report:
@@ -86,7 +98,7 @@ def search(options: argparse.Namespace, config: Config, topology: Topology) -> R
             shape=shape,
             rows_per_device=rows,
         )
-        report = analyse(setting)
+        report = analyse(setting, compiler_of(options))
         reports[str(shape), rows] = report
         verdict = "fits" if report.memory.fits else "does not fit"
         print(f"mesh {dict(shape)}, {rows} rows per device: {verdict}", flush=True)
@@ -117,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 shape=shape,
                 rows_per_device=options.rows_per_device,
             )
-            report = analyse(setting)
+            report = analyse(setting, compiler_of(options))
         print(as_text(report))
         if options.output:
             options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -37,10 +37,12 @@ class LoweredProgram:
     Attributes:
       lowered: of `jax.stages`.
       argument_bytes: of one device, by kind, as the arrays' own sizes.
+      output_bytes: likewise, of what takes no argument's place, but for a few numbers.
     """
 
     lowered: jax.stages.Lowered
     argument_bytes: dict[str, int]
+    output_bytes: int = 0
 
 
 def lower(setting: Setting) -> LoweredProgram:
@@ -86,6 +88,7 @@ def _prefill(setting: Setting) -> LoweredProgram:
     return LoweredProgram(
         jax.jit(prefill, out_shardings=shardings).lower(model, batch, key),
         {"parameters": bytes_per_device(model), "batch": bytes_per_device(batch)},
+        output_bytes=bytes_per_device(state),
     )
 
 

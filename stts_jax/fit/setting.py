@@ -128,6 +128,11 @@ def mesh_text(mesh: Mesh) -> str:
     return ",".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1) or "data=1"
 
 
+def parseable_mesh(mesh: Mesh) -> str:
+    """What `parse_mesh` makes the same mesh of."""
+    return ",".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+
+
 def parse_mesh(text: str) -> dict[str, int]:
     """`data=2,fsdp=128` -> sizes by axis.
 

@@ -27,6 +27,11 @@ class Row:
         return ["--config", self.config, "--topology", self.topology, *self.size, *self.more]
 
     @property
+    def is_for_gpus(self) -> bool:
+        """And not for TPUs."""
+        return self.topology.startswith("h100")
+
+    @property
     def key(self) -> str:
         """What tells it from other rows."""
         return " ".join(self.arguments)

@@ -83,6 +83,8 @@ def get_topology(name: str) -> Topology:
         _require("libtpu", "tpu", name)
         # Otherwise it looks for the machine it runs on at a server of Google's cloud.
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+        # Otherwise one process of a machine may have it, as if it held the machine's chips.
+        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
         try:
             found = topologies.get_topology_desc(
                 platform="tpu", topology_name=name, chip_config_name="default", num_slices=1

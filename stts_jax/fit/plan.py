@@ -1,0 +1,133 @@
+"""What a TPU's compiler has planned before it writes machine code, which takes most of its time.
+
+When it starts to write, it has optimised and partitioned the program and given every array its
+place: all that decides over memory and exchanges. Another process compiles; it is stopped as soon
+as it has noted down the program and said how much the arrays take together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from stts_jax.config import ConfigError
+from stts_jax.fit.compiler import Outcome
+from stts_jax.fit.hlo import Module, parse_module
+from stts_jax.fit.memory import Memory
+from stts_jax.fit.programs import LoweredProgram
+from stts_jax.fit.setting import Setting, parseable_mesh
+
+LOOK_SECONDS = 0.25
+_COMMAND = (sys.executable, "-m", "stts_jax.fit")
+# As the compiler (libtpu 0.0.42) says it; of several tries, the last counts.
+_PLANNED = re.compile(r"heap_simulator\S+ \S+ algorithm finished with size: (\d+)")
+_NOTES, _SAID, _REPORT = "*-TLP-hlo.txt", "said.txt", "report.json"
+
+
+def plan(setting: Setting, program: LoweredProgram) -> Outcome:
+    """Let a TPU's compiler plan a program.
+
+    Temporaries are what its arrays take together; the program itself and the padding of arguments,
+    which come on top, aren't known yet. A compiler that says nothing of its plan, as a later one
+    may, is let finish, and its report is taken.
+
+    Raises:
+      ConfigError: for devices other than TPUs.
+      RuntimeError: if the compiler ended with neither.
+    """
+    if setting.topology.chip.platform != "tpu":
+        raise ConfigError(
+            f"--plan is for TPUs, and '{setting.topology.name}' is none; leave it out"
+        )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with _compiling(setting, folder) as process:
+            ended = False
+            while (planned := _planned(folder)) is None and not ended:
+                ended = process.poll() is not None
+                time.sleep(LOOK_SECONDS)
+        if planned is None:
+            return _reported(folder)
+    temporaries, module = planned
+    return Outcome(_memory(setting, program, temporaries), module, planned=True)
+
+
+def _memory(setting: Setting, program: LoweredProgram, temporaries: int) -> Memory:
+    by_kind = {**program.argument_bytes, "temporaries": temporaries}
+    if program.output_bytes:
+        by_kind["outputs"] = program.output_bytes
+    return Memory(by_kind, setting.topology.chip.memory, measured=True)
+
+
+@contextmanager
+def _compiling(setting: Setting, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Another process that compiles the setting, with its notes in a folder; ended at the end."""
+    config = folder / "config.json"
+    config.write_text(json.dumps(dataclasses.asdict(setting.config)))
+    arguments = ["--config", str(config), "--topology", setting.topology.name]
+    arguments += ["--mesh", parseable_mesh(setting.mesh)]
+    arguments += ["--rows-per-device", str(setting.rows_per_device)]
+    arguments += ["--output", str(folder / _REPORT)]
+    arguments += [] if setting.program == "train" else [f"--{setting.program}"]
+    with (folder / _SAID).open("wb") as said:
+        process = subprocess.Popen(
+            [*_COMMAND, *arguments],
+            env=os.environ | _noting_down(folder),
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _noting_down(folder: Path) -> dict[str, str]:
+    """What lets the compiler say where it is, and write the program and no more to a folder."""
+    flags = (
+        os.environ.get("LIBTPU_INIT_ARGS", ""),
+        f"--xla_jf_dump_to={folder}",
+        "--xla_jf_dump_hlo_text=true",
+        "--xla_jf_dump_llo_text=false",
+        "--xla_jf_dump_llo_pass_label_regex=none",
+    )
+    return {
+        "LIBTPU_INIT_ARGS": " ".join(flags),
+        "TPU_MIN_LOG_LEVEL": "0",
+        "TPU_STDERR_LOG_LEVEL": "0",
+        "TPU_LOG_DIR": str(folder / "logs"),
+    }
+
+
+def _planned(folder: Path) -> tuple[int, Module] | None:
+    """Bytes of the arrays and the program, once both are noted as a whole."""
+    notes = next(folder.glob(_NOTES), None)
+    text = notes.read_text() if notes else ""
+    # Its last computation is the program's own.
+    if "\nENTRY " not in text or not text.rstrip().endswith("}"):
+        return None
+    sizes = _PLANNED.findall((folder / _SAID).read_text(errors="replace"))
+    return (int(sizes[-1]), parse_module(text)) if sizes else None
+
+
+def _reported(folder: Path) -> Outcome:
+    """Of a compiler that ended without a plan: of its refusal, mostly."""
+    report = folder / _REPORT
+    if not report.exists():
+        said = (folder / _SAID).read_text(errors="replace").strip().splitlines()
+        raise RuntimeError(f"the compiler made no plan; it said last: {(said or ['nothing'])[-1]}")
+    found = json.loads(report.read_text())
+    memory = found["memory"]
+    totals = {"total", "left", "limit", "measured"}
+    by_kind = {kind: size for kind, size in memory.items() if kind not in totals}
+    return Outcome(Memory(by_kind, memory["limit"], memory["measured"]), None, found["refusal"])
