@@ -1,5 +1,7 @@
 """Mesh and placement; `test_training_meshes` shows that meshes compute what one device computes."""
 
+from dataclasses import dataclass
+
 import jax
 import numpy as np
 import pytest
@@ -39,6 +41,37 @@ def test_a_mesh_that_cannot_be_made_is_refused():
         make_mesh({"data": 3, "fsdp": 2})
     with pytest.raises(ConfigError, match="mesh axis 'model' is unknown"):
         make_mesh({"model": 8})
+
+
+@dataclass(frozen=True)
+class Chip:
+    """Stands for a device of one of several slices, which this machine has none of."""
+
+    id: int
+    slice_index: int
+    platform: str = "cpu"
+    device_kind: str = "cpu"
+    process_index: int = 0
+
+
+SLICES = [Chip(n, n // 4) for n in range(8)]
+
+
+@pytest.mark.parametrize("shape", [{"data": 2, "fsdp": 4}, {"data": 4, "tensor": 2}])
+def test_slices_are_joined_along_data(shape):
+    mesh = make_mesh(shape, SLICES[::-1])
+    halves = mesh.devices.reshape(2, 4)
+    assert [{chip.slice_index for chip in half} for half in halves] == [{0}, {1}]
+
+
+def test_where_data_cannot_join_slices_fsdp_does():
+    chips = make_mesh({"fsdp": 4, "tensor": 2}, SLICES).devices[0, :, :, 0]
+    assert all(len({chip.slice_index for chip in pair}) == 1 for pair in chips)
+
+
+def test_a_mesh_that_no_axis_joins_is_refused():
+    with pytest.raises(ConfigError, match=r"can't lie on 2 slices.*make data .* a multiple of 2"):
+        make_mesh({"tensor": 8}, SLICES)
 
 
 def test_every_parameter_has_a_place():

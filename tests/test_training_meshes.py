@@ -206,6 +206,12 @@ def test_the_mesh_is_as_said_or_chosen_by_memory(overrides, devices, memory, exp
     assert (shape["data"], shape["fsdp"], shape["tensor"]) == expected
 
 
+@pytest.mark.parametrize(("slices", "expected"), [(1, (2, 8)), (2, (2, 8)), (4, (4, 4))])
+def test_parameters_are_cut_up_within_a_slice(slices, expected):
+    shape = mesh_shape(small_config(), 16, 10**5, slices)
+    assert (shape["data"], shape["fsdp"]) == expected
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -23,6 +23,7 @@ from stts_jax.fit.report import Report, analyse, as_dict, as_text
 from stts_jax.fit.search import find_mesh, mesh_shapes
 from stts_jax.fit.setting import Program, make_setting, parse_mesh, sized_config
 from stts_jax.fit.topologies import EXAMPLES, Topology, get_topology
+from stts_jax.parallel.mesh import slices_of
 
 EPILOG = f"""\
 examples:
@@ -105,7 +106,9 @@ def search(options: argparse.Namespace, config: Config, topology: Topology) -> R
         return report.memory
 
     shapes = [parse_mesh(options.mesh)] if options.mesh else None
-    shape, rows = find_mesh(shapes or mesh_shapes(config, len(topology.devices)), memory_on)
+    devices = topology.devices
+    shapes = shapes or mesh_shapes(config, len(devices), slices_of(devices))
+    shape, rows = find_mesh(shapes, memory_on)
     return reports[str(shape), rows]
 
 

@@ -13,16 +13,16 @@ MOST_ROWS = 256
 Try = Callable[[int], Memory]
 
 
-def mesh_shapes(config: Config, devices: int) -> list[dict[str, int]]:
+def mesh_shapes(config: Config, devices: int, slices: int = 1) -> list[dict[str, int]]:
     """Meshes to try, in order: ever more `tensor`, as little as will do.
 
-    `tensor` must divide the devices and the heads of keys, and `fsdp` takes what it can of the
-    rest.
+    `tensor` must divide the devices of a slice and the heads of keys, and `fsdp` takes what it can
+    of the rest of a slice.
     """
     shapes: list[dict[str, int]] = []
-    tensor = 1
-    while devices % tensor == 0 and config.model.llm.kv_heads % tensor == 0:
-        fsdp = even_fsdp(config, devices // tensor)
+    tensor, together = 1, devices // slices
+    while together % tensor == 0 and config.model.llm.kv_heads % tensor == 0:
+        fsdp = even_fsdp(config, together // tensor)
         shape = {"data": devices // tensor // fsdp, "fsdp": fsdp}
         shapes.append(shape | ({"tensor": tensor} if tensor > 1 else {}))
         tensor *= 2

@@ -15,8 +15,8 @@ from jax.experimental import topologies
 from stts_jax.config import ConfigError
 from stts_jax.fit.hardware import CHIPS, Chip
 
-EXAMPLES = "v5e:4x4, v5e:16x16, v5p:2x2x2, v6e:2x4, v6e:16x16, h100:8"
-_NAME = re.compile(r"(v5e|v6e):\d+x\d+|v5p:\d+x\d+x\d+|h100:\d+")
+EXAMPLES = "v5e:4x4, v5e:16x16, v5p:2x2x2, v6e:2x4, v6e:16x16, 2*v6e:16x16 (two slices), h100:8"
+_NAME = re.compile(r"(?:(\d+)\*)?((?:v5e|v6e):\d+x\d+|v5p:\d+x\d+x\d+)|h100:\d+")
 
 # An H100 80GB HBM3 in the compiler's own terms; there is no device to ask.
 _H100 = """
@@ -68,7 +68,8 @@ def get_topology(name: str) -> Topology:
     Raises:
       ConfigError: for a name that nothing answers to, or where the compiler isn't installed.
     """
-    if not _NAME.fullmatch(name):
+    matched = _NAME.fullmatch(name)
+    if not matched:
         raise ConfigError(f"topology '{name}' is unknown; write chip and shape: {EXAMPLES}")
     kind, _, shape = name.partition(":")
     if kind == "h100":
@@ -87,7 +88,10 @@ def get_topology(name: str) -> Topology:
         os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
         try:
             found = topologies.get_topology_desc(
-                platform="tpu", topology_name=name, chip_config_name="default", num_slices=1
+                platform="tpu",
+                topology_name=matched[2],
+                chip_config_name="default",
+                num_slices=int(matched[1] or 1),
             )
         except (RuntimeError, ValueError, NotImplementedError) as error:
             raise ConfigError(

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from flax import nnx
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from stts_jax.config import ConfigError
@@ -46,7 +47,8 @@ def make_mesh(
       devices: those to use, by default all.
 
     Raises:
-      ConfigError: for an unknown axis, or where the shape doesn't take up all devices.
+      ConfigError: for an unknown axis, or where the shape doesn't take up all devices, or can't
+        lie on their slices.
     """
     devices = jax.devices() if devices is None else list(devices)
     shape = {"data": len(devices)} if shape is None else shape
@@ -59,9 +61,36 @@ def make_mesh(
             f"a mesh of {dict(shape)} takes {math.prod(sizes)} devices but there are "
             f"{len(devices)}; make the product of its axes {len(devices)}"
         )
-    # `jax.make_mesh` would make explicit axes, which type-check the sharding of every operation.
+    # Explicit axes would type-check the sharding of every operation.
     automatic = (AxisType.Auto,) * len(sizes)
-    return jax.make_mesh(sizes, MESH_AXES, axis_types=automatic, devices=devices)
+    return Mesh(_arranged(sizes, devices), MESH_AXES, axis_types=automatic)
+
+
+def slices_of(devices: Sequence[jax.Device]) -> int:
+    """How many groups the devices fall into that only a network joins: TPU slices, GPU hosts."""
+    return len({getattr(device, "slice_index", 0) for device in devices})
+
+
+def _arranged(sizes: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
+    """Devices in the mesh's shape, so that neighbours along an axis are well joined.
+
+    Unlike `jax.make_mesh`, this cuts up a torus of any chip (128 of v6e:16x16, say), and takes
+    several slices, which are joined along `data`, or `fsdp` where `data` can't.
+    """
+    slices = slices_of(devices)
+    if slices == 1:
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    joining = [axis for axis in BATCH_AXES if sizes[MESH_AXES.index(axis)] % slices == 0]
+    if not joining:
+        raise ConfigError(
+            f"the mesh {dict(zip(MESH_AXES, sizes, strict=True))} can't lie on {slices} slices or "
+            f"hosts; make data (or else fsdp) a multiple of {slices}"
+        )
+    joined = tuple(slices if axis == joining[0] else 1 for axis in MESH_AXES)
+    within = tuple(size // count for size, count in zip(sizes, joined, strict=True))
+    return mesh_utils.create_hybrid_device_mesh(
+        within, joined, devices, allow_split_physical_axes=True
+    )
 
 
 def on_one_device() -> bool:

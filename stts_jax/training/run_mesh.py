@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from stts_jax.budget import row_budget
 from stts_jax.config import Config, ConfigError
 from stts_jax.model.video_language_model import VideoLanguageModel
-from stts_jax.parallel.mesh import make_mesh, require_even_rows
+from stts_jax.parallel.mesh import make_mesh, require_even_rows, slices_of
 from stts_jax.parallel.parameters import count_parameters
 
 # Float32 parameters, gradients and two moments.
@@ -34,20 +34,25 @@ def run_mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Mes
         tokens of a row.
     """
     devices = jax.devices() if devices is None else list(devices)
-    mesh = make_mesh(mesh_shape(config, len(devices), device_memory(devices[0])), devices)
+    memory, slices = device_memory(devices[0]), slices_of(devices)
+    mesh = make_mesh(mesh_shape(config, len(devices), memory, slices), devices)
     require_even_rows(config.data.batch_rows, mesh)
     _require_even_widths(config, mesh.shape["tensor"])
     _require_even_tokens(config, mesh.shape["context"])
     return mesh
 
 
-def mesh_shape(config: Config, devices: int, memory: int | None = None) -> dict[str, int]:
+def mesh_shape(
+    config: Config, devices: int, memory: int | None = None, slices: int = 1
+) -> dict[str, int]:
     """Devices along each axis.
 
     Args:
       config: of the run.
       devices: how many there are.
       memory: bytes of each of them, None where unknown.
+      slices: that they lie in; parameters are cut up within one, for the network between them is
+        slow.
 
     Raises:
       ConfigError: if `train.mesh` doesn't take up all devices.
@@ -64,7 +69,7 @@ def mesh_shape(config: Config, devices: int, memory: int | None = None) -> dict[
         )
     if len(open_axes) == 2:
         if _fills(config, memory, _BYTES_TO_TRAIN):
-            shape["fsdp"] = even_fsdp(config, devices // given)
+            shape["fsdp"] = even_fsdp(config, max(devices // slices // given, 1))
             given *= shape["fsdp"]
         open_axes = ["data"]
     for axis, size in shape.items():
