@@ -176,15 +176,23 @@ def worst_gradient(
     """Worst error of recorded gradients, and of the recorded norms of all.
 
     Relative to the largest entry of each, but to no less than 1e-4 of the largest norm: some
-    gradients are zero but for rounding (a bias on all keys changes no softmax).
+    gradients are zero but for rounding (a bias on all keys changes no softmax). A recorded norm
+    that float32 couldn't tell from zero beside the largest is held to be zero; so must ours be.
     """
     largest = max((norm for norm in norms.values() if norm), default=1.0)
+    rounding = float(np.finfo(np.float32).eps) * largest
 
     def relative(difference: np.ndarray, size: float) -> float:
         return float(np.abs(difference).max() / max(size, 1e-4 * largest))
 
     entries = [relative(ours[n] - g, np.abs(g).max()) for n, g in recorded.items()]
-    sizes = [relative(np.linalg.norm(ours[n]) - (g or 0), g or 0) for n, g in norms.items()]
+
+    def size_error(ours: np.ndarray, recorded: float) -> float:
+        size = np.linalg.norm(ours)
+        is_zero = max(size, recorded) < rounding
+        return 0.0 if is_zero else relative(size - recorded, recorded)
+
+    sizes = [size_error(ours[name], norm or 0.0) for name, norm in norms.items()]
     return max(entries, default=0.0), max(sizes, default=0.0)
 
 
