@@ -51,5 +51,5 @@ def compile_wholly(setting: Setting, program: LoweredProgram) -> Outcome:
         if memory is None:
             raise
         return Outcome(memory, None, str(error))
-    memory = memory_of(compiled, program, chip.memory)
+    memory = memory_of(compiled, program, chip)
     return Outcome(memory, parse_module(compiled.as_text() or ""))

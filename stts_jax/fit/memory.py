@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import jax
 
+from stts_jax.fit.hardware import Chip
 from stts_jax.fit.hlo import Module, array_bytes
 from stts_jax.fit.programs import LoweredProgram
 
@@ -48,21 +49,26 @@ class Memory:
         return self.measured and self.left >= 0
 
 
-def memory_of(compiled: jax.stages.Compiled, program: LoweredProgram, limit: int) -> Memory:
+def memory_of(compiled: jax.stages.Compiled, program: LoweredProgram, chip: Chip) -> Memory:
     """Of a program that was compiled."""
     found = compiled.memory_analysis()
     assert found is not None
     arguments = program.argument_bytes
     padding = found.argument_size_in_bytes - sum(arguments.values())
+    outputs = max(found.output_size_in_bytes - found.alias_size_in_bytes, 0)
+    temporaries = found.temp_size_in_bytes
+    if chip.platform == "tpu":
+        # There it counts the gaps between the arrays twice; the peak doesn't.
+        temporaries = found.peak_memory_in_bytes - found.argument_size_in_bytes - outputs
     return Memory(
         {
             **arguments,
-            "temporaries": found.temp_size_in_bytes,
-            "outputs": max(found.output_size_in_bytes - found.alias_size_in_bytes, 0),
+            "temporaries": temporaries,
+            "outputs": outputs,
             "program": found.generated_code_size_in_bytes,
             "padding": max(padding, 0),
         },
-        limit,
+        chip.memory,
         measured=True,
     )
 

@@ -27,6 +27,8 @@ from stts_jax.fit.programs import LoweredProgram
 from stts_jax.fit.setting import Setting, parseable_mesh
 
 LOOK_SECONDS = 0.25
+# What the program itself takes at most, by the largest that were compiled.
+PROGRAM_ROOM = 2**30 // 2
 _COMMAND = (sys.executable, "-m", "stts_jax.fit")
 # As the compiler (libtpu 0.0.42) says it; of several tries, the last counts.
 _PLANNED = re.compile(r"heap_simulator\S+ \S+ algorithm finished with size: (\d+)")
@@ -37,8 +39,8 @@ def plan(setting: Setting, program: LoweredProgram) -> Outcome:
     """Let a TPU's compiler plan a program.
 
     Temporaries are what its arrays take together; the program itself and the padding of arguments,
-    which come on top, aren't known yet. A compiler that says nothing of its plan, as a later one
-    may, is let finish, and its report is taken.
+    which come on top, aren't known yet. Where they may decide, and where the compiler says nothing
+    of its plan, as a later one may, it is let finish, and its report is taken.
 
     Raises:
       ConfigError: for devices other than TPUs.
@@ -52,13 +54,15 @@ def plan(setting: Setting, program: LoweredProgram) -> Outcome:
         folder = Path(name)
         with _compiling(setting, folder) as process:
             ended = False
-            while (planned := _planned(folder)) is None and not ended:
+            while not ended:
                 ended = process.poll() is not None
+                if (planned := _planned(folder)) is not None:
+                    memory = _memory(setting, program, planned[0])
+                    if not 0 <= memory.left < PROGRAM_ROOM:
+                        return Outcome(memory, planned[1], planned=True)
+                    process.wait()
                 time.sleep(LOOK_SECONDS)
-        if planned is None:
-            return _reported(folder)
-    temporaries, module = planned
-    return Outcome(_memory(setting, program, temporaries), module, planned=True)
+        return _reported(folder)
 
 
 def _memory(setting: Setting, program: LoweredProgram, temporaries: int) -> Memory:
@@ -130,4 +134,7 @@ def _reported(folder: Path) -> Outcome:
     memory = found["memory"]
     totals = {"total", "left", "limit", "measured"}
     by_kind = {kind: size for kind, size in memory.items() if kind not in totals}
-    return Outcome(Memory(by_kind, memory["limit"], memory["measured"]), None, found["refusal"])
+    by_device = Memory(by_kind, memory["limit"], memory["measured"])
+    refusal, planned = found["refusal"], _planned(folder)
+    module = None if refusal or planned is None else planned[1]
+    return Outcome(by_device, module, refusal)

@@ -46,6 +46,7 @@ ONE_256 = ("--frames", "256", "--videos", "1")
 ONE_384 = ("--frames", "384", "--videos", "1")
 V5E_16, V5E_256, V5P_8 = "v5e:4x4", "v5e:16x16", "v5p:2x2x2"
 V6E_8, V6E_256, H100_8 = "v6e:2x4", "v6e:16x16", "h100:8"
+V5P_1, H100_1 = "v5p:1x1x1", "h100:1"
 
 # The most asked first, as each takes minutes.
 ROWS = (
@@ -64,6 +65,8 @@ ROWS = (
     Row(V5P_8, "molmo2_o_7b_stts_50", TWO_64),
     Row(V5P_8, "molmo2_4b_stts_50", ONE_384, ("--prefill",)),
     Row(H100_8, "molmo2_4b_stts_50", ONE_384, ("--prefill",)),
+    Row(V5P_1, "molmo2_4b_stts_50", ONE_384, ("--prefill",)),
+    Row(H100_1, "molmo2_4b_stts_50", ONE_384, ("--prefill",)),
     Row(V5P_8, "molmo2_4b_stts_50", ONE_384, ("--decode",)),
     Row(H100_8, "molmo2_4b_stts_50", ONE_384, ("--decode",)),
     Row(V5E_16, "molmo2_4b", ONE_64),

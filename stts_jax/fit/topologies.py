@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 import jax
 from jax.experimental import topologies
@@ -92,6 +93,7 @@ def get_topology(name: str) -> Topology:
                 topology_name=matched[2],
                 chip_config_name="default",
                 num_slices=int(matched[1] or 1),
+                **_host_bounds(matched[2]),
             )
         except (RuntimeError, ValueError, NotImplementedError) as error:
             raise ConfigError(
@@ -99,6 +101,13 @@ def get_topology(name: str) -> Topology:
             ) from error
     devices = list(found.devices)
     return Topology(name, devices, CHIPS[devices[0].device_kind])
+
+
+def _host_bounds(name: str) -> dict[str, Any]:
+    """What the compiler must know of slices smaller than the 2 x 2 chips of a host."""
+    width, height, *_ = (int(size) for size in name.partition(":")[2].split("x"))
+    bounds = min(width, 2), min(height, 2), 1
+    return {} if bounds == (2, 2, 1) else {"chips_per_host_bounds": bounds}
 
 
 def _require(module: str, extra: str, name: str) -> None:
