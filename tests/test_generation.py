@@ -19,6 +19,7 @@ from stts_jax.data.rows import pack_row
 from stts_jax.model import generation
 from stts_jax.model import llm as llm_module
 from stts_jax.model.generation import Sampling, generate, sample
+from stts_jax.model.split_cache import SplitCache
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import make_mesh, parameter_shardings
 
@@ -89,7 +90,7 @@ def test_every_token_is_the_one_a_full_forward_pass_would_choose(seed):
     assert len(np.unique(said)) > 4
 
 
-@pytest.mark.parametrize("blocks", ["scanned", "apart", "turned"])
+@pytest.mark.parametrize("blocks", ["scanned", "apart", "turned", "turned, cache split"])
 @pytest.mark.parametrize("form", ["qwen3", "olmo3"])
 def test_cached_steps_give_the_hidden_states_of_a_full_forward_pass(
     form, blocks, report_error, monkeypatch
@@ -113,6 +114,8 @@ def test_cached_steps_give_the_hidden_states_of_a_full_forward_pass(
         steps = [hidden]
         apart = () if blocks == "scanned" else llm.blocks_apart(1 if blocks == "apart" else 2)
         assert blocks == "scanned" or apart
+        if "split" in blocks:
+            cache = SplitCache.of(cache.keys, cache.values, prompt)
         for place in range(prompt, length):
             now = slice(place, place + 1)
             hidden, cache = llm.step(
@@ -125,6 +128,15 @@ def test_cached_steps_give_the_hidden_states_of_a_full_forward_pass(
     error = worst(cached, full)
     report_error("hidden states", error, HIDDEN)
     assert error <= HIDDEN
+
+
+def test_layers_apart_answer_with_the_same_tokens(monkeypatch):
+    asked = (BUDGET, NEW, NO_END, GREEDY, KEY)
+    monkeypatch.setattr(llm_module, "_LEAST_BYTES_APART", 0)
+    model, batch = small_model(UNTIED), rows()
+    assert model.llm.blocks_apart(rows=ROWS)
+    found = jax.jit(lambda model, batch: generation._answers(model, batch, *asked))(model, batch)
+    assert (np.asarray(found) == answers()).all()
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--small", action="store_true", help="smallest sizes: see that it runs")
     parser.add_argument("--peer", action="store_true", help="race transformers' Molmo2 instead")
     parser.add_argument("--decode", action="store_true", help="time decoding, of 8 prompts and 1")
-    parser.add_argument("--tokens", type=int, default=32, help="to decode (default 32)")
+    parser.add_argument("--tokens", type=int, default=128, help="to decode (default 128)")
     parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder")
     options = parser.parse_args(arguments)
     if options.frames < 2 or options.rounds < 1 or options.tokens < 2:

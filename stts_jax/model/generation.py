@@ -7,7 +7,7 @@ stays in the cache and is never looked at.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -16,7 +16,8 @@ from jax.sharding import Mesh
 
 from stts_jax.budget import Budget
 from stts_jax.layers.attention_mask import TokenTable, attention_mask
-from stts_jax.model.llm import KeyValueCache, LlmBlock
+from stts_jax.model.llm import Cache, LlmBlock
+from stts_jax.model.split_cache import SplitCache
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import mesh_of, on_mesh
 
@@ -51,7 +52,7 @@ class DecodingState:
       key: random key.
     """
 
-    cache: KeyValueCache
+    cache: Cache
     tokens: TokenTable
     next_token: jax.Array
     position: jax.Array
@@ -120,6 +121,10 @@ def _answers(
     answers = jnp.full((state.next_token.shape[0], max_new_tokens), end_token, jnp.int32)
     answers = answers.at[:, 0].set(state.next_token)
     blocks = model.llm.blocks_apart(rows=len(answers))
+    if blocks:
+        keys, values = state.cache.keys, state.cache.values
+        prompt = keys.shape[2] - max_new_tokens
+        state = replace(state, cache=SplitCache.of(keys, values, prompt))
 
     def unfinished(carry: tuple[jax.Array, jax.Array, DecodingState]) -> jax.Array:
         count, _, state = carry

@@ -16,6 +16,7 @@ from stts_jax.layers.linear import Linear, turned
 from stts_jax.layers.mlp import SwiGluMlp
 from stts_jax.layers.norms import RmsNorm
 from stts_jax.layers.rotary import rotary_tables, rotate
+from stts_jax.model.split_cache import SplitCache
 from stts_jax.parallel.mesh import share_places
 from stts_jax.parallel.parameters import parameter, stack, truncated_normal, unstack
 
@@ -53,6 +54,22 @@ class KeyValueCache:
             jax.lax.dynamic_index_in_dim(x, layer, keepdims=False) for x in (self.keys, self.values)
         )
         return keys, values
+
+    def attend(
+        self,
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        layer: jax.Array,
+        place: jax.Array,
+        mask: Mask,
+    ) -> tuple[jax.Array, KeyValueCache]:
+        """As `SplitCache.attend`."""
+        written = self.write(key, value, layer, place)
+        return attention(query, *written.layer(layer), mask=mask), written
+
+
+Cache = KeyValueCache | SplitCache
 
 
 class LlmBlock(nnx.Module):
@@ -194,17 +211,17 @@ class LanguageModel(nnx.Module):
         x: jax.Array,
         positions: jax.Array,
         mask: Mask,
-        cache: KeyValueCache,
+        cache: Cache,
         place: jax.Array,
         blocks: Sequence[LlmBlock] = (),
-    ) -> tuple[jax.Array, KeyValueCache]:
+    ) -> tuple[jax.Array, Cache]:
         """One token of each row, against the cache.
 
         Args:
           x: (B, 1, d).
           positions: (B, 1) int.
           mask: which of the (B, C) places of the cache it may look at, its own included.
-          cache: of C places.
+          cache: of C places; a `SplitCache` only with `blocks`.
           place: () int, where in the cache the new token goes.
           blocks: those of `blocks_apart`, if there are any; the same numbers, sooner.
         """
@@ -213,14 +230,13 @@ class LanguageModel(nnx.Module):
         # The cache is carried and written in place, one token of one layer at a time. Handed out
         # layer by layer and stacked again it would be there twice.
         def body(
-            carry: tuple[jax.Array, KeyValueCache], per_layer: tuple[Any, ...]
-        ) -> tuple[tuple[jax.Array, KeyValueCache], None]:
+            carry: tuple[jax.Array, Cache], per_layer: tuple[Any, ...]
+        ) -> tuple[tuple[jax.Array, Cache], None]:
             x, cache = carry
             block, frequency, magnitude, layer = per_layer
 
             def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, Any]:
-                written = cache.write(k, v, layer, place)
-                return attention(q, *written.layer(layer), mask=mask), written
+                return cache.attend(q, k, v, layer, place, mask)
 
             x, cache = block(
                 share_places(x),
