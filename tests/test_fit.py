@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from functools import cache
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -14,7 +16,7 @@ from stts_jax.budget import row_budget
 from stts_jax.config import ConfigError, load_config
 from stts_jax.fit import __main__ as command
 from stts_jax.fit.hardware import GIB, Chip
-from stts_jax.fit.memory import Memory, memory_of_refusal
+from stts_jax.fit.memory import Memory, memory_of, memory_of_refusal
 from stts_jax.fit.programs import LoweredProgram, bytes_per_device
 from stts_jax.fit.report import analyse, as_dict, as_text
 from stts_jax.fit.roofline import roofline
@@ -122,11 +124,40 @@ def test_default_mesh_cuts_both_widths_evenly(name, devices):
 
 
 @pytest.mark.parametrize(
-    "name, words", [("v9:2x2", "v5e:16x16"), ("v5e", "v5e:16x16"), ("v5e:4x4x4", "chip and shape")]
+    "name, words",
+    [
+        ("v9:2x2", "v5e:16x16"),
+        ("v5e", "v5e:16x16"),
+        ("v5e:4x4x4", "chip and shape"),
+        ("2*h100:8", "two slices"),
+    ],
 )
 def test_an_unknown_topology_is_named_with_those_there_are(name, words):
-    with pytest.raises(ConfigError, match=f"'{name}'.*{words}"):
+    with pytest.raises(ConfigError, match=f"'{re.escape(name)}'.*{words}"):
         get_topology(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("v5e:4x4", {"topology_name": "v5e:4x4", "num_slices": 1}),
+        ("2*v6e:2x4", {"topology_name": "v6e:2x4", "num_slices": 2}),
+        ("v5p:1x1x1", {"topology_name": "v5p:1x1x1", "chips_per_host_bounds": (1, 1, 1)}),
+        ("v5e:2x1", {"topology_name": "v5e:2x1", "chips_per_host_bounds": (2, 1, 1)}),
+    ],
+)
+def test_the_compiler_is_asked_for_slices_of_any_number_and_size(name, asked, monkeypatch):
+    options = {}
+
+    def describe(**given):
+        options.update(given)
+        return SimpleNamespace(devices=[SimpleNamespace(device_kind="TPU v5 lite")])
+
+    monkeypatch.setattr("stts_jax.fit.topologies.find_spec", lambda _: True)
+    monkeypatch.setattr("stts_jax.fit.topologies.topologies.get_topology_desc", describe)
+    assert get_topology(name).name == name
+    assert asked.items() <= options.items()
+    assert ("chips_per_host_bounds" in options) == ("chips_per_host_bounds" in asked)
 
 
 def test_a_missing_compiler_is_named_with_its_extra(monkeypatch):
@@ -166,6 +197,27 @@ def test_a_refusal_says_by_how_much(message, temporaries, limit):
     assert not memory.fits
     assert memory.by_kind["temporaries"] / GIB == pytest.approx(temporaries)
     assert memory.left / GIB == pytest.approx(limit - temporaries - 2)
+
+
+@pytest.mark.parametrize(("platform", "temporaries"), [("tpu", 50), ("gpu", 70)])
+def test_temporaries_of_a_compiled_program_count_gaps_once(platform, temporaries):
+    """A TPU's compiler reports 70 with the gaps between arrays added again; at its peak are 50."""
+
+    class Compiled:
+        def memory_analysis(self):
+            return SimpleNamespace(
+                argument_size_in_bytes=43,
+                output_size_in_bytes=17,
+                alias_size_in_bytes=10,
+                temp_size_in_bytes=70,
+                peak_memory_in_bytes=100,
+                generated_code_size_in_bytes=3,
+            )
+
+    program = LoweredProgram(None, {"parameters": 40})
+    memory = memory_of(Compiled(), program, dataclasses.replace(CPU, platform=platform))
+    made = {"temporaries": temporaries, "outputs": 7, "program": 3, "padding": 3}
+    assert memory.by_kind == {"parameters": 40} | made
 
 
 def test_another_failure_is_no_refusal():
