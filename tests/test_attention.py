@@ -194,6 +194,25 @@ def test_no_array_of_all_scores_is_kept_or_made():
     assert memory.temp_size_in_bytes < 4 * heads * length**2 * 4 / 4
 
 
+def test_a_mask_is_made_in_every_layer_anew_and_never_whole():
+    """What the compiler sets aside for layers in a loop is below one byte of each score."""
+    heads, length, width = 4, 1024, 16
+    places = Places(index=jnp.arange(length)[None])
+    mask = PlaceMask(places, places, Rule(causal=True))
+
+    def layer(x, kernel):
+        q = (x @ kernel).reshape(1, length, heads, -1)
+        out = blockwise_attention(q, q, q, mask=mask, plan=BlockPlan(1, heads, 64))
+        return x + out.reshape(x.shape), None
+
+    def loss(kernels, x):
+        return jax.lax.scan(jax.checkpoint(layer, prevent_cse=False), x, kernels)[0].sum()
+
+    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((3, width, width), (1, length, width))]
+    memory = jax.jit(jax.grad(loss)).lower(*shapes).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < heads * length**2
+
+
 @pytest.mark.parametrize(
     ("leads", "heads", "queries", "platform", "plan"),
     [

@@ -141,6 +141,10 @@ def _attend_forward(
         return jnp.moveaxis(out, 0, 2), jnp.moveaxis(log_total, 0, 2)
 
     total = query.shape[0]
+    # A mask of the step's own: one that hung on nothing else would be made for all blocks and heads
+    # before the layers' loop, and kept for its backward pass.
+    if mask is not None:
+        query, mask = jax.lax.optimization_barrier((query, mask))
     out, log_total = _each(step, (query, key, value))
     out = out.reshape(query.shape)
     return out, (query, key, value, bias, mask, out, log_total)
