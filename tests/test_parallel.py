@@ -110,6 +110,8 @@ def test_rows_must_be_shared_evenly():
     require_even_rows(16, make_mesh())
     with pytest.raises(ConfigError, match=r"data\.batch_rows is 12, which 8 devices"):
         require_even_rows(12, make_mesh())
+    with pytest.raises(ConfigError, match=r"8 devices .*evenly in 3 parts .* multiple of 24"):
+        require_even_rows(16, make_mesh(), 3)
 
 
 def test_rows_and_places_that_cannot_be_shared_evenly_stay_whole():

@@ -61,9 +61,9 @@ def step_on_one_device(packing):
     return jax.device_get(step(random_state(config, mesh), batch, KEY))
 
 
-def step_on(axes, packing):
+def step_on(axes, *overrides):
     """New state and metrics on a mesh."""
-    config = config_on(axes, packing)
+    config = config_on(axes, *overrides)
     mesh = run_mesh(config)
     step, batch = compiled_step(config, mesh)
     assert len(batch["images"].addressable_shards) == 8
@@ -72,8 +72,20 @@ def step_on(axes, packing):
 
 @pytest.mark.parametrize(("axes", "packing"), CASES)
 def test_a_mesh_gives_loss_gradients_and_update_of_one_device(axes, packing, report_error):
-    one, metrics = step_on_one_device(packing)
-    many, metrics_many = step_on(axes, packing)
+    check_same_update(step_on_one_device(packing), step_on(axes, packing), report_error)
+
+
+@pytest.mark.parametrize(("axes", "parts"), [("fsdp=4 tensor=2", 2), ("tensor=2 context=4", 8)])
+def test_parts_of_a_batch_one_after_the_other_give_its_update(axes, parts, report_error):
+    """Of all kinds of rows, one of them empty: the parts count differently much."""
+    summed = step_on(axes, STREAM, f"train.accumulate={parts}")
+    check_same_update(step_on_one_device(STREAM), summed, report_error)
+
+
+def check_same_update(expected, result, report_error):
+    """States and metrics after one step."""
+    (one, metrics), (many, metrics_many) = expected, result
+    assert metrics.keys() == metrics_many.keys()
     for name, value in metrics.items():
         error = abs(float(value) - float(metrics_many[name])) / max(1.0, abs(float(value)))
         report_error(name.split("/")[0], error, 1e-5)

@@ -55,6 +55,9 @@ class TrainConfig:
       beta1, beta2, epsilon: of Adam; with `muon`, beta2 is also the decay of its momentum.
       final_learning_rate: share of the peak at which the cosine ends.
       clip: the gradient of each group is scaled to at most this norm.
+      accumulate: parts of a batch's rows that are computed one after the other, and their gradients
+        summed: a batch of any size in the memory of a part. The update is that of the whole batch;
+        only `first_fit` fills its bins with the rows of a part.
       z_loss: weight of the squared log-partition term.
       freeze_base_embedding: leave the base embedding (and a tied head) as it was.
       log_every, evaluate_every, save_every: steps; 0 turns the thing off.
@@ -83,6 +86,7 @@ class TrainConfig:
     epsilon: float = 1e-6
     weight_decay: float = 0.0
     clip: float = 1.0
+    accumulate: int = 1
     z_loss: float = 1e-4
     freeze_base_embedding: bool = False
     log_every: int = 10
@@ -99,7 +103,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require_positive("train", self, "steps", "clip", "epsilon", "keep_checkpoints")
-        require_positive("train", self, "evaluate_examples")
+        require_positive("train", self, "accumulate", "evaluate_examples")
         for name in ("log_every", "evaluate_every", "save_every"):
             value = getattr(self, name)
             require(value >= 0, f"train.{name} is {value}; use 0 (off) or more")

@@ -27,7 +27,7 @@ from stts_jax.fit.programs import LoweredProgram
 from stts_jax.fit.setting import Setting, parseable_mesh
 
 LOOK_SECONDS = 0.25
-# What the program itself takes at most, by the largest that were compiled.
+# Twice what the largest program that was compiled takes for itself.
 PROGRAM_ROOM = 2**30 // 2
 _COMMAND = (sys.executable, "-m", "stts_jax.fit")
 # As the compiler (libtpu 0.0.42) says it; of several tries, the last counts.

@@ -185,7 +185,7 @@ def _memory_lines(report: Report) -> list[str]:
     lines += [f"  {name:12} {_size(size):>12}" for name, size in memory.by_kind.items()]
     lines += [f"  {'total':12} {_size(memory.total):>12}  of {_size(memory.limit)}"]
     if report.planned:
-        lines.append("planned, not written: the program itself comes on top, mostly 0.1 to 0.3 GiB")
+        lines.append("planned, not written: the program itself comes on top, some 0.1 to 0.2 GiB")
     if memory.fits:
         return [*lines, f"FITS, {_size(memory.left)} left"]
     said = "" if memory.measured else ", by what the compiler said when it refused"

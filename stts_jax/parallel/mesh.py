@@ -209,13 +209,14 @@ def _with_rows_shared(x: jax.Array, *places: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, *places))
 
 
-def require_even_rows(rows: int, mesh: Mesh) -> None:
-    """Raise a `ConfigError` if the devices can't share that many rows."""
-    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-    if rows % parts:
+def require_even_rows(rows: int, mesh: Mesh, accumulate: int = 1) -> None:
+    """Raise a `ConfigError` if the devices can't share each of `accumulate` parts of the rows."""
+    devices = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    if rows % (devices * accumulate):
+        parts = f" in {accumulate} parts (train.accumulate)" if accumulate > 1 else ""
         raise ConfigError(
-            f"data.batch_rows is {rows}, which {parts} devices can't share evenly; make it a "
-            f"multiple of {parts}"
+            f"data.batch_rows is {rows}, which {devices} devices can't share evenly{parts}; make "
+            f"it a multiple of {devices * accumulate}"
         )
 
 

@@ -34,6 +34,11 @@ def adjacent_similarity(x: jax.Array, pooling: int) -> jax.Array:
     return (units[:, :-1] * units[:, 1:]).sum(-1)
 
 
+def compared_frames(frames: FrameTable) -> jax.Array:
+    """(B, T - 1) float32, 1 for frames that the temporal loss compares with the one before."""
+    return frames.prunable[:, 1:].astype(jnp.float32)
+
+
 def temporal_loss(
     scores: jax.Array, x: jax.Array, frames: FrameTable, *, pooling: int, coefficient: float
 ) -> jax.Array:
@@ -53,7 +58,7 @@ def temporal_loss(
       float32 scalar.
     """
     target = 1.0 - adjacent_similarity(x, pooling)
-    counts = frames.prunable[:, 1:].astype(jnp.float32)
+    counts = compared_frames(frames)
     squared = jnp.square(scores[:, 1:] - target).sum(-1)
     total = counts.sum() * scores.shape[-1]
     return coefficient * (squared * counts).sum() / jnp.maximum(total, 1.0)

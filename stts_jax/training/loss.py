@@ -5,18 +5,58 @@ Source: olmo/train/trainer.py:261-277 and 703-837; MODEL 2.6.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
 from stts_jax.budget import Budget
-from stts_jax.config import TrainConfig
+from stts_jax.config import ModelConfig, TrainConfig
 from stts_jax.layers.compact import compact, take_rows
 from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.pruning.frames import FrameTable, frame_table
+from stts_jax.pruning.temporal_loss import compared_frames
 
 # Tokens of each row whose logits exist at the same time.
 CHUNK = 512
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Counted:
+    """What means are taken over, () float32 each.
+
+    Attributes:
+      weight: of all tokens that bear a loss.
+      compared: frames that the temporal loss compares with the one before.
+      frames: that are no padding.
+    """
+
+    weight: jax.Array
+    compared: jax.Array
+    frames: jax.Array
+
+    @staticmethod
+    def of(weight: jax.Array, frames: FrameTable) -> Counted:
+        """Of rows whose tokens have that much weight together."""
+        return Counted(
+            jnp.maximum(weight, 1e-6),
+            jnp.maximum(compared_frames(frames).sum(), 1.0),
+            jnp.maximum(frames.real.sum(), 1),
+        )
+
+    @staticmethod
+    def of_batch(batch: Mapping[str, jax.Array], config: ModelConfig) -> Counted:
+        """Of the arrays of `budget.batch_arrays`: what the model drops has no weight."""
+        frames = frame_table(
+            batch["num_images"],
+            batch["multimodal_type"],
+            batch["images"].shape[1],
+            config.prune,
+            config.tokens_per_frame,
+        )
+        return Counted.of(batch["loss_masks"].sum(), frames)
 
 
 def token_loss(
@@ -89,6 +129,7 @@ def loss_fn(
     *,
     key: jax.Array,
     train: bool,
+    counted: Counted | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss that is trained: language loss per unit of weight, plus the temporal loss.
 
@@ -99,6 +140,8 @@ def loss_fn(
       config: for the weight of the z-term.
       key: for dropout and method `random`.
       train: whether dropout is on.
+      counted: of the batch that these rows are a part of; all is divided by that, so that losses
+        and metrics of the parts add up to those of the batch. By default the rows are all.
 
     Returns:
       the loss, and scalars to log: `loss` (cross entropy), `z_loss`, `auxiliary_loss`, `accuracy`
@@ -108,16 +151,16 @@ def loss_fn(
     sums = token_loss(
         hidden, rows.text["labels"], rows.text["loss_masks"], model.llm.logits, config.z_loss
     )
-    weight = jnp.maximum(sums["weight"], 1e-6)
-    auxiliary = rows.vision.auxiliary_loss
-    total = (sums["cross_entropy"] + sums["z_loss"]) / weight + auxiliary
-    real = rows.vision.frames.real.sum() * rows.vision.keep.shape[-1]
+    own = Counted.of(sums["weight"], rows.vision.frames)
+    counted = own if counted is None else counted
+    auxiliary = rows.vision.auxiliary_loss * (own.compared / counted.compared)
+    total = (sums["cross_entropy"] + sums["z_loss"]) / counted.weight + auxiliary
     metrics = {
-        "loss": sums["cross_entropy"] / weight,
-        "z_loss": sums["z_loss"] / weight,
+        "loss": sums["cross_entropy"] / counted.weight,
+        "z_loss": sums["z_loss"] / counted.weight,
         "auxiliary_loss": auxiliary,
-        "accuracy": sums["correct"] / weight,
-        "kept": rows.vision.keep.sum() / jnp.maximum(real, 1),
+        "accuracy": sums["correct"] / counted.weight,
+        "kept": rows.vision.keep.sum() / (counted.frames * rows.vision.keep.shape[-1]),
         "tokens": rows.tokens.valid.sum(),
     }
     return total, metrics

@@ -36,7 +36,7 @@ def run_mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Mes
     devices = jax.devices() if devices is None else list(devices)
     memory, slices = device_memory(devices[0]), slices_of(devices)
     mesh = make_mesh(mesh_shape(config, len(devices), memory, slices), devices)
-    require_even_rows(config.data.batch_rows, mesh)
+    require_even_rows(config.data.batch_rows, mesh, config.train.accumulate)
     _require_even_widths(config, mesh.shape["tensor"])
     _require_even_tokens(config, mesh.shape["context"])
     return mesh

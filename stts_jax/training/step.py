@@ -16,7 +16,8 @@ from stts_jax.config import Config
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import batch_sharding, on_mesh, parameter_shardings, replicated
 from stts_jax.parallel.parameters import named_parameters
-from stts_jax.training.loss import loss_fn
+from stts_jax.training.accumulate import value_and_summed_gradient
+from stts_jax.training.loss import Counted, loss_fn
 from stts_jax.training.optimizer import group_metrics, groups_of, make_optimizer
 from stts_jax.training.spikes import SpikeState, choose, fresh_spikes, watch
 
@@ -103,12 +104,21 @@ def make_train_step(config: Config, budget: Budget, mesh: Mesh) -> TrainStep:
     def step(
         state: TrainState, batch: dict[str, jax.Array], key: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        def loss_of(model: VideoLanguageModel) -> tuple[jax.Array, Metrics]:
-            step_key = jax.random.fold_in(key, state.step)
-            with on_mesh(mesh):
-                return loss_fn(model, batch, budget, config.train, key=step_key, train=True)
+        step_key = jax.random.fold_in(key, state.step)
+        parts = config.train.accumulate
+        counted = Counted.of_batch(batch, config.model) if parts > 1 else None
 
-        (total, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.model)
+        def loss_of(
+            model: VideoLanguageModel, rows: dict[str, jax.Array], part: jax.Array
+        ) -> tuple[jax.Array, Metrics]:
+            own_key = jax.random.fold_in(step_key, part) if parts > 1 else step_key
+            options = {"key": own_key, "train": True, "counted": counted}
+            with on_mesh(mesh):
+                return loss_fn(model, rows, budget, config.train, **options)
+
+        (total, metrics), gradients = value_and_summed_gradient(
+            loss_of, state.model, batch, parts, mesh
+        )
         parameters, gradients = named_parameters(state.model), named_parameters(gradients)
         groups = groups_of(parameters, config.train)
         optimizer = make_optimizer(config.train, groups)
