@@ -22,7 +22,7 @@ from stts_jax.evaluation.results import ResultError
 from stts_jax.evaluation.scoring.score import ScoringError
 from stts_jax.evaluation.suites import SuiteError
 from stts_jax.model.video_language_model import VideoLanguageModel
-from stts_jax.training.checkpoint import CheckpointError, config_of, load_model
+from stts_jax.training.checkpoint import CheckpointError, config_of, load_to_answer
 from stts_jax.training.distributed import several_processes
 from stts_jax.training.loop import TrainingError
 
@@ -130,7 +130,7 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
 def open_checkpoint(options: argparse.Namespace) -> tuple[VideoLanguageModel, Config]:
     """The model that `add_checkpoint_options` names, and its configuration with `--set`."""
     checkpoint = local_checkpoint(options.checkpoint)
-    return load_model(checkpoint, override(config_of(checkpoint), options.overrides))
+    return load_to_answer(checkpoint, override(config_of(checkpoint), options.overrides))
 
 
 def frames_scale(text: str) -> float:

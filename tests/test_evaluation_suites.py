@@ -362,7 +362,9 @@ def adapter(monkeypatch):
     monkeypatch.delitem(sys.modules, name, raising=False)
     loaded = importlib.import_module(name)
     monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(loaded, "load_model", lambda folder: ("model", {"eval.max_new_tokens": 12}))
+    monkeypatch.setattr(
+        loaded, "load_to_answer", lambda folder: ("model", {"eval.max_new_tokens": 12})
+    )
     monkeypatch.setattr(loaded, "replace", lambda config, changes: config | changes)
     loaded.registered = registered
     return loaded
@@ -414,7 +416,7 @@ def test_likelihoods_and_conversations_are_refused(model):
 
 def test_the_adapter_calls_functions_that_there_are():
     inspect.signature(single.ask).bind("model", "config", "a.mp4", "Which?", frames_scale=1.0)
-    inspect.signature(checkpoint.load_model).bind("runs/a")
+    inspect.signature(checkpoint.load_to_answer).bind("runs/a")
     assert Config().eval.max_new_tokens
 
 

@@ -12,6 +12,7 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 from training_cases import KEY, batch_for, fresh_state, single_mesh, small_config, train_step
 
+from stts_jax.budget import row_budget
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import make_mesh
 from stts_jax.parallel.parameters import named_parameters
@@ -23,6 +24,7 @@ from stts_jax.training.checkpoint import (
     find_checkpoint,
     initialize_from,
     load_model,
+    load_to_answer,
     require_writable,
     save_model,
 )
@@ -113,6 +115,23 @@ def test_a_model_loads_from_a_run_or_a_step(run, place):
     assert isinstance(model, VideoLanguageModel)
     if not place.endswith("2"):
         assert_equal(model, saved.model)
+
+
+def test_a_model_that_answers_in_bfloat16_takes_half_the_memory_and_says_the_same(run):
+    config = small_config("model.compute_dtype=bfloat16")
+    whole, _ = load_model(run[0], config, single_mesh())
+    half, _ = load_to_answer(run[0], config, single_mesh())
+    sizes = [sum(leaf.nbytes for leaf in jax.tree.leaves(model)) for model in (whole, half)]
+    assert sizes[1] < 0.6 * sizes[0]
+    budget, batch = row_budget(config.model, config.data), batch_for(config, 0)
+
+    @jax.jit
+    def logits(model):
+        hidden, rows = model(batch, budget, key=KEY)
+        return model.llm.logits(hidden), rows.vision.scores
+
+    for one, other in zip(logits(whole), logits(half), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_model_loads_without_the_scorer_it_does_not_use(run):

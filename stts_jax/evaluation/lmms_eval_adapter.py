@@ -13,7 +13,7 @@ from typing import Any
 
 from stts_jax.config import replace
 from stts_jax.evaluation.single import ask
-from stts_jax.training.checkpoint import load_model
+from stts_jax.training.checkpoint import load_to_answer
 
 try:
     from lmms_eval.api.model import lmms
@@ -54,7 +54,7 @@ class SttsJax(lmms):
                 f"batch_size is {batch_size}, but {NAME} answers one question at a time; use 1"
             )
         self.frames = float(frames)
-        self.stts_model, self.stts_config = load_model(Path(pretrained))
+        self.stts_model, self.stts_config = load_to_answer(Path(pretrained))
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """An answer for each request.

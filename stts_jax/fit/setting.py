@@ -14,7 +14,7 @@ from stts_jax.budget import Budget, row_budget, video_budget
 from stts_jax.config import Config, ConfigError, load_config, override, replace
 from stts_jax.fit.topologies import Topology
 from stts_jax.parallel.mesh import BATCH_AXES, make_mesh, slices_of
-from stts_jax.training.run_mesh import mesh_shape
+from stts_jax.training.run_mesh import answering_shape, mesh_shape
 
 Program = Literal["train", "prefill", "decode"]
 
@@ -73,8 +73,11 @@ def make_setting(
     if rows_per_device < 1:
         raise ConfigError(f"--rows-per-device is {rows_per_device}; use 1 or more")
     devices, memory = topology.devices, topology.chip.memory
-    chosen = shape or mesh_shape(config, len(devices), memory, slices_of(devices))
-    mesh = make_mesh(chosen, devices)
+    if shape is None and program == "train":
+        shape = mesh_shape(config, len(devices), memory, slices_of(devices))
+    elif shape is None:
+        shape = answering_shape(config, len(devices), memory)
+    mesh = make_mesh(shape, devices)
     rows = rows_per_device * math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     config = replace(config, {"data.batch_rows": rows})
     if program == "train":

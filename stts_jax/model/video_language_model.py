@@ -148,6 +148,24 @@ def reconfigure(model: VideoLanguageModel, config: ModelConfig) -> VideoLanguage
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
 
 
+def in_compute_dtype(model: VideoLanguageModel) -> VideoLanguageModel:
+    """Shapes of a model that answers: what is cast in every use is cast once and for all.
+
+    Kernels, embedding and head are what a model is made of, and tokens decoded one by one wait for
+    them: in bfloat16 a device reads half as much. Answers stay the same to the bit.
+
+    Args:
+      model: abstract, as of `jax.eval_shape`.
+    """
+
+    def cast(name: str, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        is_cast = name.endswith(".kernel") or name in ("llm.embedding", "llm.head")
+        return leaf.update(dtype=model.dtype) if is_cast else leaf
+
+    leaves = [cast(name, leaf) for name, leaf in named_parameters(model).items()]
+    return jax.tree.unflatten(jax.tree.structure(model), leaves)
+
+
 def compute_dtype(config: ModelConfig) -> jnp.dtype:
     """`auto` is bfloat16 where the hardware has it, float32 on CPUs."""
     if config.compute_dtype == "auto":

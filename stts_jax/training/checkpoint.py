@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
 from stts_jax.config import Config, load_config
-from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.model.video_language_model import VideoLanguageModel, in_compute_dtype
 from stts_jax.parallel.mesh import make_mesh, parameter_shardings
 from stts_jax.parallel.parameters import named_parameters
 
@@ -85,9 +85,25 @@ def load_model(
     Raises:
       CheckpointError: if there is none, or its arrays are not those of the model.
     """
+    return _load_model(folder, config, mesh, lambda shapes: shapes)
+
+
+def load_to_answer(
+    folder: Path, config: Config | None = None, mesh: Mesh | None = None
+) -> tuple[VideoLanguageModel, Config]:
+    """As `load_model`, in the types that answers are computed in; see `in_compute_dtype`."""
+    return _load_model(folder, config, mesh, in_compute_dtype)
+
+
+def _load_model(
+    folder: Path,
+    config: Config | None,
+    mesh: Mesh | None,
+    typed: Callable[[VideoLanguageModel], VideoLanguageModel],
+) -> tuple[VideoLanguageModel, Config]:
     checkpoint = find_checkpoint(Path(folder))
     config = config or config_of(checkpoint)
-    abstract = _placed_shapes(config, mesh or make_mesh())
+    abstract = typed(_placed_shapes(config, mesh or make_mesh()))
     wanted = named_parameters(abstract)
     saved = _saved_parameters(checkpoint)
     if config.model.prune.method != "scorer":

@@ -16,10 +16,11 @@ from stts_jax.parallel.parameters import count_parameters
 
 # Float32 parameters, gradients and two moments.
 _BYTES_TO_TRAIN = 16
-# Float32 parameters, and what a layer is cast to.
-_BYTES_TO_ANSWER = 6
-# Above this share of a device's memory the state is cut up; the rest is for activations.
-_LARGE_STATE = 0.25
+# Parameters in bfloat16 but for some, and what XLA makes of them.
+_BYTES_TO_ANSWER = 3
+# Above these shares of a device's memory the state is cut up; the rest is for activations, of which
+# answers need far fewer. Parameters that are cut up are gathered again for every token.
+_LARGE_STATE, _LARGE_PARAMETERS = 0.25, 0.5
 
 
 def run_mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -68,7 +69,7 @@ def mesh_shape(
             "left"
         )
     if len(open_axes) == 2:
-        if _fills(config, memory, _BYTES_TO_TRAIN):
+        if _fills(config, memory, _BYTES_TO_TRAIN, _LARGE_STATE):
             shape["fsdp"] = even_fsdp(config, max(devices // slices // given, 1))
             given *= shape["fsdp"]
         open_axes = ["data"]
@@ -93,8 +94,13 @@ def answering_mesh(config: Config) -> Mesh:
     Every device has a copy of the parameters, unless they fill much of it: then they are cut up.
     """
     devices = jax.local_devices()
-    large = _fills(config, device_memory(devices[0]), _BYTES_TO_ANSWER)
-    return make_mesh({"fsdp" if large else "data": len(devices)}, devices)
+    return make_mesh(answering_shape(config, len(devices), device_memory(devices[0])), devices)
+
+
+def answering_shape(config: Config, devices: int, memory: int | None = None) -> dict[str, int]:
+    """Devices along the axis of `answering_mesh`; arguments as of `mesh_shape`."""
+    large = _fills(config, memory, _BYTES_TO_ANSWER, _LARGE_PARAMETERS)
+    return {"fsdp" if large else "data": devices}
 
 
 def device_memory(device: jax.Device) -> int | None:
@@ -103,11 +109,11 @@ def device_memory(device: jax.Device) -> int | None:
     return statistics.get("bytes_limit") if statistics else None
 
 
-def _fills(config: Config, memory: int | None, bytes_a_parameter: int) -> bool:
+def _fills(config: Config, memory: int | None, bytes_a_parameter: int, share: float) -> bool:
     if memory is None:
         return False
     model = jax.eval_shape(lambda: VideoLanguageModel(config.model, key=jax.random.key(0)))
-    return count_parameters(model) * bytes_a_parameter > _LARGE_STATE * memory
+    return count_parameters(model) * bytes_a_parameter > share * memory
 
 
 def _require_even_widths(config: Config, tensor: int) -> None:
