@@ -13,7 +13,7 @@ CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 BENCH_FLAGS := $(if $(FRAMES),--frames $(FRAMES)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
-    $(if $(PEER),--peer) $(if $(DECODE),--decode)
+    $(if $(PEER),--peer) $(if $(DECODE),--decode) $(if $(PACKING),--packing $(PACKING))
 DEMO_FLAGS := $(if $(SHORT),--short) $(if $(LONG),--long) $(if $(SEED),--seed $(SEED))
 # Files are shared out between processes: what a file compiles, its tests share. WORKERS=0: none.
 # tests/conftest.py puts them in order, the long ones first, so that no process idles at the end.

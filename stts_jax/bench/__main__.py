@@ -21,10 +21,11 @@ from stts_jax.bench.programs import PARTS, SELECTION, Programs
 from stts_jax.bench.race import race
 from stts_jax.bench.report import as_json, as_table, draw_stages, result_rows, selection_line
 from stts_jax.command_line import run
-from stts_jax.config import Config, ConfigError
+from stts_jax.config import Config, ConfigError, override
 from stts_jax.model.video_language_model import VideoLanguageModel
 
 RATIOS = (0.3, 0.5, 0.7)
+PACKINGS = ("stream", "first_fit")
 EPILOG = """\
 Ideal is the ratio of FLOPs, counted from the sizes, with attention over each frame's own kept
 patches; share is measured over ideal. Programs take turns, and medians are over rounds; where
@@ -44,6 +45,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="turns of each program (default 3)")
     parser.add_argument("--ratios", type=float, nargs="+", default=list(RATIOS), metavar="R")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--packing", choices=PACKINGS, default=PACKINGS[0], help="of kept patches")
     parser.add_argument("--small", action="store_true", help="smallest sizes: see that it runs")
     parser.add_argument("--peer", action="store_true", help="race transformers' Molmo2 instead")
     parser.add_argument("--decode", action="store_true", help="time decoding, of 8 prompts and 1")
@@ -100,7 +102,7 @@ def _race_ratios(options: argparse.Namespace, make: Callable[[float], Config]) -
     load = [os.getloadavg()[0]]
     runs, flops = {}, {}
     for ratio in (0.0, *sorted(set(options.ratios))):
-        config = make(ratio)
+        config = override(make(ratio), [f"model.prune.packing={options.packing}"])
         budget = bench_budget(config, options.frames)
         runs[ratio] = Programs(config, budget, parts)
         for part, count in part_flops(config, budget, runs[ratio].kept).items():
@@ -114,7 +116,7 @@ def _race_ratios(options: argparse.Namespace, make: Callable[[float], Config]) -
         print(f"measured {part}", flush=True)
     load.append(os.getloadavg()[0])
     rows = result_rows({pair: own for pair, own in times.items() if pair[0] in PARTS}, flops)
-    report = as_json(rows, options.frames, options.rounds)
+    report = as_json(rows, options.frames, options.rounds) | {"packing": options.packing}
     report["machine"]["load_before_and_after"] = load
     _save(report, options.output / "bench.json")
     print(as_table(rows))

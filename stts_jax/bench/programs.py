@@ -15,11 +15,10 @@ from stts_jax.budget import Budget
 from stts_jax.config import Config
 from stts_jax.layers.attention_mask import TokenTable, attention_mask
 from stts_jax.model.video_language_model import VideoLanguageModel, kept_places, kept_tokens
-from stts_jax.model.vision import encode
+from stts_jax.model.vision import encode, pack
 from stts_jax.parallel.mesh import make_mesh
 from stts_jax.pruning.cells import to_patches
 from stts_jax.pruning.frames import frame_table
-from stts_jax.pruning.layout import stream_layout
 from stts_jax.pruning.selection import protect_first_frames, select
 from stts_jax.training.loss import loss_fn
 from stts_jax.training.step import TrainState, init_state, make_train_step
@@ -125,7 +124,7 @@ def _selection(
     )
     keep = select(protect_first_frames(ratings, frames), frames)
     keep_patches = to_patches(keep, config.model.vit.grid, prune.pooling)
-    layout = stream_layout(keep_patches, budget.patches)
+    layout = pack(keep_patches, budget, config.model)
     kept = kept_tokens(keep_patches, batch["token_pooling"])
     patch = llm.special_token("<im_patch>")
     places = kept_places(batch["input_ids"], batch["token_pooling"], kept, patch, budget.tokens)

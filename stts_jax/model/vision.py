@@ -112,7 +112,7 @@ def encode(
     keep_patches = to_patches(keep, vit.config.grid, prune.pooling)
     layout: Layout = dense
     if prune.method != "none" and prune.topk > 0 and prune.pruning_in_scorer:
-        layout = _pack(keep_patches, budget, config)
+        layout = pack(keep_patches, budget, config)
         x = layout.gather(x)
         features = {index: layout.gather(feature) for index, feature in features.items()}
     if isinstance(layout, FirstFitLayout):
@@ -151,7 +151,7 @@ def _baseline_ratings(
     return jnp.ones(shape, jnp.float32)
 
 
-def _pack(keep_patches: jax.Array, budget: Budget, config: ModelConfig) -> Layout:
+def pack(keep_patches: jax.Array, budget: Budget, config: ModelConfig) -> Layout:
     rows, frames, patches = keep_patches.shape
     if config.prune.packing == "stream":
         return stream_layout(keep_patches, budget.patches)
