@@ -5,6 +5,9 @@ UV_VERSION := 0.13.9
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet
 SETUP := .venv/.setup-done
 SETUP_ALL := .venv/.setup-all-done
+# The compilers are some 4 GB, and JAX with them looks for chips: an environment of their own.
+COMPILERS := .venv-compilers
+SETUP_COMPILERS := $(COMPILERS)/.setup-done
 
 # The interpreter that .venv is made with: PYTHON=... if given, else the first that will do. A
 # version manager's stand-in may be on the path without a Python behind it, so each one is tried.
@@ -23,7 +26,7 @@ PARITY_TESTS := $(shell grep -ls "mark\.parity_torch" tests/test_*.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo bench test test-parity test-all lint lock clean
+.PHONY: help setup demo bench test test-parity test-compilers test-all lint lock clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -46,8 +49,12 @@ else
 	$(PYTEST) -m parity_torch
 endif
 
-test-all: $(SETUP_ALL)  ## run all tests, the slow ones and those against PyTorch too
-	$(PYTEST)
+test-compilers: $(SETUP_COMPILERS)  ## compile for TPUs and GPUs, with compilers that it installs
+	$(COMPILERS)/bin/python -m pytest -m compilers
+
+test-all: $(SETUP_ALL)  ## run all tests: slow ones, those against PyTorch, those of the compilers
+	$(PYTEST) -m "not compilers"
+	$(MAKE) test-compilers
 
 lint: $(SETUP)  ## check style and formatting
 	.venv/bin/python -m ruff check .
@@ -63,13 +70,13 @@ lock: | .venv/bin/python  ## remake requirements.lock; UPGRADE=1 takes newer ver
 
 clean:  ## remove caches and build outputs; .venv and runs/ stay
 	rm -rf build *.egg-info .pytest_cache .ruff_cache .jax_cache
-	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
-.venv/bin/python:
+.venv/bin/python $(COMPILERS)/bin/python:
 	@for python in $(CANDIDATES); do \
 	    if $$python -c '$(SUITABLE)' >/dev/null 2>&1; then \
-	        echo "making .venv with $$($$python --version)"; \
-	        exec $$python -m venv .venv; \
+	        echo "making $(@:/bin/python=) with $$($$python --version)"; \
+	        exec $$python -m venv $(@:/bin/python=); \
 	    fi; \
 	done; \
 	echo "This needs Python 3.11 or newer with its venv module, and none of" \
@@ -79,6 +86,11 @@ clean:  ## remove caches and build outputs; .venv and runs/ stay
 $(SETUP): pyproject.toml requirements.lock | .venv/bin/python
 	@echo "installing into .venv; the first time takes a minute or two"
 	$(PIP) -c requirements.lock -e '.[test]'
+	@touch $@
+
+$(SETUP_COMPILERS): pyproject.toml requirements.lock | $(COMPILERS)/bin/python
+	@echo "installing the compilers for TPUs and GPUs into $(COMPILERS); it takes some minutes"
+	$(subst .venv,$(COMPILERS),$(PIP)) -c requirements.lock -e '.[test,tpu,cuda]'
 	@touch $@
 
 $(SETUP_ALL): $(SETUP)

@@ -142,6 +142,7 @@ def test_the_compiler_is_asked_for_the_same_mesh(setting):
 
 
 @pytest.mark.slow
+@pytest.mark.compilers
 def test_a_plan_is_that_of_the_whole_compilation():
     try:
         topology = get_topology("v5e:4x4")

@@ -108,6 +108,7 @@ DECODING = [row for row in ROWS if "--decode" in row.more]
 
 
 @pytest.mark.slow
+@pytest.mark.compilers
 @pytest.mark.parametrize("row", DECODING, ids=lambda row: row.topology)
 def test_a_row_is_made_with_the_true_compiler_and_is_as_published(row: Row):
     try:
