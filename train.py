@@ -18,6 +18,7 @@ from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.processes import first_then_others, notice
 from stts_jax.training.distributed import join_processes
 from stts_jax.training.loop import Evaluate, train
+from stts_jax.training.run_tokenizer import with_tokenizer_of_start
 
 EXAMPLES = """\
 examples:
@@ -87,6 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         start = options.init_from
         if start is not None:
             start = first_then_others(lambda: local_checkpoint(options.init_from))
+        config = with_tokenizer_of_start(
+            config, options.output, init_from=start, resume=not options.no_resume, notice=notice
+        )
         found = train(
             config,
             options.output,
