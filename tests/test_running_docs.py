@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -60,3 +63,35 @@ def test_pods_find_each_other() -> None:
         environment["JAX_NUM_PROCESSES"]["value"] == str(count) == str(job["spec"]["parallelism"])
     )
     assert job["spec"]["completionMode"] == "Indexed" and "JAX_PROCESS_ID" in environment
+
+
+def launch_arguments() -> list[list[str]]:
+    """Of the lines that start from a converted checkpoint."""
+    return [line for line in [*shell_commands(), pod_command()] if "molmo2_4b" in " ".join(line)]
+
+
+@pytest.mark.parametrize("arguments", launch_arguments(), ids=" ".join)
+def test_a_run_from_a_checkpoint_names_all_data_that_it_reads(arguments) -> None:
+    config = load_config((options := train.parse(arguments)).config, options.overrides)
+    usual = load_config(options.config).data
+    assert config.train.evaluate_every and options.init_from
+    assert config.data.train != usual.train and config.data.validation != usual.validation
+
+
+def run_slurm_script(folder: Path, code: int) -> tuple[int, str]:
+    """Exit code of the script where srun ends with `code`, and what scontrol was asked for."""
+    (script,) = re.findall(r"```\n(#!/bin/bash\n#SBATCH.*?)```", TEXT, re.DOTALL)
+    asked = folder / "asked"
+    asked.write_text("")
+    for name, line in {"srun": f"exit {code}", "scontrol": f'echo "$@" >> {asked}'}.items():
+        (folder / name).write_text(f"#!/bin/sh\n{line}\n")
+        (folder / name).chmod(0o755)
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(["bash", "-c", script], env={"PATH": path, "SLURM_JOB_ID": "7"})
+    return done.returncode, asked.read_text()
+
+
+def test_the_slurm_script_starts_again_what_was_told_to_stop_and_nothing_else(tmp_path) -> None:
+    assert run_slurm_script(tmp_path, 143) == (143, "requeue 7\n")
+    for code in (0, 1, 2, 130):
+        assert run_slurm_script(tmp_path, code) == (code, "")
