@@ -2,6 +2,7 @@
 
 import collections
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from stts_jax.data.evaluation_batches import (
 from stts_jax.data.image import resize, to_patches
 from stts_jax.data.pipeline import training_batches
 from stts_jax.data.questions import question_of
-from stts_jax.data.rows import SIZES, BudgetError
+from stts_jax.data.rows import SIZES
 from stts_jax.data.scene_questions import ask_picture, direction, place
 from stts_jax.data.scenes import COLOURS, Actor, SceneConfig, plan_picture, shape_mask
 from stts_jax.data.synthetic import (
@@ -286,10 +287,32 @@ def test_too_many_bad_videos_stop_the_run_with_a_report(folder, tmp_path):
     assert any(str(path) in str(raised.value) for path in broken)
 
 
-def test_a_row_too_small_for_an_example_is_an_error(folder):
+def long_answer(folder, target, tokens):
+    """The set, with an answer of so many digits."""
+    shutil.copytree(folder, target)
+    path = target / "train.jsonl"
+    first, *rest = lines(path)
+    first["answer"] = "7" * tokens
+    path.write_text("\n".join(map(json.dumps, [first, *rest])))
+
+
+def test_an_example_that_fits_no_row_is_left_out_and_named(folder, tmp_path, caplog):
+    long_answer(folder, tmp_path / "set", 1000)
+    with training_batches(config_for(tmp_path / "set")) as batches:
+        for _ in range(12):
+            next(batches)
+        ((name, reason),) = batches.bad.reasons.items()
+    assert re.match(
+        r"it \(train.jsonl:1\) has \d+ tokens, \d+ more than a row holds; raise data.row_text_tok",
+        reason,
+    )
+    assert f"{name} is left out" in caplog.text and reason in caplog.text
+
+
+def test_rows_too_small_for_many_examples_stop_the_run_with_the_remedy(folder):
     with (
         training_batches(config_for(folder, "data.row_text_tokens=64")) as batches,
-        pytest.raises(BudgetError, match=r"raise data.row_text_tokens"),
+        pytest.raises(BadExamplesError, match=r"raise data.row_text_tokens"),
     ):
         next(batches)
 

@@ -37,7 +37,8 @@ class DataConfig:
       topk: if given, must equal model.prune.topk; the reference states the ratio twice.
       workers: processes that decode; 0 decodes in the main process.
       cache_frames: keep decoded frames in memory (small sets only).
-      max_bad_share: the run stops when more than this share of the examples cannot be read.
+      max_bad_share: the run stops when more than this share of the examples cannot be read or
+        fit no row.
     """
 
     train: str = "synthetic"

@@ -1,4 +1,4 @@
-"""Examples that cannot be read: counted, named, and not too many of them."""
+"""Examples that cannot be used: counted, named, and not too many of them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ JUDGED_AFTER = 100
 
 
 class BadExamplesError(ValueError):
-    """Too many examples could not be read; the message is the report."""
+    """Too many examples could not be used; the message is the report."""
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Stands in the stream for an example that could not be read."""
+    """Stands in the stream for an example that could not be read, or fits no row."""
 
     example: str
     reason: str
@@ -39,7 +39,7 @@ class Unreadable:
 
 @dataclass
 class BadExamples:
-    """Counts and names examples that could not be read, and stops a run with too many.
+    """Counts and names examples that could not be used, and stops a run with too many.
 
     Attributes:
       total: examples in the set.
@@ -76,9 +76,9 @@ class BadExamples:
         if not self.reasons:
             return ""
         head = (
-            f"{len(self.reasons)} of {len(self._seen)} examples could not be read (up to "
+            f"{len(self.reasons)} of {len(self._seen)} examples could not be used (up to "
             f"data.max_bad_share={self.max_share:g} are left out); mend or remove them:"
         )
-        shown = list(self.reasons.values())[:10]
+        shown = [f"{example}: {reason}" for example, reason in self.reasons.items()][:10]
         more = len(self.reasons) - len(shown)
         return "\n".join([head, *shown, *([f"and {more} more"] if more else [])])

@@ -2,9 +2,9 @@
 
 The order of stages is: draw examples (from each dataset at its rate, shuffled anew in each epoch,
 one part for each process), read and preprocess them (in worker processes if asked for), leave out
-what can't be read, pack rows into the budget, stack rows to batches, and prepare the next ones in a
-thread. Every stage can be saved and restored, so a run goes on with the batch it would have seen
-next.
+what can't be read or fits no row, pack rows into the budget, stack rows to batches, and prepare the
+next ones in a thread. Every stage can be saved and restored, so a run goes on with the batch it
+would have seen next.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from stts_jax.budget import Budget, row_budget
 from stts_jax.config import Config, ConfigError, ModelConfig
 from stts_jax.data.bad_examples import READING_ERRORS, BadExamples, Unreadable
 from stts_jax.data.chains import chain_of
+from stts_jax.data.datasets.base import SourceExample
 from stts_jax.data.example_chain import ExampleChain, example_rng
 from stts_jax.data.fill_rates import FillRates
 from stts_jax.data.mixture_order import Draw, MixtureOrder
 from stts_jax.data.packing import pack_examples
-from stts_jax.data.rows import example_sizes, row_sizes, stack_rows
+from stts_jax.data.rows import BudgetError, example_sizes, require_fit, row_sizes, stack_rows
 from stts_jax.data.sources import Source, sources_of
 from stts_jax.data.synthetic import DEFAULT_FOLDER
 
@@ -61,10 +62,17 @@ class Reader:
             example = source.get(draw.index, rng)
             media = chain.load(example, rng)
             arrays = chain.prepare(example, media, "train", rng, source.weight).arrays
-        except READING_ERRORS as error:
+            sizes = example_sizes(arrays, chain.model)
+            require_fit(sizes, self.budget, _called(example))
+        except (*READING_ERRORS, BudgetError) as error:
             return Unreadable(name, str(error))
-        sizes = example_sizes(arrays, chain.model)
         return {"name": name, "example": arrays, "sizes": sizes}
+
+
+def _called(example: SourceExample) -> str:
+    """What a sentence calls an example whose number is named before it: its id helps to find it."""
+    found = example.metadata.get("example_id")
+    return "it" if found is None else f"it ({found})"
 
 
 class TrainingBatches:
@@ -72,7 +80,7 @@ class TrainingBatches:
 
     Attributes:
       budget: of every row.
-      bad: account of examples that could not be read.
+      bad: account of examples that could not be used.
       examples: number of examples in an epoch, over all processes.
       fill_rates: how full the rows are that have been handed over.
     """
@@ -142,7 +150,7 @@ def training_batches(
     Raises:
       ConfigError: if the rows can't be shared among the processes.
       DatasetError, TokenizerError: see `sources_of`, `Tokenizer.load`.
-      BudgetError, BadExamplesError: while iterating.
+      BadExamplesError: while iterating.
     """
     data, model = config.data, config.model
     if data.batch_rows % process_count:
