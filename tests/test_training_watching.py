@@ -23,6 +23,7 @@ from training_cases import (
 
 from stts_jax.budget import row_budget
 from stts_jax.config import ConfigError, load_config
+from stts_jax.data.bad_examples import Unreadable
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.training import loop, spikes, start
 from stts_jax.training.dump import fingerprint, read_dump
@@ -267,6 +268,23 @@ def test_fill_rates_are_logged(tmp_path, capsys):
     windows = [r["window"] for r in read_metrics(tmp_path / "metrics.jsonl") if "window" in r]
     assert [{n: w[f"fill/{n}"] for n in wanted} for w in windows] == [wanted]
     assert f"| fill {100 * wanted['tokens']:.0f} % |" in capsys.readouterr().out
+
+
+def test_bad_examples_are_counted_in_every_place_that_a_run_tells(tmp_path, capsys, monkeypatch):
+    class Batches(FakeBatches):
+        def __next__(self):
+            if self.number == 3:
+                self.bad.add(Unreadable("example 3 of 'mine'", "'a.mp4' is empty"))
+            return super().__next__()
+
+    monkeypatch.setattr(start, "training_batches", Batches)
+    summary = train(small_config("train.steps=4"), tmp_path)
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    windows = [r["window"]["bad_examples"] for r in records if "window" in r]
+    assert windows == [0, 1] and summary["bad_examples"] == 1
+    early, late, *rest = capsys.readouterr().out.splitlines()
+    assert "bad" not in early and late.endswith("| bad examples 1")
+    assert "bad examples that were left out: 1; warnings above name them" in rest
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from random_batches import IMAGE, MULTI_IMAGE, TEXT, VIDEO, random_batch
 
 from stts_jax.budget import row_budget
 from stts_jax.config import Config, load_config
+from stts_jax.data.bad_examples import BadExamples
 from stts_jax.data.fill_rates import FillRates
 from stts_jax.data.rows import row_sizes
 from stts_jax.parallel.mesh import make_mesh, shard_batch
@@ -116,6 +117,7 @@ class FakeBatches:
         self.part, self.parts = process_index, process_count
         self.budget = row_budget(config.model, config.data)
         self.fill_rates = FillRates(self.budget)
+        self.bad = BadExamples(total=1, max_share=1.0)
 
     def __next__(self):
         self.number += 1

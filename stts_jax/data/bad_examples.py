@@ -65,8 +65,9 @@ class BadExamples:
         self._seen.add(bad.example)
         if bad.example in self.reasons:
             return
-        logger.warning("%s is left out: %s", bad.example, bad.reason)
         self.reasons[bad.example] = bad.reason
+        count = len(self.reasons)
+        logger.warning("%s is left out (%d so far): %s", bad.example, count, bad.reason)
         judged = max(len(self._seen), min(self.total, JUDGED_AFTER))
         if len(self.reasons) > self.max_share * judged:
             raise BadExamplesError(self.report())

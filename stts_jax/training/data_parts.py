@@ -96,6 +96,16 @@ class DataParts:
         rates = [batches.fill_rates.as_dict() for batches in self._parts.values()]
         return {name: sum(rate[name] for rate in rates) / len(rates) for name in rates[0]}
 
+    @property
+    def bad_examples(self) -> int:
+        """How many could not be used since the start, of the parts that are read here."""
+        return sum(len(batches.bad.reasons) for batches in self._parts.values())
+
+    def account(self) -> Mapping[str, float]:
+        """What is told of the data beside the metrics: `fill/*` and `bad_examples`."""
+        fill = {f"fill/{name}": rate for name, rate in self.fill_rates().items()}
+        return {**fill, "bad_examples": self.bad_examples}
+
     def __enter__(self) -> Self:
         return self
 

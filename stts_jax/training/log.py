@@ -107,7 +107,7 @@ def log_line(step: int, steps: int, values: Mapping[str, float]) -> str:
     Args:
       step: updates so far.
       steps: updates in all.
-      values: what `Window.close` returns; `fill/tokens` where rows are counted, see `FillRates`.
+      values: what `Window.close` returns, and the account of `DataParts`.
     """
     parts = [
         f"step {step}/{steps} ({100 * step / steps:.1f} %)",
@@ -128,6 +128,8 @@ def log_line(step: int, steps: int, values: Mapping[str, float]) -> str:
     ]
     if values.get("skipped"):
         parts.append(f"skipped {values['skipped']:.0f}")
+    if values.get("bad_examples"):
+        parts.append(f"bad examples {values['bad_examples']}")
     return " | ".join(parts)
 
 

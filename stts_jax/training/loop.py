@@ -64,10 +64,11 @@ def train(
       on_step: called with step and metrics after each step, one step late.
 
     Returns:
-      `step`, `stopped` (by a signal), `stopped_by` (its name), `left_running` (something that was
-      waited for still runs, so the program should end without waiting for it), `steps_per_s`
-      (without the first steps, evaluating and saving; None for short runs), `seconds`, `buckets`
-      (see `Clock`), `metrics` of the last step, `evaluation` (the last one, empty if none).
+      `step`, `bad_examples` (left out since this start), `stopped` (by a signal), `stopped_by` (its
+      name), `left_running` (something that was waited for still runs, so the program should end
+      without waiting for it), `steps_per_s` (without the first steps, evaluating and saving; None
+      for short runs), `seconds`, `buckets` (see `Clock`), `metrics` of the last step, `evaluation`
+      (the last one, empty if none).
 
     Raises:
       ConfigError: for settings that don't go together.
@@ -154,10 +155,14 @@ class _Loop:
         if self.stopped:
             what = "the checkpoint is saved" if self.step else "there is nothing to save yet"
             self.reporter.line(f"stopped at step {self.step} by {self.stop.reason}; {what}")
+        bad = self.batches.bad_examples
+        if bad:
+            self.reporter.line(f"bad examples that were left out: {bad}; warnings above name them")
         self.reporter.line(time_line(self.clock.buckets))
         self.reporter.plot()
         return {
             "step": self.step,
+            "bad_examples": bad,
             "stopped": self.stopped,
             "stopped_by": self.stop.reason if self.stopped else None,
             "left_running": self.left_running,
@@ -218,7 +223,7 @@ class _Loop:
         self.profile.step_done(step)
         self.metrics = {**metrics, "data_wait": pending.waited}
         self.clock.step_done()
-        self.reporter.step(step, self.metrics, self.batches.fill_rates)
+        self.reporter.step(step, self.metrics, self.batches.account)
         if self.on_step is not None:
             self.on_step(step, self.metrics)
 

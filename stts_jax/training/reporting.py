@@ -59,7 +59,7 @@ class Reporter:
         self._console.line(text)
 
     def step(
-        self, step: int, metrics: Mapping[str, float], fill_rates: Callable[[], Mapping[str, float]]
+        self, step: int, metrics: Mapping[str, float], account: Callable[[], Mapping[str, float]]
     ) -> None:
         """Tell of a step that is done; every `train.log_every` steps also of those since."""
         before, self._reported_at = self._reported_at, self._clock.seconds
@@ -68,7 +68,7 @@ class Reporter:
         self._console.advance(metrics["loss"])
         every = self._config.log_every
         if every and step % every == 0:
-            self._tell_window(step, fill_rates())
+            self._tell_window(step, account())
 
     def evaluation(self, step: int, scores: Mapping[str, float]) -> None:
         """Tell of an evaluation."""
@@ -92,10 +92,10 @@ class Reporter:
         if self._first:
             plot_training(self._output)
 
-    def _tell_window(self, step: int, fill_rates: Mapping[str, float]) -> None:
+    def _tell_window(self, step: int, account: Mapping[str, float]) -> None:
         left = self._config.steps - step
         values = self._window.close(left, self._clock.steps_per_second)
-        values |= {f"fill/{name}": rate for name, rate in fill_rates.items()}
+        values |= account
         self.line(log_line(step, self._config.steps, values))
         values |= {f"time/{name}": seconds for name, seconds in self._clock.buckets.items()}
         self._write({"step": step, "window": values})
