@@ -152,6 +152,12 @@ def test_images_are_checked(tmp_path, decode):
     assert state.problem == "damaged" and str(path) in state.reason
 
 
+def test_a_file_that_cannot_even_be_looked_at_is_damaged(tmp_path):
+    path = tmp_path / ("long" * 100)
+    state = check_file(MediaFile(path, "video"), decode=False)
+    assert state.problem == "damaged" and str(path) in state.reason
+
+
 def test_results_of_processes_are_those_of_this_one(root):
     target = [registered("tomato", root)]
     assert check(target, CheckOptions(workers=2)) == check(target, CheckOptions())

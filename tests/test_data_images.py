@@ -1,6 +1,9 @@
 """Images: reading files, resizing, tilings, and the tokens of one image or several."""
 
 import dataclasses
+import errno
+import os
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -83,6 +86,7 @@ def test_unreadable_files_are_named_with_the_reason(tmp_path):
     PIL.Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
     cases = {
         "missing.png": "does not exist",
+        "long" * 100: "cannot be looked at: File name too long; check its name",
         "empty.png": "is empty",
         ".": "is a folder",
         "text.png": "is no picture",
@@ -96,6 +100,16 @@ def test_unreadable_files_are_named_with_the_reason(tmp_path):
         with pytest.raises(ImageError, match=reason) as raised:
             load_image(tmp_path / name)
         assert str(tmp_path / name) in str(raised.value)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE, errno.EIO])
+def test_a_disk_or_share_that_fails_costs_one_picture(tmp_path, monkeypatch, number):
+    def fail(path):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "is_dir", fail)
+    with pytest.raises(ImageError, match=f"a.png' cannot be looked at: {os.strerror(number)}"):
+        load_image(tmp_path / "a.png")
 
 
 # ----------------------------------------------------------------------------- pixels

@@ -401,6 +401,7 @@ def test_unreadable_files_are_named_with_the_reason(tmp_path):
     sound(tmp_path / "sound.mp4")
     cases = {
         "missing.mp4": "does not exist",
+        "long" * 100: "cannot be looked at: File name too long; check its name",
         "empty.mp4": "is empty",
         ".": "is a folder",
         "text.txt": "is no",

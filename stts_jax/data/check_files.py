@@ -57,9 +57,9 @@ def check_file(file: MediaFile, decode: bool) -> FileState:
       decode: all frames or the whole picture; otherwise only its structure is looked at.
     """
     path, kind = file
-    if not path.is_file():
-        return FileState(problem="missing", reason=f"'{path}' does not exist")
     try:
+        if not path.is_file():
+            return FileState(problem="missing", reason=f"'{path}' does not exist")
         if kind == "video":
             return FileState(seconds=_decode(path) if decode else probe(path).duration)
         if decode:
@@ -67,7 +67,7 @@ def check_file(file: MediaFile, decode: bool) -> FileState:
         else:
             with Image.open(path) as picture:
                 picture.verify()
-    except Exception as error:  # decoders raise many kinds; each of them is a file not to use
+    except Exception as error:  # disks and decoders raise many kinds; each is a file not to use
         reason = str(error) or type(error).__name__
         return FileState(
             problem="damaged", reason=reason if str(path) in reason else f"'{path}': {reason}"

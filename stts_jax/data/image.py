@@ -15,6 +15,8 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
+from stts_jax.data.media_file import require_content
+
 Normalization = Literal["siglip", "openai", "dino"]
 
 # Mean and deviation of each channel that a ViT was trained with; SigLIP maps [0, 1] to [-1, 1].
@@ -49,7 +51,7 @@ def load_image(path: str | Path) -> np.ndarray:
         picture.
     """
     path = Path(path)
-    _require_file(path)
+    require_content(path, "a picture", ImageError)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd palettes and sizes near the limit
@@ -69,15 +71,6 @@ def load_image(path: str | Path) -> np.ndarray:
     with contextlib.suppress(Exception):  # a damaged note of the camera doesn't spoil the picture
         rgb = PIL.ImageOps.exif_transpose(rgb)
     return np.array(rgb)
-
-
-def _require_file(path: Path) -> None:
-    if path.is_dir():
-        raise ImageError(f"'{path}' is a folder; give the path of a picture")
-    if not path.is_file():
-        raise ImageError(f"'{path}' does not exist; check the path")
-    if path.stat().st_size == 0:
-        raise ImageError(f"'{path}' is empty; copy or download it again")
 
 
 def _require_plain(picture: PIL.Image.Image, path: Path) -> None:

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from stts_jax.data.media_file import require_content
+
 
 class VideoError(ValueError):
     """A file that yields no frames; the message is one sentence that names it."""
@@ -52,13 +54,7 @@ def require_file(path: str | Path) -> None:
     Raises:
       VideoError: if there is nothing to read at `path`.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise VideoError(f"'{path}' is a folder; give the path of a video file")
-    if not path.is_file():
-        raise VideoError(f"'{path}' does not exist; check the path")
-    if path.stat().st_size == 0:
-        raise VideoError(f"'{path}' is empty; copy or download it again")
+    require_content(Path(path), "a video file", VideoError)
 
 
 def damaged(path: str | Path, reason: str) -> VideoError:
