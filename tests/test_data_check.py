@@ -1,18 +1,27 @@
 """Finding out what of the data is missing or damaged."""
 
 import json
+import re
 
 import pytest
 from benchmark_fixtures import VIDEO_SECONDS, build_root, write_video
 from deadly_worker import length_or_death
 from PIL import Image
 
+from stts_jax.budget import row_budget
+from stts_jax.config import load_config
 from stts_jax.data.__main__ import main
-from stts_jax.data.check import CheckOptions, check, registered
+from stts_jax.data.chains import chain_of
+from stts_jax.data.check import CheckOptions, check, own_file, registered
 from stts_jax.data.check_files import FileState, MediaFile, check_file, in_processes
 from stts_jax.data.check_report import HEAD
+from stts_jax.data.check_rows import RowCheck
 from stts_jax.data.datasets.base import DatasetError
+from stts_jax.data.mixture_order import Draw
+from stts_jax.data.pipeline import Reader
+from stts_jax.data.sources import sources_of
 from stts_jax.data.usable import Selection, read_usable, write_usable
+from stts_jax.data.video_pyav import PyAvDecoder
 
 MISSING = "TOMATO/videos/simulated/0001-00.mp4"  # of one example
 CORRUPT = "TOMATO/videos/object/0390-01.mp4"  # of two
@@ -240,6 +249,8 @@ def test_the_usable_examples_can_be_read_back(root, tmp_path):
         (("--benchmarks", "--root", "/nowhere"), "--root is '/nowhere', which is no folder"),
         (("--datasets", "tomatoes", "--root", "."), "no dataset is called 'tomatoes'"),
         (("--mixture", "soup", "--root", "."), "no mixture is called 'soup'"),
+        (("--benchmarks", "--root", ".", "--set", "data.seed=1"), "--set is given without --conf"),
+        (("--benchmarks", "--root", ".", "--config", "tinny"), "there is no config named 'tinny'"),
         (("--benchmarks", "--root", ".", "--limit", "0"), "--limit is 0; it must be 1 or more"),
         (("--benchmarks", "--root", ".", "--report", "/nowhere/r.json"), "its folder does not ex"),
     ],
@@ -293,6 +304,40 @@ def test_all_wrong_lines_of_an_own_file_are_named(own, capsys):
     output = capsys.readouterr().out
     assert f"{path}:1: field 'question' is missing" in output
     assert f"{path}:3: field 'video' is missing" in output
+
+
+def test_examples_that_fit_no_row_of_a_setup_are_named_with_the_remedy(own, tmp_path, capsys):
+    long = {"video": "a.mp4", "clip": [0, 1], "caption": "7" * 3000}
+    path = own({"video": "a.mp4", "caption": "Grey."}, long, {"images": ["a.png"], "caption": "7"})
+    usable = tmp_path / "usable.jsonl"
+    assert run("--file", path) == 0
+    assert run("--file", path, "--config", "tiny", "--write-usable", usable) == 1
+    assert re.search(
+        r"example 1: it \(my.jsonl:2\) has \d+ tokens, \d+ more than a row holds; raise data.row_t",
+        capsys.readouterr().out,
+    )
+    assert read_usable(usable) == {Selection(str(path), None): [0, 2]}
+    room = ("--set", "data.row_text_tokens=4000")
+    assert run("--file", path, "--config", "tiny", *room) == 0
+
+
+def test_sizes_are_those_of_training_though_no_video_is_decoded(own, monkeypatch):
+    path = own(
+        {"video": "a.mp4", "clip": [0.4, 1.7], "subtitle": "Come here!", "caption": "Grey."},
+        *(
+            {"video": "a.mp4", "question": f"How {'very ' * n}grey?", "answer": "6"}
+            for n in range(3)
+        ),
+    )
+    setup = ["data.row_text_tokens=1", "data.questions_per_video=2", "data.wording=templates"]
+    config = load_config("tiny", [*setup, f"data.train={path}"])
+    (source,), chain = sources_of(config, "train"), chain_of(config)
+    read = Reader((source,), (chain,), row_budget(config.model, config.data), config.data.seed)
+    wanted = {index: read(Draw(0, index, 0)).reason for index in range(3)}
+    monkeypatch.setattr(PyAvDecoder, "frames_numbered", None)
+    (state,) = check([own_file(path, 2)], CheckOptions(rows=RowCheck.of(config)))
+    assert state.wrong == [f"example {n}: {reason}" for n, reason in wanted.items()]
+    assert not state.usable and len(wanted) == len(source)
 
 
 @pytest.mark.parametrize("line", ["{", "{}", '{"dataset": "a", "split": null, "index": "b"}'])

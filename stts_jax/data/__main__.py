@@ -14,9 +14,10 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from stts_jax.config import ConfigError, load_config, replace
+from stts_jax.config import Config, ConfigError, load_config, replace
 from stts_jax.data.check import CheckOptions, Target, check, own_file, registered
 from stts_jax.data.check_report import details, table, write_report
+from stts_jax.data.check_rows import RowCheck
 from stts_jax.data.datasets.base import Dataset, DatasetError, dataset_class, dataset_names
 from stts_jax.data.datasets.benchmarks import BENCHMARKS
 from stts_jax.data.datasets.mixtures import MIXTURES, mixture
@@ -73,7 +74,8 @@ def check_all(options: argparse.Namespace) -> int:
     for path in (options.report, options.write_usable):
         if path is not None and not path.absolute().parent.is_dir():
             raise DatasetError(f"'{path}' cannot be written: its folder does not exist; make it")
-    states = check(list(_targets(options)), _check_options(options))
+    config = _config_of(options)
+    states = check(list(_targets(options, config)), _check_options(options, config))
     for line in (*(line for state in states for line in details(state)), *table(states)):
         print(line)
     if options.report:
@@ -100,7 +102,14 @@ def measure_speed(options: argparse.Namespace) -> int:
     return 0
 
 
-def _targets(options: argparse.Namespace) -> Iterator[Target]:
+def _config_of(options: argparse.Namespace) -> Config | None:
+    """The setup that examples are to fit, if there is one."""
+    if options.config is None and options.overrides:
+        raise DatasetError("--set is given without --config; name the setup that it is about")
+    return None if options.config is None else load_config(options.config, options.overrides)
+
+
+def _targets(options: argparse.Namespace, config: Config | None) -> Iterator[Target]:
     names = list(options.datasets) + (list(BENCHMARKS) if options.benchmarks else [])
     if not (names or options.mixture or options.file):
         raise DatasetError(
@@ -110,11 +119,13 @@ def _targets(options: argparse.Namespace) -> Iterator[Target]:
         raise DatasetError("--root is missing; name the folder that holds all datasets' folders")
     if options.root is not None and not options.root.is_dir():
         raise DatasetError(f"--root is '{options.root}', which is no folder; correct it")
+    # Without a setup, all lines about a video are one example.
+    per_example = None if config is None else config.data.questions_per_video
     seen = set()
     for target in (
         *(_of_mixture(name, options.root) for name in _datasets_of(options.mixture)),
         *(registered(name, options.root) for name in names),
-        *map(own_file, options.file),
+        *(own_file(path, per_example) for path in options.file),
     ):
         if target.selection not in seen:
             seen.add(target.selection)
@@ -137,13 +148,14 @@ def _of_mixture(name: str, root: Path) -> Target:
     return Target(Selection(name, "train"), read)
 
 
-def _check_options(options: argparse.Namespace) -> CheckOptions:
+def _check_options(options: argparse.Namespace, config: Config | None) -> CheckOptions:
     for name, least in (("limit", 1), ("workers", 0)):
         value = getattr(options, name)
         if value is not None and value < least:
             raise DatasetError(f"--{name} is {value}; it must be {least} or more")
     workers = os.cpu_count() or 1 if options.workers is None else options.workers
-    return CheckOptions(options.decode, options.limit, workers, progress=True)
+    rows = None if config is None else RowCheck.of(config)
+    return CheckOptions(options.decode, options.limit, workers, progress=True, rows=rows)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -183,6 +195,8 @@ def _add_check_options(parser: argparse.ArgumentParser) -> None:
     add("--file", nargs="+", default=[], type=Path, help="JSONL files of your own data")
     add("--root", type=Path, help="folder that holds the folders of all datasets")
     add("--decode", action="store_true", help="decode every frame; by default files are probed")
+    add("--config", help="find examples that fit no row of this setup of configs/, or file, too")
+    add("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="overrides", help="settings")
     add("--limit", type=int, metavar="N", help="at most N examples of each, evenly spread")
     add("--workers", type=int, metavar="N", help="processes; 0 for none; by default one a core")
     add(

@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from stts_jax.data.check_files import FileState, MediaFile, check_files
+from stts_jax.data.check_rows import RowCheck
 from stts_jax.data.datasets import academic, benchmarks  # noqa: F401  (enter the datasets by name)
 from stts_jax.data.datasets.base import Dataset, DatasetError, SourceExample, dataset_class
 from stts_jax.data.datasets.own_data import OwnData, OwnDataError, own_lines
@@ -44,12 +45,14 @@ class CheckOptions:
       limit: at most that many examples of each dataset, evenly spread over it.
       workers: processes that look at files; 0 for none but this one.
       progress: show a bar.
+      rows: if given, examples that fit no row are looked for too.
     """
 
     decode: bool = False
     limit: int | None = None
     workers: int = 0
     progress: bool = False
+    rows: RowCheck | None = None
 
 
 @dataclass
@@ -61,12 +64,12 @@ class DatasetState:
       home: where to get it.
       examples: in the annotations, None if they cannot be read.
       checked: how many of them were looked at.
-      usable: indices of those whose files can all be read.
+      usable: indices of those whose files can all be read, and that fit a row.
       hours: of the videos that can be read.
       unreadable: why the annotations cannot be read.
       missing: files that are not there.
       damaged: why files cannot be read.
-      wrong: why records make no example, or a clip of no frames.
+      wrong: why records make no example, a clip of no frames, or an example that fits no row.
     """
 
     selection: Selection
@@ -116,14 +119,14 @@ def registered(name: str, root: Path, default_split: str | None = None) -> Targe
     return Target(Selection(dataset, chosen), lambda: made(root, chosen), made.home)
 
 
-def own_file(path: Path) -> Target:
-    """A file of users' own data."""
+def own_file(path: Path, per_example: int | None = None) -> Target:
+    """A file of users' own data, with at most `per_example` lines in an example (all if None)."""
 
     def read() -> Dataset:
         wrong = [str(line) for line in own_lines(path) if isinstance(line, OwnDataError)]
         if wrong:
             raise OwnDataError("\n".join(wrong))
-        return OwnData(path)
+        return OwnData(path, per_example)
 
     return Target(Selection(str(path), None), read)
 
@@ -143,27 +146,35 @@ class _Needed:
 def check(targets: Sequence[Target], options: CheckOptions) -> list[DatasetState]:
     """Check datasets: first all annotations, then all files, each of them once."""
     states = [DatasetState(target.selection, target.home) for target in targets]
-    needed = [_read(target, state, options) for target, state in zip(targets, states, strict=True)]
+    datasets = [_read(target, state) for target, state in zip(targets, states, strict=True)]
+    needed = [
+        _needed_files(dataset, options, state) if dataset is not None else []
+        for dataset, state in zip(datasets, states, strict=True)
+    ]
     files = dict.fromkeys(file for part in needed for example in part for file in example.files)
     checked = check_files(files, decode=options.decode, workers=min(options.workers, len(files)))
     known = dict(_bar(checked, "files", "file", options, len(files)))
     for state, part in zip(states, needed, strict=True):
         _account(state, part, {file: known[file] for example in part for file in example.files})
+    if options.rows is not None:
+        for state, dataset in zip(states, datasets, strict=True):
+            if dataset is not None:
+                _account_rows(state, dataset, options.rows, options)
     return states
 
 
-def _read(target: Target, state: DatasetState, options: CheckOptions) -> list[_Needed]:
-    """What the examples of a dataset need; nothing if its annotations cannot be read."""
+def _read(target: Target, state: DatasetState) -> Dataset | None:
+    """A dataset; None if its annotations cannot be read."""
     try:
         dataset = target.read()
     except DatasetError as error:
         state.unreadable = str(error).split("\n")
-        return []
+        return None
     except Exception as error:  # annotations of a form that nobody thought of
         state.unreadable = [f"the annotations are damaged: {type(error).__name__}: {error}"]
-        return []
+        return None
     state.examples = len(dataset)
-    return _needed_files(dataset, options, state)
+    return dataset
 
 
 def _needed_files(dataset: Dataset, options: CheckOptions, state: DatasetState) -> list[_Needed]:
@@ -194,6 +205,15 @@ def _account(
             state.wrong.append(f"example {example.index}: {reason}")
         else:
             state.usable.append(example.index)
+
+
+def _account_rows(
+    state: DatasetState, dataset: Dataset, rows: RowCheck, options: CheckOptions
+) -> None:
+    """Take what fits no row away from what is usable."""
+    found = dict(rows.problems(dataset, _bar(state.usable, "rows", "example", options)))
+    state.wrong += [f"example {index}: {reason}" for index, reason in found.items()]
+    state.usable = [index for index in state.usable if index not in found]
 
 
 def _wrong_clip(example: _Needed, files: dict[MediaFile, FileState]) -> str:

@@ -78,19 +78,22 @@ def read_media(
         )
     if source.video is None:
         return Media(tuple(load_image(path) for path in source.images))
-    overrides = VideoOverrides.from_metadata(source.metadata)
-    if source.clip is not None:
-        overrides = dataclasses.replace(overrides, clip=source.clip)
     squash = _Squash(frame_size)
     video = read_sampled(
         source.video,
         settings.sampler(),
-        overrides,
+        video_overrides(source),
         rng=rng,
         transform=squash,
         decoder=settings.decoder,
     )
     return Media(video=video, video_size=squash.size)
+
+
+def video_overrides(source: SourceExample) -> VideoOverrides:
+    """What an example says about its video."""
+    overrides = VideoOverrides.from_metadata(source.metadata)
+    return overrides if source.clip is None else dataclasses.replace(overrides, clip=source.clip)
 
 
 @dataclass

@@ -33,6 +33,7 @@ __all__ = [
     "read_sampled",
     "read_video",
     "sample_times",
+    "sampled_from",
 ]
 
 Clip = tuple[float, float]
@@ -197,15 +198,28 @@ def read_sampled(
         raise SamplingError(
             f"the video decoder is '{decoder}', which is unknown; use one of {', '.join(DECODERS)}"
         )
-    sampler = overrides.applied_to(sampler)
     with DECODERS[decoder](path) as video:
-        if isinstance(sampler, TimeSampler):
-            sampled, images = _by_time(video, sampler, overrides.clip, rng, path)
-            timestamps = sampled.positions
-        else:
-            sampled, images = _by_number(video, sampler, overrides.clip, rng, path)
-            timestamps = sampled.positions / _average_fps(video)
-        frames = _collect(images, len(timestamps), transform, path)
+        return sampled_from(video, path, sampler, overrides, rng=rng, transform=transform)
+
+
+def sampled_from(
+    video: VideoDecoder,
+    path: str | Path,
+    sampler: Sampler,
+    overrides: VideoOverrides = NO_OVERRIDES,
+    *,
+    rng: np.random.RandomState | None = None,
+    transform: Transform | None = None,
+) -> Video:
+    """The frames that a sampler takes of an open video; `path` names it. See `read_sampled`."""
+    sampler = overrides.applied_to(sampler)
+    if isinstance(sampler, TimeSampler):
+        sampled, images = _by_time(video, sampler, overrides.clip, rng, path)
+        timestamps = sampled.positions
+    else:
+        sampled, images = _by_number(video, sampler, overrides.clip, rng, path)
+        timestamps = sampled.positions / _average_fps(video)
+    frames = _collect(images, len(timestamps), transform, path)
     target_fps = sampled.target_fps
     if overrides.fake_timestamp_fps:
         target_fps = overrides.fake_timestamp_fps

@@ -1,0 +1,96 @@
+"""Which examples fit no row of a setup: made as in training, but for decoding their videos."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from stts_jax.budget import Budget, row_budget
+from stts_jax.config import Config
+from stts_jax.data.bad_examples import Unreadable
+from stts_jax.data.chains import chain_of
+from stts_jax.data.datasets.base import Dataset, SourceExample
+from stts_jax.data.datasets.own_data import OwnData
+from stts_jax.data.example_chain import ExampleChain
+from stts_jax.data.media import Media, MediaCache, read_media, video_overrides
+from stts_jax.data.mixture_order import Draw
+from stts_jax.data.pipeline import Reader
+from stts_jax.data.sources import Source
+from stts_jax.data.video import sampled_from
+from stts_jax.data.video_pyav import open_pyav
+from stts_jax.data.video_settings import VideoSettings
+
+
+@dataclass(frozen=True)
+class RowCheck:
+    """Whether examples fit a row, as they are in the first epoch of training.
+
+    Attributes:
+      config: of the setup.
+      chain: makes arrays of examples.
+      budget: of a row.
+    """
+
+    config: Config
+    chain: ExampleChain
+    budget: Budget
+
+    @classmethod
+    def of(cls, config: Config) -> RowCheck:
+        """For a setup.
+
+        Raises:
+          TokenizerError: see `Tokenizer.load`.
+        """
+        chain = replace(chain_of(config), cache=_BlackVideos(keep=False))
+        return cls(config, chain, row_budget(config.model, config.data))
+
+    def problems(self, dataset: Dataset, indices: Iterable[int]) -> Iterator[tuple[int, str]]:
+        """Those of the examples that training would leave out, and why; their files are there."""
+        plain = isinstance(dataset, OwnData) and self.config.data.wording == "plain"
+        source = Source(dataset, plain=plain)
+        read = Reader((source,), (self.chain,), self.budget, self.config.data.seed)
+        for index in indices:
+            found = read(Draw(source=0, index=index, epoch=0))
+            if isinstance(found, Unreadable):
+                yield index, found.reason
+
+
+class _BlackVideos(MediaCache):
+    """Videos of the right number of frames at the right times, none of which is decoded."""
+
+    def read(
+        self,
+        source: SourceExample,
+        settings: VideoSettings,
+        frame_size: int,
+        rng: np.random.RandomState | None = None,
+    ) -> Media:
+        """As `read_media`."""
+        if source.video is None or source.images:
+            return read_media(source, settings, frame_size, rng)
+        with open_pyav(source.video) as found:
+            frame = np.zeros((frame_size, frame_size, 3), np.uint8)
+            black = _Black(found.begin, found.end, found.frame_count, frame)
+            overrides = video_overrides(source)
+            video = sampled_from(black, source.video, settings.sampler(), overrides, rng=rng)
+            return Media(video=video, video_size=(found.width, found.height))
+
+
+@dataclass(frozen=True)
+class _Black:
+    """The `VideoDecoder` of a video that shows the same frame all the time."""
+
+    begin: float
+    end: float
+    frame_count: int
+    frame: np.ndarray
+
+    def frames_shown_at(self, seconds: Sequence[float]) -> Iterator[np.ndarray]:
+        return itertools.repeat(self.frame, len(seconds))
+
+    def frames_numbered(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+        return itertools.repeat(self.frame, len(numbers))
