@@ -7,13 +7,16 @@ import shutil
 from pathlib import Path
 
 import av
+import grain
 import numpy as np
 import pytest
+from deadly_worker import length_or_death
 
-from stts_jax.budget import batch_arrays, video_budget
+from stts_jax.budget import batch_arrays, row_budget, video_budget
 from stts_jax.config import ConfigError, load_config
 from stts_jax.data import synthetic
-from stts_jax.data.bad_examples import BadExamplesError
+from stts_jax.data.bad_examples import BadExamples, BadExamplesError
+from stts_jax.data.datasets.base import DatasetError
 from stts_jax.data.evaluation_batches import (
     PromptBatches,
     batches_of_prompts,
@@ -22,7 +25,7 @@ from stts_jax.data.evaluation_batches import (
     text_room,
 )
 from stts_jax.data.image import resize, to_patches
-from stts_jax.data.pipeline import training_batches
+from stts_jax.data.pipeline import TrainingBatches, _accept_flags, training_batches
 from stts_jax.data.questions import question_of
 from stts_jax.data.rows import SIZES
 from stts_jax.data.scene_questions import ask_picture, direction, place
@@ -285,6 +288,20 @@ def test_too_many_bad_videos_stop_the_run_with_a_report(folder, tmp_path):
         for _ in range(12):
             next(batches)
     assert any(str(path) in str(raised.value) for path in broken)
+
+
+def test_a_file_that_ends_a_worker_process_is_one_sentence_with_the_remedy(folder):
+    config = config_for(folder)
+    stream = grain.MapDataset.source(["deadly"]).map(length_or_death).to_iter_dataset()
+    _accept_flags()
+    stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=1))
+    stream = grain.experimental.ThreadPrefetchIterDataset(stream, prefetch_buffer_size=1)
+    budget = row_budget(config.model, config.data)
+    with (
+        TrainingBatches(stream, budget, BadExamples(1, 0.1), config.model) as batches,
+        pytest.raises(DatasetError, match=r"died \(exit code -9\); .*stts_jax.data check --decode"),
+    ):
+        next(batches)
 
 
 def long_answer(folder, target, tokens):

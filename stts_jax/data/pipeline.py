@@ -23,7 +23,7 @@ from stts_jax.budget import Budget, row_budget
 from stts_jax.config import Config, ConfigError, ModelConfig
 from stts_jax.data.bad_examples import READING_ERRORS, BadExamples, Unreadable
 from stts_jax.data.chains import chain_of
-from stts_jax.data.datasets.base import SourceExample
+from stts_jax.data.datasets.base import DatasetError, SourceExample
 from stts_jax.data.example_chain import ExampleChain, example_rng
 from stts_jax.data.fill_rates import FillRates
 from stts_jax.data.mixture_order import Draw, MixtureOrder
@@ -34,6 +34,8 @@ from stts_jax.data.synthetic import DEFAULT_FOLDER
 
 Batch = dict[str, np.ndarray]
 PREPARED_BATCHES = 2
+# In the words of grain, which has no error of its own for it.
+_WORKER_DIED = "Worker process was terminated unexpectedly with exit code "
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,12 @@ class TrainingBatches:
         return self
 
     def __next__(self) -> Batch:
-        batch = next(self._open)
+        try:
+            batch = next(self._open)
+        except RuntimeError as error:
+            if _WORKER_DIED in str(error):
+                raise _death_of(error) from error
+            raise
         self.fill_rates.add(row_sizes(batch, self._model))
         return batch
 
@@ -150,7 +157,7 @@ def training_batches(
     Raises:
       ConfigError: if the rows can't be shared among the processes.
       DatasetError, TokenizerError: see `sources_of`, `Tokenizer.load`.
-      BadExamplesError: while iterating.
+      BadExamplesError: while iterating; DatasetError if a worker process dies.
     """
     data, model = config.data, config.model
     if data.batch_rows % process_count:
@@ -181,6 +188,16 @@ def training_batches(
         stream, prefetch_buffer_size=PREPARED_BATCHES
     )
     return TrainingBatches(stream, budget, bad, model)
+
+
+def _death_of(error: RuntimeError) -> DatasetError:
+    """What to do where reading ends a process: it would do so again whenever the run goes on."""
+    code = str(error).partition(_WORKER_DIED)[2].partition(".")[0]
+    return DatasetError(
+        f"a worker process that reads data died (exit code {code}); it ran out of memory (lower "
+        "data.workers), or a file crashes the decoder: find it with `python -m stts_jax.data check "
+        "--decode` and remove it, or leave it out of published data with data.usable"
+    )
 
 
 def _accept_flags() -> None:
