@@ -13,7 +13,7 @@ from pathlib import Path
 from convert.cache import local_checkpoint
 from stts_jax.command_line import add_checkpoint_options, leave, run_on_hosts
 from stts_jax.config import Config, ConfigError, override, replace
-from stts_jax.data.synthetic import DEFAULT_FOLDER
+from stts_jax.data.synthetic import DEFAULT_FOLDER, SPLITS
 from stts_jax.evaluation.comparison import column_scores, comparison_table, results_table
 from stts_jax.evaluation.report import print_table
 from stts_jax.evaluation.runner import Evaluation, evaluate_split
@@ -49,7 +49,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add_checkpoint_options(parser)
     parser.add_argument(
-        "--split", default="test", help="train, validation, test, or a .jsonl file (%(default)s)"
+        "--split", default="test", help=f"{', '.join(SPLITS)}, or a .jsonl file (%(default)s)"
     )
     parser.add_argument(
         "--k",
@@ -83,6 +83,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--output", type=Path, help="folder for metrics and predictions (default: in CHECKPOINT)"
     )
     return parser.parse_args(arguments)
+
+
+def require_split(split: str) -> None:
+    """Refuse what is neither one of the splits nor a file of questions."""
+    if split.endswith(".jsonl"):
+        if not Path(split).is_file():
+            raise ConfigError(f"--split is '{split}', which does not exist; check the path")
+    elif split not in SPLITS:
+        raise ConfigError(f"--split is '{split}'; use {', '.join(SPLITS)}, or a .jsonl file")
 
 
 def setups(options: argparse.Namespace) -> tuple[Config, dict[str, Config]]:
@@ -166,6 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
 
     def command() -> None:
+        require_split(options.split)
         if options.mode:
             tasks_of(options.mode)  # says at once what is wrong with it
         join_processes()

@@ -294,9 +294,21 @@ def test_a_ratio_needs_a_method(checkpoint, capsys):
     assert "model.prune.method=random" in refused(capsys, evaluate.main(arguments))
 
 
-def test_a_split_that_does_not_exist_is_refused(checkpoint, tmp_path, capsys):
-    arguments = ["--checkpoint", str(checkpoint), "--split", str(tmp_path / "no.jsonl")]
-    assert "does not exist" in refused(capsys, evaluate.main(arguments))
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [
+        ("no.jsonl", "--split is 'no.jsonl', which does not exist"),
+        ("val", "--split is 'val'; use train, validation, test, or a .jsonl file"),
+        ("seed", "--split is 'seed'; use train"),  # a setting, but no split
+    ],
+)
+def test_a_split_that_does_not_exist_is_refused_before_anything_is_loaded(
+    split, said, checkpoint, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(evaluate, "load_model", lambda *_: pytest.fail("the model is loaded"))
+    arguments = ["--checkpoint", str(checkpoint), "--split", split]
+    assert said in refused(capsys, evaluate.main(arguments))
 
 
 @pytest.mark.parametrize("factor", ["0", "-1x", "many"])
