@@ -22,7 +22,7 @@ from stts_jax.evaluation.suites import GROUPS, tasks_of
 from stts_jax.evaluation.tasks import TaskRun, evaluate_tasks
 from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
 from stts_jax.parallel.processes import Share, first_then_others, is_first, notice
-from stts_jax.training.checkpoint import config_of, load_to_answer
+from stts_jax.training.checkpoint import config_of, find_checkpoint, load_to_answer
 from stts_jax.training.distributed import join_processes
 from stts_jax.training.run_mesh import answering_mesh
 
@@ -153,6 +153,7 @@ def answer_tasks(
             )
         run = TaskRun(
             root,
+            options.checkpoint,
             options.limit,
             options.frames,
             progress=is_first(),
@@ -181,8 +182,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         join_processes()
         options.checkpoint = first_then_others(lambda: local_checkpoint(options.checkpoint))
         config, wanted = setups(options)
-        model, _ = load_to_answer(options.checkpoint, config, answering_mesh(config))
         output = options.output or options.checkpoint / "eval"
+        # A run may save a newer step meanwhile; results are kept with the one that is loaded.
+        options.checkpoint = find_checkpoint(options.checkpoint)
+        model, _ = load_to_answer(options.checkpoint, config, answering_mesh(config))
         answer = answer_tasks if options.mode else answer_split
         answer(options, model, wanted, output)
         notice(f"metrics and predictions are in '{output}'")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,9 +19,13 @@ from goldens_folder import REPOSITORY
 
 import eval as eval_command
 from stts_jax.config import load_config
+from stts_jax.evaluation import tasks
+from stts_jax.evaluation.runner import Answers
+from stts_jax.evaluation.scoring.judge import HttpJudge
 from stts_jax.evaluation.suites import tasks_of
+from stts_jax.evaluation.tasks import TaskRun, evaluate_tasks
 from stts_jax.model.video_language_model import VideoLanguageModel
-from stts_jax.training.checkpoint import save_model
+from stts_jax.training.checkpoint import find_checkpoint, load_model, save_model
 
 SETTINGS = ["data.max_frames=2", "data.row_frames=2", "eval.batch_rows=2", "model.llm.layers=1"]
 ALL_MODES = "video,video_pointing"
@@ -72,6 +77,42 @@ def test_saved_results_are_used_again_unless_a_setting_differs(root, checkpoint,
     assert "tomato:test: the saved result is used" in run(capsys, *flags)
     again = run(capsys, *flags, "--limit", 1)
     assert "tomato:test is answered anew: limit: None, now 1" in again
+
+
+@pytest.fixture
+def quick_answers(monkeypatch) -> list[int]:
+    """Every question is answered with A, by no model; how many were, in each task."""
+    counts = []
+
+    def answer(model, config, batches, **_):
+        said = [(prompt, "A") for _, prompts, _ in batches for prompt in prompts]
+        counts.append(len(said))
+        return Answers(said, visual_tokens=0, questions_per_s=0.0, unreadable=0)
+
+    monkeypatch.setattr(tasks, "answer", answer)
+    return counts
+
+
+def test_saved_results_of_another_checkpoint_or_judge_are_not_used(
+    root, checkpoint, tmp_path, quick_answers
+):
+    model, config = load_model(checkpoint)
+    copied = tmp_path / "copied"
+
+    def differing(folder: Path, judge: HttpJudge | None = None) -> list[str]:
+        lines = []
+        asked = TaskRun(root, find_checkpoint(folder), limit=1, judge=judge, notice=lines.append)
+        evaluate_tasks(model, config, tasks_of("tomato"), tmp_path / "results", asked)
+        return [line.split(" anew: ")[1].split(": ")[0] for line in lines if " anew: " in line]
+
+    assert differing(checkpoint) == []
+    shutil.copytree(checkpoint, copied)
+    assert differing(copied) == ["checkpoint.path"]
+    save_model(model, config, copied)  # a step that is written in the place of another
+    assert differing(copied) == ["checkpoint.saved_ns"]
+    judges = [HttpJudge(name, key_variable=None) for name in ("small", "large")]
+    assert [differing(copied, judge) for judge in judges] == [["judge"], ["judge"]]
+    assert differing(copied, judges[1]) == [] and quick_answers == [1] * 5
 
 
 def test_two_processes_answer_what_one_answers(root, checkpoint, tmp_path, capsys):

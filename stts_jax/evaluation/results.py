@@ -56,7 +56,7 @@ class TaskResult:
 
     Attributes:
       task: that was answered.
-      settings: everything else that the answers depend on: checkpoint, config, limit, ...
+      settings: everything else that the result depends on: checkpoint, config, judge, ...
       summary: scores.
       predictions: in the order of the dataset.
     """

@@ -19,6 +19,7 @@ from stts_jax.evaluation.suites import Task
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import mesh_of, rows_for
 from stts_jax.parallel.processes import ALONE, Share
+from stts_jax.training.checkpoint import identity_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,7 @@ class TaskRun:
 
     Attributes:
       root: folder that the datasets lie below.
+      checkpoint: folder that the model was loaded from, of one step.
       limit: only that many questions of each, the first; all if None.
       frames_scale: times `data.max_frames` frames are taken at most.
       progress: whether to show bars.
@@ -36,6 +38,7 @@ class TaskRun:
     """
 
     root: Path
+    checkpoint: Path
     limit: int | None = None
     frames_scale: float = 1.0
     progress: bool = False
@@ -125,12 +128,13 @@ def _answered(
 
 
 def _settings(model: VideoLanguageModel, config: Config, run: TaskRun) -> dict[str, Any]:
-    """All that answers depend on, beside the parameters, whose folder holds the results."""
+    """All that a result depends on, beside the task."""
     return {
+        "checkpoint": identity_of(run.checkpoint),
         "model": dataclasses.asdict(model.config),
         "data": dataclasses.asdict(config.data),
         "batch_rows": config.eval.batch_rows,
         "limit": run.limit,
         "frames_scale": run.frames_scale,
-        "judged": run.judge is not None,
+        "judge": None if run.judge is None else str(run.judge),
     }

@@ -55,6 +55,17 @@ def find_checkpoint(folder: Path) -> Path:
     return output / CHECKPOINTS / str(steps[-1])
 
 
+def identity_of(folder: Path) -> dict[str, Any]:
+    """What tells a checkpoint from all others, also from one that is written in its place later.
+
+    Raises:
+      CheckpointError: if there is none.
+    """
+    checkpoint = find_checkpoint(folder)
+    saved = ocp.checkpointables_metadata(checkpoint).commit_timestamp_nsecs
+    return {"path": str(checkpoint), "saved_ns": saved}
+
+
 def config_of(folder: Path) -> Config:
     """The config of the run that a checkpoint is from.
 

@@ -22,7 +22,7 @@ class JudgeError(ValueError):
 
 
 class Judge(Protocol):
-    """Gives an opinion on an answer."""
+    """Gives an opinion on an answer; as text it is what tells it from other judges."""
 
     def __call__(self, instructions: str, request: str) -> str:
         """The judge's text on `request`, having read `instructions`."""
@@ -50,6 +50,10 @@ class HttpJudge:
     timeout_s: float = 60.0
     attempts: int = 5
     pause_s: float = 1.0
+
+    def __str__(self) -> str:
+        """What its opinions depend on; saved results are compared by it."""
+        return f"{self.model} at {self.address}, {self.max_tokens} tokens"
 
     def __call__(self, instructions: str, request: str) -> str:
         """Ask; temperature 0.
