@@ -17,12 +17,17 @@ from stts_jax.data.synthetic import DEFAULT_FOLDER, SPLITS
 from stts_jax.evaluation.comparison import column_scores, comparison_table, results_table
 from stts_jax.evaluation.report import print_table
 from stts_jax.evaluation.runner import Evaluation, evaluate_split
-from stts_jax.evaluation.scoring.judge import HttpJudge
+from stts_jax.evaluation.scoring.judge import HttpJudge, Judge
 from stts_jax.evaluation.suites import GROUPS, tasks_of
 from stts_jax.evaluation.tasks import TaskRun, evaluate_tasks
 from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
 from stts_jax.parallel.processes import Share, first_then_others, is_first, notice
-from stts_jax.training.checkpoint import config_of, find_checkpoint, load_to_answer
+from stts_jax.training.checkpoint import (
+    config_of,
+    find_checkpoint,
+    load_to_answer,
+    require_writable,
+)
 from stts_jax.training.distributed import join_processes
 from stts_jax.training.run_mesh import answering_mesh
 
@@ -139,7 +144,11 @@ def answer_split(
 
 
 def answer_tasks(
-    options: argparse.Namespace, model: VideoLanguageModel, wanted: dict[str, Config], output: Path
+    options: argparse.Namespace,
+    model: VideoLanguageModel,
+    wanted: dict[str, Config],
+    output: Path,
+    judge: Judge | None,
 ) -> None:
     """Answer benchmarks at each ratio; save and print, also beside the paper's rows."""
     tasks = tasks_of(options.mode)
@@ -157,7 +166,7 @@ def answer_tasks(
             options.limit,
             options.frames,
             progress=is_first(),
-            judge=HttpJudge(options.judge) if options.judge else None,
+            judge=judge,
             notice=notice,
             share=Share.of_this_process(),
         )
@@ -177,17 +186,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         require_split(options.split)
+        judge = None
         if options.mode:
             tasks_of(options.mode)  # says at once what is wrong with it
+            judge = HttpJudge(options.judge) if options.judge else None
         join_processes()
         options.checkpoint = first_then_others(lambda: local_checkpoint(options.checkpoint))
         config, wanted = setups(options)
         output = options.output or options.checkpoint / "eval"
+        if is_first():
+            require_writable(output)
         # A run may save a newer step meanwhile; results are kept with the one that is loaded.
         options.checkpoint = find_checkpoint(options.checkpoint)
         model, _ = load_to_answer(options.checkpoint, config, answering_mesh(config))
-        answer = answer_tasks if options.mode else answer_split
-        answer(options, model, wanted, output)
+        if options.mode:
+            answer_tasks(options, model, wanted, output, judge)
+        else:
+            answer_split(options, model, wanted, output)
         notice(f"metrics and predictions are in '{output}'")
 
     return leave(run_on_hosts("eval.py", command))

@@ -19,6 +19,7 @@ from stts_jax.data.rows import BudgetError
 from stts_jax.data.synthetic import SyntheticError
 from stts_jax.data.tokenizer import TokenizerError
 from stts_jax.evaluation.results import ResultError
+from stts_jax.evaluation.scoring.judge import JudgeError
 from stts_jax.evaluation.scoring.score import ScoringError
 from stts_jax.evaluation.suites import SuiteError
 from stts_jax.model.video_language_model import VideoLanguageModel
@@ -33,6 +34,7 @@ USER_ERRORS = (
     CheckpointError,
     ConfigError,
     ConvertError,
+    JudgeError,
     *READING_ERRORS,
     ResultError,
     ScoringError,

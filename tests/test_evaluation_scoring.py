@@ -361,7 +361,7 @@ def test_an_endpoint_without_an_opinion_is_an_error(endpoint, replies, message):
 def test_a_judge_without_its_key_is_an_error_that_names_the_variable(monkeypatch):
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     with pytest.raises(JudgeError, match="'JUDGE_KEY'"):
-        HttpJudge("grader", "http://127.0.0.1:1", key_variable="JUDGE_KEY")("", "")
+        HttpJudge("grader", "http://127.0.0.1:1", key_variable="JUDGE_KEY")
 
 
 # ------------------------------------------------------------------------------ points and tracks

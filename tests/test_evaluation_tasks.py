@@ -20,8 +20,9 @@ from goldens_folder import REPOSITORY
 import eval as eval_command
 from stts_jax.config import load_config
 from stts_jax.evaluation import tasks
+from stts_jax.evaluation.results import TaskResult
 from stts_jax.evaluation.runner import Answers
-from stts_jax.evaluation.scoring.judge import HttpJudge
+from stts_jax.evaluation.scoring.judge import HttpJudge, Judge, JudgeError
 from stts_jax.evaluation.suites import tasks_of
 from stts_jax.evaluation.tasks import TaskRun, evaluate_tasks
 from stts_jax.model.video_language_model import VideoLanguageModel
@@ -115,6 +116,36 @@ def test_saved_results_of_another_checkpoint_or_judge_are_not_used(
     assert differing(copied, judges[1]) == [] and quick_answers == [1] * 5
 
 
+def test_answers_outlive_a_judge_that_fails(root, checkpoint, tmp_path, quick_answers):
+    model, config = load_model(checkpoint)
+    lines = []
+
+    def evaluated(folder: str, judge: Judge | None) -> list[TaskResult]:
+        asked = TaskRun(root, find_checkpoint(checkpoint), judge=judge, notice=lines.append)
+        modes = tasks_of("temp_compass,mlvu_gen")
+        return evaluate_tasks(model, config, modes, tmp_path / folder, asked)
+
+    def failing(instructions: str, request: str) -> str:
+        raise JudgeError("the judge is away")
+
+    def judge(instructions: str, request: str) -> str:
+        return 'Answer: A. Correct {"score_accuracy": 3, "score_completeness": 4}'
+
+    for _ in range(2):
+        with pytest.raises(JudgeError):
+            evaluated("interrupted", failing)
+        assert len(quick_answers) == 1  # nothing is answered again
+    again = evaluated("interrupted", judge)
+    assert "temp_compass:validation: the saved answers are used" in lines
+    answered = len(quick_answers)
+    whole = evaluated("whole", judge)
+    assert len(quick_answers) == answered + 2
+    assert [r.metrics() for r in again] == [r.metrics() for r in whole]
+    evaluated("whole", None)
+    assert len(quick_answers) == answered + 2
+    assert any(line.startswith("mlvu_gen:validation is judged anew: judge: ") for line in lines)
+
+
 def test_two_processes_answer_what_one_answers(root, checkpoint, tmp_path, capsys):
     flags = ["--checkpoint", checkpoint, "--mode", "tomato,mvbench", "--root", root]
     printed = run(capsys, *flags, "--output", tmp_path / "one")
@@ -153,6 +184,42 @@ def run_together(count: int, *arguments: object) -> list[list[str]]:
     assert [process.returncode for process in processes] == [0] * count, results[0][1][-2000:]
     lines = [printed.splitlines() for printed, _ in results]
     return [[line for line in part if not line.startswith("[Gloo]")] for part in lines]
+
+
+@pytest.fixture
+def unloaded(monkeypatch) -> None:
+    monkeypatch.setattr(eval_command, "load_model", lambda *_: pytest.fail("the model is loaded"))
+
+
+def test_a_judge_without_a_key_is_refused_before_anything_is_loaded(
+    root, checkpoint, capsys, monkeypatch, unloaded
+):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    arguments = ["--checkpoint", checkpoint, "--mode", "temp_compass", "--root", root]
+    assert eval_command.main([*map(str, arguments), "--judge", "grader"]) == 2
+    assert "'OPENAI_API_KEY'" in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_loaded(
+    root, checkpoint, tmp_path, capsys, unloaded
+):
+    (tmp_path / "file").touch()
+    output = tmp_path / "file" / "eval"
+    arguments = ["--checkpoint", checkpoint, "--mode", "tomato", "--root", root, "--output", output]
+    assert eval_command.main([*map(str, arguments)]) == 2
+    assert f"folder '{output}' cannot be written" in capsys.readouterr().err
+
+
+def test_a_judge_that_fails_is_one_sentence(root, checkpoint, tmp_path, capsys, monkeypatch):
+    def failing(*_, **__):
+        raise JudgeError("the judge is away")
+
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    monkeypatch.setattr(eval_command, "evaluate_tasks", failing)
+    arguments = ["--checkpoint", checkpoint, "--mode", "temp_compass", "--root", root]
+    more = ["--judge", "grader", "--output", str(tmp_path)]
+    assert eval_command.main([*map(str, arguments), *more]) == 2
+    assert capsys.readouterr().err == "eval.py: the judge is away\n"
 
 
 def test_a_missing_root_is_named(checkpoint, capsys):

@@ -71,9 +71,9 @@ class TaskResult:
         place = result_folder(folder, self.task)
         place.mkdir(parents=True, exist_ok=True)
         (place / METRICS_FILE).unlink(missing_ok=True)
-        _write(place / PREDICTIONS_FILE, [_prediction_to_plain(p) for p in self.predictions])
+        write_json(place / PREDICTIONS_FILE, [prediction_to_plain(p) for p in self.predictions])
         # Last, because its presence says that a result is complete.
-        _write(place / METRICS_FILE, self.metrics())
+        write_json(place / METRICS_FILE, self.metrics())
         return place
 
     def metrics(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class TaskResult:
             "score": _number(summary.value),
             "score_fixed_rule": _number(summary.fixed_value),
             "notes": summary.notes(),
-            "settings": _with_task(self.task, self.settings),
+            "settings": with_task(self.task, self.settings),
             "summary": {
                 **dataclasses.asdict(summary),
                 "published": _means_to_plain(summary.published),
@@ -191,7 +191,7 @@ def find_reusable(folder: Path, task: Task, settings: Mapping[str, Any]) -> Reus
         return Reuse(None)
     result = TaskResult.load(folder, task)
     differing = differing_settings(
-        _with_task(result.task, result.settings), _with_task(task, settings)
+        with_task(result.task, result.settings), with_task(task, settings)
     )
     return Reuse(None, tuple(differing)) if differing else Reuse(result)
 
@@ -206,7 +206,8 @@ def differing_settings(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> l
     ]
 
 
-def _with_task(task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
+def with_task(task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they are saved: what JSON gives back of them, and the task among them."""
     return _settings({TASK_SETTING: dataclasses.asdict(task), **settings})
 
 
@@ -227,13 +228,14 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{name}", value
 
 
-def _prediction_to_plain(prediction: TaskPrediction) -> dict[str, Any]:
+def prediction_to_plain(prediction: TaskPrediction) -> dict[str, Any]:
+    """What JSON gives back of it, without what that cannot hold of the metadata."""
     return {**dataclasses.asdict(prediction), "metadata": _plain(prediction.metadata)}
 
 
 def _with_scores_to_plain(prediction: TaskPrediction, scores: Scores) -> list[dict[str, Any]]:
     plain = {name: dataclasses.asdict(score) for name, score in scores.items()}
-    return [_prediction_to_plain(prediction), plain]
+    return [prediction_to_plain(prediction), plain]
 
 
 def _with_scores_of(
@@ -271,5 +273,6 @@ def _numbers(pair: Sequence[Any]) -> tuple[float, int]:
     return (math.nan if value is None else float(value)), int(count)
 
 
-def _write(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any) -> None:
+    """Write a file that can also be read by eye."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

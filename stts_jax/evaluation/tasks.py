@@ -12,14 +12,24 @@ from stts_jax.config import Config, replace
 from stts_jax.data.datasets.base import dataset_class
 from stts_jax.data.evaluation_batches import batches_of_prompts
 from stts_jax.data.example_chain import example_rng
-from stts_jax.evaluation.results import TaskPrediction, TaskResult, find_reusable, score_shares
+from stts_jax.evaluation.results import (
+    Reuse,
+    TaskPrediction,
+    TaskResult,
+    find_reusable,
+    score_shares,
+)
 from stts_jax.evaluation.runner import answer
+from stts_jax.evaluation.saved_answers import find_answers, save_answers
 from stts_jax.evaluation.scoring.judge import Judge
+from stts_jax.evaluation.scoring.registry import may_ask_judge
 from stts_jax.evaluation.suites import Task
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import mesh_of, rows_for
 from stts_jax.parallel.processes import ALONE, Share
 from stts_jax.training.checkpoint import identity_of
+
+JUDGE = "judge"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +62,8 @@ def evaluate_tasks(
 ) -> list[TaskResult]:
     """Answer tasks that have no saved result of the same settings; all results, saved.
 
-    The first process saves. In the others, results that were saved before are left out.
+    The first process saves. In the others, results that were saved before are left out. Where a
+    judge may be asked, the answers are saved before, and used again if only the judge is another.
 
     Args:
       model: as trained; its configuration decides what is pruned.
@@ -63,40 +74,44 @@ def evaluate_tasks(
 
     Raises:
       DatasetError: if a dataset is not there; those of the tasks before are saved by then.
+      JudgeError: if the judge gives no opinion; all answers so far are saved by then.
     """
     settings = _settings(model, config, run)
+    asked = {name: value for name, value in settings.items() if name != JUDGE}
     results = []
     budgets: dict[int, Budget] = {}
     for task in tasks:
-        saved = _saved(folder, task, settings, run) if run.share.index == 0 else None
-        if run.share.gather(saved is not None)[0]:
-            results += [saved] if saved is not None else []
+        found = find_reusable(folder, task, settings) if run.share.index == 0 else Reuse(None)
+        if run.share.gather(found.result is not None)[0]:
+            run.notice(f"{task.label}: the saved result is used")
+            results += [found.result] if found.result is not None else []
             continue
-        result = _answered(model, config, task, settings, run, budgets)
+        judged = may_ask_judge(task.metric)
+        predictions = find_answers(folder, task, asked, run.share) if judged else None
+        how = "judged" if predictions is not None else "answered"
+        for line in found.differing:
+            run.notice(f"{task.label} is {how} anew: {line}")
+        if predictions is not None:
+            run.notice(f"{task.label}: the saved answers are used")
+        else:
+            predictions = _answered(model, config, task, run, budgets)
+            if judged:
+                save_answers(folder, task, predictions, asked, run.share)
+        result = score_shares(task, predictions, settings, run.share, run.judge)
         if run.share.index == 0:
             result.save(folder)
         results.append(result)
     return results
 
 
-def _saved(folder: Path, task: Task, settings: dict[str, Any], run: TaskRun) -> TaskResult | None:
-    found = find_reusable(folder, task, settings)
-    for line in found.differing:
-        run.notice(f"{task.label} is answered anew: {line}")
-    if found.result is not None:
-        run.notice(f"{task.label}: the saved result is used")
-    return found.result
-
-
 def _answered(
     model: VideoLanguageModel,
     config: Config,
     task: Task,
-    settings: dict[str, Any],
     run: TaskRun,
     budgets: dict[int, Budget],
-) -> TaskResult:
-    """Answer and score; `budgets` has those that were compiled for, by frames of a video."""
+) -> list[TaskPrediction]:
+    """The share of this process; `budgets` are those compiled for, by frames of a video."""
     config = replace(
         dataclasses.replace(config, model=model.config),
         {"data.topk": None, "eval.max_new_tokens": task.max_new_tokens, "eval.temperature": 0.0},
@@ -120,11 +135,10 @@ def _answered(
     budgets[frames] = prompts.budget
     if answers.unreadable:
         run.notice(f"{task.label}: {prompts.bad.report()}")
-    predictions = [
+    return [
         TaskPrediction(prompt.index, prompt.text, said, prompt.metadata)
         for prompt, said in answers.said
     ]
-    return score_shares(task, predictions, settings, run.share, run.judge)
 
 
 def _settings(model: VideoLanguageModel, config: Config, run: TaskRun) -> dict[str, Any]:
@@ -136,5 +150,5 @@ def _settings(model: VideoLanguageModel, config: Config, run: TaskRun) -> dict[s
         "batch_rows": config.eval.batch_rows,
         "limit": run.limit,
         "frames_scale": run.frames_scale,
-        "judge": None if run.judge is None else str(run.judge),
+        JUDGE: None if run.judge is None else str(run.judge),
     }

@@ -41,6 +41,9 @@ class HttpJudge:
       timeout_s: seconds to wait for one.
       attempts: how often to ask while the endpoint is busy.
       pause_s: seconds before the second attempt, doubled before each further one.
+
+    Raises:
+      JudgeError: if there is no key.
     """
 
     model: str
@@ -51,6 +54,9 @@ class HttpJudge:
     attempts: int = 5
     pause_s: float = 1.0
 
+    def __post_init__(self) -> None:
+        self._authorization()
+
     def __str__(self) -> str:
         """What its opinions depend on; saved results are compared by it."""
         return f"{self.model} at {self.address}, {self.max_tokens} tokens"
@@ -59,7 +65,7 @@ class HttpJudge:
         """Ask; temperature 0.
 
         Raises:
-          JudgeError: if there is no key, or no opinion after all attempts.
+          JudgeError: if there is no opinion after all attempts.
         """
         body = {
             "model": self.model,

@@ -42,6 +42,11 @@ def metric_names() -> tuple[str, ...]:
     return tuple(sorted({*_PLAIN, *_JUDGED}))
 
 
+def may_ask_judge(name: str) -> bool:
+    """Whether the metric of a name has answers that no rule can score."""
+    return name in _JUDGED
+
+
 def metric_named(name: str, judge: Judge | None = None) -> Metric:
     """The metric of a name.
 
