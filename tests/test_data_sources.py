@@ -110,6 +110,18 @@ def test_only_what_is_usable_is_taken(root, tmp_path):
         sources_of(config_for(root, "data.train=dataset:star", f"data.usable={listed}"), "train")
 
 
+def test_a_list_of_what_is_trained_on_leaves_other_splits_whole(root, tmp_path):
+    listed = tmp_path / "usable.jsonl"
+    validation = ["data.validation=dataset:perception_test:validation", f"data.usable={listed}"]
+    config = config_for(root, "data.train=dataset:tgif", *validation)
+    write_usable(listed, {Selection("tgif", "train"): [1]})
+    (source,) = sources_of(config, "validation")
+    assert len(source) == len(source.dataset) and len(sources_of(config, "train")[0]) == 1
+    write_usable(listed, {Selection("perception_test", "validation"): [0]})
+    (source,) = sources_of(config, "validation")
+    assert source.number(0) == 0 and source.indices is not None
+
+
 def test_unknown_names_and_missing_roots_are_named(root):
     with pytest.raises(DatasetError, match="no mixture is called 'x'"):
         sources_of(config_for(root, "data.train=mixture:x"), "train")

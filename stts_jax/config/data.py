@@ -18,7 +18,7 @@ class DataConfig:
         procedural set, `synthetic_pictures` for its pictures.
       root: folder that published datasets lie below.
       usable: list of the published examples to take, see `python -m stts_jax.data check`; all are
-        taken if empty.
+        taken if empty, and all of validation and test if none of these is on it.
       tokenizer: `tiny` for the embedded one, or the path of a `tokenizer.json`.
       wording: of own data, `templates` as published models were trained, or `plain`.
       max_frames: frames sampled from a video, at most.

@@ -66,12 +66,12 @@ def sources_of(
 
     Raises:
       DatasetError: if something of it cannot be read.
-      ConfigError: if nothing of it is on the list `data.usable`.
+      ConfigError: if nothing of `data.train` is on the list `data.usable`.
     """
     data = config.data
     named = getattr(data, split)
     if is_published(named):
-        return _usable(_published(named, data, split), data)
+        return _usable(_published(named, data, split), data, split)
     if named in ("synthetic", "synthetic_pictures"):
         name = split if named == "synthetic" else PICTURES
         named = str(ensure_synthetic(folder) / f"{name}.jsonl")
@@ -99,8 +99,11 @@ def _published(named: str, data: DataConfig, split: str) -> tuple[Source, ...]:
     )
 
 
-def _usable(sources: tuple[Source, ...], data: DataConfig) -> tuple[Source, ...]:
-    """Those examples alone that are on the list, if there is one."""
+def _usable(sources: tuple[Source, ...], data: DataConfig, split: str) -> tuple[Source, ...]:
+    """Those examples alone that are on the list, if there is one.
+
+    A list that was made of what is trained on says nothing of other data: they are taken whole.
+    """
     if not data.usable:
         return sources
     listed = read_usable(Path(data.usable))
@@ -109,6 +112,8 @@ def _usable(sources: tuple[Source, ...], data: DataConfig) -> tuple[Source, ...]
         indices = listed.get(Selection(source.dataset.name, source.dataset.split))
         if indices:
             kept.append(replace(source, indices=np.array(indices)))
+    if not kept and split != "train":
+        return sources
     if not kept:
         raise ConfigError(
             f"data.usable is '{data.usable}', which lists no example of this data; make it anew "
