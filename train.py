@@ -11,9 +11,10 @@ from typing import Any
 
 from convert.cache import local_checkpoint
 from stts_jax.command_line import add_set_option, leave, run_on_hosts
-from stts_jax.config import Config, config_names, load_config
+from stts_jax.config import Config, ConfigError, config_names, load_config
+from stts_jax.data.datasets.base import DatasetError
 from stts_jax.data.synthetic import DEFAULT_FOLDER
-from stts_jax.evaluation.runner import evaluate_split
+from stts_jax.evaluation.runner import evaluate_questions, read_questions
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.processes import first_then_others, notice
 from stts_jax.training.distributed import join_processes
@@ -61,16 +62,21 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def evaluation(config: Config, data_dir: Path) -> Evaluate:
-    """What the loop calls now and then: accuracy on a part of the validation set."""
+    """What the loop calls now and then: accuracy on a part of the validation set.
+
+    Its questions are read here, so that what is wrong with them is said before the run starts.
+    """
+    limit = config.train.evaluate_examples
+    try:
+        questions = first_then_others(lambda: read_questions(config, "validation", data_dir, limit))
+    except (ConfigError, DatasetError) as error:
+        raise ConfigError(
+            f"data.validation is '{config.data.validation}', which cannot be evaluated on: {error}"
+            ", or set train.evaluate_every=0 to train without evaluating"
+        ) from error
 
     def evaluate(model: VideoLanguageModel, step: int) -> dict[str, float]:
-        result = evaluate_split(
-            model,
-            config,
-            "validation",
-            data_dir=data_dir,
-            limit=config.train.evaluate_examples,
-        )
+        result = evaluate_questions(model, config, questions)
         return {"accuracy": result.accuracy, **result.by_type}
 
     return evaluate
@@ -85,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load_config(options.config, options.overrides)
         join_processes()
         wanted = config.train.evaluate_every > 0
+        evaluate = evaluation(config, options.data_dir) if wanted else None
         start = options.init_from
         if start is not None:
             start = first_then_others(lambda: local_checkpoint(options.init_from))
@@ -96,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.output,
             init_from=start,
             resume=not options.no_resume,
-            evaluate=evaluation(config, options.data_dir) if wanted else None,
+            evaluate=evaluate,
             data_dir=options.data_dir,
         )
         summary.update(found)

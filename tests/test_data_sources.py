@@ -16,6 +16,7 @@ from stts_jax.data.datasets.base import DatasetError
 from stts_jax.data.example_chain import example_rng
 from stts_jax.data.mixture_order import Draw
 from stts_jax.data.pipeline import Reader, training_batches
+from stts_jax.data.questions import question_of
 from stts_jax.data.sources import sources_of
 from stts_jax.data.synthetic import write_video
 from stts_jax.data.usable import Selection, write_usable
@@ -120,6 +121,13 @@ def test_a_list_of_what_is_trained_on_leaves_other_splits_whole(root, tmp_path):
     write_usable(listed, {Selection("perception_test", "validation"): [0]})
     (source,) = sources_of(config, "validation")
     assert source.number(0) == 0 and source.indices is not None
+
+
+@pytest.mark.parametrize("dataset", ["tgif", "star", "perception_test:test"])
+def test_examples_that_are_not_one_question_with_its_answer_are_refused(root, dataset):
+    (source,) = sources_of(config_for(root, f"data.test=dataset:{dataset}"), "test")
+    with pytest.raises(DatasetError, match="is not one question with the text of its answer"):
+        question_of(source.get(0, example_rng(0, 0)))
 
 
 def test_unknown_names_and_missing_roots_are_named(root):

@@ -8,9 +8,12 @@ import time
 
 import numpy as np
 import pytest
+from dataset_fixtures import build_root
 from training_cases import FakeBatches, fresh_state, single_mesh, small_config, train_step
 
 import train as command
+from stts_jax.data.questions import question_of
+from stts_jax.evaluation.runner import Evaluation
 from stts_jax.training import loop, start
 from stts_jax.training.checkpoint import CheckpointError, checkpoint_steps
 from stts_jax.training.clock import Clock
@@ -289,6 +292,58 @@ def test_help_lists_setups_and_examples(capsys):
         command.main(["--help"])
     text = capsys.readouterr().out
     assert "molmo2_4b_stts_50" in " ".join(text.split()) and "python train.py --config tiny" in text
+
+
+@pytest.mark.parametrize(
+    ("validation", "problem"),
+    [
+        ("no.jsonl", "'no.jsonl' does not exist; check the path"),
+        ("dataset:tgif", "is not one question with the text of its answer"),
+        ("mixture:all-v5-video-academic-only", "dataset 'activitynet_all_qa': "),
+    ],
+)
+def test_validation_questions_that_cannot_be_read_are_named_before_a_run_starts(
+    validation, problem, tmp_path, capsys, monkeypatch
+):
+    build_root(tmp_path / "datasets")
+    monkeypatch.chdir(tmp_path)
+    started = []
+
+    def run(*_, evaluate, **options):
+        started.append(evaluate)
+        return {"step": 4, "stopped": False}
+
+    monkeypatch.setattr(command, "train", run)
+    settings = [f"data.validation={validation}", "data.root=datasets", "train.evaluate_every=4"]
+    small_config(*settings, "train.steps=4").save(tmp_path)
+    arguments = ["--config", "config.json", "--output", "run"]
+    assert command.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"train.py: data.validation is '{validation}', which cannot be evalu")
+    assert problem in said and said.endswith(
+        ", or set train.evaluate_every=0 to train without evaluating\n"
+    )
+    assert said.count("\n") == 1 and started == []
+    assert command.main([*arguments, "--set", "train.evaluate_every=0"]) == 0 and started == [None]
+
+
+def test_validation_questions_are_read_once_and_only_as_many_as_are_answered(tmp_path, monkeypatch):
+    lines = [{"video": f"{i}.mp4", "question": "What?", "answer": str(i)} for i in range(3)]
+    path = tmp_path / "validation.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    asked = []
+
+    def answered(model, config, examples):
+        asked.append([question_of(example).answer for example in examples])
+        return Evaluation([], visual_tokens=0, questions_per_s=0.0, unreadable=0)
+
+    monkeypatch.setattr(command, "evaluate_questions", answered)
+    config = small_config(f"data.validation={path}", "train.evaluate_examples=2")
+    evaluate = command.evaluation(config, tmp_path)
+    path.unlink()
+    for step in (4, 8):
+        assert evaluate(None, step) == {"accuracy": 0.0}
+    assert asked == [["0", "1"]] * 2
 
 
 def test_a_command_trains(tmp_path, capsys):

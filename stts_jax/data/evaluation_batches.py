@@ -121,12 +121,20 @@ def text_room(tokens: int) -> int:
     return max(1, -(-tokens // step)) * step
 
 
-def examples_of(config: Config, split: str, folder: Path = DEFAULT_FOLDER) -> list[SourceExample]:
-    """The examples of a split in order, one question each; see `sources_of`."""
-    return [
-        source.get(index, example_rng(source.number(index), 0))
+def examples_of(
+    config: Config, split: str, folder: Path = DEFAULT_FOLDER, limit: int | None = None
+) -> list[SourceExample]:
+    """The examples of a split in order, or the first of them, one question each.
+
+    Files that are looked at are not read; see `sources_of` for what is.
+    """
+    places = [
+        (source, index)
         for source in sources_of(config, split, folder, questions=1)
         for index in range(len(source))
+    ]
+    return [
+        source.get(index, example_rng(source.number(index), 0)) for source, index in places[:limit]
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stts_jax.data.datasets.base import SourceExample
+from stts_jax.data.datasets.base import DatasetError, SourceExample
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,17 @@ class Question:
 
 
 def question_of(source: SourceExample) -> Question:
-    """The question of an example that asks one thing; a caption answers the empty question."""
+    """The question of an example that asks one thing; a caption answers the empty question.
+
+    Raises:
+      DatasetError: if it asks several, or has no answer to compare with, as examples to train on.
+    """
     known = source.metadata
+    if len(source.annotations) != 1 or not isinstance(known.get("answer"), str):
+        raise DatasetError(
+            f"example '{known.get('example_id', source.video)}' is not one question with the text "
+            "of its answer; take own data, or a benchmark that has such questions"
+        )
     options = known.get("options")
     return Question(
         known.get("question", ""),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from stts_jax.config import Config
+from stts_jax.data.datasets.base import SourceExample
 from stts_jax.data.evaluation_batches import (
     Prompt,
     PromptBatches,
@@ -96,6 +98,21 @@ class Evaluation:
         (folder / "predictions.jsonl").write_text("\n".join(lines) + "\n")
 
 
+def read_questions(
+    config: Config, split: str, data_dir: Path = DEFAULT_FOLDER, limit: int | None = None
+) -> list[SourceExample]:
+    """The examples of a split, or the first of them, each of which asks one thing.
+
+    Raises:
+      DatasetError: if something of it cannot be read, or is not one question with its answer.
+      ConfigError: see `sources_of`.
+    """
+    examples = examples_of(config, split, data_dir, limit)
+    for example in examples:
+        question_of(example)
+    return examples
+
+
 def evaluate_split(
     model: VideoLanguageModel,
     config: Config,
@@ -108,7 +125,29 @@ def evaluate_split(
     progress: bool = False,
     share: Share = ALONE,
 ) -> Evaluation:
-    """Answer `train`, `validation` or `test`.
+    """Answer `train`, `validation` or `test`; see `read_questions` and `evaluate_questions`."""
+    return evaluate_questions(
+        model,
+        config,
+        read_questions(config, split, data_dir, limit),
+        frames_scale=frames_scale,
+        blind=blind,
+        progress=progress,
+        share=share,
+    )
+
+
+def evaluate_questions(
+    model: VideoLanguageModel,
+    config: Config,
+    examples: Sequence[SourceExample],
+    *,
+    frames_scale: float = 1.0,
+    blind: bool = False,
+    progress: bool = False,
+    share: Share = ALONE,
+) -> Evaluation:
+    """Answer the questions of examples.
 
     The devices that the model lies on share the rows of every batch. Where these are of several
     processes, all of them call this together. Where each process has a model of its own, `share`
@@ -117,15 +156,12 @@ def evaluate_split(
     Args:
       model: as trained; its configuration decides what is pruned.
       config: the run's; only its data and evaluation parts are used beside the model's own.
-      split: the set.
-      data_dir: of the procedural set.
-      limit: only that many questions, the first.
+      examples: one question each, see `read_questions`.
       frames_scale: times `data.max_frames` frames are taken.
       blind: drop every visual token, to see what the text alone gives away.
       progress: whether to show a bar (on a terminal).
       share: of the questions, for this process.
     """
-    examples = examples_of(config, split, data_dir)[:limit]
     batches = batches_of_prompts(
         _with_model_of(config, model),
         share.of(examples),
@@ -154,7 +190,7 @@ def answer(
     blind: bool = False,
     progress: bool = False,
 ) -> Answers:
-    """Answer every prompt of `batches`; see `evaluate_split`."""
+    """Answer every prompt of `batches`; see `evaluate_questions`."""
     settings, mesh = config.eval, mesh_of(model)
     sampling = Sampling(settings.temperature, settings.top_k, settings.top_p)
     answers: list[tuple[Prompt, str]] = []

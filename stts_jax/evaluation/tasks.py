@@ -44,7 +44,7 @@ class TaskRun:
       progress: whether to show bars.
       judge: of free answers; they stay unjudged without one.
       notice: takes a line of text.
-      share: of the questions, for this process; see `evaluate_split`.
+      share: of the questions, for this process; see `evaluate_questions`.
     """
 
     root: Path
