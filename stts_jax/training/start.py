@@ -21,6 +21,7 @@ from stts_jax.training.checkpoint import (
     checkpoint_steps,
     config_of,
     differing_keys,
+    find_checkpoint,
     initialize_from,
     require_writable,
 )
@@ -58,7 +59,8 @@ def start(
       output: folder of the run.
       mesh: that state and batches lie on.
       stack: closes the data.
-      init_from: folder of a run or checkpoint whose parameters to start from.
+      init_from: folder of a run or checkpoint whose parameters to start from; for a new run not
+        one in `output`.
       resume: go on from the newest checkpoint in `output`, if any; otherwise they are deleted.
       data_dir: of the procedural set.
 
@@ -69,6 +71,8 @@ def start(
     require_trackers(config)
     resumes = resume and bool(checkpoint_steps(output))
     saved = _require_same_run(config, output) if resumes else None
+    if init_from is not None and not resumes:
+        _require_apart(init_from, output)
     abstract = abstract_state(config, mesh)
     require_room(output, abstract)
     if saved is not None:
@@ -77,9 +81,8 @@ def start(
         batches = _resumed_data(config, mesh, stack, progress, other_data, data_dir)
     else:
         batches = _open(config, mesh, stack, natural_parts(config.data.batch_rows, mesh), data_dir)
-        if is_first():
-            shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
         state = _fresh(config, mesh, init_from)
+        _remove_checkpoints(output)
         progress = Progress(step=0, seconds={}, data=[])
     if is_first():
         save_config(config, output)
@@ -107,9 +110,19 @@ def _require_same_run(config: Config, output: Path) -> Config:
     if other:
         raise CheckpointError(
             f"'{output}' holds a run with another optimizer state, of {', '.join(other)}; set them "
-            "alike, or start a new run from its parameters with --init-from"
+            "alike, or start a new run from its parameters with --init-from and another --output"
         )
     return saved
+
+
+def _require_apart(init_from: Path, output: Path) -> None:
+    """A fresh run deletes the checkpoints in its folder; the one it starts from must outlive it."""
+    source = find_checkpoint(init_from).resolve()
+    if source.is_relative_to((output / CHECKPOINTS).resolve()):
+        raise CheckpointError(
+            f"--init-from '{init_from}' lies in --output '{output}', whose checkpoints a new run "
+            "deletes; choose another --output"
+        )
 
 
 def _resumed(
@@ -158,6 +171,12 @@ def _fresh(config: Config, mesh: Mesh, init_from: Path | None) -> TrainState:
         state = dataclasses.replace(state, model=initialize_from(state.model, init_from, notice))
         notice(f"starting from the parameters in '{init_from}'")
     return state
+
+
+def _remove_checkpoints(output: Path) -> None:
+    if is_first():
+        shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
+    Agreement().meet("removed")
 
 
 def _open(
