@@ -28,7 +28,8 @@ from stts_jax.training.checkpoint import (
     require_writable,
     save_model,
 )
-from stts_jax.training.run_checkpoints import Checkpoints, require_room, restore_latest
+from stts_jax.training.restore import restore_latest
+from stts_jax.training.run_checkpoints import Checkpoints, require_room
 from stts_jax.training.step import abstract_state
 
 DATA = {"parent": {"next_index": 3}, "counts": [1, 2]}

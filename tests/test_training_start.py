@@ -1,5 +1,9 @@
 """What a run starts from, and what must not be lost in starting."""
 
+import errno
+import shutil
+
+import jax
 import pytest
 from training_cases import (
     FakeBatches,
@@ -10,7 +14,7 @@ from training_cases import (
     train_step,
 )
 
-from stts_jax.training import loop, start
+from stts_jax.training import loop, restore, start
 from stts_jax.training.checkpoint import CheckpointError, checkpoint_steps, save_model
 from stts_jax.training.loop import train
 
@@ -47,3 +51,96 @@ def test_a_run_that_cannot_start_anew_deletes_nothing(tmp_path, source, message)
         short(tmp_path / "run", resume=False, init_from=tmp_path / source)
     assert checkpoint_steps(tmp_path / "run") == [1]
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+
+
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory):
+    """The folder of a run with checkpoints of steps 1 and 2."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "run_mesh", lambda _: single_mesh())
+        patch.setattr(start, "training_batches", FakeBatches)
+        patch.setattr(start, "init_state", lambda *_: fresh_state())
+        patch.setattr(loop, "make_train_step", lambda *_: train_step())
+        output = tmp_path_factory.mktemp("two_steps")
+        train(small_config("train.steps=2", "train.save_every=1"), output)
+    return output
+
+
+@pytest.fixture
+def run(two_steps, tmp_path):
+    return shutil.copytree(two_steps, tmp_path / "run")
+
+
+def go_on(output, **options):
+    return train(small_config("train.steps=2", "train.log_every=0"), output, **options)
+
+
+def destroy(output, step):
+    (output / "checkpoints" / str(step) / "_CHECKPOINT_METADATA").write_text("{")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."),
+        MemoryError("no memory"),
+        OSError(errno.ESTALE, "Stale file handle"),
+        OSError(errno.EIO, "Input/output error"),
+        ValueError("RESOURCE_EXHAUSTED: Error opening driver [OS error 24: Too many open files]"),
+    ],
+)
+def test_what_says_nothing_of_the_files_moves_none(run, monkeypatch, error):
+    def load(*_):
+        raise KeyError("orbax's own words") from error
+
+    monkeypatch.setattr(restore.ocp, "load_checkpointables", load)
+    with pytest.raises(CheckpointError, match=r"checkpoint '.*/2' cannot be read") as raised:
+        go_on(run)
+    assert str(error) in str(raised.value) and "\n" not in str(raised.value)
+    assert checkpoint_steps(run) == [1, 2] and not (run / "damaged").exists()
+
+
+def test_metadata_that_orbax_cannot_read_is_no_damage_by_itself(run, monkeypatch):
+    read = restore.ocp.checkpointables_metadata
+
+    def without_the_model(folder):
+        found = read(folder)
+        found.metadata["model"] = None  # as after a file could not be opened
+        return found
+
+    monkeypatch.setattr(restore.ocp, "checkpointables_metadata", without_the_model)
+    assert go_on(run)["step"] == 2
+    assert checkpoint_steps(run) == [1, 2]
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_starts_anew_only_when_told_to(run):
+    destroy(run, 1), destroy(run, 2)
+    metrics = (run / "metrics.jsonl").read_text()
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=r"every checkpoint in .*start anew with --no-re"):
+            go_on(run)
+    assert (run / "metrics.jsonl").read_text() == metrics
+    assert go_on(run, resume=False)["step"] == 2
+    assert sorted(path.name for path in (run / "damaged").iterdir()) == ["1", "2"]
+    destroy(run, 2)
+    with pytest.raises(CheckpointError, match="every checkpoint in"):
+        go_on(run)
+    assert sorted(path.name for path in (run / "damaged").iterdir()) == ["1", "2", "2-2"]
+
+
+@pytest.mark.parametrize("lost", ["model", "_CHECKPOINT_METADATA"])
+def test_a_checkpoint_that_lost_files_is_reported(run, capsys, lost):
+    path = run / "checkpoints" / "2" / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert go_on(run)["step"] == 2
+    told = capsys.readouterr().out
+    assert "/checkpoints/2' is damaged (files are missing); it is moved to" in told
+    assert f"resuming '{run}' at step 1" in told
+    assert not (run / "damaged" / "2" / lost).exists() and (run / "damaged" / "2").is_dir()
+
+
+def test_a_save_and_a_deletion_that_were_killed_are_no_damage(run, capsys):
+    shutil.copytree(run / "checkpoints" / "2", run / "checkpoints" / "3.orbax-checkpoint-tmp-7")
+    shutil.rmtree(run / "checkpoints" / "1" / "model")
+    assert go_on(run)["step"] == 2
+    assert "damaged" not in capsys.readouterr().out and not (run / "damaged").exists()

@@ -30,7 +30,8 @@ from stts_jax.training.dump import fingerprint, read_dump
 from stts_jax.training.log import read_metrics
 from stts_jax.training.loop import TrainingError, train
 from stts_jax.training.replay import main as replay
-from stts_jax.training.run_checkpoints import Checkpoints, restore_latest
+from stts_jax.training.restore import restore_latest
+from stts_jax.training.run_checkpoints import Checkpoints
 from stts_jax.training.step import abstract_state
 from stts_jax.training.trackers import flat
 from stts_jax.training.utilization import Throughput, peak_flops

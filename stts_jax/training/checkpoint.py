@@ -25,7 +25,7 @@ from stts_jax.parallel.parameters import named_parameters
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
 # What Orbax writes last into a step's folder.
-_COMPLETE = "_CHECKPOINT_METADATA"
+COMPLETE = "_CHECKPOINT_METADATA"
 _SCORER = "scorer."
 
 
@@ -187,10 +187,12 @@ def require_writable(output: Path) -> None:
 
 def checkpoint_steps(output: Path) -> list[int]:
     """Steps of the complete checkpoints of a run, ascending; none if there is no such folder."""
-    folder = output / CHECKPOINTS
-    if not folder.is_dir():
-        return []
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and _is_complete(p))
+    return [int(p.name) for p in _step_folders(output) if _is_complete(p)]
+
+
+def incomplete_steps(output: Path) -> list[int]:
+    """Steps of checkpoints that have lost files since they were written, ascending."""
+    return [int(p.name) for p in _step_folders(output) if not _is_complete(p)]
 
 
 def renamed(abstract: Any, arrays: dict[str, Any]) -> Any:
@@ -253,5 +255,14 @@ def _load(checkpoint: Path, wanted: dict[str, Any]) -> dict[str, jax.Array]:
         return ocp.load_checkpointables(checkpoint, {MODEL: wanted})[MODEL]
 
 
+def _step_folders(output: Path) -> list[Path]:
+    """In order; what a save that was killed has left is named otherwise."""
+    folder = output / CHECKPOINTS
+    if not folder.is_dir():
+        return []
+    found = (p for p in folder.iterdir() if p.name.isdigit() and p.is_dir())
+    return sorted(found, key=lambda path: int(path.name))
+
+
 def _is_complete(folder: Path) -> bool:
-    return (folder / _COMPLETE).is_file() and (folder / MODEL).is_dir()
+    return (folder / COMPLETE).is_file() and (folder / MODEL).is_dir()

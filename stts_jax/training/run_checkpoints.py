@@ -1,11 +1,14 @@
-"""Checkpoints that a run goes on from: parameters, optimiser state and, as JSON, `Progress`."""
+"""Checkpoints that a run goes on from: parameters, optimiser state and, as JSON, `Progress`.
+
+`restore` reads them.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -13,8 +16,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from stts_jax.parallel.parameters import named_parameters
@@ -23,9 +24,6 @@ from stts_jax.training.checkpoint import (
     CHECKPOINTS,
     MODEL,
     CheckpointError,
-    checkpoint_steps,
-    renamed,
-    require_match,
     require_writable,
 )
 from stts_jax.training.step import TrainState
@@ -33,7 +31,6 @@ from stts_jax.training.step import TrainState
 OPTIMIZER = "optimizer"
 SPIKES = "spikes"
 BEST = "best.json"
-DAMAGED = "damaged"
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ class Checkpoints:
         with self._explained():
             self._checkpointer.save_checkpointables_async(
                 step,
-                _parts(state),
+                parts_of(state),
                 force=True,
                 overwrite=True,
                 custom_metadata=dataclasses.asdict(progress),
@@ -185,45 +182,6 @@ def _read_mark(file: Path) -> dict[str, Any] | None:
         return None
 
 
-def restore_latest(
-    output: Path, abstract: TrainState, notice: Callable[[str], None] = print
-) -> tuple[TrainState, Progress] | None:
-    """The newest checkpoint that can be read, straight onto its devices; None if there is none.
-
-    One that is damaged is reported, moved to `output/damaged`, and the one before is taken.
-
-    Args:
-      output: folder of the run.
-      abstract: shapes and shardings, see `step.abstract_state`.
-      notice: takes a line of text.
-
-    Raises:
-      CheckpointError: if its arrays are not those of `abstract`, or all of them are damaged.
-    """
-    steps = checkpoint_steps(output)
-    for step in reversed(steps):
-        folder = output.resolve() / CHECKPOINTS / str(step)
-        found: tuple[TrainState, Progress] | None = None
-        reason = "another process cannot read it"
-        try:
-            found = _restore(folder, step, abstract)
-        except CheckpointError:
-            raise
-        except Exception as error:  # whatever a reader makes of a file that isn't what it was
-            reason = (str(error) or type(error).__name__).splitlines()[0][:300]
-        if _all_processes(found is not None):
-            return found
-        aside = output.resolve() / DAMAGED / str(step)
-        notice(f"checkpoint '{folder}' is damaged ({reason}); it is moved to '{aside}'")
-        _set_aside(folder, aside)
-    if steps:
-        raise CheckpointError(
-            f"every checkpoint in '{output / CHECKPOINTS}' is damaged; they were moved to "
-            f"'{output / DAMAGED}', start anew with --no-resume or choose another --output"
-        )
-    return None
-
-
 def require_room(output: Path, state: TrainState) -> None:
     """Raise a `CheckpointError` if the disk has no room for one checkpoint more.
 
@@ -240,50 +198,13 @@ def require_room(output: Path, state: TrainState) -> None:
         )
 
 
-def _parts(state: TrainState) -> dict[str, dict[str, Any]]:
+def parts_of(state: TrainState) -> dict[str, dict[str, Any]]:
+    """What a checkpoint has of a state, each part by dotted name."""
     parts = {
         MODEL: named_parameters(state.model),
         OPTIMIZER: named_parameters(state.optimizer),
     }
     return parts if state.spikes is None else parts | {SPIKES: named_parameters(state.spikes)}
-
-
-def _restore(folder: Path, step: int, abstract: TrainState) -> tuple[TrainState, Progress]:
-    saved = ocp.checkpointables_metadata(folder)
-    wanted = _parts(abstract)
-    fresh = {}
-    if abstract.spikes is not None and not saved.metadata.get(SPIKES):
-        # The run began without this option: its means start now.
-        fresh[SPIKES] = jax.tree.map(
-            lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding),
-            wanted.pop(SPIKES),
-        )
-    for part, arrays in wanted.items():
-        if not saved.metadata.get(part):
-            raise ValueError(f"'{part}' is missing")
-        require_match(arrays, saved.metadata[part], folder)
-    arrays = ocp.load_checkpointables(folder, wanted) | fresh
-    spikes = abstract.spikes and renamed(abstract.spikes, arrays[SPIKES])
-    state = TrainState(
-        model=renamed(abstract.model, arrays[MODEL]),
-        optimizer=renamed(abstract.optimizer, arrays[OPTIMIZER]),
-        step=jax.device_put(np.int32(step), abstract.step.sharding),
-        spikes=spikes,
-    )
-    return state, Progress.of(saved.custom_metadata)
-
-
-def _set_aside(folder: Path, aside: Path) -> None:
-    if is_first():
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"damaged {folder.name}")
-
-
-def _all_processes(value: bool) -> bool:
-    return all(Share.of_this_process().gather(value))
 
 
 def _of_all_processes(data: Mapping[int, Any]) -> list[Any]:

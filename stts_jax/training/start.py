@@ -28,7 +28,12 @@ from stts_jax.training.checkpoint import (
 from stts_jax.training.clock import time_line
 from stts_jax.training.data_parts import DataParts, natural_parts
 from stts_jax.training.distributed import Agreement
-from stts_jax.training.run_checkpoints import Progress, require_room, restore_latest
+from stts_jax.training.restore import (
+    require_none_damaged,
+    restore_latest,
+    set_incomplete_aside,
+)
+from stts_jax.training.run_checkpoints import Progress, require_room
 from stts_jax.training.step import TrainState, abstract_state, init_state
 from stts_jax.training.trackers import require_trackers
 
@@ -69,7 +74,11 @@ def start(
     """
     require_writable(output)
     require_trackers(config)
+    if resume:
+        set_incomplete_aside(output, notice)
     resumes = resume and bool(checkpoint_steps(output))
+    if resume and not resumes:
+        require_none_damaged(output)
     saved = _require_same_run(config, output) if resumes else None
     if init_from is not None and not resumes:
         _require_apart(init_from, output)
