@@ -272,6 +272,13 @@ def test_the_clock_counts_compiling_saving_and_evaluating_apart(monkeypatch):
     }
 
 
+def test_the_last_checkpoint_is_waited_for_in_the_time_of_saves(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.Checkpoints, "save", lambda *_: None)
+    monkeypatch.setattr(loop.Checkpoints, "wait", lambda _: time.sleep(0.2))
+    summary = train(small_config("train.steps=1"), tmp_path)
+    assert summary["buckets"]["save"] >= 0.2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -148,7 +148,8 @@ class _Loop:
         self._report()
         if self.saved_step != self.step:
             self._save()
-        self.checkpoints.wait()
+        with self.clock.spending("save"):
+            self.checkpoints.wait()
         if not self.stopped and self.config.evaluate_every:
             self._evaluate()
             self.stopped = self.left_running
