@@ -2,15 +2,21 @@
 
 import dataclasses
 import json
-import resource
 import shutil
-import signal
 
 import jax
 import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
-from training_cases import KEY, batch_for, fresh_state, single_mesh, small_config, train_step
+from training_cases import (
+    KEY,
+    batch_for,
+    fresh_state,
+    full_disk,
+    single_mesh,
+    small_config,
+    train_step,
+)
 
 from stts_jax.budget import row_budget
 from stts_jax.model.video_language_model import VideoLanguageModel
@@ -286,18 +292,11 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
 
 
 def test_a_disk_that_fills_up_in_the_middle_is_one_sentence(tmp_path):
-    """A limit on the size of files stands for the full disk; both end in the same write error."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     state = fresh_state()
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-        with (
-            pytest.raises(CheckpointError, match=r"the checkpoint in .* cannot be written: .*room"),
-            Checkpoints(tmp_path, keep=1) as checkpoints,
-        ):
-            checkpoints.save(state, 1, {}, {0: None})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, ignored)
+    with (
+        full_disk(4096),
+        pytest.raises(CheckpointError, match=r"the checkpoint in .* cannot be written: .*room"),
+        Checkpoints(tmp_path, keep=1) as checkpoints,
+    ):
+        checkpoints.save(state, 1, {}, {0: None})
     assert checkpoint_steps(tmp_path) == []

@@ -1,6 +1,9 @@
 """The smallest setup that has every part, shared by the training tests."""
 
 import dataclasses
+import resource
+import signal
+from contextlib import contextmanager
 from functools import cache
 
 import jax
@@ -107,6 +110,19 @@ def batch_for(config: Config, seed: int, mesh=None, **options):
     options.setdefault("kinds", ALL_KINDS)
     batch = random_batch(config.model, budget, config.data.batch_rows, seed, **options)
     return shard_batch(batch, mesh or single_mesh())
+
+
+@contextmanager
+def full_disk(room: int = 0):
+    """A limit on the size of files stands for the full disk; both end in the same write error."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
 
 
 class FakeBatches:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ _SCORER = "scorer."
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that can't be written or read; the message says what to do."""
+    """A file of a run that can't be written or read; the message says what to do."""
 
 
 def find_checkpoint(folder: Path) -> Path:
@@ -182,6 +183,18 @@ def require_writable(output: Path) -> None:
     except OSError as error:
         raise CheckpointError(
             f"folder '{output}' cannot be written: {error.strerror}; choose another one"
+        ) from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say in one sentence that a file of a run can't be written, as on a disk that is full."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"'{path}' cannot be written: {error.strerror or error}; make room or choose another "
+            "--output"
         ) from error
 
 

@@ -7,10 +7,12 @@ import sys
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TextIO
+from types import TracebackType
+from typing import Any, Self, TextIO
 
 from tqdm import tqdm
 
+from stts_jax.training.checkpoint import CheckpointError, writing
 from stts_jax.training.utilization import Throughput
 
 METRICS_FILE = "metrics.jsonl"
@@ -19,7 +21,7 @@ _LEARNING_RATE = "learning_rate/"
 
 
 class MetricsLog:
-    """Appends records to `metrics.jsonl`, one JSON object a line.
+    """Appends records to `metrics.jsonl`, one JSON object a line; a context manager.
 
     Attributes:
       kept: what an earlier run wrote up to the step that this one goes on from.
@@ -31,17 +33,35 @@ class MetricsLog:
         self.kept = [r for r in read_metrics(self.path) if 0 < r["step"] <= resumed_step]
         # Replaced as a whole: a run killed in the middle of this must not lose what it has.
         new = self.path.with_suffix(".new")
-        new.write_text("".join(json.dumps(record) + "\n" for record in self.kept))
-        new.replace(self.path)
-        self._file: TextIO = self.path.open("a", buffering=1)
+        with writing(self.path):
+            new.write_text("".join(json.dumps(record) + "\n" for record in self.kept))
+            new.replace(self.path)
+            self._file: TextIO = self.path.open("a", buffering=1)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append a record; it can be read at once."""
-        self._file.write(json.dumps(record) + "\n")
+        with writing(self.path):
+            self._file.write(json.dumps(record) + "\n")
 
     def close(self) -> None:
         """No more records."""
-        self._file.close()
+        with writing(self.path):
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+        except CheckpointError:
+            if error is None:  # otherwise it would hide what happened before
+                raise
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

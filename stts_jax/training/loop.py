@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from stts_jax.config import Config
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import shard_batch
-from stts_jax.training.checkpoint import CHECKPOINTS, checkpoint_steps
+from stts_jax.training.checkpoint import CHECKPOINTS, CheckpointError, checkpoint_steps
 from stts_jax.training.clock import Clock, time_line
 from stts_jax.training.data_parts import DataParts
 from stts_jax.training.distributed import Agreement
@@ -265,16 +265,26 @@ class _Loop:
         bad = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
         if not bad:
             return
+        raise TrainingError(
+            f"training stopped at step {pending.step}, batch {fingerprint(pending.batch)}: "
+            f"{', '.join(bad)}; {self._dumped(pending, metrics)}, lower the learning rates or "
+            "leave that batch out, the last checkpoint is from before"
+        )
+
+    def _dumped(self, pending: _Pending, metrics: Mapping[str, float]) -> str:
+        """Leave a step behind to be looked into; how, or why it can't be."""
+        try:
+            folder = self._dump(pending, metrics)
+        except (OSError, CheckpointError) as error:  # must not hide what is wrong with the step
+            return f"nothing of it is kept to look into, as something failed: {error}"
+        return f"look into it with `python -m stts_jax.training.replay {folder}`"
+
+    def _dump(self, pending: _Pending, metrics: Mapping[str, float]) -> Path:
         self.checkpoints.wait()
         saved = [step for step in checkpoint_steps(self.output) if step < pending.step]
         parameters = self.init_from
         if saved:
             parameters = self.output.resolve() / CHECKPOINTS / str(saved[-1])
-        folder = write_dump(
+        return write_dump(
             self.output, self.whole_config, pending.step, pending.batch, metrics, parameters
-        )
-        raise TrainingError(
-            f"training stopped at step {pending.step}, batch {fingerprint(pending.batch)}: "
-            f"{', '.join(bad)}; look into it with `python -m stts_jax.training.replay {folder}`, "
-            "lower the learning rates or leave that batch out, the last checkpoint is from before"
         )

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from stts_jax.training.checkpoint import writing
 from stts_jax.training.log import METRICS_FILE, read_metrics
 
 LOSS_PLOT = "loss.png"
@@ -40,7 +41,8 @@ def plot_training(output: Path) -> Path | None:
     _evaluations(axes[1], [record for record in records if "evaluation" in record])
     axes[1].set_ylim(0, 1)
     path = output / LOSS_PLOT
-    figure.savefig(path, dpi=110)
+    with writing(path):
+        figure.savefig(path, dpi=110)
     return path
 
 

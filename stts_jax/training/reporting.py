@@ -46,10 +46,9 @@ class Reporter:
         self._window, self._reported_at = Window(throughput), clock.seconds
         self._console = Console(step, self._config.steps, enabled=self._first)
         stack.callback(self._console.close)
-        self._log = MetricsLog(output, step) if self._first else None
+        self._log = stack.enter_context(MetricsLog(output, step)) if self._first else None
         self._trackers: list[Tracker] = []
         if self._log:
-            stack.callback(self._log.close)
             self._trackers = make_trackers(config, output, step)
         for tracker in self._trackers:
             stack.callback(tracker.close)

@@ -28,6 +28,7 @@ from stts_jax.training.checkpoint import (
     incomplete_steps,
     renamed,
     require_match,
+    writing,
 )
 from stts_jax.training.run_checkpoints import OPTIMIZER, SPIKES, Progress, parts_of
 from stts_jax.training.step import TrainState
@@ -174,8 +175,9 @@ def _require_no_trouble(folder: Path, troubles: list[str]) -> None:
 def _set_aside(output: Path, folder: Path, reason: str, notice: Callable[[str], None]) -> None:
     aside = _free_place(output.resolve() / DAMAGED, folder.name)
     notice(f"checkpoint '{folder}' is damaged ({reason}); it is moved to '{aside}'")
-    aside.parent.mkdir(parents=True, exist_ok=True)
-    folder.rename(aside)
+    with writing(aside):
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(aside)
 
 
 def _free_place(damaged: Path, name: str) -> Path:

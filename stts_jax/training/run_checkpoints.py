@@ -19,7 +19,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from stts_jax.parallel.parameters import named_parameters
-from stts_jax.parallel.processes import Share, is_first
+from stts_jax.parallel.processes import Share, is_first, notice
 from stts_jax.training.checkpoint import (
     CHECKPOINTS,
     MODEL,
@@ -104,7 +104,8 @@ class Checkpoints:
     def mark_best(self, step: int, accuracy: float) -> None:
         """Keep the checkpoint of a step, which has been saved, until a better one is marked."""
         self.wait()
-        self._best.put(step, accuracy)
+        with self._explained():
+            self._best.put(step, accuracy)
 
     def wait(self) -> None:
         """Wait for what is being written."""
@@ -121,9 +122,16 @@ class Checkpoints:
         trace: TracebackType | None,
     ) -> None:
         try:
-            self.wait()
-        finally:
-            self._checkpointer.close()
+            with self._explained():
+                try:
+                    self._checkpointer.wait()
+                finally:
+                    self._checkpointer.close()  # waits too, and fails again
+        except CheckpointError as failure:
+            if error is None:
+                raise
+            if str(failure) != str(error):
+                notice(str(failure))  # what happened before is not hidden
 
     def _explained(self) -> _Explained:
         return _Explained(self.folder)

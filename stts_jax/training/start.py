@@ -24,6 +24,7 @@ from stts_jax.training.checkpoint import (
     find_checkpoint,
     initialize_from,
     require_writable,
+    writing,
 )
 from stts_jax.training.clock import time_line
 from stts_jax.training.data_parts import DataParts, natural_parts
@@ -100,9 +101,13 @@ def start(
 
 def save_config(config: Config, output: Path) -> None:
     """Write `config.json` in one go: a run killed meanwhile leaves the old one or the new one."""
-    with tempfile.TemporaryDirectory(dir=output, prefix=".config-") as folder:
+    file = output / "config.json"
+    with (
+        writing(file),
+        tempfile.TemporaryDirectory(dir=output, prefix=".config-") as folder,
+    ):
         config.save(Path(folder))
-        (Path(folder) / "config.json").replace(output / "config.json")
+        (Path(folder) / "config.json").replace(file)
 
 
 def _require_same_run(config: Config, output: Path) -> Config:

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from stts_jax.config import Config, ConfigError
+from stts_jax.training.checkpoint import writing
 
 WANDB_ID = "wandb_id.txt"
 
@@ -85,7 +86,8 @@ class WeightsAndBiases:
             resume="allow" if resumed else None,
             config=dataclasses.asdict(config),
         )
-        known.write_text(f"{self._run.id}\n")
+        with writing(known):
+            known.write_text(f"{self._run.id}\n")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Note the values at a step."""

@@ -1,0 +1,95 @@
+"""A disk that fills up while a run goes on: one sentence, and nothing that is hidden by it."""
+
+from contextlib import ExitStack, suppress
+
+import numpy as np
+import pytest
+from training_cases import (
+    FakeBatches,
+    fresh_state,
+    full_disk,
+    single_mesh,
+    small_config,
+    train_step,
+)
+
+from stts_jax.training import loop, start
+from stts_jax.training.checkpoint import CheckpointError
+from stts_jax.training.log import MetricsLog
+from stts_jax.training.loop import TrainingError, train
+from stts_jax.training.plots import plot_training
+from stts_jax.training.run_checkpoints import Checkpoints
+from stts_jax.training.start import save_config
+
+CONFIG = ("train.steps=4", "train.save_every=0", "train.log_every=0")
+
+
+@pytest.fixture(autouse=True)
+def parts(monkeypatch, capsys):
+    """One device, one compilation for all tests, and no file that takes what they print."""
+    monkeypatch.setattr(loop, "run_mesh", lambda _: single_mesh())
+    monkeypatch.setattr(start, "training_batches", FakeBatches)
+    monkeypatch.setattr(start, "init_state", lambda *_: fresh_state())
+    monkeypatch.setattr(loop, "make_train_step", lambda *_: train_step())
+
+
+def test_a_metrics_line_that_finds_no_room_ends_the_run_in_one_sentence(tmp_path):
+    disk = ExitStack()
+
+    def fill(step, metrics):
+        if step == 2:
+            disk.enter_context(full_disk())
+
+    with disk, pytest.raises(CheckpointError) as error:
+        train(small_config(*CONFIG), tmp_path, on_step=fill)
+    assert f"'{tmp_path}/metrics.jsonl' cannot be written: File too large; make room" in str(
+        error.value
+    )
+
+
+def test_closing_the_metrics_hides_no_other_error(tmp_path):
+    with full_disk(), pytest.raises(KeyError), MetricsLog(tmp_path, 0) as log:
+        with suppress(CheckpointError):
+            log.write({"step": 1})
+        raise KeyError
+
+
+def test_the_other_files_of_a_run_say_so_too(tmp_path):
+    with MetricsLog(tmp_path, 0) as log:
+        log.write({"step": 1, "loss": 1.0, "accuracy": 0.5, "auxiliary_loss": 0.1})
+    with full_disk():
+        with pytest.raises(CheckpointError, match=r"config\.json' cannot be written: File too"):
+            save_config(small_config(), tmp_path)
+        with pytest.raises(CheckpointError, match=r"loss\.png' cannot be written: File too"):
+            plot_training(tmp_path)
+        with (
+            pytest.raises(CheckpointError, match=r"checkpoints' cannot be written: .*too"),
+            Checkpoints(tmp_path, 1) as checkpoints,
+        ):
+            checkpoints.mark_best(1, 0.5)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_loss_that_is_not_finite_is_told_of_though_nothing_can_be_kept(tmp_path, monkeypatch):
+    disk = ExitStack()
+
+    def broken(*_):
+        def step(state, batch, key):
+            state, metrics = train_step()(state, batch, key)
+            disk.enter_context(full_disk())
+            return state, metrics | {"loss": np.float32(np.nan)}
+
+        return step
+
+    monkeypatch.setattr(loop, "make_train_step", broken)
+    message = r"stopped at step 1, .*: loss is nan; nothing of it is kept .*File too large"
+    with disk, pytest.raises(TrainingError, match=message):
+        train(small_config(*CONFIG), tmp_path)
+
+
+def test_a_checkpoint_that_cannot_be_written_hides_no_other_error(tmp_path, capsys):
+    state = fresh_state()
+    with full_disk(), pytest.raises(KeyError), Checkpoints(tmp_path, 1) as checkpoints:
+        checkpoints.save(state, 1, {}, {0: None})
+        raise KeyError
+    assert "cannot be written" in capsys.readouterr().out
