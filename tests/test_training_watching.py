@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -16,6 +17,7 @@ from training_cases import (
     FakeBatches,
     batch_for,
     fresh_state,
+    random_state,
     single_mesh,
     small_config,
     train_step,
@@ -26,10 +28,12 @@ from stts_jax.config import ConfigError, load_config
 from stts_jax.data.bad_examples import Unreadable
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.training import loop, spikes, start
+from stts_jax.training.checkpoint import save_model
 from stts_jax.training.dump import fingerprint, read_dump
 from stts_jax.training.log import read_metrics
 from stts_jax.training.loop import TrainingError, train
 from stts_jax.training.replay import main as replay
+from stts_jax.training.replay import replay as replayed
 from stts_jax.training.restore import restore_latest
 from stts_jax.training.run_checkpoints import Checkpoints
 from stts_jax.training.step import abstract_state
@@ -178,6 +182,21 @@ def test_a_dump_is_replayed(dump, capsys):
     assert f"loss             {float(metrics['loss']):.6g}" in text
     assert replay([str(folder.parent)]) == 2
     assert "there is no dump in" in capsys.readouterr().err
+
+
+def test_a_dump_from_before_the_first_save_is_replayed_as_the_run_began(tmp_path, monkeypatch):
+    without_scorer = small_config("model.prune.method=none", "model.prune.topk=0")
+    save_model(random_state(without_scorer).model, without_scorer, tmp_path / "base")
+    monkeypatch.setattr(loop, "make_train_step", broken_from(1))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TrainingError):
+        train(small_config(), tmp_path / "run", init_from=Path("base"))
+    monkeypatch.chdir("/")
+    folder = tmp_path / "run" / "dumps" / "step-1"
+    found, then = replayed(folder), read_dump(folder)[0].metrics
+    assert [found[name] for name in ("accuracy", "kept")] == [then["accuracy"], then["kept"]]
+    # It is the scorer's: a fresh one, as in the run.
+    assert found["auxiliary_loss"] == pytest.approx(then["auxiliary_loss"], rel=1e-5)
 
 
 def test_a_tracker_that_is_not_installed_is_one_sentence(tmp_path, monkeypatch):

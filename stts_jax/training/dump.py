@@ -26,8 +26,9 @@ class Dump:
       step: its number, 1 for the first.
       seed: `train.seed`; the step's randomness is this seed's key folded with `step - 1`.
       fingerprint: of this process's part of the batch.
-      checkpoint: the newest one from before the step, None if there was none.
+      checkpoint: the run's newest one from before the step, None if there was none.
       metrics: as they were found, not finite ones as text.
+      init_from: what the run started from, where it has no checkpoint of its own.
     """
 
     step: int
@@ -35,6 +36,7 @@ class Dump:
     fingerprint: str
     checkpoint: str | None
     metrics: dict[str, float | str]
+    init_from: str | None = None
 
 
 def fingerprint(batch: Mapping[str, np.ndarray]) -> str:
@@ -54,6 +56,7 @@ def write_dump(
     batch: Mapping[str, np.ndarray],
     metrics: Mapping[str, float],
     checkpoint: Path | None,
+    init_from: Path | None = None,
 ) -> Path:
     """Write a step's batch, setup and randomness; every process its rows, the first all else.
 
@@ -67,8 +70,8 @@ def write_dump(
     if index == 0:
         config.save(folder)
         values = {n: v if math.isfinite(v) else str(v) for n, v in metrics.items()}
-        at = None if checkpoint is None else str(checkpoint)
-        dump = Dump(step, config.train.seed, fingerprint(batch), at, values)
+        at, source = (None if path is None else str(path) for path in (checkpoint, init_from))
+        dump = Dump(step, config.train.seed, fingerprint(batch), at, values, source)
         (folder / _FACTS).write_text(json.dumps(asdict(dump), indent=2) + "\n")
     return folder
 

@@ -81,7 +81,7 @@ def train(
             config, output, mesh, stack, init_from=init_from, resume=resume, data_dir=data_dir
         )
         loop = _Loop(config, output, mesh, batches, state, progress, evaluate, on_step, stack)
-        loop.init_from = init_from
+        loop.init_from = init_from and init_from.resolve()
         return loop.run()
 
 
@@ -282,9 +282,13 @@ class _Loop:
     def _dump(self, pending: _Pending, metrics: Mapping[str, float]) -> Path:
         self.checkpoints.wait()
         saved = [step for step in checkpoint_steps(self.output) if step < pending.step]
-        parameters = self.init_from
-        if saved:
-            parameters = self.output.resolve() / CHECKPOINTS / str(saved[-1])
+        newest = self.output.resolve() / CHECKPOINTS / str(saved[-1]) if saved else None
         return write_dump(
-            self.output, self.whole_config, pending.step, pending.batch, metrics, parameters
+            self.output,
+            self.whole_config,
+            pending.step,
+            pending.batch,
+            metrics,
+            newest,
+            None if saved else self.init_from,
         )

@@ -1,8 +1,9 @@
 """Look at a step whose loss was not finite: `python -m stts_jax.training.replay DUMP`.
 
-The dump holds the batch, the setup and the randomness, not the parameters: they come from the
-checkpoint before the step. So a loss that is not finite here is the batch's doing; one that is
-finite here says that the parameters had gone astray since that checkpoint.
+The dump holds the batch, the setup and the randomness, not the parameters: they come from the run's
+checkpoint before the step, or are made as at its start if there was none. So a loss that is not
+finite here is the batch's doing; one that is finite here says that the parameters had gone astray
+since then.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from stts_jax.config import Config, ConfigError
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import make_mesh, shard_batch
 from stts_jax.parallel.parameters import named_parameters
-from stts_jax.training.checkpoint import CheckpointError, load_model
-from stts_jax.training.dump import fingerprint, read_dump
+from stts_jax.training.checkpoint import CheckpointError, initialize_from, load_model
+from stts_jax.training.dump import Dump, fingerprint, read_dump
 from stts_jax.training.loss import loss_fn
 
 
@@ -39,12 +40,13 @@ def replay(folder: Path, checkpoint: Path | None = None) -> dict[str, float]:
       FileNotFoundError: if there is no dump, or its checkpoint is gone.
     """
     dump, config, batch = read_dump(folder)
-    model = _model(config, dump.checkpoint, checkpoint)
+    model = _model(config, dump, checkpoint)
     budget = row_budget(config.model, config.data)
     key = jax.random.fold_in(jax.random.key(dump.seed), dump.step - 1)
     metrics, bad = _gradients(model, config, budget, batch, key)
     print(f"step {dump.step}, batch {dump.fingerprint} (of all processes: {fingerprint(batch)})")
-    print(f"parameters: {checkpoint or dump.checkpoint or 'as first initialised'}")
+    source = checkpoint or dump.checkpoint or dump.init_from
+    print(f"parameters: {source or 'as first initialised'}")
     for name, value in metrics.items():
         print(f"{name:16s} {value:.6g}   then: {dump.metrics.get(name, '-')}")
     if not bad:
@@ -54,18 +56,22 @@ def replay(folder: Path, checkpoint: Path | None = None) -> dict[str, float]:
     return metrics
 
 
-def _model(config: Config, saved: str | None, chosen: Path | None) -> VideoLanguageModel:
-    mesh = make_mesh(devices=jax.devices()[:1])
-    folder = chosen or (Path(saved) if saved else None)
-    if folder is None:
-        return jax.jit(
-            lambda key: VideoLanguageModel(config.model, key=key),
-        )(jax.random.key(config.train.seed))
+def _model(config: Config, dump: Dump, chosen: Path | None) -> VideoLanguageModel:
+    if chosen is not None or dump.checkpoint is not None:
+        folder = _there(chosen or Path(dump.checkpoint))
+        return load_model(folder, config, make_mesh(devices=jax.devices()[:1]))[0]
+    # As the run made it: a scorer that the checkpoint lacks is that of the seed.
+    make = jax.jit(lambda key: VideoLanguageModel(config.model, key=key))
+    model = make(jax.random.key(dump.seed))
+    return initialize_from(model, _there(Path(dump.init_from))) if dump.init_from else model
+
+
+def _there(folder: Path) -> Path:
     if not folder.is_dir():
         raise FileNotFoundError(
             f"checkpoint '{folder}' is gone; name another one with --checkpoint"
         )
-    return load_model(folder, config, mesh)[0]
+    return folder
 
 
 def _gradients(
