@@ -208,7 +208,7 @@ def test_prompts_of_unequal_length_are_answered_as_if_alone():
         assert (answer(on_device(alone))[0] == together[row]).all()
 
 
-def test_ten_batches_of_prompts_compile_once():
+def test_ten_batches_of_prompts_compile_once(report_error):
     before = generation._generate._cache_size()
     contents = [(kind,) for kind in (VIDEO, IMAGE, MULTI_IMAGE, TEXT)] + [None] * 6
     model = small_model(small(prune__rescale_bias_min=0.2))  # compiled for no other test
@@ -217,8 +217,8 @@ def test_ten_batches_of_prompts_compile_once():
         said = answer(rows(seed=seed, **options), model=model, key=jax.random.key(seed))
         assert ((said >= 0) & (said < SMALL.llm.vocab_size) | (said == NO_END)).all()
     compilations = generation._generate._cache_size() - before
-    print(f"{len(contents)} batches of prompts, {compilations} compilation")
-    assert compilations == 1
+    report_error("compilations for ten batches", compilations, 1)
+    assert len(contents) == 10 and compilations == 1
 
 
 # -------------------------------------------------------------------------------------- stopping

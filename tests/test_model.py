@@ -348,7 +348,7 @@ def test_a_row_is_the_same_whatever_the_others_hold(report_error):
     assert max(errors) <= LOGITS
 
 
-def test_ten_batches_of_different_content_compile_once():
+def test_ten_batches_of_different_content_compile_once(report_error):
     model = small_model(small(llm__residual_dropout=0.1))
     before = with_gradients._cache_size()
     contents = [(kind,) for kind in (VIDEO, IMAGE, MULTI_IMAGE, TEXT)] + [None] * 6
@@ -361,8 +361,8 @@ def test_ten_batches_of_different_content_compile_once():
         assert np.isfinite(loss)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
     compilations = with_gradients._cache_size() - before
-    print(f"{len(contents)} batches, {len(counts)} layouts of rows, {compilations} compilation")
-    assert len(counts) > 8
+    report_error("compilations for ten batches", compilations, 1)
+    assert len(contents) == 10 and len(counts) > 8
     assert compilations == 1
 
 

@@ -39,7 +39,7 @@ def test_every_parameter_is_trained():
         assert name.endswith("key.bias") or np.abs(array - after[name]).max() > 0, name
 
 
-def test_ten_different_contents_compile_once():
+def test_ten_different_contents_compile_once(report_error):
     config, step = small_config(), train_step()
     contents = [(kind,) for kind in (VIDEO, IMAGE, MULTI_IMAGE, TEXT)] + [ALL_KINDS] * 6
     state, counts = fresh_state(), set()
@@ -48,7 +48,8 @@ def test_ten_different_contents_compile_once():
         counts.add(np.asarray(batch["num_images"]).tobytes())
         state, metrics = step(state, batch, KEY)
         assert all(np.isfinite(float(value)) for value in metrics.values()), (seed, metrics)
-    assert len(counts) > 8
+    report_error("compilations for ten batches", step._cache_size(), 1)
+    assert len(contents) == 10 and len(counts) > 8
     assert step._cache_size() == 1
 
 
