@@ -331,15 +331,15 @@ def _rated(method, x, frames, threshold):
 
 
 def rated(method, angles, topk=0.5, threshold=0.85):
-    """Ratings and kept tokens of a video; each frame is one vector everywhere, at an angle.
+    """Ratings and kept tokens of a video; each frame or patch is a vector at an angle.
 
-    So the similarity of two frames is the cosine of the angle between them, in every token.
+    So the similarity of two tokens of even angle is the cosine of the angle between them.
     """
     counts, kinds = one_row(len(angles))
     frames = table(prune(topk), counts, kinds)
-    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=-1).astype(np.float32)
+    angles = np.reshape(angles, (len(angles), -1))
     x = np.zeros((3, T, 81, 2), np.float32)
-    x[0, : len(angles)] = vectors[:, None]
+    x[0, : len(angles)] = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
     ratings, keep = _rated(method, x, frames, threshold)
     return np.asarray(ratings)[0, : len(angles)], np.asarray(keep)[0, : len(angles)]
 
@@ -363,6 +363,14 @@ def test_the_references_differ():
     easy, heuristic = (rated(method, drift, topk=0.1)[0] for method in ("easy", "heuristic"))
     assert (easy[1:] < 0).all()
     assert [bool((frame == PROTECTED).all()) for frame in heuristic] == [1, 0, 0, 1, 0, 0]
+
+
+def test_a_place_that_changes_is_rated_by_its_new_content_from_then_on():
+    angles = np.zeros((4, 9, 9))
+    angles[1:, :3, :3] = 1.5
+    ratings, _ = rated("heuristic", angles, topk=0.1)
+    assert ratings[:, 0] == pytest.approx([PROTECTED, -np.cos(1.5), -1, -1], abs=1e-6)
+    assert ratings[1:, 1:] == pytest.approx(-1, abs=1e-6)
 
 
 @pytest.mark.parametrize("method", RATE)
