@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from goldens_folder import goldens_dir
 from reference_cases import (
+    NOT_CARRIED,
     cases,
     cut_is_tied,
     load,
@@ -190,7 +191,6 @@ def _mlp_width(arrays: dict[str, np.ndarray]) -> int:
 
 
 # Any folder that has the inputs must have the cases.
-NOT_CARRIED = pytest.mark.skip("these goldens are not carried here: the choice is at 6 MB")
 GRID27 = (
     [pytest.param(path, id=path.stem) for path in cases("grid27_topk*.npz")]
     if (goldens_dir() / "grid27_inputs.npz").exists()
