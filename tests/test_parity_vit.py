@@ -27,13 +27,15 @@ from reference_cases import (
     worst,
 )
 
-from stts_jax.budget import tokens_to_prune
+from stts_jax.budget import MultimodalType, tokens_to_prune
 from stts_jax.config import ModelConfig
 from stts_jax.model.vision import VisionOutput
+from stts_jax.model.vit import resize_positions
 
 # Worst seen: hidden states 1.0e-6, scores 1.8e-6, both relative to the largest value.
 HIDDEN = 2e-5
 SCORES = 5e-6
+POSITIONS = 1e-6
 
 
 def compare(
@@ -212,5 +214,28 @@ def test_parity_true_grid(path: Path, worst_error: Any) -> None:
         return
     compare_bins(output, case)
     error = worst(hidden, case["hidden_sel"])
+    worst_error.add(path.stem, "hidden states", error, HIDDEN)
+    assert error <= HIDDEN
+
+
+@pytest.mark.parametrize("path", cases("vit_posemb*.npz"), ids=lambda path: path.stem)
+def test_parity_positions_of_another_grid(path: Path, worst_error: Any) -> None:
+    case, arrays = load(path), under(load(path), "w/")
+    wanted = case["pos_emb_resized"]
+    assert arrays["positional_embedding"].shape != wanted.shape
+    error = worst(resize_positions(arrays["positional_embedding"], len(wanted)), wanted)
+    worst_error.add(path.stem, "positions", error, POSITIONS)
+    assert error <= POSITIONS
+
+    vit, expected = table(case), case["hidden_states"]
+    layers = range(vit["image_num_layers"])[-len(expected) :]
+    rows, frames = case["images"].shape[:2]
+    batch = {
+        "images": case["images"],
+        "num_images": np.full((rows, 1), frames),
+        "multimodal_type": np.full((rows, 1), MultimodalType.VIDEO),
+    }
+    _, hidden = run_vision(batch, vision_config(vit, tuple(layers), None), arrays)
+    error = worst(hidden, expected)
     worst_error.add(path.stem, "hidden states", error, HIDDEN)
     assert error <= HIDDEN
