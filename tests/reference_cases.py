@@ -20,6 +20,7 @@ from convert.names import Name, name_table
 from convert.reference_config import prune_config, vit_config
 from stts_jax.budget import Budget, tokens_to_prune
 from stts_jax.config import ModelConfig, replace
+from stts_jax.model.video_language_model import FusedRows, VideoLanguageModel
 from stts_jax.model.vision import VisionOutput, encode
 from stts_jax.model.vit import VisionTransformer
 from stts_jax.pruning.scorer import TokenScorer
@@ -168,6 +169,13 @@ def run_vision(
     module = build_vision(config, arrays)
     output, hidden = _encode(module, batch, exact_budget(case, config), config)
     return output, np.asarray(hidden)
+
+
+def visual_features(model: VideoLanguageModel, rows: FusedRows) -> np.ndarray:
+    """(kept, d) of all rows in order: what was added to the embeddings of visual tokens."""
+    ids, token = rows.text["input_ids"], model.config.llm.special_token("<im_patch>")
+    added = rows.embeddings - model.llm.embed(ids, model.dtype)
+    return np.asarray(added)[np.asarray(ids) == token]
 
 
 def worst_gradient(

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from goldens_folder import goldens_dir
-from reference_cases import exact_budget, load, worst
+from reference_cases import exact_budget, load, visual_features, worst
 
 from convert.__main__ import main
 from convert.in_memory import to_native
@@ -137,7 +137,8 @@ def test_parity_a_recorded_stts_checkpoint_keeps_its_scorer(
         name: jnp.asarray(case[name])
         for name in ("images", "num_images", "multimodal_type", "token_pooling")
     }
-    batch |= text_arrays(np.full((1, case["token_pooling"].shape[1]), 0))
+    token = config.model.llm.special_token("<im_patch>")
+    batch |= text_arrays(np.full(case["token_pooling"].shape[:2], token))
     budget = exact_budget({k: np.asarray(v) for k, v in batch.items()}, changed.model)
     rows = jax.jit(lambda m, b: m.fuse(b, budget, jax.random.key(0)))(model, batch)
     scores = np.asarray(rows.vision.scores).reshape(case["scores"].shape)
@@ -145,6 +146,9 @@ def test_parity_a_recorded_stts_checkpoint_keeps_its_scorer(
     worst_error.add(folder.name, "scores", error, FEATURES)
     assert error <= FEATURES
     assert (np.asarray(rows.vision.keep).reshape(-1) == case["prunable_valid_mask"]).all()
+    error = worst(visual_features(model, rows), case["features"])
+    worst_error.add(folder.name, "features", error, FEATURES)
+    assert error <= FEATURES
 
 
 # ------------------------------------------------------------------------- transformers' Molmo2

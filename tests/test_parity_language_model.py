@@ -18,6 +18,7 @@ from reference_cases import (
     load,
     table,
     under,
+    visual_features,
     weights,
     worst,
     worst_gradient,
@@ -32,9 +33,10 @@ from stts_jax.model.generation import Sampling, generate
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.training.loss import token_loss
 
-# Worst seen: hidden states 1.6e-6, logits 1.5e-6, losses 3.4e-7, gradients 2.4e-6, their norms
-# 9.1e-5 (relative to the largest value).
+# Worst seen: image features 1.0e-6, hidden states 1.6e-6, logits 1.5e-6, losses 3.4e-7, gradients
+# 2.4e-6, their norms 9.1e-5 (relative to the largest value).
 LOGITS = 2e-5
+FEATURES = 2e-5
 LOSS = 5e-6
 GRADIENTS = 1e-4
 MODES = {"None": "none", "image_tokens": "image_tokens", "within_image": "within_image"}
@@ -110,6 +112,11 @@ def test_parity_logits_and_loss(path: Path, mode: str, worst_error: Any) -> None
         error = worst(np.asarray(hidden)[valid], case["hidden_final"][real])
         worst_error.add(name, "hidden states", error, LOGITS)
         assert error <= LOGITS
+    if "image_features" in case:
+        features = visual_features(model, rows)
+        error = worst(features, case["image_features"])
+        worst_error.add(name, "image features", error, FEATURES)
+        assert error <= FEATURES
     ours = to_native(gradients, name_table(config))
     norms = json.loads(str(case["grad_norms"])) if "grad_norms" in case else {}
     errors = worst_gradient(ours, under(case, "grad/"), norms)
