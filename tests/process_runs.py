@@ -80,9 +80,10 @@ class Started:
         assert self.wait() == -signal.SIGKILL
 
     def finish(self) -> dict[str, Any]:
-        """What it says at the end."""
+        """What it says at the end; its workers may have more to say."""
         assert self.wait() == 0, self.log()
-        return json.loads(self.log().splitlines()[-1])
+        said = [line for line in self.log().splitlines() if line.startswith("{")]
+        return json.loads(said[-1])
 
     def log(self) -> str:
         path = self.output / f"log-{self.index}.txt"

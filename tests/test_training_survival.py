@@ -9,6 +9,7 @@ import time
 import pytest
 from process_runs import Launcher, is_saving, losses, until
 
+from stts_jax.data.synthetic import ensure_synthetic
 from stts_jax.training.checkpoint import checkpoint_steps
 
 STEPS, SAVE_EVERY = 40, 4
@@ -60,6 +61,26 @@ def test_a_killed_run_goes_on_bit_for_bit(launcher, uninterrupted, tmp_path):
     assert losses(tmp_path) == uninterrupted
     assert hit >= 1
     assert not is_saving(tmp_path), "what a kill leaves is cleaned up"
+
+
+def test_a_killed_run_goes_on_with_the_examples_that_it_would_have_read(launcher, tmp_path):
+    """They are read from files by workers, and packed into rows that wait for each other."""
+    folder = ensure_synthetic(tmp_path / "set", videos=6, seed=0, progress=False)
+    run = (
+        *("train.steps=20", "train.save_every=4", "train.log_every=0"),
+        *(f"data.train={folder}/train.jsonl", "data.workers=2", "data.batch_rows=2"),
+        *("data.max_frames=3", "data.row_frames=8", "data.row_examples=4"),
+        *("data.row_text_tokens=700", "model.llm.vocab_size=512"),
+    )
+    whole, output = launcher.start(tmp_path / "whole", *run, data="files"), tmp_path / "killed"
+    killed = launcher.start(output, *run, data="files")
+    until(lambda: checkpoint_steps(output), "the first checkpoint")
+    killed.kill()
+    assert max(losses(output)) < 20
+    launcher.start(output, *run, data="files").finish()
+    whole.finish()
+    assert losses(output) == losses(tmp_path / "whole")
+    assert len(losses(output)) == 20
 
 
 @pytest.mark.slow

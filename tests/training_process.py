@@ -1,11 +1,12 @@
-"""Processes of training runs on random batches, for tests that kill, stop and restart them.
+"""Processes of training runs, for tests that kill, stop and restart them.
 
 It imports what they need once, then forks a process for each line on stdin, a JSON object:
 `output` (folder), `overrides` (settings), and optionally `devices` (1), `environment` (variables),
-`step` (`real`, or `toy`: a cheap update that depends on all that must survive), `hang` (`data`,
-`evaluate` or `compile`: that waits for minutes, after `output/hanging` is made), `first_hangs`
-(only the first process does). It answers with the process id, and to `{"wait": id}` with the exit
-code. What a process prints goes to `output/log-INDEX.txt`.
+`step` (`real`, or `toy`: a cheap update that depends on all that must survive), `data` (`random`
+batches, or `files`: those that the settings name), `hang` (`data`, `evaluate` or `compile`: that
+waits for minutes, after `output/hanging` is made), `first_hangs` (only the first process does). It
+answers with the process id, and to `{"wait": id}` with the exit code. What a process prints goes to
+`output/log-INDEX.txt`.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ def train(order: dict[str, Any], output: Path) -> int:
             hang()
         return {"accuracy": step % 3 / 10}
 
-    start.training_batches = Batches
+    if order.get("data", "random") == "random":
+        start.training_batches = Batches
     if order.get("step") == "toy":
         loop.make_train_step, start.init_state = toy_step, random_state
     if hangs == "compile":
