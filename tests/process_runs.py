@@ -75,6 +75,11 @@ class Started:
         """The exit code; negative for a signal that ended it."""
         return self.launcher.ask(wait=self.pid)
 
+    def workers(self) -> list[int]:
+        """Processes that it has started."""
+        tasks = Path(f"/proc/{self.pid}/task").glob("*/children")
+        return [int(pid) for task in tasks for pid in task.read_text().split()]
+
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
         assert self.wait() == -signal.SIGKILL
@@ -99,6 +104,15 @@ def until(condition: Callable[[], bool], what: str, pause: float = 0.005) -> Non
 
 def losses(output: Path) -> dict[int, float]:
     return {r["step"]: r["loss"] for r in read_metrics(output / "metrics.jsonl") if "loss" in r}
+
+
+def is_running(pid: int) -> bool:
+    """Of a process that is not ours; one that has ended may not have been waited for."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
 
 
 def is_saving(output: Path) -> bool:

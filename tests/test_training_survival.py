@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-from process_runs import Launcher, is_saving, losses, until
+from process_runs import Launcher, is_running, is_saving, losses, until
 
 from stts_jax.data.synthetic import ensure_synthetic
 from stts_jax.training.checkpoint import checkpoint_steps
@@ -75,8 +75,11 @@ def test_a_killed_run_goes_on_with_the_examples_that_it_would_have_read(launcher
     whole, output = launcher.start(tmp_path / "whole", *run, data="files"), tmp_path / "killed"
     killed = launcher.start(output, *run, data="files")
     until(lambda: checkpoint_steps(output), "the first checkpoint")
+    workers = killed.workers()
     killed.kill()
     assert max(losses(output)) < 20
+    assert len(workers) >= 2
+    until(lambda: not any(map(is_running, workers)), "the workers to end")
     launcher.start(output, *run, data="files").finish()
     whole.finish()
     assert losses(output) == losses(tmp_path / "whole")

@@ -10,6 +10,9 @@ would have seen next.
 from __future__ import annotations
 
 import atexit
+import multiprocessing
+import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,7 +182,8 @@ def training_batches(
     stream = stream.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
     if data.workers:
         _accept_flags()
-        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=data.workers))
+        options = grain.MultiprocessingOptions(num_workers=data.workers)
+        stream = stream.mp_prefetch(options, worker_init_fn=_end_with_the_run)
     stream = pack_examples(stream.filter(lambda item: _accept(item, bad)), budget, model)
     stream = stream.batch(
         data.batch_rows // process_count, drop_remainder=True, batch_fn=stack_rows
@@ -204,6 +208,18 @@ def _accept_flags() -> None:
     """Grain's worker processes insist on parsed absl flags, which programs without absl lack."""
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
+
+
+def _end_with_the_run(index: int, count: int) -> None:
+    """In a worker: else it waits for ever, with all it has read, for a run that was killed."""
+    run = multiprocessing.parent_process()
+    assert run is not None
+
+    def wait() -> None:
+        run.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _accept(item: dict[str, Any] | Unreadable, bad: BadExamples) -> bool:
