@@ -306,7 +306,7 @@ def test_a_split_that_does_not_exist_is_refused_before_anything_is_loaded(
     split, said, checkpoint, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluate, "load_model", lambda *_: pytest.fail("the model is loaded"))
+    monkeypatch.setattr(evaluate, "load_to_answer", lambda *_: pytest.fail("the model is loaded"))
     arguments = ["--checkpoint", str(checkpoint), "--split", split]
     assert said in refused(capsys, evaluate.main(arguments))
 

@@ -188,7 +188,9 @@ def run_together(count: int, *arguments: object) -> list[list[str]]:
 
 @pytest.fixture
 def unloaded(monkeypatch) -> None:
-    monkeypatch.setattr(eval_command, "load_model", lambda *_: pytest.fail("the model is loaded"))
+    monkeypatch.setattr(
+        eval_command, "load_to_answer", lambda *_: pytest.fail("the model is loaded")
+    )
 
 
 def test_a_judge_without_a_key_is_refused_before_anything_is_loaded(
