@@ -110,6 +110,7 @@ def as_dict(report: Report) -> dict[str, Any]:
         "videos_per_row": setting.budget.examples,
         "topk": setting.config.model.prune.topk,
         "rows_per_device": setting.rows_per_device,
+        "accumulate": setting.config.train.accumulate,
         "rows": setting.rows,
         "tokens_per_row": setting.budget.tokens,
         "patches_per_row": setting.budget.patches,

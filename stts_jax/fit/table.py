@@ -125,7 +125,7 @@ def _line(row: Row, result: Result) -> str:
     cells = [
         result["topology"],
         result["config"],
-        f"{result['videos_per_row']} x {result['frames']}, {result['tokens_per_row']:,} tokens",
+        _row_text(result),
         result["program"],
         result["mesh"],
         _gib(memory["parameters"]),
@@ -139,6 +139,14 @@ def _line(row: Row, result: Result) -> str:
         _time(result["seconds"], known=sent is not None),
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def _row_text(result: Result) -> str:
+    text = f"{result['videos_per_row']} x {result['frames']}, {result['tokens_per_row']:,} tokens"
+    parts = result.get("accumulate", 1)
+    if parts == 1:
+        return text
+    return f"{text}; {result['rows_per_device']} rows a device in {parts} parts"
 
 
 def _gib(size: float) -> str:

@@ -51,6 +51,7 @@ V5P_1, H100_1 = "v5p:1x1x1", "h100:1"
 # The most asked first, as each takes minutes.
 ROWS = (
     Row(H100_8, "molmo2_4b_stts_50", PAPER),
+    Row(H100_8, "molmo2_4b_stts_50", (*PAPER, "train.accumulate=8"), ("--rows-per-device", "8")),
     Row(V5E_256, "molmo2_4b_stts_50", TWO_64),
     Row(V5P_8, "molmo2_4b_stts_50", ONE_384),
     Row(H100_8, "molmo2_4b_stts_50", ONE_384),
