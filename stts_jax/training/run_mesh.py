@@ -120,6 +120,7 @@ def _require_even_widths(config: Config, tensor: int) -> None:
     model = config.model
     sizes = {
         "model.llm.heads": model.llm.heads,
+        "model.llm.kv_heads": model.llm.kv_heads,
         "model.llm.mlp_width": model.llm.mlp_width,
         "model.vit.heads": model.vit.heads,
         "model.vit.mlp_width": model.vit.mlp_width,
