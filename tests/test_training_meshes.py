@@ -123,9 +123,9 @@ def test_no_device_holds_activations_of_all_rows():
         assert not re.search(rf"f32\[8,{count}\d.*", text), count
 
 
-def traced_step(axes, monkeypatch):
+def traced_step(axes, monkeypatch, *overrides):
     """What a step is made of: its jaxpr, budget, and the shapes of each device's attention."""
-    config = config_on(axes, STREAM)
+    config = config_on(axes, STREAM, *overrides)
     mesh, budget = run_mesh(config), row_budget(config.model, config.data)
     seen = set()
 
@@ -149,7 +149,8 @@ def equations(jaxpr):
 
 
 def test_every_axis_cuts_up_what_is_computed(monkeypatch):
-    config, budget, jaxpr, seen = traced_step("fsdp=2 tensor=2 context=2", monkeypatch)
+    four_heads = ("model.vit.heads=4", "model.vit.head_dim=4")
+    config, budget, jaxpr, seen = traced_step("fsdp=2 tensor=2 context=2", monkeypatch, *four_heads)
     llm, vit = config.model.llm, config.model.vit
     rows, tokens = config.data.batch_rows // 2, budget.tokens
     # Of the LLM's attention a device has its rows, half of the queries and half of the heads;
@@ -159,6 +160,9 @@ def test_every_axis_cuts_up_what_is_computed(monkeypatch):
     # Of the ViT's before the prune, half of the frames.
     frames = (rows, budget.frames // 2, vit.patches, vit.heads // 2, vit.head_dim)
     assert (frames, frames) in seen
+    # After it, half of the heads again: what is left of a row is attended to as a whole.
+    stream = (rows, budget.patches, vit.heads // 4, vit.head_dim)
+    assert (stream, stream) in seen
     # Between the blocks tokens stay cut up, so norms and MLPs have half of them too.
     constrained = {
         (equation.invars[0].aval.shape, equation.params["sharding"].spec)
@@ -245,7 +249,7 @@ def test_a_mesh_that_cannot_be_is_refused(overrides, message):
 
 
 def test_the_mesh_of_a_run_has_the_axes_asked_for():
-    mesh = run_mesh(small_config("train.mesh.fsdp=2", "train.mesh.tensor=2"))
+    mesh = run_mesh(config_on("fsdp=2 tensor=2"))
     assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2, "context": 1}
     assert single_mesh().size == 1
 

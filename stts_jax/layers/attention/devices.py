@@ -30,14 +30,18 @@ def on_own_rows(attend: Callable[[R], jax.Array], request: R) -> jax.Array:
 
     Rows lie over `data` and `fsdp`, heads over `tensor`, places over `context`: of
     (B, T, N, H, d) the frames, so that nothing is sent; of (B, L, H, d) the queries, to whom all
-    keys of their rows are sent. What these don't divide is whole on every device. Kernels need
-    this: the compiler cannot cut them up.
+    keys of their rows are sent. Places of segments aren't cut up: there heads lie over `context`
+    too. What these don't divide is whole on every device. Kernels need this: the compiler cannot
+    cut them up.
     """
     if on_one_device():
         return attend(request)
     mesh, query = jax.sharding.get_abstract_mesh(), request.query
     rows = _dividing(BATCH_AXES, mesh, query.shape[0])
-    heads = _dividing((HEAD_AXIS,), mesh, math.gcd(query.shape[-2], request.key.shape[-2]))
+    count = math.gcd(query.shape[-2], request.key.shape[-2])
+    heads = _dividing((HEAD_AXIS,), mesh, count)
+    if not _has_places_apart(request):
+        heads = _dividing((HEAD_AXIS, CONTEXT_AXIS), mesh, count) or heads
     places = _dividing((CONTEXT_AXIS,), mesh, query.shape[1])
 
     def spec(path: tuple[Any, ...], x: jax.Array) -> PartitionSpec:
@@ -64,11 +68,16 @@ def _lies_with_places(path: tuple[Any, ...], request: HasHeads) -> bool:
     """
     if request.query.ndim > 4:
         return True
-    segments, kind = getattr(request, "segment_ids", None), getattr(request, "mask_kind", "full")
-    if segments is not None or kind != "full":
-        return False  # these say by its place in the array which query it is
+    if not _has_places_apart(request):
+        return False
     names = [entry.name for entry in path]
     return names in (["query"], ["mask"]) or names[:2] == ["mask", "queries"]
+
+
+def _has_places_apart(request: HasHeads) -> bool:
+    """Whether queries may be cut up: segments and `causal` say by its place which query it is."""
+    segments, kind = getattr(request, "segment_ids", None), getattr(request, "mask_kind", "full")
+    return request.query.ndim > 4 or (segments is None and kind == "full")
 
 
 def _dividing(
