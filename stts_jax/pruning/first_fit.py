@@ -20,7 +20,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from stts_jax.layers.attention import attention, segment_mask
+from stts_jax.layers.attention import attention
 
 T = TypeVar("T")
 # Each size of the ladder is at most this much of the next; more sizes take longer to compile.
@@ -55,8 +55,7 @@ class FirstFitLayout:
 
     def attend(self, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         """Attention among patches of the same frame: (bins, N, H, d) each."""
-        mask = segment_mask(self.segment_ids, self.segment_ids)
-        return attention(query, key, value, mask=mask)
+        return attention(query, key, value, segment_ids=self.segment_ids)
 
     def first(self, bins: int) -> FirstFitLayout:
         """The same of the first `bins` bins; the others must be empty."""
