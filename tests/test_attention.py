@@ -221,6 +221,7 @@ def test_a_mask_is_made_in_every_layer_anew_and_never_whole():
         pytest.param(1, 4, 2048, "cpu", BlockPlan(1, 1, 4), id="long rows are cut"),
         pytest.param(16, 16, 729, "tpu", BlockPlan(16, 16, 1), id="a tpu takes all"),
         pytest.param(1, 32, 8192, "tpu", BlockPlan(1, 32, 8), id="but not without end"),
+        pytest.param(512, 16, 729, "tpu", BlockPlan(64, 16, 3), id="nor so many frames"),
     ],
 )
 def test_plan(leads, heads, queries, platform, plan):

@@ -42,12 +42,14 @@ class BlockPlan:
 def block_plan(leads: int, heads: int, queries: int, scores: int, platform: str) -> BlockPlan:
     """The plan for `leads` x `heads` products of `scores` scores each, of `queries` places.
 
-    On a CPU steps follow one another and each fits the cache; elsewhere all leads and heads go
-    together, as they may lie on several devices.
+    On a CPU steps follow one another and each fits the cache; elsewhere all heads go together, and
+    as many leads as blocks of no fewer queries than keep all units busy leave room for.
     """
     if platform != "cpu":
         blocks = -(-leads * heads * scores // ACCELERATOR_SCORES)
-        return BlockPlan(leads, heads, min(blocks, -(-queries // ACCELERATOR_QUERIES)))
+        blocks = min(blocks, -(-queries // ACCELERATOR_QUERIES))
+        together = max(ACCELERATOR_SCORES * blocks // (heads * scores), 1)
+        return BlockPlan(_largest_divisor(leads, together), heads, blocks)
     together = max(CPU_SCORES // scores, 1)
     if together >= heads:
         return BlockPlan(_largest_divisor(leads, together // heads), heads, 1)
