@@ -17,7 +17,7 @@ from stts_jax.data.prompts import plainly_worded
 from stts_jax.data.video import Video, read_video
 from stts_jax.evaluation.runner import answer
 from stts_jax.model.video_language_model import VideoLanguageModel
-from stts_jax.parallel.mesh import mesh_of, place_whole_batch
+from stts_jax.parallel.mesh import mesh_of, on_mesh, place_whole_batch
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ def kept_tokens(
     batches = _prompts(config, path, "", (), frames_scale)
     batch, _, budget = next(iter(batches))
     arrays = place_whole_batch(batch, mesh_of(model))
-    keep, scores = _keep_and_scores(model, arrays, budget)
+    with on_mesh(mesh_of(model)):
+        keep, scores = _keep_and_scores(model, arrays, budget)
     count = len(video.frames)
     return Kept(video, np.asarray(keep)[0, :count], np.asarray(scores)[0, :count])
 

@@ -175,9 +175,9 @@ def on_mesh(mesh: Mesh | None) -> AbstractContextManager[Any]:
     """Within it, code that is being traced knows the mesh that it will run on.
 
     Args:
-      mesh: None, or of one device, where nothing is shared.
+      mesh: that the arrays lie on; None where nobody knows.
     """
-    if mesh is None or mesh.size == 1:
+    if mesh is None:
         return nullcontext()
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
@@ -204,7 +204,7 @@ def share_rows(x: jax.Array) -> jax.Array:
 
 def _with_rows_shared(x: jax.Array, *places: str | None) -> jax.Array:
     sizes = jax.sharding.get_abstract_mesh().shape
-    if not sizes or x.shape[0] % math.prod(sizes[axis] for axis in BATCH_AXES):
+    if math.prod(sizes.values()) == 1 or x.shape[0] % math.prod(sizes[axis] for axis in BATCH_AXES):
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, *places))
 

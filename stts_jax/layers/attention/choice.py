@@ -72,6 +72,8 @@ def kernel_refusal(platform: str) -> str | None:
     here = jax.default_backend()
     if here != platform:
         return f"it needs a {platform.upper()}, and this is a {here}"
-    if jax.device_count() > 1 and not jax.sharding.get_abstract_mesh().manual_axes:
+    mesh = jax.sharding.get_abstract_mesh()
+    is_one = bool(mesh.manual_axes) or (not mesh.empty and mesh.size == 1)
+    if jax.device_count() > 1 and not is_one:
         return f"there are {jax.device_count()} devices, and no mesh is set that says who has what"
     return None
