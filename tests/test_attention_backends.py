@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,14 +14,15 @@ from test_attention import check, draw, kept_patches, plain_attention
 
 from stts_jax.layers.attention import attention, choice, stream_attention
 from stts_jax.layers.attention.backends import BACKENDS
-from stts_jax.layers.attention.cudnn import cudnn_shape_refusal
-from stts_jax.layers.attention.frame_kernel import kernel_scores
+from stts_jax.layers.attention.cudnn import cudnn_shape_refusal, device_refusal
+from stts_jax.layers.attention.frame_kernel import frame_places, frame_refusal, kernel_scores
 from stts_jax.layers.attention.masks import PlaceMask, Places, Rule, segment_mask
 from stts_jax.layers.attention.place_blocks import block_tables, needed_blocks
 from stts_jax.layers.attention.place_kernel import place_attention
 from stts_jax.layers.attention.request import Request
 from stts_jax.layers.attention.splash import splash_attention, splash_shape_refusal
 from stts_jax.layers.attention.stream import StreamRequest, kernel_frames
+from stts_jax.parallel.mesh import make_mesh, on_mesh
 
 LENGTH, HEADS, KEY_HEADS, WIDTH = 200, 2, 1, 72
 SHAPES = ((1, LENGTH, HEADS, WIDTH), (1, LENGTH, KEY_HEADS, WIDTH), (1, LENGTH, KEY_HEADS, WIDTH))
@@ -89,12 +92,40 @@ HALF = jnp.bfloat16
         ({}, "not in float32"),
         ({"query": jnp.ones((1, 4, 1, 136), HALF)}, "heads are 136 wide"),
         ({"query": jnp.ones((1, 4, 1, 128), HALF), "key_bias": jnp.ones((1, 4))}, "130 wide"),
+        ({"query": jnp.ones((1, 1, 1, 72), HALF)}, "one query looks at its keys sooner"),
+        ({"query": jnp.ones((65_536, 2, 1, 8), HALF)}, "of 65536 rows; it takes at most 65535"),
         ({"query": jnp.ones((1, 4, 1, 72), HALF), "key_bias": jnp.ones((1, 4))}, None),
     ],
 )
 def test_cudnn_says_what_it_is_not_for(changes, reason):
     refusal = cudnn_shape_refusal(small_request(**changes))
     assert refusal is None if reason is None else reason in refusal
+
+
+@pytest.mark.parametrize(
+    ("platform", "capability", "reason"),
+    [
+        ("PJRT C API\ncuda 13000", "9.0", None),
+        ("cuda 13000", "7.5", "compute capability 8.0, and this GPU has 7.5"),
+        ("rocm 60300", "gfx90a", "it needs CUDA, and this GPU's platform is 'rocm 60300'"),
+    ],
+)
+def test_cudnn_is_not_for_every_gpu(platform, capability, reason):
+    client = SimpleNamespace(platform_version=platform)
+    refusal = device_refusal(SimpleNamespace(client=client, compute_capability=capability))
+    assert refusal is None if reason is None else reason in refusal
+
+
+def test_the_kernel_of_frames_refuses_those_that_fill_a_chip():
+    assert frame_refusal(frame_places(729), 4) is None
+    assert "would take 23 MiB of VMEM" in frame_refusal(frame_places(54 * 54), 4)
+
+
+def test_one_device_of_several_may_run_a_kernel_where_its_mesh_says_so(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert "no mesh is set" in choice.kernel_refusal("tpu")
+    with on_mesh(make_mesh(devices=jax.devices()[:1])):
+        assert choice.kernel_refusal("tpu") is None
 
 
 @pytest.mark.parametrize(

@@ -15,19 +15,50 @@ from stts_jax.layers.attention.request import Request
 WIDTH_STEP, WIDEST = 8, 128
 # Lengths are a multiple of this, or there is no gradient.
 EVEN = 2
+# Rows (frames, cells) of one call: cuDNN has no plan for more.
+MOST_LEADS = 65_535
+# Older GPUs have no fused attention.
+LEAST_CAPABILITY = 8.0
 HALF_TYPES = ("bfloat16", "float16")
 
 
 def cudnn_refusal(request: Request) -> str | None:
     """Why it cannot do what is asked, or None."""
-    return kernel_refusal("gpu") or cudnn_shape_refusal(request)
+    return gpu_refusal() or cudnn_shape_refusal(request)
+
+
+def gpu_refusal() -> str | None:
+    """Why this machine's GPU, if that is what it has, isn't for cuDNN, or None."""
+    device = jax.local_devices()[0]
+    # Programs that are compiled for another machine's GPU are traced where there is none.
+    here = device_refusal(device) if device.platform == "gpu" else None
+    return kernel_refusal("gpu") or here
+
+
+def device_refusal(device: jax.Device) -> str | None:
+    """The same of a GPU."""
+    version = device.client.platform_version
+    if "cuda" not in version.lower():
+        return f"it needs CUDA, and this GPU's platform is '{version.splitlines()[0]}'"
+    capability = device.compute_capability
+    if float(capability) < LEAST_CAPABILITY:
+        return f"it needs compute capability {LEAST_CAPABILITY}, and this GPU has {capability}"
+    return None
 
 
 def cudnn_shape_refusal(request: Request) -> str | None:
     """The same of what holds for any device."""
     if request.mask is not None or request.segment_ids is not None:
         return "it would make a mask or segments an array as large as the scores"
-    return type_refusal(request.query, columns=0 if request.key_bias is None else 2)
+    if request.lengths[0] == 1:
+        return "one query looks at its keys sooner in one product"
+    leads = leads_refusal(math.prod(request.query.shape[:-3]))
+    return leads or type_refusal(request.query, columns=0 if request.key_bias is None else 2)
+
+
+def leads_refusal(leads: int) -> str | None:
+    """Why so many rows at a time are none for cuDNN, or None."""
+    return None if leads <= MOST_LEADS else f"of {leads} rows; it takes at most {MOST_LEADS}"
 
 
 def type_refusal(query: jax.Array, columns: int) -> str | None:

@@ -25,6 +25,19 @@ from stts_jax.layers.attention.tiles import product
 QUERIES, KEYS = 128, 64
 # What the arrays of one step may take in VMEM, twice over as the next step's are fetched ahead.
 STEP_BYTES = 6 * 2**20
+# What a program may take of it where nothing else is said: v5e has the least.
+VMEM_BYTES = 16 * 2**20
+# A width takes up whole tiles of so many lanes.
+LANES = 128
+
+
+def frame_refusal(places: int, itemsize: int) -> str | None:
+    """Why frames of so many places are too long for the backward pass of a head, or None."""
+    # Seven arrays, fetched ahead, and two sums in float32.
+    needed = places * LANES * (2 * 7 * itemsize + 2 * 4)
+    if needed <= VMEM_BYTES:
+        return None
+    return f"frames of {places} places would take {needed / 2**20:.0f} MiB of VMEM, 16 are there"
 
 
 def frame_places(longest: int) -> int:
@@ -123,8 +136,7 @@ def _blocks(heads: int, places: int, width: int) -> tuple[pl.BlockSpec, pl.Block
 
 
 def _heads_of_a_step(heads: int, places: int, itemsize: int, arrays: int) -> int:
-    # A width takes up whole tiles of 128 lanes.
-    fitting = max(STEP_BYTES // (arrays * places * 128 * itemsize), 1)
+    fitting = max(STEP_BYTES // (arrays * places * LANES * itemsize), 1)
     return next(n for n in range(min(heads, fitting), 0, -1) if heads % n == 0)
 
 

@@ -9,8 +9,13 @@ import jax.numpy as jnp
 
 from stts_jax.layers.attention.backends import xla_attention
 from stts_jax.layers.attention.choice import Backend, kernel_refusal
-from stts_jax.layers.attention.cudnn import cudnn_frames, type_refusal
-from stts_jax.layers.attention.frame_kernel import frame_attention, frame_places
+from stts_jax.layers.attention.cudnn import (
+    cudnn_frames,
+    gpu_refusal,
+    leads_refusal,
+    type_refusal,
+)
+from stts_jax.layers.attention.frame_kernel import frame_attention, frame_places, frame_refusal
 from stts_jax.layers.attention.request import Request
 from stts_jax.layers.attention.stream_blocks import neighbour_attention
 from stts_jax.layers.attention.stream_frames import frames_attention
@@ -53,8 +58,14 @@ def kernel_frames(request: StreamRequest, *, interpret: bool = False) -> jax.Arr
     )
 
 
+def _frame_kernel_refusal(request: StreamRequest) -> str | None:
+    places = frame_places(request.longest)
+    return kernel_refusal("tpu") or frame_refusal(places, request.query.dtype.itemsize)
+
+
 def _cudnn_refusal(request: StreamRequest) -> str | None:
-    return kernel_refusal("gpu") or type_refusal(request.query, columns=0)
+    leads = leads_refusal(request.query.shape[0] * request.segments)
+    return gpu_refusal() or leads or type_refusal(request.query, columns=0)
 
 
 def _cudnn(request: StreamRequest) -> jax.Array:
@@ -99,7 +110,7 @@ def _neighbours(request: StreamRequest) -> jax.Array:
 
 
 STREAM_BACKENDS = (
-    Backend("frame_kernel", lambda request: kernel_refusal("tpu"), kernel_frames),
+    Backend("frame_kernel", _frame_kernel_refusal, kernel_frames),
     Backend("cudnn", _cudnn_refusal, _cudnn),
     Backend("segments", _segments_refusal, _segments),
     Backend("dense", _dense_refusal, _dense),
