@@ -5,15 +5,14 @@ from contextlib import ExitStack, suppress
 import numpy as np
 import pytest
 from training_cases import (
-    FakeBatches,
     fresh_state,
     full_disk,
-    single_mesh,
     small_config,
     train_step,
+    use_small_parts,
 )
 
-from stts_jax.training import loop, start
+from stts_jax.training import loop
 from stts_jax.training.checkpoint import CheckpointError
 from stts_jax.training.log import MetricsLog
 from stts_jax.training.loop import TrainingError, train
@@ -27,10 +26,7 @@ CONFIG = ("train.steps=4", "train.save_every=0", "train.log_every=0")
 @pytest.fixture(autouse=True)
 def parts(monkeypatch, capsys):
     """One device, one compilation for all tests, and no file that takes what they print."""
-    monkeypatch.setattr(loop, "run_mesh", lambda _: single_mesh())
-    monkeypatch.setattr(start, "training_batches", FakeBatches)
-    monkeypatch.setattr(start, "init_state", lambda *_: fresh_state())
-    monkeypatch.setattr(loop, "make_train_step", lambda *_: train_step())
+    use_small_parts(monkeypatch)
 
 
 def test_a_metrics_line_that_finds_no_room_ends_the_run_in_one_sentence(tmp_path):

@@ -9,12 +9,16 @@ import time
 import numpy as np
 import pytest
 from dataset_fixtures import build_root
-from training_cases import FakeBatches, fresh_state, single_mesh, small_config, train_step
+from training_cases import (
+    small_config,
+    train_step,
+    use_small_parts,
+)
 
 import train as command
 from stts_jax.data.questions import question_of
 from stts_jax.evaluation.runner import Evaluation
-from stts_jax.training import loop, start
+from stts_jax.training import loop
 from stts_jax.training.checkpoint import CheckpointError, checkpoint_steps
 from stts_jax.training.clock import Clock
 from stts_jax.training.log import MetricsLog, Window, log_line, read_metrics
@@ -45,10 +49,7 @@ H100 = Throughput(devices=8, flops=8 * 989e12 / 4, peak=989e12)
 @pytest.fixture(autouse=True)
 def parts(monkeypatch):
     """One device, and what is compiled is compiled once for all tests."""
-    monkeypatch.setattr(loop, "run_mesh", lambda _: single_mesh())
-    monkeypatch.setattr(start, "training_batches", FakeBatches)
-    monkeypatch.setattr(start, "init_state", lambda *_: fresh_state())
-    monkeypatch.setattr(loop, "make_train_step", lambda *_: train_step())
+    use_small_parts(monkeypatch)
 
 
 def losses(output):

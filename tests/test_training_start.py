@@ -12,6 +12,7 @@ from training_cases import (
     single_mesh,
     small_config,
     train_step,
+    use_small_parts,
 )
 
 from stts_jax.training import loop, restore, start
@@ -22,10 +23,7 @@ from stts_jax.training.loop import train
 @pytest.fixture(autouse=True)
 def parts(monkeypatch):
     """One device, and what is compiled is compiled once for all tests."""
-    monkeypatch.setattr(loop, "run_mesh", lambda _: single_mesh())
-    monkeypatch.setattr(start, "training_batches", FakeBatches)
-    monkeypatch.setattr(start, "init_state", lambda *_: fresh_state())
-    monkeypatch.setattr(loop, "make_train_step", lambda *_: train_step())
+    use_small_parts(monkeypatch)
 
 
 def short(output, **options):

@@ -21,6 +21,7 @@ from training_cases import (
     single_mesh,
     small_config,
     train_step,
+    use_small_parts,
 )
 
 from stts_jax.budget import row_budget
@@ -45,10 +46,7 @@ SKIP = "train.skip_loss_spikes=3"
 
 @pytest.fixture(autouse=True)
 def parts(monkeypatch):
-    monkeypatch.setattr(loop, "run_mesh", lambda _: single_mesh())
-    monkeypatch.setattr(start, "training_batches", FakeBatches)
-    monkeypatch.setattr(start, "init_state", lambda *_: fresh_state())
-    monkeypatch.setattr(loop, "make_train_step", lambda *_: train_step())
+    use_small_parts(monkeypatch)
 
 
 def watched(losses, norms=None, factor=3.0):

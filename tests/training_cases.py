@@ -16,6 +16,7 @@ from stts_jax.data.bad_examples import BadExamples
 from stts_jax.data.fill_rates import FillRates
 from stts_jax.data.rows import row_sizes
 from stts_jax.parallel.mesh import make_mesh, shard_batch
+from stts_jax.training import loop, start
 from stts_jax.training.step import TrainState, abstract_state, init_state, make_train_step
 
 KEY = jax.random.key(0)
@@ -88,6 +89,14 @@ def fresh_state(*overrides: str) -> TrainState:
         for array, leaf in zip(_initial_arrays(), jax.tree.leaves(shapes), strict=True)
     ]
     return jax.tree.unflatten(jax.tree.structure(shapes), arrays)
+
+
+def use_small_parts(monkeypatch) -> None:
+    """One device, batches of numbers, and what is compiled is compiled once for all tests."""
+    monkeypatch.setattr(loop, "run_mesh", lambda _: single_mesh())
+    monkeypatch.setattr(start, "training_batches", FakeBatches)
+    monkeypatch.setattr(start, "init_state", lambda *_: fresh_state())
+    monkeypatch.setattr(loop, "make_train_step", lambda *_: train_step())
 
 
 def random_state(config: Config, mesh=None, key=None) -> TrainState:
