@@ -213,9 +213,10 @@ def require_even_rows(rows: int, mesh: Mesh, accumulate: int = 1) -> None:
     """Raise a `ConfigError` if the devices can't share each of `accumulate` parts of the rows."""
     devices = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     if rows % (devices * accumulate):
+        sharers = f"{devices} devices" if devices > 1 else "1 device"
         parts = f" in {accumulate} parts (train.accumulate)" if accumulate > 1 else ""
         raise ConfigError(
-            f"data.batch_rows is {rows}, which {devices} devices can't share evenly{parts}; make "
+            f"data.batch_rows is {rows}, which {sharers} can't share evenly{parts}; make "
             f"it a multiple of {devices * accumulate}"
         )
 

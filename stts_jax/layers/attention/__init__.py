@@ -7,11 +7,11 @@ import jax
 from stts_jax.layers.attention.backends import BACKENDS
 from stts_jax.layers.attention.choice import choose
 from stts_jax.layers.attention.devices import on_own_rows
-from stts_jax.layers.attention.masks import Mask, segment_mask
+from stts_jax.layers.attention.masks import Mask
 from stts_jax.layers.attention.request import MaskKind, Request
 from stts_jax.layers.attention.stream import STREAM_BACKENDS, StreamRequest
 
-__all__ = ["Mask", "attention", "segment_mask", "stream_attention"]
+__all__ = ["Mask", "attention", "stream_attention"]
 
 
 def attention(

@@ -37,7 +37,8 @@ def frame_refusal(places: int, itemsize: int) -> str | None:
     needed = places * LANES * (2 * 7 * itemsize + 2 * 4)
     if needed <= VMEM_BYTES:
         return None
-    return f"frames of {places} places would take {needed / 2**20:.0f} MiB of VMEM, 16 are there"
+    taken, there = needed // 2**20, VMEM_BYTES // 2**20
+    return f"frames of {places} places would take {taken} MiB of VMEM, {there} are there"
 
 
 def frame_places(longest: int) -> int:
