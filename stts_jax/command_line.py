@@ -22,6 +22,7 @@ from stts_jax.evaluation.results import ResultError
 from stts_jax.evaluation.scoring.judge import JudgeError
 from stts_jax.evaluation.scoring.score import ScoringError
 from stts_jax.evaluation.suites import SuiteError
+from stts_jax.host_memory import keep_freed_memory
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.training.checkpoint import CheckpointError, config_of, load_to_answer
 from stts_jax.training.distributed import several_processes
@@ -52,6 +53,7 @@ def run(name: str, command: Callable[[], None]) -> int:
       0 when done, 2 for what the user can mend (one sentence is printed), 130 if interrupted.
     """
     keep_compiled_code()
+    keep_freed_memory()
     try:
         command()
     except USER_ERRORS as error:
