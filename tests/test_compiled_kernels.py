@@ -9,14 +9,14 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from stts_jax.config import ConfigError
 from stts_jax.fit.topologies import get_topology, tracing_for
 from stts_jax.layers.attention import attention, stream_attention
 from stts_jax.layers.attention.masks import PlaceMask, Places, Rule
+from stts_jax.parallel.mesh import make_mesh, on_mesh
 
 pytestmark = [pytest.mark.slow, pytest.mark.compilers]
 MIB = 2**20
@@ -32,7 +32,8 @@ def temporaries(name: str, function, *shapes: tuple[tuple[int, ...], jnp.dtype])
         topology = get_topology(name)
     except ConfigError as missing:
         pytest.skip(str(missing))
-    place = NamedSharding(Mesh(np.array(topology.devices[:1]), ("data",)), PartitionSpec())
+    mesh = make_mesh(devices=topology.devices[:1])
+    place = NamedSharding(mesh, PartitionSpec())
     arrays = [jax.ShapeDtypeStruct(shape, dtype, sharding=place) for shape, dtype in shapes]
 
     def gradient(query, key, value, *rest):
@@ -43,7 +44,8 @@ def temporaries(name: str, function, *shapes: tuple[tuple[int, ...], jnp.dtype])
 
     found = []
     for each in (function, gradient):
-        with tracing_for(topology.chip.platform):
+        # Kernels want to hear that nobody will cut them up.
+        with tracing_for(topology.chip.platform), on_mesh(mesh):
             lowered = jax.jit(each).lower(*arrays)
         found.append(lowered.compile().memory_analysis().temp_size_in_bytes)
     return found
