@@ -14,8 +14,9 @@ from test_attention import check, draw, kept_patches, plain_attention
 
 from stts_jax.layers.attention import attention, choice, stream_attention
 from stts_jax.layers.attention.backends import BACKENDS
-from stts_jax.layers.attention.cudnn import cudnn_shape_refusal, device_refusal
+from stts_jax.layers.attention.cudnn import cudnn_shape_refusal
 from stts_jax.layers.attention.frame_kernel import frame_places, frame_refusal, kernel_scores
+from stts_jax.layers.attention.gpu import MOST_NUMBERS, device_refusal, size_refusal
 from stts_jax.layers.attention.masks import PlaceMask, Places, Rule, segment_mask
 from stts_jax.layers.attention.place_blocks import block_tables, needed_blocks
 from stts_jax.layers.attention.place_kernel import place_attention
@@ -54,6 +55,7 @@ def test_auto_takes_plain_xla_on_this_machine_and_says_why_once(caplog):
     assert messages == [
         "attention takes xla; not splash: it needs a TPU, and this is a cpu; "
         "not place_kernel: it needs a TPU, and this is a cpu; "
+        "not place_triton: it needs a GPU, and this is a cpu; "
         "not cudnn: it needs a GPU, and this is a cpu"
     ]
 
@@ -110,10 +112,15 @@ def test_cudnn_says_what_it_is_not_for(changes, reason):
         ("rocm 60300", "gfx90a", "it needs CUDA, and this GPU's platform is 'rocm 60300'"),
     ],
 )
-def test_cudnn_is_not_for_every_gpu(platform, capability, reason):
+def test_kernels_are_not_for_every_gpu(platform, capability, reason):
     client = SimpleNamespace(platform_version=platform)
     refusal = device_refusal(SimpleNamespace(client=client, compute_capability=capability))
     assert refusal is None if reason is None else reason in refusal
+
+
+def test_gpu_kernels_refuse_more_numbers_than_they_can_count():
+    assert size_refusal(jax.ShapeDtypeStruct((MOST_NUMBERS,), HALF)) is None
+    assert "counts up to 2147483647" in size_refusal(jax.ShapeDtypeStruct((2, 2**30), HALF))
 
 
 def test_the_kernel_of_frames_refuses_those_that_fill_a_chip():
@@ -130,7 +137,12 @@ def test_one_device_of_several_may_run_a_kernel_where_its_mesh_says_so(monkeypat
 
 @pytest.mark.parametrize(
     ("backend", "reason"),
-    [("frame_kernel", "it needs a TPU"), ("cudnn", "it needs a GPU"), ("segments", "too short")],
+    [
+        ("frame_kernel", "it needs a TPU"),
+        ("stream_triton", "it needs a GPU"),
+        ("cudnn", "it needs a GPU"),
+        ("segments", "too short"),
+    ],
 )
 def test_a_way_of_streams_asked_for_by_name_says_why_not(backend, reason):
     arrays, ids = draw(0, *[(1, 4, 1, 8)] * 3), jnp.zeros((1, 4), jnp.int32)

@@ -26,7 +26,9 @@ VIT_HEADS, VIT_WIDTH = 16, 72
 CHIPS = ["v5e:2x2", "v6e:2x2", "v5p:1x1x1", "h100:1"]
 
 
-def temporaries(name: str, function, *shapes: tuple[tuple[int, ...], jnp.dtype]) -> list[int]:
+def temporaries(
+    name: str, function, *shapes: tuple[tuple[int, ...], jnp.dtype], options=None
+) -> list[int]:
     """Bytes that one device puts aside for a function of arrays, and for its gradient."""
     try:
         topology = get_topology(name)
@@ -47,7 +49,7 @@ def temporaries(name: str, function, *shapes: tuple[tuple[int, ...], jnp.dtype])
         # Kernels want to hear that nobody will cut them up.
         with tracing_for(topology.chip.platform), on_mesh(mesh):
             lowered = jax.jit(each).lower(*arrays)
-        found.append(lowered.compile().memory_analysis().temp_size_in_bytes)
+        found.append(lowered.compile(compiler_options=options).memory_analysis().temp_size_in_bytes)
     return found
 
 
@@ -88,3 +90,47 @@ def test_a_stream_of_384_frames_takes_no_scores_of_whole_frames(chip, report_err
         limit = FRAMES * VIT_HEADS * PATCHES**2 * 4
         report_error(f"MiB, stream, {chip}, {way}", size / MIB, limit / MIB)
         assert size < limit
+
+
+# A kernel whose sums don't fit into registers would go to memory with them. The other two undo
+# what makes tests compile quickly.
+NO_SPILLS = {
+    "xla_gpu_fail_ptx_compilation_on_register_spilling": True,
+    "xla_backend_optimization_level": 3,
+    "xla_llvm_disable_expensive_passes": False,
+}
+
+
+def test_the_gpu_kernel_of_streams_moves_nothing_into_frames(report_error):
+    """It puts aside less than a tenth of the queries; with gradients less than three times them."""
+    attend = partial(
+        stream_attention, longest_segment=PATCHES, segments=FRAMES, backend="stream_triton"
+    )
+    own, ids = heads(KEPT, VIT_HEADS, VIT_WIDTH), ((1, KEPT), jnp.dtype(jnp.int32))
+    found = temporaries("h100:1", attend, own, own, own, ids, options=NO_SPILLS)
+    size = KEPT * VIT_HEADS * VIT_WIDTH * 2
+    for way, taken, limit in zip(
+        ("forward", "gradient"), found, (size / 10, 3 * size), strict=True
+    ):
+        report_error(f"MiB, own kernel of streams, h100, {way}", taken / MIB, limit / MIB)
+        assert taken < limit
+
+
+def test_the_gpu_kernel_of_the_mask_makes_scores_in_registers_only(report_error):
+    """As above; its lists of blocks are what it puts aside forward."""
+    rule = Rule(causal=True, mutual=True, segments="from")
+
+    def attend(query, key, value, numbers):
+        places = Places(**dict(zip(rule.numbers, numbers, strict=True)))
+        mask = PlaceMask(places, places, rule)
+        return attention(query, key, value, mask=mask, backend="place_triton")
+
+    own, shared = heads(TOKENS, HEADS, WIDTH), heads(TOKENS, KEY_HEADS, WIDTH)
+    numbers = (3, 1, TOKENS), jnp.dtype(jnp.int32)
+    found = temporaries("h100:1", attend, own, shared, shared, numbers, options=NO_SPILLS)
+    size = TOKENS * HEADS * WIDTH * 2
+    for way, taken, limit in zip(
+        ("forward", "gradient"), found, (size / 10, 3 * size), strict=True
+    ):
+        report_error(f"MiB, own kernel of the mask, h100, {way}", taken / MIB, limit / MIB)
+        assert taken < limit

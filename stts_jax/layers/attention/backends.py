@@ -10,6 +10,7 @@ from stts_jax.layers.attention.cudnn import cudnn_attention, cudnn_refusal
 from stts_jax.layers.attention.dense import dense_attention
 from stts_jax.layers.attention.masks import PlaceMask
 from stts_jax.layers.attention.place_kernel import place_attention, place_refusal
+from stts_jax.layers.attention.place_triton import place_triton, place_triton_refusal
 from stts_jax.layers.attention.request import Request
 from stts_jax.layers.attention.splash import splash_attention, splash_refusal
 
@@ -31,6 +32,7 @@ def xla_attention(request: Request) -> jax.Array:
 BACKENDS = (
     Backend("splash", splash_refusal, splash_attention),
     Backend("place_kernel", place_refusal, place_attention),
+    Backend("place_triton", place_triton_refusal, place_triton),
     Backend("cudnn", cudnn_refusal, cudnn_attention),
     Backend("xla", lambda request: None, xla_attention),
 )

@@ -8,42 +8,20 @@ import jax
 import jax.numpy as jnp
 
 from stts_jax.layers.attention.bias_columns import with_bias
-from stts_jax.layers.attention.choice import kernel_refusal
+from stts_jax.layers.attention.gpu import gpu_refusal, type_refusal
 from stts_jax.layers.attention.request import Request
 
-# Widths of heads are a multiple of the one, and at most the other.
-WIDTH_STEP, WIDEST = 8, 128
+# Widths of heads are a multiple of this.
+WIDTH_STEP = 8
 # Lengths are a multiple of this, or there is no gradient.
 EVEN = 2
 # Rows (frames, cells) of one call: cuDNN has no plan for more.
 MOST_LEADS = 65_535
-# Older GPUs have no fused attention.
-LEAST_CAPABILITY = 8.0
-HALF_TYPES = ("bfloat16", "float16")
 
 
 def cudnn_refusal(request: Request) -> str | None:
     """Why it cannot do what is asked, or None."""
     return gpu_refusal() or cudnn_shape_refusal(request)
-
-
-def gpu_refusal() -> str | None:
-    """Why this machine's GPU, if that is what it has, isn't for cuDNN, or None."""
-    device = jax.local_devices()[0]
-    # Programs that are compiled for another machine's GPU are traced where there is none.
-    here = device_refusal(device) if device.platform == "gpu" else None
-    return kernel_refusal("gpu") or here
-
-
-def device_refusal(device: jax.Device) -> str | None:
-    """The same of a GPU."""
-    version = device.client.platform_version
-    if "cuda" not in version.lower():
-        return f"it needs CUDA, and this GPU's platform is '{version.splitlines()[0]}'"
-    capability = device.compute_capability
-    if float(capability) < LEAST_CAPABILITY:
-        return f"it needs compute capability {LEAST_CAPABILITY}, and this GPU has {capability}"
-    return None
 
 
 def cudnn_shape_refusal(request: Request) -> str | None:
@@ -59,15 +37,6 @@ def cudnn_shape_refusal(request: Request) -> str | None:
 def leads_refusal(leads: int) -> str | None:
     """Why so many rows at a time are none for cuDNN, or None."""
     return None if leads <= MOST_LEADS else f"of {leads} rows; it takes at most {MOST_LEADS}"
-
-
-def type_refusal(query: jax.Array, columns: int) -> str | None:
-    """Why heads of this type and width, with columns for a bias, are none for cuDNN, or None."""
-    if query.dtype.name not in HALF_TYPES:
-        return f"it computes in {' or '.join(HALF_TYPES)}, not in {query.dtype.name}"
-    if query.shape[-1] + columns > WIDEST:
-        return f"heads are {query.shape[-1] + columns} wide; it takes at most {WIDEST}"
-    return None
 
 
 def cudnn_attention(request: Request) -> jax.Array:

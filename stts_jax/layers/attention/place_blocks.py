@@ -1,4 +1,4 @@
-"""Which blocks of a `PlaceMask` hold any pair that may see each other, told by ranges of numbers.
+"""Which blocks of a `PlaceMask` hold pairs that may see each other, told by ranges of numbers.
 
 A block that holds none is always told apart from one that holds some where numbers come in runs,
 as those of a row of tokens do; a block is never left out by mistake.
@@ -50,9 +50,7 @@ def _tables(needed: jax.Array) -> BlockTables:
 def needed_blocks(mask: PlaceMask, size: int) -> jax.Array:
     """(B, query blocks, key blocks) bool, False only where no pair may see each other."""
     rule = mask.rule
-    low, high = _ranges(mask.queries, size), _ranges(mask.keys, size)
-    queries_low, queries_high = (jax.tree.map(lambda x: x[:, :, None], r) for r in low)
-    keys_low, keys_high = (jax.tree.map(lambda x: x[:, None, :], r) for r in high)
+    queries_low, queries_high, keys_low, keys_high = _both_ranges(mask, size)
     seen: jax.Array | None = None
     if rule.causal:
         seen = keys_low.index <= queries_high.index
@@ -68,6 +66,57 @@ def needed_blocks(mask: PlaceMask, size: int) -> jax.Array:
         inside = inside & (queries_low.segment <= keys_high.segment) & (queries_high.segment >= 0)
     elif rule.segments == "from":
         inside = queries_low.segment <= keys_high.segment
+    if seen is None or inside is None:
+        return inside if seen is None else seen
+    return seen & inside
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class BlockLists:
+    """For each block, those of the other side that it needs: first those seen whole, then the rest.
+
+    Attributes:
+      order: (B, blocks, blocks of the other side) int32.
+      whole: (B, blocks) int32, how many at the front need no mask.
+      needed: (B, blocks) int32, how many at the front are needed at all.
+    """
+
+    order: jax.Array
+    whole: jax.Array
+    needed: jax.Array
+
+
+def block_lists(mask: PlaceMask, size: int, *, of_keys: bool = False) -> BlockLists:
+    """Lists of a mask of whole blocks of `size`, from `padded_mask`; of blocks of keys if asked."""
+    needed, whole = needed_blocks(mask, size), whole_blocks(mask, size)
+    if of_keys:
+        needed, whole = (jnp.swapaxes(x, 1, 2) for x in (needed, whole))
+    rank = jnp.where(whole, 0, jnp.where(needed, 1, 2)).astype(jnp.int32)
+    order = jnp.argsort(rank, axis=2, stable=True).astype(jnp.int32)
+    return BlockLists(order, whole.sum(-1, dtype=jnp.int32), needed.sum(-1, dtype=jnp.int32))
+
+
+def whole_blocks(mask: PlaceMask, size: int) -> jax.Array:
+    """(B, query blocks, key blocks) bool, True only where every pair may see each other."""
+    rule = mask.rule
+    queries_low, queries_high, keys_low, keys_high = _both_ranges(mask, size)
+    seen: jax.Array | None = None
+    if rule.causal:
+        seen = keys_high.index <= queries_low.index
+    if rule.mutual:
+        mutual = (queries_low.group == queries_high.group) & (keys_low.group == keys_high.group)
+        mutual = mutual & (keys_low.group == queries_low.group)
+        if rule.framed:
+            mutual = mutual & (keys_high.frame <= queries_low.frame)
+        seen = mutual if seen is None else seen | mutual
+    inside: jax.Array | None = None
+    if rule.segments == "same":
+        inside = (queries_low.segment == queries_high.segment) & (queries_low.segment >= 0)
+        inside = inside & (keys_low.segment == keys_high.segment)
+        inside = inside & (keys_low.segment == queries_low.segment)
+    elif rule.segments == "from":
+        inside = queries_high.segment <= keys_low.segment
     if seen is None or inside is None:
         return inside if seen is None else seen
     return seen & inside
@@ -96,6 +145,13 @@ def across(places: Places, rule: Rule) -> jax.Array:
 def down(places: Places, rule: Rule) -> jax.Array:
     """(B, L, numbers) int32."""
     return jnp.stack([getattr(places, name) for name in rule.numbers], axis=2)
+
+
+def _both_ranges(mask: PlaceMask, size: int) -> tuple[Places, Places, Places, Places]:
+    """Least and greatest numbers of blocks of queries (B, n, 1), and of keys (B, 1, m)."""
+    queries = (jax.tree.map(lambda x: x[:, :, None], r) for r in _ranges(mask.queries, size))
+    keys = (jax.tree.map(lambda x: x[:, None, :], r) for r in _ranges(mask.keys, size))
+    return *queries, *keys
 
 
 def _ranges(places: Places, size: int) -> tuple[Places, Places]:

@@ -9,17 +9,14 @@ import jax.numpy as jnp
 
 from stts_jax.layers.attention.backends import xla_attention
 from stts_jax.layers.attention.choice import Backend, kernel_refusal
-from stts_jax.layers.attention.cudnn import (
-    cudnn_frames,
-    gpu_refusal,
-    leads_refusal,
-    type_refusal,
-)
+from stts_jax.layers.attention.cudnn import cudnn_frames, leads_refusal
 from stts_jax.layers.attention.frame_kernel import frame_attention, frame_places, frame_refusal
+from stts_jax.layers.attention.gpu import gpu_refusal, size_refusal, type_refusal
 from stts_jax.layers.attention.request import Request
 from stts_jax.layers.attention.stream_blocks import neighbour_attention
 from stts_jax.layers.attention.stream_frames import frames_attention
 from stts_jax.layers.attention.stream_segments import segment_attention
+from stts_jax.layers.attention.stream_triton import stream_triton
 
 # Streams of at most this many neighbourhoods are cheaper as one dense product,
 DENSE_STREAM_SEGMENTS = 6
@@ -61,6 +58,16 @@ def kernel_frames(request: StreamRequest, *, interpret: bool = False) -> jax.Arr
 def _frame_kernel_refusal(request: StreamRequest) -> str | None:
     places = frame_places(request.longest)
     return kernel_refusal("tpu") or frame_refusal(places, request.query.dtype.itemsize)
+
+
+def _triton_refusal(request: StreamRequest) -> str | None:
+    query = request.query
+    return gpu_refusal() or type_refusal(query, columns=0) or size_refusal(query)
+
+
+def _triton(request: StreamRequest) -> jax.Array:
+    arrays = (request.query, request.key, request.value, request.segment_ids)
+    return stream_triton(*arrays, longest=request.longest, segments=request.segments)
 
 
 def _cudnn_refusal(request: StreamRequest) -> str | None:
@@ -111,6 +118,7 @@ def _neighbours(request: StreamRequest) -> jax.Array:
 
 STREAM_BACKENDS = (
     Backend("frame_kernel", _frame_kernel_refusal, kernel_frames),
+    Backend("stream_triton", _triton_refusal, _triton),
     Backend("cudnn", _cudnn_refusal, _cudnn),
     Backend("segments", _segments_refusal, _segments),
     Backend("dense", _dense_refusal, _dense),

@@ -62,9 +62,7 @@ def frame_layout(
     """
     rows, length = segment_ids.shape
     ids = jnp.where(segment_ids >= 0, segment_ids, segments)
-    number = jnp.arange(segments + 1)
-    # Ids don't fall, so where a segment starts is how many ids are below it.
-    starts = (ids[:, None, :] < number[:, None]).sum(-1, dtype=jnp.int32)
+    starts = segment_starts(segment_ids, segments)
     counts = starts[:, 1:] - starts[:, :-1]
     rank = jnp.arange(places)
     source = starts[:, :-1, None] + rank
@@ -73,6 +71,18 @@ def frame_layout(
     place = ids * places + jnp.arange(length) - own_start
     place = jnp.where(segment_ids >= 0, place, segments * places)
     return source.astype(jnp.int32), place.astype(jnp.int32), counts
+
+
+def segment_starts(segment_ids: jax.Array, segments: int) -> jax.Array:
+    """(B, T + 1) int32, where each segment of a stream starts, and the padding.
+
+    Args:
+      segment_ids: (B, S), see `stream_attention`.
+      segments: T, ids are below this.
+    """
+    ids = jnp.where(segment_ids >= 0, segment_ids, segments)
+    # Ids don't fall, so where a segment starts is how many ids are below it.
+    return (ids[:, None, :] < jnp.arange(segments + 1)[:, None]).sum(-1, dtype=jnp.int32)
 
 
 @jax.custom_vjp

@@ -1,0 +1,143 @@
+"""The GPU kernels, interpreted: equal to plain attention, and no more work than there has to be."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_attention import check, draw, kept_patches, plain_attention
+from test_attention_backends import BFLOAT16, FLOAT32, SEGMENTS, WIDTH, token_mask
+
+from stts_jax.layers.attention.masks import PlaceMask, Places, Rule, segment_mask
+from stts_jax.layers.attention.place_blocks import block_lists, needed_blocks, whole_blocks
+from stts_jax.layers.attention.place_triton import place_triton
+from stts_jax.layers.attention.request import Request
+from stts_jax.layers.attention.stream_triton import stream_triton, visited_scores
+from stts_jax.layers.attention.triton_tiles import tile_widths
+
+
+@pytest.mark.parametrize(
+    ("width", "tiles"),
+    [
+        (8, (16,)),
+        (16, (16,)),
+        (24, (32,)),
+        (40, (32, 16)),
+        (72, (64, 16)),
+        (104, (64, 32, 16)),
+        (128, (128,)),
+    ],
+)
+def test_a_head_is_read_in_as_few_columns_as_tiles_can_have(width, tiles):
+    assert tile_widths(width) == tiles
+
+
+# ----------------------------------------------------------------------------------------- streams
+
+
+def test_a_stream_in_the_kernel_equals_attention_within_segments(report_error):
+    length = sum(SEGMENTS) + 20
+    ids = np.concatenate([np.repeat(np.arange(4), SEGMENTS), np.full(20, -1)])
+    full = np.repeat(np.arange(4), [100, 39, 0, 100])
+    ids = jnp.asarray(np.stack([ids, np.full(length, -1), full]), jnp.int32)
+    shape = (3, length, 2, WIDTH)
+    arrays, (weights,) = draw(7, shape, shape, shape), draw(8, shape)
+    out, gradients = check(
+        lambda *x: stream_triton(*x, ids, longest=150, segments=4, interpret=True),
+        lambda *x: plain_attention(*x, segment_mask(ids, ids)),
+        arrays,
+        weights,
+        report_error,
+        FLOAT32,
+        FLOAT32,
+    )
+    padding = np.asarray(ids) < 0
+    assert all((np.asarray(x)[padding] == 0).all() for x in (out, *gradients))
+
+
+def test_a_stream_in_the_kernel_in_bfloat16_stays_near_the_float32_form(report_error):
+    shape, ids = (1, 130, 2, WIDTH), jnp.zeros((1, 130), jnp.int32)
+    arrays, (weights,) = draw(9, shape, shape, shape, dtype=jnp.bfloat16), draw(10, shape)
+    check(
+        lambda *x: stream_triton(*x, ids, longest=130, segments=1, interpret=True),
+        plain_attention,
+        arrays,
+        weights,
+        report_error,
+        BFLOAT16,
+        BFLOAT16,
+    )
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.5, 0.7])
+def test_the_kernel_visits_at_most_half_more_scores_than_the_ideal(ratio, report_error):
+    for seed in range(5):
+        kept = kept_patches(ratio, seed)
+        waste = visited_scores(kept) / (kept**2).sum()
+        report_error("GPU kernel's scores over ideal", waste, 1.5)
+        assert 1.0 <= waste <= 1.5
+
+
+# ------------------------------------------------------------------------------- masks of numbers
+
+
+@pytest.mark.parametrize("framed", [False, True], ids=["image_tokens", "within_image"])
+def test_the_language_models_mask_in_the_kernel_equals_its_array(framed, report_error):
+    length = 300
+    shapes = ((1, length, 4, 16), (1, length, 2, 16), (1, length, 2, 16))
+    mask = token_mask(length, mutual=True, framed=framed)
+    arrays, (weights,) = draw(11, *shapes), draw(12, shapes[0])
+    check(
+        lambda *x: place_triton(Request(*x, mask), interpret=True),
+        lambda *x: plain_attention(*x, mask.array()),
+        arrays,
+        weights,
+        report_error,
+        FLOAT32,
+        FLOAT32,
+    )
+
+
+def test_more_keys_than_queries_and_a_query_that_sees_nothing(report_error):
+    """As when prompts are prefilled into a cache, some behind padding."""
+    queries, keys = 130, 200
+    index = jnp.arange(queries, dtype=jnp.int32)[None] - 3
+    mask = PlaceMask(
+        Places(index=jnp.concatenate([index, index + 50])),
+        Places(index=jnp.broadcast_to(jnp.arange(keys, dtype=jnp.int32), (2, keys))),
+        Rule(causal=True),
+    )
+    shapes = ((2, queries, 2, WIDTH), (2, keys, 2, WIDTH), (2, keys, 2, WIDTH))
+    arrays, (weights,) = draw(13, *shapes), draw(14, shapes[0])
+    out, gradients = check(
+        lambda *x: place_triton(Request(*x, mask), interpret=True),
+        lambda *x: plain_attention(*x, mask.array()),
+        arrays,
+        weights,
+        report_error,
+        FLOAT32,
+        FLOAT32,
+    )
+    assert (np.asarray(out)[0, :3] == 0).all() and (np.asarray(gradients[0])[0, :3] == 0).all()
+
+
+@pytest.mark.parametrize("rule", [{}, {"mutual": True}, {"mutual": True, "framed": True}])
+def test_blocks_without_a_mask_are_those_where_all_see_all(rule):
+    mask, size = token_mask(480, **rule), 16
+    pairs = np.asarray(mask.array())[0].reshape(30, size, 30, size)
+    whole = np.asarray(whole_blocks(mask, size))[0]
+    assert pairs.all((1, 3))[whole].all()
+    assert whole.sum() > 0.5 * pairs.all((1, 3)).sum()
+
+
+@pytest.mark.parametrize("of_keys", [False, True])
+def test_a_list_has_the_needed_blocks_once_and_those_without_a_mask_first(of_keys):
+    mask, size = token_mask(480, mutual=True), 16
+    lists = block_lists(mask, size, of_keys=of_keys)
+    needed, whole = (np.asarray(x(mask, size))[0] for x in (needed_blocks, whole_blocks))
+    if of_keys:
+        needed, whole = needed.T, whole.T
+    for block, order in enumerate(np.asarray(lists.order[0])):
+        first, count = int(lists.whole[0, block]), int(lists.needed[0, block])
+        assert sorted(order[:first]) == list(np.flatnonzero(whole[block]))
+        assert sorted(order[:count]) == list(np.flatnonzero(needed[block]))
