@@ -11,6 +11,7 @@ from goldens_folder import goldens_data_dir
 
 from stts_jax.budget import MultimodalType, batch_arrays, video_budget
 from stts_jax.config import ConfigError, ModelConfig
+from stts_jax.data import positions
 from stts_jax.data.datasets.base import SourceExample
 from stts_jax.data.example_chain import ExampleChain, ExampleSettings, example_rng
 from stts_jax.data.image_settings import ImageSettings
@@ -54,6 +55,24 @@ def test_arrays_are_those_of_the_contract(tmp_path):
             assert arrays[name].ndim == len(shape) - 1, name
             if name in ("images", "token_pooling"):
                 assert arrays[name].shape[1:] == shape[2:]
+
+
+def test_an_example_beyond_the_positions_of_the_llm_is_used_and_said_once(caplog):
+    positions._warn.cache_clear()
+    short = dataclasses.replace(MODEL, llm=dataclasses.replace(MODEL.llm, max_positions=40))
+    chain, source = ExampleChain(short, TOKENIZER), SourceExample((ASKED,), video=VIDEO)
+    arrays = [chain.prompt(source, number).arrays["position_ids"] for number in range(2)]
+    assert all(x.max() >= 40 for x in arrays)
+    assert [record.getMessage() for record in caplog.records] == [
+        "an example takes more positions than the 40 that the LLM is made for "
+        "(model.llm.max_positions); it is used all the same, and fewer frames would stay within"
+    ]
+
+
+def test_an_example_within_the_positions_is_not_spoken_of(caplog):
+    positions._warn.cache_clear()
+    CHAIN.prompt(SourceExample((ASKED,), video=VIDEO), 0)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from stts_jax.data.image_tokens import join_images, tokenize_image, tokenize_ima
 from stts_jax.data.media import Media, MediaCache, read_media
 from stts_jax.data.message_arrays import MessageArrays, TextSettings, Weight
 from stts_jax.data.message_weight import LOSS_WEIGHTS
+from stts_jax.data.positions import warn_of_positions
 from stts_jax.data.tokenizer import Tokenizer
 from stts_jax.data.video_settings import VideoSettings
 from stts_jax.data.video_tokens import VideoPreprocessor
@@ -202,6 +203,7 @@ class ExampleChain:
         vision, blocks = self._vision(source, media, rng if mode == "train" else None)
         arrays = {**self._visual(vision), **self._text(messages, blocks, mode, weight)}
         self._require_match(arrays)
+        warn_of_positions(arrays["position_ids"], self.model.llm.max_positions)
         metadata = {**source.metadata, **formatted.metadata, **media.sizes()}
         return PreparedExample(arrays, messages, metadata)
 
