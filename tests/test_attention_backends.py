@@ -16,7 +16,7 @@ from stts_jax.layers.attention import attention, choice, stream_attention
 from stts_jax.layers.attention.backends import BACKENDS
 from stts_jax.layers.attention.cudnn import cudnn_shape_refusal
 from stts_jax.layers.attention.frame_kernel import frame_places, frame_refusal, kernel_scores
-from stts_jax.layers.attention.gpu import MOST_NUMBERS, device_refusal, size_refusal
+from stts_jax.layers.attention.gpu import device_refusal, mixed_refusal
 from stts_jax.layers.attention.masks import PlaceMask, Places, Rule, segment_mask
 from stts_jax.layers.attention.place_blocks import block_tables, needed_blocks
 from stts_jax.layers.attention.place_kernel import place_attention
@@ -55,8 +55,8 @@ def test_auto_takes_plain_xla_on_this_machine_and_says_why_once(caplog):
     assert messages == [
         "attention takes xla; not splash: it needs a TPU, and this is a cpu; "
         "not place_kernel: it needs a TPU, and this is a cpu; "
-        "not place_triton: it needs a GPU, and this is a cpu; "
-        "not cudnn: it needs a GPU, and this is a cpu"
+        "not cudnn: it needs a GPU, and this is a cpu; "
+        "not place_triton: it needs a GPU, and this is a cpu"
     ]
 
 
@@ -118,9 +118,10 @@ def test_kernels_are_not_for_every_gpu(platform, capability, reason):
     assert refusal is None if reason is None else reason in refusal
 
 
-def test_gpu_kernels_refuse_more_numbers_than_they_can_count():
-    assert size_refusal(jax.ShapeDtypeStruct((MOST_NUMBERS,), HALF)) is None
-    assert "counts up to 2147483647" in size_refusal(jax.ShapeDtypeStruct((2, 2**30), HALF))
+def test_gpu_kernels_multiply_halves_of_one_type():
+    half, other = jnp.ones((1,), HALF), jnp.ones((1,), jnp.float16)
+    assert mixed_refusal(half, half, half) is None
+    assert "are bfloat16, float16, bfloat16" in mixed_refusal(half, other, half)
 
 
 def test_the_kernel_of_frames_refuses_those_that_fill_a_chip():

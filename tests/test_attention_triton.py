@@ -9,11 +9,16 @@ from test_attention import check, draw, kept_patches, plain_attention
 from test_attention_backends import BFLOAT16, FLOAT32, SEGMENTS, WIDTH, token_mask
 
 from stts_jax.layers.attention.masks import PlaceMask, Places, Rule, segment_mask
-from stts_jax.layers.attention.place_blocks import block_lists, needed_blocks, whole_blocks
+from stts_jax.layers.attention.place_blocks import (
+    block_lists,
+    needed_blocks,
+    padded_mask,
+    whole_blocks,
+)
 from stts_jax.layers.attention.place_triton import place_triton
 from stts_jax.layers.attention.request import Request
 from stts_jax.layers.attention.stream_triton import stream_triton, visited_scores
-from stts_jax.layers.attention.triton_tiles import tile_widths
+from stts_jax.layers.attention.triton_tiles import SIZE, tile_widths
 
 
 @pytest.mark.parametrize(
@@ -90,6 +95,74 @@ def test_the_language_models_mask_in_the_kernel_equals_its_array(framed, report_
     check(
         lambda *x: place_triton(Request(*x, mask), interpret=True),
         lambda *x: plain_attention(*x, mask.array()),
+        arrays,
+        weights,
+        report_error,
+        FLOAT32,
+        FLOAT32,
+    )
+
+
+def long_visual_mask(length):
+    """Two rows of text with 150 and 40 visual tokens in them: some blocks are seen whole."""
+    index = np.arange(length)
+    visual = np.stack([(index >= 20) & (index < 170), (index >= 200) & (index < 240)])
+    common = {"index": np.stack([index] * 2), "frame": np.where(visual, index // 70, 0)}
+    queries = common | {"group": np.where(visual, 0, -1), "segment": np.zeros_like(visual, int)}
+    keys = common | {"group": np.where(visual, 0, -2), "segment": visual * 10_000}
+    places = ({k: jnp.asarray(x, jnp.int32) for k, x in side.items()} for side in (queries, keys))
+    return [Places(**side) for side in places]
+
+
+MASKS = {
+    "causal and mutual": Rule(causal=True, mutual=True, segments="from"),
+    "mutual up to the frame": Rule(causal=True, mutual=True, framed=True, segments="from"),
+    "from a segment": Rule(segments="from"),
+}
+
+
+@pytest.mark.parametrize("rule", MASKS.values(), ids=MASKS)
+def test_blocks_without_a_mask_and_heads_that_share_keys(rule, report_error):
+    length = 260
+    mask = PlaceMask(*long_visual_mask(length), rule)
+    padded = padded_mask(mask, 2, length, length, SIZE)
+    assert block_lists(padded, SIZE).whole.sum(1).min() > 0
+    shapes = ((2, length, 4, 16), (2, length, 2, 16), (2, length, 2, 16))
+    arrays, (weights,) = draw(15, *shapes), draw(16, shapes[0])
+    check(
+        lambda *x: place_triton(Request(*x, mask), interpret=True),
+        lambda *x: plain_attention(*x, mask.array()),
+        arrays,
+        weights,
+        report_error,
+        FLOAT32,
+        FLOAT32,
+    )
+
+
+def test_the_mask_in_the_kernel_in_bfloat16_stays_near_the_float32_form(report_error):
+    mask = PlaceMask(*long_visual_mask(260), MASKS["causal and mutual"])
+    shapes = ((2, 260, 4, 16), (2, 260, 2, 16), (2, 260, 2, 16))
+    arrays, (weights,) = draw(17, *shapes, dtype=jnp.bfloat16), draw(18, shapes[0])
+    check(
+        lambda *x: place_triton(Request(*x, mask), interpret=True),
+        lambda *x: plain_attention(*x, mask.array()),
+        arrays,
+        weights,
+        report_error,
+        BFLOAT16,
+        BFLOAT16,
+    )
+
+
+def test_bins_whose_segments_are_in_no_order(report_error):
+    """As `first_fit` packs them: frames in any order, filled up with others, and padding."""
+    ids = jnp.asarray(np.repeat([3, 1, 7, 1, -1], [70, 80, 64, 16, 30])[None], jnp.int32)
+    shape = (1, 260, 2, WIDTH)
+    arrays, (weights,) = draw(19, shape, shape, shape), draw(20, shape)
+    check(
+        lambda *x: place_triton(Request(*x, segment_ids=ids), interpret=True),
+        lambda *x: plain_attention(*x, segment_mask(ids, ids)),
         arrays,
         weights,
         report_error,

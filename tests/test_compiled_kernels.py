@@ -93,7 +93,7 @@ def test_a_stream_of_384_frames_takes_no_scores_of_whole_frames(chip, report_err
 
 
 # A kernel whose sums don't fit into registers would go to memory with them. The other two undo
-# what makes tests compile quickly.
+# what makes tests compile quickly. XLA must compile the kernel to see it: up to jaxlib 0.10.2.
 NO_SPILLS = {
     "xla_gpu_fail_ptx_compilation_on_register_spilling": True,
     "xla_backend_optimization_level": 3,
@@ -134,3 +134,20 @@ def test_the_gpu_kernel_of_the_mask_makes_scores_in_registers_only(report_error)
     ):
         report_error(f"MiB, own kernel of the mask, h100, {way}", taken / MIB, limit / MIB)
         assert taken < limit
+
+
+def test_the_gpu_kernel_takes_bins_of_segments_too():
+    """Those of `first_fit`, with their heads of 72; nobody may see other frames of a bin."""
+
+    def attend(query, key, value, ids):
+        return attention(query, key, value, segment_ids=ids, backend="place_triton")
+
+    bins = (48, PATCHES, VIT_HEADS, VIT_WIDTH), jnp.dtype(jnp.bfloat16)
+    ids = (48, PATCHES), jnp.dtype(jnp.int32)
+    temporaries("h100:1", attend, bins, bins, bins, ids, options=NO_SPILLS)
+
+
+def test_cudnn_takes_a_stream_where_it_is_asked_to():
+    attend = partial(stream_attention, longest_segment=PATCHES, segments=64, backend="cudnn")
+    own, ids = heads(64 * PATCHES // 2, VIT_HEADS, VIT_WIDTH), ((1, 64 * PATCHES // 2), jnp.int32)
+    temporaries("h100:1", attend, own, own, own, ids)

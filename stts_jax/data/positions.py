@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 def warn_of_positions(position_ids: np.ndarray, trained: int) -> None:
-    """Say once a process that an example is longer than any the LLM knows; it is used all the same.
+    """Say once a process that an example is longer than any the LLM knows; nothing is refused.
 
     Rotary positions go on beyond those trained, and the reference lets them; answers may suffer.
 
@@ -27,6 +27,6 @@ def warn_of_positions(position_ids: np.ndarray, trained: int) -> None:
 def _warn(trained: int) -> None:
     logger.warning(
         "an example takes more positions than the %d that the LLM is made for "
-        "(model.llm.max_positions); it is used all the same, and fewer frames would stay within",
+        "(model.llm.max_positions); of a video, a lower data.max_frames stays within",
         trained,
     )

@@ -32,7 +32,7 @@ def xla_attention(request: Request) -> jax.Array:
 BACKENDS = (
     Backend("splash", splash_refusal, splash_attention),
     Backend("place_kernel", place_refusal, place_attention),
-    Backend("place_triton", place_triton_refusal, place_triton),
     Backend("cudnn", cudnn_refusal, cudnn_attention),
+    Backend("place_triton", place_triton_refusal, place_triton),
     Backend("xla", lambda request: None, xla_attention),
 )

@@ -10,8 +10,6 @@ from stts_jax.layers.attention.choice import kernel_refusal
 LEAST_CAPABILITY = 8.0
 HALF_TYPES = ("bfloat16", "float16")
 WIDEST = 128
-# Numbers of an array: our kernels count them in 32 bits.
-MOST_NUMBERS = 2**31 - 1
 
 
 def gpu_refusal() -> str | None:
@@ -42,8 +40,9 @@ def type_refusal(query: jax.Array, columns: int) -> str | None:
     return None
 
 
-def size_refusal(query: jax.Array) -> str | None:
-    """Why there are too many numbers for one of our kernels, or None."""
-    if query.size <= MOST_NUMBERS:
+def mixed_refusal(*arrays: jax.Array) -> str | None:
+    """Why queries, keys and values of these types are none for our kernels, or None."""
+    types = [array.dtype.name for array in arrays]
+    if len(set(types)) == 1:
         return None
-    return f"of {query.size} numbers; it counts up to {MOST_NUMBERS}"
+    return f"queries, keys and values are {', '.join(types)}; it multiplies those of one type"

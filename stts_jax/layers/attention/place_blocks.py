@@ -15,7 +15,7 @@ from stts_jax.layers.attention.masks import PlaceMask, Places, Rule
 
 # Numbers of places that fill up the last block: nobody sees such a key.
 FAR = 2**30
-KEY_FILL = {"index": FAR, "group": -2, "frame": FAR, "segment": -1}
+KEY_FILL = {"index": FAR, "group": -2, "frame": FAR, "segment": -FAR}
 QUERY_FILL = {"index": -1, "group": -1, "frame": -1, "segment": 0}
 
 
@@ -89,7 +89,8 @@ class BlockLists:
 
 def block_lists(mask: PlaceMask, size: int, *, of_keys: bool = False) -> BlockLists:
     """Lists of a mask of whole blocks of `size`, from `padded_mask`; of blocks of keys if asked."""
-    needed, whole = needed_blocks(mask, size), whole_blocks(mask, size)
+    needed = needed_blocks(mask, size)
+    whole = whole_blocks(mask, size) & needed
     if of_keys:
         needed, whole = (jnp.swapaxes(x, 1, 2) for x in (needed, whole))
     rank = jnp.where(whole, 0, jnp.where(needed, 1, 2)).astype(jnp.int32)

@@ -16,25 +16,25 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from stts_jax.layers.attention.gpu import gpu_refusal, size_refusal, type_refusal
+from stts_jax.layers.attention.gpu import gpu_refusal, mixed_refusal, type_refusal
 from stts_jax.layers.attention.masks import NOWHERE, PlaceMask
 from stts_jax.layers.attention.place_blocks import across, block_lists, padded_mask
 from stts_jax.layers.attention.place_kernel import place_shape_refusal
 from stts_jax.layers.attention.place_triton_bodies import (
-    SIZE,
     Row,
     forward_kernel,
     key_kernel,
     query_kernel,
 )
 from stts_jax.layers.attention.request import Request
+from stts_jax.layers.attention.triton_tiles import SIZE
 
 
 def place_triton_refusal(request: Request) -> str | None:
     """Why the kernel cannot do what is asked, or None."""
-    query = request.query
-    types = type_refusal(query, columns=0)
-    return gpu_refusal() or place_shape_refusal(request) or types or size_refusal(query)
+    types = type_refusal(request.query, columns=0)
+    mixed = mixed_refusal(request.query, request.key, request.value)
+    return gpu_refusal() or place_shape_refusal(request) or types or mixed
 
 
 def place_triton(request: Request, *, interpret: bool = False) -> jax.Array:

@@ -24,6 +24,7 @@ from stts_jax.layers.attention.triton_loops import (
     query_gradient,
 )
 from stts_jax.layers.attention.triton_tiles import (
+    SIZE,
     Tiles,
     read_numbers,
     read_places,
@@ -32,9 +33,6 @@ from stts_jax.layers.attention.triton_tiles import (
     write_places,
     zeros,
 )
-
-# Places of a block, of queries as of keys.
-SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -225,8 +223,8 @@ def key_kernel(
         others = theirs.numbers(visited.block(number), _across)
         return _hidden(row.rule, others, numbers, scores)
 
-    def of_head(number: Any, sums: Any) -> Any:
-        head = key_head * row.groups + number
+    def of_head(served: Any, sums: Any) -> Any:
+        head = key_head * row.groups + served
 
         def read(number: Any) -> tuple[Any, ...]:
             other = visited.block(number)

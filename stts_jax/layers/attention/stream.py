@@ -11,7 +11,7 @@ from stts_jax.layers.attention.backends import xla_attention
 from stts_jax.layers.attention.choice import Backend, kernel_refusal
 from stts_jax.layers.attention.cudnn import cudnn_frames, leads_refusal
 from stts_jax.layers.attention.frame_kernel import frame_attention, frame_places, frame_refusal
-from stts_jax.layers.attention.gpu import gpu_refusal, size_refusal, type_refusal
+from stts_jax.layers.attention.gpu import gpu_refusal, mixed_refusal, type_refusal
 from stts_jax.layers.attention.request import Request
 from stts_jax.layers.attention.stream_blocks import neighbour_attention
 from stts_jax.layers.attention.stream_frames import frames_attention
@@ -61,8 +61,8 @@ def _frame_kernel_refusal(request: StreamRequest) -> str | None:
 
 
 def _triton_refusal(request: StreamRequest) -> str | None:
-    query = request.query
-    return gpu_refusal() or type_refusal(query, columns=0) or size_refusal(query)
+    types = type_refusal(request.query, columns=0)
+    return gpu_refusal() or types or mixed_refusal(request.query, request.key, request.value)
 
 
 def _triton(request: StreamRequest) -> jax.Array:
@@ -119,6 +119,7 @@ def _neighbours(request: StreamRequest) -> jax.Array:
 STREAM_BACKENDS = (
     Backend("frame_kernel", _frame_kernel_refusal, kernel_frames),
     Backend("stream_triton", _triton_refusal, _triton),
+    # Whoever has a GPU may ask for it by name and see which is faster.
     Backend("cudnn", _cudnn_refusal, _cudnn),
     Backend("segments", _segments_refusal, _segments),
     Backend("dense", _dense_refusal, _dense),

@@ -28,6 +28,7 @@ from stts_jax.layers.attention.triton_loops import (
     query_gradient,
 )
 from stts_jax.layers.attention.triton_tiles import (
+    SIZE,
     read_numbers,
     read_places,
     times,
@@ -36,13 +37,15 @@ from stts_jax.layers.attention.triton_tiles import (
     zeros,
 )
 
-# Places of a block, of queries as of keys.
-SIZE = 64
+
+def blocks_of(length: Any) -> Any:
+    """Blocks that a segment of this length is visited in, by queries as by keys."""
+    return pl.cdiv(length, SIZE)
 
 
 def visited_scores(lengths: np.ndarray) -> int:
     """Scores that are made for segments of these lengths, of each head; ideal are their squares."""
-    return int(((-(-lengths // SIZE) * SIZE) ** 2).sum())
+    return int(((blocks_of(lengths) * SIZE) ** 2).sum())
 
 
 def stream_triton(
@@ -59,7 +62,8 @@ def stream_triton(
 
     Args:
       query, key, value, segment_ids: see there.
-      longest: tokens of the longest segment.
+      longest: tokens of the longest segment; what a longer one has behind it, and its gradients,
+        would be of no meaning, and not a number at times.
       segments: ids are below this.
       interpret: run the kernel's Python on any device, slowly.
     """
@@ -143,7 +147,7 @@ def _call(
 ) -> Callable[..., Any]:
     return pl.pallas_call(
         kernel,
-        grid=(pl.cdiv(longest, SIZE), bounds.shape[1], heads),
+        grid=(blocks_of(longest), bounds.shape[1], heads),
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in outputs],
         compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=2),
         interpret=interpret,
@@ -166,7 +170,7 @@ def _in_segment(bounds: Any, body: Callable[[Any, Any, Any, Any], None]) -> None
 
 
 def _blocks(start: Any, end: Any) -> tuple[Any, Any]:
-    return 0, pl.cdiv(end - start, SIZE)
+    return 0, blocks_of(end - start)
 
 
 def _behind(start: Any, end: Any) -> Callable[[Any, jax.Array], jax.Array]:

@@ -20,6 +20,8 @@ from stts_jax.layers.attention.tiles import product
 Tiles = tuple[jax.Array, ...]
 
 SMALLEST_SIDE = 16
+# Places of a block, of queries as of keys: sums and scores of two such fit into registers.
+SIZE = 64
 
 
 def tile_widths(width: int) -> tuple[int, ...]:
