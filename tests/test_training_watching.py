@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -266,15 +267,32 @@ def test_a_real_profile_is_written(tmp_path):
 
 def test_time_is_counted_over_resumptions(tmp_path):
     train(small_config("train.steps=4"), tmp_path)
-    first = read_metrics(tmp_path / "metrics.jsonl")[-1]
     summary = train(small_config("train.steps=8"), tmp_path)
     times = [r["window"] for r in read_metrics(tmp_path / "metrics.jsonl") if "window" in r]
     for name in ("compile", "data", "step", "save", "eval"):
         column = [window[f"time/{name}"] for window in times]
         assert column == sorted(column), name
         assert summary["buckets"][name] >= column[-1]
-    assert first["window"]["time/step"] > 0
+    assert times[0]["time/step"] > 0
     assert json.loads(json.dumps(summary["buckets"]))
+
+
+@pytest.mark.parametrize("bucket", ["save", "eval"])
+def test_time_spent_after_the_last_checkpoint_is_counted_too(tmp_path, monkeypatch, bucket):
+    """Waiting until it is written, and evaluating at its step."""
+
+    def evaluate(model, step):
+        time.sleep(0.2 if bucket == "eval" else 0.0)
+        return {"accuracy": 0.5}
+
+    settings = "train.steps=2", "train.evaluate_every=2"
+    with monkeypatch.context() as patch:
+        if bucket == "save":
+            patch.setattr(loop.Checkpoints, "wait", lambda _: time.sleep(0.2))
+        first = train(small_config(*settings), tmp_path, evaluate=evaluate)
+    assert first["buckets"][bucket] >= 0.2
+    again = train(small_config(*settings), tmp_path, evaluate=evaluate)
+    assert again["buckets"][bucket] >= first["buckets"][bucket]
 
 
 def test_fill_rates_are_logged(tmp_path, capsys):

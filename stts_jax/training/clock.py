@@ -38,6 +38,10 @@ class Clock:
         spent = self._spent | {"step": self._active() - self._spent["data"]}
         return {name: self._before[name] + spent[name] for name in BUCKETS}
 
+    def catch_up(self, buckets: Mapping[str, float]) -> None:
+        """Count what an earlier process spent after it saved: before now, `buckets` at least."""
+        self._before |= {name: max(self._before[name], buckets[name]) for name in BUCKETS}
+
     @contextmanager
     def spending(self, bucket: str) -> Iterator[None]:
         """Count what is done inside in a bucket; one at a time."""

@@ -17,7 +17,7 @@ from stts_jax.config import Config
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import shard_batch
 from stts_jax.training.checkpoint import CHECKPOINTS, CheckpointError, checkpoint_steps
-from stts_jax.training.clock import Clock, time_line
+from stts_jax.training.clock import Clock
 from stts_jax.training.data_parts import DataParts
 from stts_jax.training.distributed import Agreement
 from stts_jax.training.dump import fingerprint, write_dump
@@ -159,7 +159,7 @@ class _Loop:
         bad = self.batches.bad_examples
         if bad:
             self.reporter.line(f"bad examples that were left out: {bad}; warnings above name them")
-        self.reporter.line(time_line(self.clock.buckets))
+        self.reporter.time(self.step)
         self.reporter.plot()
         return {
             "step": self.step,

@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from stts_jax.config import Config
-from stts_jax.training.clock import Clock
+from stts_jax.training.clock import Clock, time_line
 from stts_jax.training.log import Console, MetricsLog, Window, log_line
 from stts_jax.training.plots import plot_training
 from stts_jax.training.trackers import Tracker, flat, make_trackers
@@ -37,16 +37,19 @@ class Reporter:
           config: of the run.
           output: its folder.
           step: that it goes on from; what an earlier process wrote beyond it is struck out.
-          clock: of the run.
+          clock: of the run; it catches up with what an earlier process wrote of the time.
           throughput: what the rates are made of.
           stack: closes it all.
         """
         self._config, self._output, self._clock = config.train, output, clock
         self._first = jax.process_index() == 0
-        self._window, self._reported_at = Window(throughput), clock.seconds
         self._console = Console(step, self._config.steps, enabled=self._first)
         stack.callback(self._console.close)
         self._log = stack.enter_context(MetricsLog(output, step)) if self._first else None
+        for record in self._log.kept if self._log else []:
+            if "time" in record:
+                clock.catch_up(record["time"])
+        self._window, self._reported_at = Window(throughput), clock.seconds
         self._trackers: list[Tracker] = []
         if self._log:
             self._trackers = make_trackers(config, output, step)
@@ -71,12 +74,17 @@ class Reporter:
 
     def evaluation(self, step: int, scores: Mapping[str, float]) -> None:
         """Tell of an evaluation."""
-        self._write({"step": step, "evaluation": dict(scores)})
+        self._write({"step": step, "evaluation": dict(scores), "time": self._clock.buckets})
         for tracker in self._trackers:
             tracker.write(step, flat({"evaluation": scores}))
         text = " | ".join(f"{name} {value:.3f}" for name, value in scores.items())
         self.line(f"step {step}/{self._config.steps} evaluated | {text}")
         self.plot()
+
+    def time(self, step: int) -> None:
+        """Tell where the time went so far."""
+        self._write({"step": step, "time": self._clock.buckets})
+        self.line(time_line(self._clock.buckets))
 
     def last_evaluated(self) -> int:
         """The last step that an earlier process of this run evaluated, 0 if none."""
