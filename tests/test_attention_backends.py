@@ -10,19 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_attention import check, draw, kept_patches, plain_attention
+from test_attention import check, draw, plain_attention
 
 from stts_jax.layers.attention import attention, choice, stream_attention
 from stts_jax.layers.attention.backends import BACKENDS
 from stts_jax.layers.attention.cudnn import cudnn_shape_refusal
-from stts_jax.layers.attention.frame_kernel import frame_places, frame_refusal, kernel_scores
 from stts_jax.layers.attention.gpu import device_refusal, mixed_refusal
 from stts_jax.layers.attention.masks import PlaceMask, Places, Rule, segment_mask
 from stts_jax.layers.attention.place_blocks import block_tables, needed_blocks
 from stts_jax.layers.attention.place_kernel import place_attention
 from stts_jax.layers.attention.request import Request
 from stts_jax.layers.attention.splash import splash_attention, splash_shape_refusal
-from stts_jax.layers.attention.stream import StreamRequest, kernel_frames
 from stts_jax.parallel.mesh import make_mesh, on_mesh
 
 LENGTH, HEADS, KEY_HEADS, WIDTH = 200, 2, 1, 72
@@ -53,7 +51,8 @@ def test_auto_takes_plain_xla_on_this_machine_and_says_why_once(caplog):
     said = [record for record in caplog.records if record.name == choice.__name__]
     messages = [record.getMessage() for record in said]
     assert messages == [
-        "attention takes xla; not splash: it needs a TPU, and this is a cpu; "
+        "attention takes xla; not stream_kernel: it needs a TPU, and this is a cpu; "
+        "not splash: it needs a TPU, and this is a cpu; "
         "not place_kernel: it needs a TPU, and this is a cpu; "
         "not cudnn: it needs a GPU, and this is a cpu; "
         "not place_triton: it needs a GPU, and this is a cpu"
@@ -68,7 +67,7 @@ def test_a_backend_asked_for_by_name_runs_or_raises():
 
 
 def test_an_unknown_backend_is_named_with_those_there_are():
-    with pytest.raises(ValueError, match="'flash' is unknown; use one of auto, splash, "):
+    with pytest.raises(ValueError, match="'flash' is unknown; use one of auto, stream_kernel, "):
         chosen("flash")
 
 
@@ -124,11 +123,6 @@ def test_gpu_kernels_multiply_halves_of_one_type():
     assert "are bfloat16, float16, bfloat16" in mixed_refusal(half, other, half)
 
 
-def test_the_kernel_of_frames_refuses_those_that_fill_a_chip():
-    assert frame_refusal(frame_places(729), 4) is None
-    assert "would take 23 MiB of VMEM" in frame_refusal(frame_places(54 * 54), 4)
-
-
 def test_one_device_of_several_may_run_a_kernel_where_its_mesh_says_so(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     assert "no mesh is set" in choice.kernel_refusal("tpu")
@@ -139,7 +133,7 @@ def test_one_device_of_several_may_run_a_kernel_where_its_mesh_says_so(monkeypat
 @pytest.mark.parametrize(
     ("backend", "reason"),
     [
-        ("frame_kernel", "it needs a TPU"),
+        ("stream_kernel", "it needs a TPU"),
         ("stream_triton", "it needs a GPU"),
         ("cudnn", "it needs a GPU"),
         ("segments", "too short"),
@@ -228,54 +222,6 @@ def test_splash_in_bfloat16_holds_the_bias_in_two_columns(report_error):
         BFLOAT16,
         BFLOAT16,
     )
-
-
-# ------------------------------------------------------------------ frames in a kernel, interpreted
-
-# Longer than one block of queries, empty, and exactly a block of keys.
-SEGMENTS = (150, 0, 64, 5)
-
-
-def test_frames_in_the_kernel_equal_attention_within_segments(report_error):
-    length = sum(SEGMENTS) + 20
-    ids = np.concatenate([np.repeat(np.arange(4), SEGMENTS), np.full(20, -1)])
-    ids = jnp.asarray(np.stack([ids, np.full(length, -1)]), jnp.int32)
-    shape = (2, length, 2, WIDTH)
-    arrays, (weights,) = draw(7, shape, shape, shape), draw(8, shape)
-    out, gradients = check(
-        lambda q, k, v: kernel_frames(StreamRequest(q, k, v, ids, 150, 4), interpret=True),
-        lambda *x: plain_attention(*x, segment_mask(ids, ids)),
-        arrays,
-        weights,
-        report_error,
-        FLOAT32,
-        FLOAT32,
-    )
-    padding = np.asarray(ids) < 0
-    assert all((np.asarray(x)[padding] == 0).all() for x in (out, *gradients))
-
-
-def test_frames_in_the_kernel_in_bfloat16_stay_near_the_float32_form(report_error):
-    shape, ids = (1, 130, 2, WIDTH), jnp.zeros((1, 130), jnp.int32)
-    arrays, (weights,) = draw(9, shape, shape, shape, dtype=jnp.bfloat16), draw(10, shape)
-    check(
-        lambda q, k, v: kernel_frames(StreamRequest(q, k, v, ids, 130, 1), interpret=True),
-        plain_attention,
-        arrays,
-        weights,
-        report_error,
-        BFLOAT16,
-        BFLOAT16,
-    )
-
-
-@pytest.mark.parametrize("ratio", [0.3, 0.5, 0.7])
-def test_the_kernel_makes_at_most_half_more_scores_than_the_ideal(ratio, report_error):
-    for seed in range(5):
-        kept = kept_patches(ratio, seed)
-        waste = kernel_scores(kept) / (kept**2).sum()
-        report_error("kernel's scores over ideal", waste, 1.5)
-        assert 1.0 <= waste <= 1.5
 
 
 # ------------------------------------------------------------------- masks of numbers, interpreted

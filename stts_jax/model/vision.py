@@ -26,6 +26,7 @@ from stts_jax.pruning.selection import protect_first_frames, select
 from stts_jax.pruning.temporal_loss import temporal_loss
 
 Layout = DenseLayout | StreamLayout | FirstFitLayout
+STREAM_TILE = 16
 
 
 @jax.tree_util.register_dataclass
@@ -152,7 +153,15 @@ def _baseline_ratings(
 
 
 def pack(keep_patches: jax.Array, budget: Budget, config: ModelConfig) -> Layout:
+    """Where the kept patches go.
+
+    Args:
+      keep_patches: (B, T, N) bool.
+      budget: static sizes; they fit.
+      config: the model's configuration.
+    """
     rows, frames, patches = keep_patches.shape
     if config.prune.packing == "stream":
-        return stream_layout(keep_patches, budget.patches)
+        # Whole tiles of memory, so that a TPU's kernel takes the stream as it is.
+        return stream_layout(keep_patches, -(-budget.patches // STREAM_TILE) * STREAM_TILE)
     return first_fit_layout(keep_patches, bin_bound(rows, frames, budget.patches, patches))

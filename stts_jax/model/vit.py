@@ -119,12 +119,28 @@ class VisionTransformer(nnx.Module):
     def _scan(self, x: jax.Array, first: int, stop: int, attend: Attend, remat: bool) -> jax.Array:
         if first == stop:
             return x
+        shape = x.shape
+
+        # Frames of 729 patches don't fill whole tiles of a TPU's memory. Side by side they do, and
+        # everything but attention then costs what its patches do.
+        def flat(x: jax.Array) -> jax.Array:
+            return x.reshape(shape[0], -1, *x.shape[len(shape) - 1 :])
+
+        def framed(x: jax.Array) -> jax.Array:
+            return x.reshape(*shape[:-1], *x.shape[2:])
+
+        def attend_framed(*arrays: jax.Array) -> jax.Array:
+            return flat(attend(*map(framed, arrays)))
+
+        def shared(x: jax.Array) -> jax.Array:
+            return flat(share_places(framed(x)))
 
         def body(x: jax.Array, block: VitBlock) -> tuple[jax.Array, None]:
-            return share_places(block(share_places(x), attend)), None
+            return shared(block(shared(x), attend_framed)), None
 
         blocks = jax.tree.map(lambda leaf: leaf[first:stop], self.blocks)
-        return jax.lax.scan(jax.checkpoint(body) if remat else body, x, blocks)[0]
+        body = jax.checkpoint(body) if remat else body
+        return framed(jax.lax.scan(body, flat(x), blocks)[0])
 
     def concatenate(self, features: dict[int, jax.Array]) -> jax.Array:
         """Features of all feature layers side by side, in the configured order."""

@@ -1,7 +1,7 @@
 """A Pallas flash attention for TPUs whose mask is a `PlaceMask`: no Lq x Lk array is ever made.
 
 Blocks of keys that no query of a block may see are told by the numbers' ranges beforehand; they
-are neither fetched nor computed. As in `frame_kernel`, keys go down and queries across.
+are neither fetched nor computed. As in `stream_kernel`, keys go down and queries across.
 """
 
 from __future__ import annotations

@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import jax
-import jax.numpy as jnp
 
 from stts_jax.layers.attention.backends import xla_attention
 from stts_jax.layers.attention.choice import Backend, kernel_refusal
 from stts_jax.layers.attention.cudnn import cudnn_frames, leads_refusal
-from stts_jax.layers.attention.frame_kernel import frame_attention, frame_places, frame_refusal
 from stts_jax.layers.attention.gpu import gpu_refusal, mixed_refusal, type_refusal
 from stts_jax.layers.attention.request import Request
 from stts_jax.layers.attention.stream_blocks import neighbour_attention
 from stts_jax.layers.attention.stream_frames import frames_attention
+from stts_jax.layers.attention.stream_kernel import stream_kernel, stream_refusal
 from stts_jax.layers.attention.stream_segments import segment_attention
 from stts_jax.layers.attention.stream_triton import stream_triton
 
@@ -37,27 +36,16 @@ class StreamRequest:
     segments: int = field(metadata={"static": True})
 
 
-def kernel_frames(request: StreamRequest, *, interpret: bool = False) -> jax.Array:
-    """Each segment in a frame of its own, for the TPU kernel."""
-
-    def attend(query: jax.Array, key: jax.Array, value: jax.Array, lengths: jax.Array) -> jax.Array:
-        arrays = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
-        return jnp.swapaxes(frame_attention(*arrays, lengths, interpret), 1, 2)
-
-    return frames_attention(
-        request.query,
-        request.key,
-        request.value,
-        request.segment_ids,
-        segments=request.segments,
-        places=frame_places(request.longest),
-        attend=attend,
+def _kernel_refusal(request: StreamRequest) -> str | None:
+    heads, width = request.query.shape[2:]
+    return kernel_refusal("tpu") or stream_refusal(
+        heads * width, request.longest, request.query.dtype.itemsize
     )
 
 
-def _frame_kernel_refusal(request: StreamRequest) -> str | None:
-    places = frame_places(request.longest)
-    return kernel_refusal("tpu") or frame_refusal(places, request.query.dtype.itemsize)
+def _kernel(request: StreamRequest) -> jax.Array:
+    arrays = (request.query, request.key, request.value, request.segment_ids)
+    return stream_kernel(*arrays, longest=request.longest, segments=request.segments)
 
 
 def _triton_refusal(request: StreamRequest) -> str | None:
@@ -117,7 +105,7 @@ def _neighbours(request: StreamRequest) -> jax.Array:
 
 
 STREAM_BACKENDS = (
-    Backend("frame_kernel", _frame_kernel_refusal, kernel_frames),
+    Backend("stream_kernel", _kernel_refusal, _kernel),
     Backend("stream_triton", _triton_refusal, _triton),
     # Whoever has a GPU may ask for it by name and see which is faster.
     Backend("cudnn", _cudnn_refusal, _cudnn),

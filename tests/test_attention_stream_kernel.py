@@ -1,0 +1,134 @@
+"""The TPU kernel of streams, interpreted: it equals plain attention, and visits little else."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_attention import check, draw, kept_patches, plain_attention
+
+from stts_jax.layers.attention import stream_kernel as kernel_module
+from stts_jax.layers.attention.masks import segment_mask
+from stts_jax.layers.attention.request import Request
+from stts_jax.layers.attention.stream_frames import segment_starts
+from stts_jax.layers.attention.stream_kernel import (
+    SEGMENTS_OF_PARTS,
+    frames_kernel,
+    frames_refusal,
+    kernel_scores,
+    stream_kernel,
+    stream_refusal,
+)
+from stts_jax.layers.attention.stream_windows import TILE, part_plan
+
+WIDTH = 72
+# Worst seen are printed with the tests; bfloat16 has 8 bits.
+FLOAT32, BFLOAT16 = 2e-5, 6e-2
+# Longer than a block, empty, a block as it is; several in one tile, and enough for two parts.
+FEW = (150, 0, 128, 5)
+MANY = (3, 0, 2, 9, 40, 1, 131, 7, 0, 0, 31, 16, 32, 5, 4, 3, 2, 1, 70)
+
+
+def stream_ids(lengths: tuple[int, ...], padding: int) -> jnp.ndarray:
+    """(1, S): segments of these lengths, then padding."""
+    ids = np.concatenate([np.repeat(np.arange(len(lengths)), lengths), np.full(padding, -1)])
+    return jnp.asarray(ids, jnp.int32)[None]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "padding"), [(FEW, 21), (MANY, 9), ((20, 20), 200)], ids=["few", "many", "padded"]
+)
+def test_a_stream_in_the_kernel_equals_attention_within_segments(lengths, padding, report_error):
+    # A second row, of padding only.
+    ids = stream_ids(lengths, padding)
+    ids = jnp.concatenate([ids, jnp.full_like(ids, -1)])
+    shape = (*ids.shape, 2, WIDTH)
+    arrays, (weights,) = draw(7, shape, shape, shape), draw(8, shape)
+    attend = partial(stream_kernel, longest=150, segments=len(lengths), interpret=True)
+    out, gradients = check(
+        lambda *x: attend(*x, ids),
+        lambda *x: plain_attention(*x, segment_mask(ids, ids)),
+        arrays,
+        weights,
+        report_error,
+        FLOAT32,
+        FLOAT32,
+    )
+    nowhere = np.asarray(ids) < 0
+    assert all((np.asarray(x)[nowhere] == 0).all() for x in (out, *gradients))
+
+
+def test_a_stream_in_bfloat16_stays_near_the_float32_form(report_error):
+    shape, ids = (1, 130, 2, WIDTH), stream_ids((130,), 0)
+    arrays, (weights,) = draw(9, shape, shape, shape, dtype=jnp.bfloat16), draw(10, shape)
+    check(
+        lambda *x: stream_kernel(*x, ids, longest=130, segments=1, interpret=True),
+        plain_attention,
+        arrays,
+        weights,
+        report_error,
+        BFLOAT16,
+        BFLOAT16,
+    )
+
+
+def test_whole_frames_with_a_bias_equal_the_plain_form(report_error):
+    """Frames that end within a tile; the bias has a gradient too."""
+    shape = (2, 3, 130, 2, WIDTH)
+    arrays, (bias, weights) = draw(11, shape, shape, shape), draw(12, shape[:3], shape)
+    check(
+        lambda *x: frames_kernel(*x, interpret=True),
+        lambda q, k, v, b: plain_attention(q, k, v, None, b),
+        [*arrays, bias],
+        weights,
+        report_error,
+        FLOAT32,
+        FLOAT32,
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_two_parts_write_every_row_once_and_know_all_its_segments(seed):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(0, 40, SEGMENTS_OF_PARTS) * rng.integers(0, 2, SEGMENTS_OF_PARTS)
+    ids = stream_ids(tuple(lengths), int(-lengths.sum() % TILE) + TILE)
+    starts = segment_starts(ids, SEGMENTS_OF_PARTS)
+    (upper, lower) = np.asarray(part_plan(starts, ids.shape[1], 2))[0]
+    assert (upper[2], lower[3]) == (0, ids.shape[1]) and upper[3] == lower[2]
+    assert lower[2] % TILE == 0
+    for first, after, low, high in (upper, lower):
+        own = np.asarray(ids)[0, low:high]
+        own = own[own >= 0]
+        assert ((own >= first) & (own < after)).all()
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.5, 0.7])
+def test_the_kernel_makes_at_most_half_more_scores_than_the_ideal(ratio, report_error):
+    for seed in range(5):
+        kept = kept_patches(ratio, seed)
+        waste = kernel_scores(kept) / (kept**2).sum()
+        report_error("kernel's scores over ideal", waste, 1.5)
+        assert 1.0 <= waste <= 1.5
+
+
+def test_the_kernel_refuses_segments_that_fill_a_chip(monkeypatch):
+    assert stream_refusal(16 * WIDTH, 729, 2) is None
+    assert "take 66 MiB of VMEM" in stream_refusal(16 * WIDTH, 729, 4)
+    monkeypatch.setattr(kernel_module, "SMALL_CHIPS", ("cpu",))
+    assert stream_refusal(16 * WIDTH, 729, 2) == "a cpu has too little VMEM for whole segments"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, "4 places are fewer than its blocks of 128"),
+        ({"mask_kind": "causal"}, "it is for full attention"),
+        ({"segment_ids": jnp.zeros((1, 4), jnp.int32)}, "it is for full attention"),
+        ({"query": jnp.zeros((1, 1, 1, 8))}, "1 queries and 4 keys"),
+    ],
+)
+def test_the_kernel_of_frames_says_what_it_is_not_for(changes, reason):
+    arrays = dict.fromkeys(("query", "key", "value"), jnp.zeros((1, 4, 1, 8)))
+    assert reason in frames_refusal(Request(**(arrays | changes)))
