@@ -64,7 +64,8 @@ def worst(actual: Any, expected: Any) -> float:
     assert actual.shape == expected.shape, (actual.shape, expected.shape)
     if expected.size == 0:
         return 0.0
-    return float(np.abs(actual - expected).max() / max(1.0, np.abs(expected).max()))
+    distance = np.nan_to_num(np.abs(actual - expected), nan=np.inf)
+    return float(distance.max() / max(1.0, np.abs(expected).max()))
 
 
 # -------------------------------------------------------------------------------- vision cases
@@ -194,7 +195,8 @@ def worst_gradient(
     rounding = float(np.finfo(np.float32).eps) * largest
 
     def relative(difference: np.ndarray, size: float) -> float:
-        return float(np.abs(difference).max() / max(size, 1e-4 * largest))
+        distance = np.nan_to_num(np.abs(difference), nan=np.inf)
+        return float(distance.max() / max(size, 1e-4 * largest))
 
     entries = [relative(ours[n] - g, np.abs(g).max()) for n, g in recorded.items()]
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_attention import check, draw, kept_patches, plain_attention
-from test_attention_backends import BFLOAT16, FLOAT32, SEGMENTS, WIDTH, token_mask
+from test_attention_backends import BFLOAT16, FLOAT32, WIDTH, token_mask
 
 from stts_jax.layers.attention.masks import PlaceMask, Places, Rule, segment_mask
 from stts_jax.layers.attention.place_blocks import (
@@ -19,6 +19,9 @@ from stts_jax.layers.attention.place_triton import place_triton
 from stts_jax.layers.attention.request import Request
 from stts_jax.layers.attention.stream_triton import stream_triton, visited_scores
 from stts_jax.layers.attention.triton_tiles import SIZE, tile_widths
+
+# Longer than one block of queries, empty, and exactly a block of keys.
+SEGMENTS = (150, 0, 64, 5)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from stts_jax.model.vit import VisionTransformer
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.pruning.scorer import TokenScorer
 
+# Rows of a tile of memory, and columns.
+PLACES_TILE = 128
 # What fills the places of a row that hold no token, for each array of the text side.
 TEXT_FILL = {
     "input_ids": -1,
@@ -84,7 +86,8 @@ class VideoLanguageModel(nnx.Module):
         projected = self.connector(vision.layout.lookup(vision.features, slots), slots >= 0)
 
         patch_token = self.config.llm.special_token("<im_patch>")
-        source = kept_places(batch["input_ids"], pooling, keep, patch_token, budget.tokens)
+        size = token_places(budget.tokens)
+        source = kept_places(batch["input_ids"], pooling, keep, patch_token, size)
         text = {name: take_rows(batch[name], source, fill) for name, fill in TEXT_FILL.items()}
         ids = text["input_ids"]
         is_patch = ids == patch_token
@@ -171,6 +174,16 @@ def compute_dtype(config: ModelConfig) -> jnp.dtype:
     if config.compute_dtype == "auto":
         return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
     return jnp.dtype(config.compute_dtype)
+
+
+def token_places(tokens: int) -> int:
+    """L, places of a row in the LLM: on a TPU whole tiles, where there are many.
+
+    Heads are laid out anew before and after each attention if a row's places don't fill tiles.
+    """
+    if jax.default_backend() != "tpu" or tokens < 8 * PLACES_TILE:
+        return tokens
+    return -(-tokens // PLACES_TILE) * PLACES_TILE
 
 
 def kept_tokens(keep_patches: jax.Array, pooling: jax.Array) -> jax.Array:

@@ -1,12 +1,14 @@
 """A Pallas flash attention for TPUs whose mask is a `PlaceMask`: no Lq x Lk array is ever made.
 
 Blocks of keys that no query of a block may see are told by the numbers' ranges beforehand; they
-are neither fetched nor computed. As in `stream_kernel`, keys go down and queries across.
+are neither fetched nor computed. As in `stream_kernel`, keys go down and queries across, and heads
+stay side by side as the projections leave them: a block is a head's lanes of some rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,7 +18,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from stts_jax.layers.attention.choice import kernel_refusal
-from stts_jax.layers.attention.masks import NOWHERE, PlaceMask
+from stts_jax.layers.attention.masks import PlaceMask
 from stts_jax.layers.attention.place_blocks import (
     BlockTables,
     across,
@@ -29,6 +31,8 @@ from stts_jax.layers.attention.request import Request
 
 BLOCKS = (512, 256, 128)
 SHORTEST = BLOCKS[-1]
+# A head's lanes start where a tile does; heads of another width are filled up.
+LANES = 128
 
 
 def place_refusal(request: Request) -> str | None:
@@ -56,63 +60,101 @@ def place_attention(request: Request, *, interpret: bool = False) -> jax.Array:
     size = next(n for n in BLOCKS if n <= min(queries, keys))
     mask = padded_mask(request.mask, rows, queries, keys, size)
 
-    def heads_first(x: jax.Array) -> jax.Array:
-        return jnp.pad(jnp.swapaxes(x, 1, 2), ((0, 0), (0, 0), (0, -x.shape[1] % size), (0, 0)))
+    width = request.query.shape[-1]
+    filled = -(-width // LANES) * LANES
 
-    arrays = (heads_first(x) for x in (request.query, request.key, request.value))
-    out = _attend(*arrays, mask, size, interpret)
-    return jnp.swapaxes(out[:, :, :queries], 1, 2)
+    def lanes(x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, filled - width)))
+        return x.reshape(*x.shape[:2], -1)
+
+    arrays = (lanes(x) for x in (request.query, request.key, request.value))
+    out = _attend(*arrays, mask, _Sizes(size, filled, width**-0.5, (queries, keys), interpret))
+    return out.reshape(rows, queries, -1, filled)[..., :width]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+@dataclass(frozen=True)
+class _Sizes:
+    """What is known when tracing.
+
+    Attributes:
+      block: rows of a block.
+      width: d, lanes of a head.
+      scale: of the scores.
+      lengths: Lq and Lk; the last block of each may be longer than what is left.
+      interpret: see `place_attention`.
+    """
+
+    block: int
+    width: int
+    scale: float
+    lengths: tuple[int, int]
+    interpret: bool
+
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """Of queries, and of keys."""
+        queries, keys = (pl.cdiv(length, self.block) for length in self.lengths)
+        return queries, keys
+
+    def heads(self, x: jax.Array) -> int:
+        """Of a (B, L, heads * d) array."""
+        return x.shape[2] // self.width
+
+    def wide(self, place: Callable[..., tuple[Any, Any, Any]]) -> pl.BlockSpec:
+        """A block of a head: `place` says row of the batch, block and head."""
+        return pl.BlockSpec((None, self.block, self.width), place)
+
+    def row(self, place: Callable[..., tuple[Any, ...]]) -> pl.BlockSpec:
+        """One number for each row of a block, of a (B, H, 1, L) array."""
+        return pl.BlockSpec((None, None, 1, self.block), place)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _attend(
-    query: jax.Array, key: jax.Array, value: jax.Array, mask: PlaceMask, size: int, interpret: bool
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: PlaceMask, sizes: _Sizes
 ) -> jax.Array:
-    """Of (B, H, Lq, d) and (B, K, Lk, d) in whole blocks, and numbers (B, L)."""
-    return _forward(query, key, value, mask, size, interpret)[0]
+    """Of (B, Lq, H * d) and (B, Lk, K * d), and numbers (B, L) of whole blocks."""
+    return _forward(query, key, value, mask, sizes)[0]
 
 
 def _forward(
-    query: jax.Array, key: jax.Array, value: jax.Array, mask: PlaceMask, size: int, interpret: bool
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: PlaceMask, sizes: _Sizes
 ) -> tuple[jax.Array, tuple[Any, ...]]:
-    rows, heads, length, width = query.shape
-    groups = heads // key.shape[1]
-    tables = block_tables(mask, size)
-
-    def own(b: Any, h: Any, i: Any, j: Any, *_: Any) -> Any:
-        return b, h, i, 0
+    rows, heads = query.shape[0], sizes.heads(query)
+    groups, (blocks, _) = heads // sizes.heads(key), sizes.blocks
+    size, width = sizes.block, sizes.width
 
     def theirs(b: Any, h: Any, i: Any, j: Any, needed: Any, fetched: Any) -> Any:
-        return b, jax.lax.div(h, groups), fetched[b, i, j], 0
+        return b, fetched[b, i, j], jax.lax.div(h, groups)
 
-    wide = pl.BlockSpec((1, 1, size, width), own)
-    fetch = pl.BlockSpec((1, 1, size, width), theirs)
-    row = pl.BlockSpec((1, 1, 1, size), lambda b, h, i, j, *_: (b, h, 0, i))
+    wide, fetch = sizes.wide(lambda b, h, i, j, *_: (b, i, h)), sizes.wide(theirs)
+    row = sizes.row(lambda b, h, i, j, *_: (b, h, 0, i))
     out, log_total = _call(
-        partial(forward_kernel, rule=mask.rule, scale=width**-0.5),
-        tables,
-        grid=(rows, heads, length // size, key.shape[2] // size),
+        partial(forward_kernel, rule=mask.rule, scale=sizes.scale, lengths=sizes.lengths),
+        block_tables(mask, size),
+        grid=(rows, heads, *sizes.blocks),
         in_specs=[*_number_specs(mask, size), wide, fetch, fetch],
         out_specs=[wide, row],
         out_shape=[
             jax.ShapeDtypeStruct(query.shape, value.dtype),
-            jax.ShapeDtypeStruct((rows, heads, 1, length), jnp.float32),
+            jax.ShapeDtypeStruct((rows, heads, 1, blocks * size), jnp.float32),
         ],
         scratch=[(1, size), (1, size), (width, size)],
-        interpret=interpret,
+        interpret=sizes.interpret,
     )(across(mask.queries, mask.rule), down(mask.keys, mask.rule), query, key, value)
     return out, (query, key, value, mask, out, log_total)
 
 
-def _backward(
-    size: int, interpret: bool, kept: tuple[Any, ...], gradient: jax.Array
-) -> tuple[Any, ...]:
+def _backward(sizes: _Sizes, kept: tuple[Any, ...], gradient: jax.Array) -> tuple[Any, ...]:
     query, key, value, mask, out, log_total = kept
-    gradient = jnp.where(jnp.swapaxes(log_total, 2, 3) > NOWHERE, gradient, 0).astype(value.dtype)
-    share = (gradient.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)[:, :, None]
+    gradient = gradient.astype(value.dtype)
+    both = gradient.astype(jnp.float32) * out.astype(jnp.float32)
+    share = both.reshape(*both.shape[:2], -1, sizes.width).sum(-1)
+    behind = log_total.shape[-1] - share.shape[1]
+    share = jnp.pad(jnp.swapaxes(share, 1, 2)[:, :, None], ((0, 0), (0, 0), (0, 0), (0, behind)))
     arrays = (query, key, value, gradient, log_total, share)
-    of_query = _query_gradient(*arrays, mask, size, interpret)
-    return of_query, *_key_gradients(*arrays, mask, size, interpret), None
+    of_query = _query_gradient(*arrays, mask, sizes)
+    return of_query, *_key_gradients(*arrays, mask, sizes), None
 
 
 _attend.defvjp(_forward, _backward)
@@ -126,27 +168,26 @@ def _query_gradient(
     log_total: jax.Array,
     share: jax.Array,
     mask: PlaceMask,
-    size: int,
-    interpret: bool,
+    sizes: _Sizes,
 ) -> jax.Array:
-    rows, heads, length, width = query.shape
-    groups = heads // key.shape[1]
+    rows, heads = query.shape[0], sizes.heads(query)
+    groups = heads // sizes.heads(key)
+    size, width = sizes.block, sizes.width
 
     def theirs(b: Any, h: Any, i: Any, j: Any, needed: Any, fetched: Any) -> Any:
-        return b, jax.lax.div(h, groups), fetched[b, i, j], 0
+        return b, fetched[b, i, j], jax.lax.div(h, groups)
 
-    wide = pl.BlockSpec((1, 1, size, width), lambda b, h, i, j, *_: (b, h, i, 0))
-    fetch = pl.BlockSpec((1, 1, size, width), theirs)
-    row = pl.BlockSpec((1, 1, 1, size), lambda b, h, i, j, *_: (b, h, 0, i))
+    wide, fetch = sizes.wide(lambda b, h, i, j, *_: (b, i, h)), sizes.wide(theirs)
+    row = sizes.row(lambda b, h, i, j, *_: (b, h, 0, i))
     return _call(
-        partial(query_kernel, rule=mask.rule, scale=width**-0.5),
+        partial(query_kernel, rule=mask.rule, scale=sizes.scale, lengths=sizes.lengths),
         block_tables(mask, size),
-        grid=(rows, heads, length // size, key.shape[2] // size),
+        grid=(rows, heads, *sizes.blocks),
         in_specs=[*_number_specs(mask, size), wide, fetch, fetch, wide, row, row],
         out_specs=wide,
         out_shape=jax.ShapeDtypeStruct(query.shape, query.dtype),
         scratch=[(size, width)],
-        interpret=interpret,
+        interpret=sizes.interpret,
     )(
         across(mask.queries, mask.rule),
         down(mask.keys, mask.rule),
@@ -167,17 +208,16 @@ def _key_gradients(
     log_total: jax.Array,
     share: jax.Array,
     mask: PlaceMask,
-    size: int,
-    interpret: bool,
+    sizes: _Sizes,
 ) -> tuple[jax.Array, jax.Array]:
     """For each block of keys, all query heads that it serves and all their blocks in turn."""
-    rows, key_heads, length, width = key.shape
-    groups = query.shape[1] // key_heads
-    blocks = query.shape[2] // size
+    rows, key_heads = key.shape[0], sizes.heads(key)
+    groups, (blocks, key_blocks) = sizes.heads(query) // key_heads, sizes.blocks
+    size, width = sizes.block, sizes.width
 
     # The last dimension of the grid counts blocks of queries of one head after the other.
     def theirs(b: Any, h: Any, j: Any, n: Any, needed: Any, fetched: Any) -> Any:
-        return b, h * groups + jax.lax.div(n, blocks), fetched[b, j, jax.lax.rem(n, blocks)], 0
+        return b, fetched[b, j, jax.lax.rem(n, blocks)], h * groups + jax.lax.div(n, blocks)
 
     def their_row(b: Any, h: Any, j: Any, n: Any, needed: Any, fetched: Any) -> Any:
         return b, h * groups + jax.lax.div(n, blocks), 0, fetched[b, j, jax.lax.rem(n, blocks)]
@@ -186,16 +226,17 @@ def _key_gradients(
         return b, 0, fetched[b, j, jax.lax.rem(n, blocks)]
 
     numbers = len(mask.rule.numbers)
-    wide = pl.BlockSpec((1, 1, size, width), lambda b, h, j, n, *_: (b, h, j, 0))
-    fetch = pl.BlockSpec((1, 1, size, width), theirs)
-    row = pl.BlockSpec((1, 1, 1, size), their_row)
+    wide, fetch = sizes.wide(lambda b, h, j, n, *_: (b, j, h)), sizes.wide(theirs)
+    row = sizes.row(their_row)
     return _call(
-        partial(key_kernel, rule=mask.rule, scale=width**-0.5, blocks=blocks),
+        partial(
+            key_kernel, rule=mask.rule, scale=sizes.scale, lengths=sizes.lengths, blocks=blocks
+        ),
         block_tables(mask, size).transposed(),
-        grid=(rows, key_heads, length // size, groups * blocks),
+        grid=(rows, key_heads, key_blocks, groups * blocks),
         in_specs=[
-            pl.BlockSpec((1, numbers, size), their_numbers),
-            pl.BlockSpec((1, size, numbers), lambda b, h, j, n, *_: (b, j, 0)),
+            pl.BlockSpec((None, numbers, size), their_numbers),
+            pl.BlockSpec((None, size, numbers), lambda b, h, j, n, *_: (b, j, 0)),
             fetch,
             wide,
             wide,
@@ -206,7 +247,7 @@ def _key_gradients(
         out_specs=[wide, wide],
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (key, value)],
         scratch=[(size, width), (size, width)],
-        interpret=interpret,
+        interpret=sizes.interpret,
     )(
         across(mask.queries, mask.rule),
         down(mask.keys, mask.rule),
@@ -222,8 +263,10 @@ def _key_gradients(
 def _number_specs(mask: PlaceMask, size: int) -> list[pl.BlockSpec]:
     numbers = len(mask.rule.numbers)
     return [
-        pl.BlockSpec((1, numbers, size), lambda b, h, i, j, *_: (b, 0, i)),
-        pl.BlockSpec((1, size, numbers), lambda b, h, i, j, n, fetched: (b, fetched[b, i, j], 0)),
+        pl.BlockSpec((None, numbers, size), lambda b, h, i, j, *_: (b, 0, i)),
+        pl.BlockSpec(
+            (None, size, numbers), lambda b, h, i, j, n, fetched: (b, fetched[b, i, j], 0)
+        ),
     ]
 
 
