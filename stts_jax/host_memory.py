@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import jax
 
 # Of glibc's malloc.h, mallopt(3).
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+# Of the machine's memory.
+MUCH = 0.5
 # Packages by which JAX finds an accelerator.
 _ACCELERATORS = ("jax_plugins", "libtpu")
 
@@ -30,6 +34,20 @@ def keep_freed_memory() -> None:
         # given back whole), and nothing given back.
         for option, value in ((_MMAP_MAX, 0), (_ARENA_MAX, 1), (_TRIM_THRESHOLD, -1)):
             mallopt(option, value)
+
+
+def give_back_much() -> None:
+    """Give freed memory back to Linux, if this process holds more than half of the machine's.
+
+    To be called before another program than the last one runs: its blocks may not fit where those
+    of the last one were, and what is kept for both could be more than there is.
+    """
+    if sys.platform != "linux":
+        return
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None and pages > MUCH * os.sysconf("SC_PHYS_PAGES"):
+        trim(0)
 
 
 def _computes_here() -> bool:

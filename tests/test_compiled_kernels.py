@@ -92,6 +92,35 @@ def test_a_stream_of_384_frames_takes_no_scores_of_whole_frames(chip, report_err
         assert size < limit
 
 
+@pytest.mark.parametrize("chip", CHIPS[:3])
+@pytest.mark.parametrize("whole", [False, True], ids=["stream", "whole frames"])
+def test_a_tpu_lays_heads_nowhere_anew(chip, whole, report_error):
+    """Between projections, there are little more than their own results: no heads apart, padded."""
+    frames = FRAMES // 2 if whole else FRAMES
+    length = frames * PATCHES if whole else KEPT
+    inner = VIT_HEADS * VIT_WIDTH
+
+    def attend(x, kernels, out, ids):
+        each = (x @ kernel for kernel in kernels)
+        if whole:
+            query, key, value = (y.reshape(1, frames, PATCHES, VIT_HEADS, VIT_WIDTH) for y in each)
+            attended = attention(query, key, value)
+        else:
+            query, key, value = (y.reshape(1, length, VIT_HEADS, VIT_WIDTH) for y in each)
+            attended = stream_attention(
+                query, key, value, ids, longest_segment=PATCHES, segments=frames
+            )
+        return attended.reshape(1, length, inner) @ out
+
+    shapes = [(1, length, inner), (3, inner, inner), (inner, inner)]
+    arrays = [(shape, jnp.dtype(jnp.bfloat16)) for shape in shapes]
+    found = temporaries(chip, attend, *arrays, ((1, length), jnp.dtype(jnp.int32)))
+    size = length * inner * 2
+    for way, taken, limit in zip(("forward", "gradient"), found, (4 * size, 8 * size), strict=True):
+        report_error(f"MiB, heads, {chip}, {way}", taken / MIB, limit / MIB)
+        assert taken < limit
+
+
 # A kernel whose sums don't fit into registers would go to memory with them. The other two undo
 # what makes tests compile quickly. XLA must compile the kernel to see it: up to jaxlib 0.10.2.
 NO_SPILLS = {

@@ -41,6 +41,33 @@ def test_what_was_freed_is_not_fetched_from_linux_again():
     assert faults_of_the_second_time("kept") < 10 < faults_of_the_second_time("given back")
 
 
+# Holes that a block of another size finds no place in, as two programs' temporaries leave them.
+HELD = """
+import sys
+from pathlib import Path
+import numpy as np
+from stts_jax import host_memory
+
+host_memory.keep_freed_memory()
+host_memory.MUCH = float(sys.argv[1])
+blocks = [np.ones(2**20) for _ in range(32)]
+del blocks[::2]
+host_memory.give_back_much()
+print(int(Path("/proc/self/statm").read_text().split()[1]) * 4 // 1024)
+"""
+
+
+def megabytes_held(much: float) -> int:
+    command = [sys.executable, "-c", HELD, str(much)]
+    here = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    return int(subprocess.run(command, capture_output=True, text=True, check=True, env=here).stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's setting, and Linux's counts")
+def test_a_process_that_holds_much_gives_freed_memory_back():
+    assert megabytes_held(1.0) - megabytes_held(0.0) > 100
+
+
 @pytest.mark.parametrize(
     ("platforms", "found", "computes"),
     [

@@ -13,6 +13,7 @@ import numpy as np
 from stts_jax.bench.model import bench_batch
 from stts_jax.budget import Budget
 from stts_jax.config import Config
+from stts_jax.host_memory import give_back_much
 from stts_jax.layers.attention_mask import TokenTable, attention_mask
 from stts_jax.model.video_language_model import VideoLanguageModel, kept_places, kept_tokens
 from stts_jax.model.vision import encode, pack
@@ -52,6 +53,7 @@ class Programs:
         }
         self.kept = np.asarray(self._functions["vit"](self._state.model)[1])
         for part in parts:
+            give_back_much()
             self.run(part)
 
     def run(self, part: str) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from stts_jax.config import Config
+from stts_jax.host_memory import give_back_much
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import shard_batch
 from stts_jax.training.checkpoint import CHECKPOINTS, CheckpointError, checkpoint_steps
@@ -243,12 +244,14 @@ class _Loop:
         if self.saved_step != self.step and (self.config.save_every or not self.agreement.alone):
             self._save()
         evaluate, model = self.evaluate, self.state.model
+        give_back_much()
         with self.clock.spending("eval"):
             try:
                 scores = self.stop.unless_stopped(lambda: dict(evaluate(model, self.step)))
             except Stopped:
                 self.left_running = True
                 return
+        give_back_much()
         self.evaluation, self.evaluated_step = scores, self.step
         self._mark_best(scores)
         self.reporter.evaluation(self.step, scores)

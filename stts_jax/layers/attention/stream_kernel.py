@@ -59,8 +59,9 @@ def frames_refusal(request: Request) -> str | None:
     length, places = request.lengths
     if request.mask is not None or request.segment_ids is not None or request.mask_kind != "full":
         return "it is for full attention"
-    if request.query.shape != request.key.shape:
-        return f"{length} queries and {places} keys, or fewer heads of keys; it is for as many"
+    kinds = {(x.shape, x.dtype) for x in (request.query, request.key, request.value)}
+    if len(kinds) > 1:
+        return f"{length} queries and {places} keys, or of other shapes; it is for arrays alike"
     if length < CHUNK:
         return f"{length} places are fewer than its blocks of {CHUNK}"
     heads, width = request.query.shape[-2:]
@@ -116,7 +117,9 @@ def frames_kernel(
     frames = math.prod(lead)
     starts = jnp.broadcast_to(jnp.arange(frames + 1, dtype=jnp.int32) * places, (rows, frames + 1))
     query, key, value = (x.reshape(rows, -1, heads, width) for x in (query, key, value))
-    bias = None if key_bias is None else key_bias.reshape(rows, -1)
+    bias = key_bias
+    if bias is not None:
+        bias = jnp.broadcast_to(bias, (rows, *lead, places)).reshape(rows, -1)
     out = _in_place(query, key, value, bias, starts, places, interpret)
     return out.reshape(rows, *lead, places, heads, width)
 
