@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from stts_jax.fit.collectives import by_kind, collectives
+from stts_jax.fit.cycles import estimates
 from stts_jax.fit.hlo import array_bytes, parse_module
 from stts_jax.parallel.mesh import make_mesh
 
@@ -17,6 +18,7 @@ HloModule jit_step
   %p = (s32[]{:T(128)}, f32[8,16]{1,0:T(8,128)S(1)}) parameter(0)
   %x = f32[8,16]{1,0:T(8,128)S(1)} get-tuple-element(%p), index=1
   %gather.1 = bf16[8,64]{1,0:T(8,128)(2,1)} all-gather(%x), channel_id=1, replica_groups=mesh['a'=2,'b'=4] {'b'}, dimensions={1}, metadata={op_name="jit(step)/llm/dot"}
+  %norm = f32[8,16]{1,0:T(8,128)} fusion(%x), kind=kLoop, calls=%f, metadata={op_name="jit(step)/llm/norm"}, backend_config={"window_config":{},"estimated_cycles":"100"}
   ROOT %t = (s32[], f32[8,16]) tuple(%p)
 }
 
@@ -27,6 +29,7 @@ HloModule jit_step
 
 ENTRY %main (a: f32[8,16]) -> f32[8,16] {
   %w = (s32[], f32[8,16]) while(%a), condition=%cond.1, body=%body.1
+  %copy.2 = f32[8,16]{1,0} copy(%a), backend_config={"estimated_cycles":"50"}
   %sum = f32[10]{0} all-reduce(%a), channel_id=2, replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
   %scatter = f32[4,16]{1,0} reduce-scatter(%a), channel_id=3, replica_groups=[4,2]<=[8], dimensions={0}
   %start = (f32[8,16]{1,0}, f32[64,16]{1,0}) all-gather-start(%a), channel_id=4, replica_groups=[1,8]<=[8]
@@ -50,6 +53,13 @@ def test_bytes_sent_are_those_of_a_ring():
     assert totals["all-reduce"] == {"runs": 1, "bytes": 2 * 40 * 3 // 4}  # written twice, one
     assert totals["reduce-scatter"] == {"runs": 2, "bytes": 4 * 16 * 4 + (2 * 16 + 4) * 4}
     assert totals["all-gather"]["bytes"] == 36 * 768 + 64 * 16 * 4 * 7 // 8
+
+
+def test_a_compiler_s_cycles_in_a_loop_count_as_often_as_it_runs():
+    in_loop, once = estimates(parse_module(PROGRAM))
+    assert (in_loop.cycles, in_loop.runs, in_loop.source) == (3600, 36, "jit(step)/llm/norm")
+    assert (once.cycles, once.runs) == (50, 1)
+    assert in_loop.result.startswith("f32[8,16]")
 
 
 def test_bytes_of_an_array_know_its_type():

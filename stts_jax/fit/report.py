@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from stts_jax.fit.collectives import Collective, by_kind, collectives
 from stts_jax.fit.compiler import Compiler, compile_wholly
+from stts_jax.fit.cycles import Estimate, estimates
 from stts_jax.fit.hardware import GIB
 from stts_jax.fit.memory import Memory, largest_arrays
 from stts_jax.fit.programs import lower
@@ -30,6 +31,7 @@ class Report:
       exchanges: between devices, None where the compiler refused.
       time: the bound of a step; `links` is 0 where the compiler refused.
       largest: the largest arrays that the program makes, empty where the compiler refused.
+      cycles: what a TPU's compiler estimates for each operation, empty where it says nothing.
       compile_seconds: that this took.
       refusal: the compiler's own words, empty if it didn't refuse.
       planned: whether the compiler was stopped before it wrote machine code.
@@ -41,6 +43,7 @@ class Report:
     exchanges: list[Collective] | None
     time: Roofline
     largest: list[dict[str, object]]
+    cycles: list[Estimate]
     compile_seconds: float
     refusal: str = ""
     planned: bool = False
@@ -71,10 +74,17 @@ def analyse(setting: Setting, compiler: Compiler = compile_wholly) -> Report:
         moved=_moved(setting, memory),
         sent=sum(exchange.total for exchange in exchanges or []),
     )
-    seconds = time.perf_counter() - start
-    refusal = outcome.refusal[:500]
     return Report(
-        setting, memory, flops, exchanges, bound, largest, seconds, refusal, outcome.planned
+        setting,
+        memory,
+        flops,
+        exchanges,
+        bound,
+        largest,
+        [] if module is None else estimates(module),
+        compile_seconds=time.perf_counter() - start,
+        refusal=outcome.refusal[:500],
+        planned=outcome.planned,
     )
 
 
@@ -140,6 +150,8 @@ def as_dict(report: Report) -> dict[str, Any]:
             for c in (report.exchanges or [])[:NAMED]
         ],
         "largest_arrays": report.largest,
+        "cycles": sum(estimate.cycles for estimate in report.cycles),
+        "largest_cycles": [asdict(estimate) for estimate in report.cycles[:NAMED]],
         "seconds": {
             "bound": report.time.seconds,
             "by": report.time.bound,
@@ -170,6 +182,7 @@ def as_text(report: Report) -> str:
         *_exchange_lines(report.exchanges),
         "",
         *_time_lines(report),
+        *_cycle_lines(report.cycles),
     ]
     if report.largest:
         lines += ["", "largest arrays within the step (one device)"]
@@ -227,6 +240,22 @@ def _time_lines(report: Report) -> list[str]:
         f"{peak:.0%} MFU at most",
         f"{'planned' if report.planned else 'compiled'} in {report.compile_seconds:.0f} s",
     ]
+
+
+def _cycle_lines(cycles: list[Estimate]) -> list[str]:
+    if not cycles:
+        return []
+    total = sum(estimate.cycles for estimate in cycles)
+    lines = [
+        "",
+        f"the compiler's own estimate, kernels apart: {total / 1e6:,.1f} million cycles",
+    ]
+    for estimate in cycles[:NAMED]:
+        shape = estimate.result.split("{")[0].strip()
+        lines.append(
+            f"  {estimate.cycles / 1e6:12,.1f}  {estimate.runs} x {shape}  {estimate.source}"
+        )
+    return lines
 
 
 def _size(size: float) -> str:
