@@ -108,7 +108,8 @@ def test_a_stream_of_384_frames_takes_no_scores_of_whole_frames(chip, report_err
 def test_a_tpu_lays_heads_nowhere_anew(chip, whole, report_error):
     """Between projections, there are little more than their own results: no heads apart, padded.
 
-    Nor does moving them take longer than the projections do, by the compiler's own estimate.
+    Nor does it take long to move them, by the compiler's own estimate: with the projections less
+    than three times what their products take at the peak, where heads laid out apart took five.
     """
     frames = 128
     length = frames * (PATCHES if whole else 365)
@@ -135,7 +136,7 @@ def test_a_tpu_lays_heads_nowhere_anew(chip, whole, report_error):
         report_error(f"MiB, heads, {chip}, {way}", taken / MIB, 4 * times * size / MIB)
         assert taken < 4 * times * size
         found = sum(e.cycles for e in estimates(parse_module(program.as_text())))
-        limit = 2 * times * products / FLOPS_A_CYCLE[chip]
+        limit = 3 * times * products / FLOPS_A_CYCLE[chip]
         report_error(f"million cycles, heads, {chip}, {way}", found / 1e6, limit / 1e6)
         assert found < limit
 
