@@ -7,6 +7,7 @@ from functools import partial
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas import tpu as pltpu
 from test_attention import check, draw, kept_patches, plain_attention
 
 from stts_jax.layers.attention import stream_kernel as kernel_module
@@ -58,6 +59,27 @@ def test_a_stream_in_the_kernel_equals_attention_within_segments(lengths, paddin
     )
     nowhere = np.asarray(ids) < 0
     assert all((np.asarray(x)[nowhere] == 0).all() for x in (out, *gradients))
+
+
+def test_no_copy_meets_what_is_still_read_or_written(report_error, capfd):
+    """Copies that end only when they are waited for, and memory that is no number until written."""
+    lengths = (*MANY[:6], 33, *MANY[7:])
+    shape = (1, sum(lengths) + 9, 1, WIDTH)
+    ids = stream_ids(lengths, 9)
+    strict = pltpu.InterpretParams(
+        detect_races=True, dma_execution_mode="on_wait", uninitialized_memory="nan"
+    )
+    attend = partial(stream_kernel, longest=100, segments=len(lengths), interpret=strict)
+    check(
+        lambda *x: attend(*x, ids),
+        lambda *x: plain_attention(*x, segment_mask(ids, ids)),
+        draw(13, shape, shape, shape),
+        *draw(14, shape),
+        report_error,
+        FLOAT32,
+        FLOAT32,
+    )
+    assert "RACE DETECTED" not in capfd.readouterr().out
 
 
 def test_a_stream_in_bfloat16_stays_near_the_float32_form(report_error):
@@ -114,10 +136,11 @@ def test_the_kernel_makes_at_most_half_more_scores_than_the_ideal(ratio, report_
 
 
 def test_the_kernel_refuses_segments_that_fill_a_chip(monkeypatch):
-    assert stream_refusal(16 * WIDTH, 729, 2) is None
-    assert "take 66 MiB of VMEM" in stream_refusal(16 * WIDTH, 729, 4)
+    assert stream_refusal(16, WIDTH, 729, 2, biased=True) is None
+    assert "take 48 MiB of VMEM, 44 are there" in stream_refusal(16, WIDTH, 30 * 30, 2)
+    assert "take 66 MiB of VMEM" in stream_refusal(16, WIDTH, 729, 4)
     monkeypatch.setattr(kernel_module, "SMALL_CHIPS", ("cpu",))
-    assert stream_refusal(16 * WIDTH, 729, 2) == "a cpu has too little VMEM for whole segments"
+    assert stream_refusal(16, WIDTH, 729, 2) == "a cpu has too little VMEM for whole segments"
 
 
 @pytest.mark.parametrize(

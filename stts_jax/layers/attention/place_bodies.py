@@ -3,7 +3,7 @@
 The first two arguments of each are the prefetched `BlockTables`; numbers of queries lie in a row
 each, those of keys in a column each. Sums are kept in VMEM while the grid's last dimension runs.
 The last block may be longer than what is left (`lengths`: of queries, of keys). What lies behind is
-seen by nobody and sees nobody, but need not be a number, so it is replaced where it is multiplied.
+seen by nobody, but need not be a number, so it is replaced where it is multiplied.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ def forward_kernel(
 
     @pl.when(needed[row, block, number] == 1)
     def _() -> None:
-        scores = _scores(query_numbers, key_numbers, query[...], key[...], rule, scale)
+        queries = _rows(query, block, lengths[0])
+        scores = _scores(query_numbers, key_numbers, queries, key[...], rule, scale)
         now = jnp.maximum(largest[...], scores.max(0, keepdims=True))
         weights, left = jnp.exp(scores - now), jnp.exp(largest[...] - now)
         values = _rows(value, fetched[row, block, number], lengths[1])

@@ -39,7 +39,7 @@ class StreamRequest:
 def _kernel_refusal(request: StreamRequest) -> str | None:
     heads, width = request.query.shape[2:]
     return kernel_refusal("tpu") or stream_refusal(
-        heads * width, request.longest, request.query.dtype.itemsize
+        heads, width, request.longest, request.query.dtype.itemsize
     )
 
 

@@ -21,7 +21,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from stts_jax.layers.attention.request import Request
 from stts_jax.layers.attention.stream_frames import segment_starts
-from stts_jax.layers.attention.stream_kernel_bodies import KEYS, QUERIES
+from stts_jax.layers.attention.stream_kernel_bodies import KEYS, LANES, QUERIES
 from stts_jax.layers.attention.stream_kernel_programs import backward_program, forward_program
 from stts_jax.layers.attention.stream_windows import (
     CHUNK,
@@ -32,23 +32,31 @@ from stts_jax.layers.attention.stream_windows import (
     window_rows,
 )
 
+Interpret = bool | pltpu.InterpretParams
 # What a program may take of VMEM: a core of a v5p has 64 MiB, one of a v5e or v6e 128.
 VMEM_BYTES = 48 * 2**20
+# Of these, what the compiler needs for what registers don't hold.
+SPARE_BYTES = 4 * 2**20
 SMALL_CHIPS = ("TPU v2", "TPU v3", "TPU v4", "TPU v4 lite")
 # With fewer segments the one that two parts share costs more than a second core is worth.
 SEGMENTS_OF_PARTS = 16
 
 
-def stream_refusal(lanes: int, longest: int, itemsize: int) -> str | None:
-    """Why windows of so many lanes and rows are too large for the backward pass, or None."""
+def stream_refusal(
+    heads: int, width: int, longest: int, itemsize: int, *, biased: bool = False
+) -> str | None:
+    """Why windows of so many heads and rows are too large for the backward pass, or None."""
     if (kind := jax.devices()[0].device_kind) in SMALL_CHIPS:
         return f"a {kind} has too little VMEM for whole segments"
-    rows = window_rows(longest)
-    fetched = 5 * SLOTS * (LEAD + rows) * itemsize
-    needed = lanes * (fetched + 3 * SLOTS * rows * itemsize + 2 * rows * 4)
-    if needed <= VMEM_BYTES:
+    rows, lanes = window_rows(longest), -(-heads * width // LANES) * LANES
+    # As in `_backward`: windows, results and carries, sums; then one number a row of each head.
+    needed = lanes * itemsize * (5 * SLOTS * (LEAD + rows) + 3 * (SLOTS * rows + TILE))
+    needed += lanes * 4 * 2 * rows + -(-heads // 8) * 8 * rows * 4 * (SLOTS + 1)
+    if biased:
+        needed += QUERIES * 4 * (SLOTS * (LEAD + rows) + SLOTS * rows + TILE + rows)
+    if needed <= VMEM_BYTES - SPARE_BYTES:
         return None
-    taken, there = needed // 2**20, VMEM_BYTES // 2**20
+    taken, there = needed // 2**20, (VMEM_BYTES - SPARE_BYTES) // 2**20
     return (
         f"segments of {longest} places of {lanes} lanes take {taken} MiB of VMEM, {there} are there"
     )
@@ -65,7 +73,8 @@ def frames_refusal(request: Request) -> str | None:
     if length < CHUNK:
         return f"{length} places are fewer than its blocks of {CHUNK}"
     heads, width = request.query.shape[-2:]
-    return stream_refusal(heads * width, length, request.query.dtype.itemsize)
+    biased = request.key_bias is not None
+    return stream_refusal(heads, width, length, request.query.dtype.itemsize, biased=biased)
 
 
 def kernel_scores(lengths: np.ndarray) -> int:
@@ -83,13 +92,13 @@ def stream_kernel(
     *,
     longest: int,
     segments: int,
-    interpret: bool = False,
+    interpret: Interpret = False,
 ) -> jax.Array:
     """As `stream_attention`.
 
     Args:
       query, key, value, segment_ids, longest, segments: see there.
-      interpret: run the kernel's Python on any device, slowly.
+      interpret: run the kernel's Python on any device, slowly; how, if it isn't `True`.
     """
     starts = segment_starts(segment_ids, segments)
     return _in_place(query, key, value, None, starts, longest, interpret)
@@ -101,7 +110,7 @@ def frames_kernel(
     value: jax.Array,
     key_bias: jax.Array | None,
     *,
-    interpret: bool = False,
+    interpret: Interpret = False,
 ) -> jax.Array:
     """Full attention within frames: a stream of which each segment is whole.
 
@@ -131,7 +140,7 @@ def _in_place(
     bias: jax.Array | None,
     starts: jax.Array,
     longest: int,
-    interpret: bool,
+    interpret: Interpret,
 ) -> jax.Array:
     """Of (B, S, H, d) arrays and a (B, S) bias; heads side by side, rows in whole tiles."""
     shape, length = query.shape, query.shape[1]
@@ -150,7 +159,7 @@ def _in_place(
     return out[:, :length].reshape(shape)
 
 
-_Static = tuple[int, int, bool]
+_Static = tuple[int, int, Interpret]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
@@ -241,7 +250,7 @@ def _call(
     arrays: Any,
     outs: Any,
     scratch: dict[str, Any],
-    interpret: bool,
+    interpret: Interpret,
 ) -> Any:
     """A program for each row and part; everything stays in memory until it is asked for."""
     batch, length, _ = arrays[0][0].shape
