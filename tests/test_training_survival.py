@@ -11,6 +11,7 @@ from process_runs import Launcher, is_running, is_saving, losses, until
 
 from stts_jax.data.synthetic import ensure_synthetic
 from stts_jax.training.checkpoint import checkpoint_steps
+from stts_jax.training.stop import StopRequest
 
 STEPS, SAVE_EVERY = 40, 4
 RUN = (f"train.steps={STEPS}", f"train.save_every={SAVE_EVERY}", "train.log_every=0")
@@ -126,6 +127,22 @@ def test_sigint_saves_too(launcher, tmp_path):
     assert run.finish()["stopped"]
     assert "stopped at step 2 by SIGINT" in run.log()
     assert checkpoint_steps(tmp_path) == [2]
+
+
+def test_a_signal_that_comes_while_the_others_are_asked_is_not_forgotten():
+    told = []
+
+    class Others:
+        def told(self, key):
+            signal.raise_signal(signal.SIGTERM)
+
+        def tell(self, key, value):
+            told.append(value)
+
+    with StopRequest(Others()) as stop:
+        stop.look_around()
+        assert stop.look_around() and stop.reason == "SIGTERM"
+    assert told == ["SIGTERM"]
 
 
 @pytest.mark.parametrize("index", [0, 1])

@@ -26,16 +26,20 @@ class StopRequest:
     """Notes SIGTERM and SIGINT while it is open, in place of dying of them.
 
     A second SIGINT interrupts at once: somebody at a terminal may not want to wait for a save.
-
-    Attributes:
-      reason: name of the signal that has come, here or to another process; None so far.
     """
 
     def __init__(self, agreement: Agreement | None = None) -> None:
-        self.reason: str | None = None
+        # A signal may come in the middle of any line, so nothing but `_note` writes the first.
+        self._signal: str | None = None
+        self._heard: str | None = None
         self._agreement = agreement or Agreement()
         self._before: dict[int, Any] = {}
         self._told = False
+
+    @property
+    def reason(self) -> str | None:
+        """Name of the signal that has come, here or to another process; None so far."""
+        return self._signal or self._heard
 
     @property
     def requested(self) -> bool:
@@ -54,11 +58,11 @@ class StopRequest:
 
     def look_around(self) -> bool:
         """Tell the other processes and hear from them; whether the run is to stop."""
-        if self.reason is None:
-            self.reason = self._agreement.told(_ASKED)
+        if self._signal is None:
+            self._heard = self._heard or self._agreement.told(_ASKED)
         elif not self._told:
             self._told = True
-            self._agreement.tell(_ASKED, self.reason)
+            self._agreement.tell(_ASKED, self._signal)
         return self.requested
 
     def agreed_before(self, step: int) -> bool:
@@ -76,7 +80,7 @@ class StopRequest:
             self.look_around()
         meeting.result()
         reason = self._agreement.told(f"before/{step}")
-        self.reason = self.reason or reason
+        self._heard = self._heard or reason
         return reason is not None
 
     def unless_stopped(self, function: Callable[[], T]) -> T:
@@ -102,7 +106,7 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.requested:
             raise KeyboardInterrupt
-        self.reason = signal.Signals(number).name
+        self._signal = signal.Signals(number).name
 
 
 def in_background(function: Callable[[], T]) -> Future[T]:
