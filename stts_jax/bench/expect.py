@@ -8,12 +8,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 
 from stts_jax.bench.operations import Operation, operations
 from stts_jax.budget import video_budget
 from stts_jax.command_line import run
-from stts_jax.config import Config, ConfigError, load_config
+from stts_jax.config import Config, ConfigError, load_config, replace
 from stts_jax.fit.hardware import CHIPS
 from stts_jax.training.flops import training_flops
 
@@ -57,8 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def with_ratio(config: Config, ratio: float) -> Config:
     """The setup with that ratio dropped by the scorer; at 0 without one."""
     method = "scorer" if ratio else "none"
-    prune = replace(config.model.prune, method=method, topk=ratio)
-    return replace(config, model=replace(config.model, prune=prune))
+    return replace(config, {"model.prune.method": method, "model.prune.topk": ratio})
 
 
 class _Work:

@@ -69,20 +69,18 @@ def operations(model: ModelConfig, budget: Budget) -> list[Operation]:
 def _vit(model: ModelConfig, budget: Budget, forward: dict[str, float]) -> Iterator[Operation]:
     vit, prune = model.vit, model.prune
     inner = vit.heads * vit.head_dim
-    dense = vit.depth if prune.method == "none" else prune.last_dense_layer + 1
-    patches = budget.frames * vit.patches
-    pruned = prune.method != "none" and prune.topk > 0 and prune.pruning_in_scorer
+    dense, patches = model.dense_blocks, budget.frames * vit.patches
     attention = attention_flops(model, budget)
     embed = 2.0 * patches * vit.patch_dim * vit.width
     # Pixels come as bytes.
     pixels = patches * vit.patch_dim / BYTES
     values = pixels + vit.width * (patches + vit.patch_dim)
     yield Operation("vit_before", "embedding", embed, BYTES * values)
-    if pruned:
+    if prune.drops_patches:
         yield Operation("vit_after", "gather", 0.0, BYTES * 2.0 * budget.patches * vit.width)
     for part, blocks, places in (
         ("vit_before", dense, patches),
-        ("vit_after", vit.depth - dense, budget.patches if pruned else patches),
+        ("vit_after", vit.depth - dense, budget.patches if prune.drops_patches else patches),
     ):
         if not blocks:
             continue

@@ -172,6 +172,11 @@ class PruneConfig:
         )
 
     @property
+    def drops_patches(self) -> bool:
+        """Whether the ViT goes on with fewer patches, and not only the LLM with fewer tokens."""
+        return self.method != "none" and self.topk > 0 and self.pruning_in_scorer
+
+    @property
     def last_dense_layer(self) -> int:
         """The last block that still sees every patch."""
         return self.prune_at + 1 if self.method == "scorer" else self.prune_at
@@ -310,6 +315,12 @@ class ModelConfig:
             f"model.prune.prune_at is {prune.prune_at}, but the ViT has only {vit.depth} blocks "
             f"and method '{prune.method}' needs block {prune.last_dense_layer}; {remedy}",
         )
+
+    @property
+    def dense_blocks(self) -> int:
+        """Blocks of the ViT that see every patch: those up to the prune, or all."""
+        none = self.prune.method == "none"
+        return self.vit.depth if none else self.prune.last_dense_layer + 1
 
     @property
     def tokens_per_frame(self) -> int:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from stts_jax.budget import Budget
 from stts_jax.config import ModelConfig
+from stts_jax.layers.attention.stream_windows import TILE
 from stts_jax.model.vit import VisionTransformer
 from stts_jax.pruning.baselines import easy_ratings, heuristic_ratings, random_ratings
 from stts_jax.pruning.cells import to_patches
@@ -26,7 +27,6 @@ from stts_jax.pruning.selection import protect_first_frames, select
 from stts_jax.pruning.temporal_loss import temporal_loss
 
 Layout = DenseLayout | StreamLayout | FirstFitLayout
-STREAM_TILE = 16
 
 
 @jax.tree_util.register_dataclass
@@ -112,7 +112,7 @@ def encode(
 
     keep_patches = to_patches(keep, vit.config.grid, prune.pooling)
     layout: Layout = dense
-    if prune.method != "none" and prune.topk > 0 and prune.pruning_in_scorer:
+    if prune.drops_patches:
         layout = pack(keep_patches, budget, config)
         x = layout.gather(x)
         features = {index: layout.gather(feature) for index, feature in features.items()}
@@ -163,5 +163,5 @@ def pack(keep_patches: jax.Array, budget: Budget, config: ModelConfig) -> Layout
     rows, frames, patches = keep_patches.shape
     if config.prune.packing == "stream":
         # Whole tiles of memory, so that a TPU's kernel takes the stream as it is.
-        return stream_layout(keep_patches, -(-budget.patches // STREAM_TILE) * STREAM_TILE)
+        return stream_layout(keep_patches, -(-budget.patches // TILE) * TILE)
     return first_fit_layout(keep_patches, bin_bound(rows, frames, budget.patches, patches))

@@ -99,9 +99,9 @@ def forward_flops(model: ModelConfig, budget: Budget) -> dict[str, float]:
     """FLOPs of the forward pass of one full row, by part; see `PartFlops`."""
     vit, prune = model.vit, model.prune
     attention = attention_flops(model, budget)
-    dense = vit.depth if prune.method == "none" else prune.last_dense_layer + 1
+    dense = model.dense_blocks
     patches = budget.frames * vit.patches
-    kept = budget.patches if _prunes_patches(model) else patches
+    kept = budget.patches if prune.drops_patches else patches
     embed = 2 * patches * vit.patch_dim * vit.width
     parts = {
         "vit_before": embed
@@ -126,9 +126,9 @@ def attention_flops(model: ModelConfig, budget: Budget) -> dict[str, float]:
     """
     vit, prune, llm = model.vit, model.prune, model.llm
     inner = vit.heads * vit.head_dim
-    dense = vit.depth if prune.method == "none" else prune.last_dense_layer + 1
+    dense = model.dense_blocks
     whole = budget.frames * vit.patches**2
-    after = _kept_pairs(model, budget) if _prunes_patches(model) else whole
+    after = _kept_pairs(model, budget) if prune.drops_patches else whole
     parts = {
         "vit_before": dense * _attention(whole, inner),
         "vit_after": (vit.depth - dense) * _attention(after, inner),
@@ -181,11 +181,6 @@ def head_flops(model: ModelConfig, positions: int) -> float:
 def _attention(pairs: float, inner: int) -> float:
     """Both products of attention over `pairs` pairs of query and key."""
     return 4.0 * pairs * inner
-
-
-def _prunes_patches(model: ModelConfig) -> bool:
-    prune = model.prune
-    return prune.method != "none" and prune.topk > 0 and prune.pruning_in_scorer
 
 
 def _kept_pairs(model: ModelConfig, budget: Budget) -> float:
