@@ -28,6 +28,8 @@ VIT_HEADS, VIT_WIDTH = 16, 72
 CHIPS = ["v5e:2x2", "v6e:2x2", "v5p:1x1x1", "h100:1"]
 # Of a TPU's matrix units: as many multiplications with their additions as they have places.
 FLOPS_A_CYCLE = {"v5e:2x2": 2**17, "v6e:2x2": 2**19, "v5p:1x1x1": 2**18}
+# How much longer than that the way to attention and back may take; a v6e waits for its memory.
+TIMES_THE_PRODUCTS = {"v5e:2x2": 2, "v6e:2x2": 3, "v5p:1x1x1": 2}
 
 
 def compiled(
@@ -108,8 +110,8 @@ def test_a_stream_of_384_frames_takes_no_scores_of_whole_frames(chip, report_err
 def test_a_tpu_lays_heads_nowhere_anew(chip, whole, report_error):
     """Between projections, there are little more than their own results: no heads apart, padded.
 
-    Nor does it take long to move them, by the compiler's own estimate: with the projections less
-    than three times what their products take at the peak, where heads laid out apart took five.
+    Nor does it take long to move them, by the compiler's own estimate: with the projections two or
+    three times what their products take at the peak, where heads laid out apart took five.
     """
     frames = 128
     length = frames * (PATCHES if whole else 365)
@@ -131,12 +133,14 @@ def test_a_tpu_lays_heads_nowhere_anew(chip, whole, report_error):
     arrays = [(shape, jnp.dtype(jnp.bfloat16)) for shape in shapes]
     programs = compiled(chip, attend, *arrays, ((1, length), jnp.dtype(jnp.int32)))
     size, products = length * inner * 2, 8 * length * inner**2
-    for way, program, times in zip(("forward", "gradient"), programs, (1, 3), strict=True):
+    for way, program, room, times in zip(
+        ("forward", "gradient"), programs, (4 * size, 8 * size), (1, 3), strict=True
+    ):
         taken = program.memory_analysis().temp_size_in_bytes
-        report_error(f"MiB, heads, {chip}, {way}", taken / MIB, 4 * times * size / MIB)
-        assert taken < 4 * times * size
+        report_error(f"MiB, heads, {chip}, {way}", taken / MIB, room / MIB)
+        assert taken < room
         found = sum(e.cycles for e in estimates(parse_module(program.as_text())))
-        limit = 3 * times * products / FLOPS_A_CYCLE[chip]
+        limit = TIMES_THE_PRODUCTS[chip] * times * products / FLOPS_A_CYCLE[chip]
         report_error(f"million cycles, heads, {chip}, {way}", found / 1e6, limit / 1e6)
         assert found < limit
 
