@@ -82,6 +82,22 @@ def check(ours, theirs, arrays, weights, report_error, forward=FORWARD, gradient
     return out, gradients
 
 
+def check_segments(kernel, ids, report_error, tolerance, heads=2, width=72):
+    """A kernel of streams of these segments: equal to plain attention, and 0 at padding."""
+    shape = (*ids.shape, heads, width)
+    out, gradients = check(
+        lambda *x: kernel(*x, ids),
+        lambda *x: plain_attention(*x, segment_mask(ids, ids)),
+        draw(7, shape, shape, shape),
+        *draw(8, shape),
+        report_error,
+        tolerance,
+        tolerance,
+    )
+    nowhere = np.asarray(ids) < 0
+    assert all((np.asarray(x)[nowhere] == 0).all() for x in (out, *gradients))
+
+
 # ------------------------------------------------------------------------------ blocks of scores
 
 LEADS, LENGTH, PLACES, HEADS, KEY_HEADS, WIDTH = (2, 3), 12, 10, 4, 2, 8

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
-from test_attention import check, draw, kept_patches, plain_attention
+from test_attention import check, check_segments, draw, kept_patches, plain_attention
 
 from stts_jax.layers.attention import stream_kernel as kernel_module
-from stts_jax.layers.attention.masks import segment_mask
 from stts_jax.layers.attention.request import Request
 from stts_jax.layers.attention.stream_frames import segment_starts
 from stts_jax.layers.attention.stream_kernel import (
@@ -45,40 +44,18 @@ def test_a_stream_in_the_kernel_equals_attention_within_segments(lengths, paddin
     # A second row, of padding only.
     ids = stream_ids(lengths, padding)
     ids = jnp.concatenate([ids, jnp.full_like(ids, -1)])
-    shape = (*ids.shape, 2, WIDTH)
-    arrays, (weights,) = draw(7, shape, shape, shape), draw(8, shape)
     attend = partial(stream_kernel, longest=150, segments=len(lengths), interpret=True)
-    out, gradients = check(
-        lambda *x: attend(*x, ids),
-        lambda *x: plain_attention(*x, segment_mask(ids, ids)),
-        arrays,
-        weights,
-        report_error,
-        FLOAT32,
-        FLOAT32,
-    )
-    nowhere = np.asarray(ids) < 0
-    assert all((np.asarray(x)[nowhere] == 0).all() for x in (out, *gradients))
+    check_segments(attend, ids, report_error, FLOAT32)
 
 
 def test_no_copy_meets_what_is_still_read_or_written(report_error, capfd):
     """Copies that end only when they are waited for, and memory that is no number until written."""
     lengths = (*MANY[:6], 33, *MANY[7:])
-    shape = (1, sum(lengths) + 9, 1, WIDTH)
-    ids = stream_ids(lengths, 9)
     strict = pltpu.InterpretParams(
         detect_races=True, dma_execution_mode="on_wait", uninitialized_memory="nan"
     )
     attend = partial(stream_kernel, longest=100, segments=len(lengths), interpret=strict)
-    check(
-        lambda *x: attend(*x, ids),
-        lambda *x: plain_attention(*x, segment_mask(ids, ids)),
-        draw(13, shape, shape, shape),
-        *draw(14, shape),
-        report_error,
-        FLOAT32,
-        FLOAT32,
-    )
+    check_segments(attend, stream_ids(lengths, 9), report_error, FLOAT32, heads=1)
     assert "RACE DETECTED" not in capfd.readouterr().out
 
 

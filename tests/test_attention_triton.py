@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_attention import check, draw, kept_patches, plain_attention
+from test_attention import check, check_segments, draw, kept_patches, plain_attention
 from test_attention_backends import BFLOAT16, FLOAT32, WIDTH, token_mask
 
 from stts_jax.layers.attention.masks import PlaceMask, Places, Rule, segment_mask
@@ -48,19 +50,8 @@ def test_a_stream_in_the_kernel_equals_attention_within_segments(report_error):
     ids = np.concatenate([np.repeat(np.arange(4), SEGMENTS), np.full(20, -1)])
     full = np.repeat(np.arange(4), [100, 39, 0, 100])
     ids = jnp.asarray(np.stack([ids, np.full(length, -1), full]), jnp.int32)
-    shape = (3, length, 2, WIDTH)
-    arrays, (weights,) = draw(7, shape, shape, shape), draw(8, shape)
-    out, gradients = check(
-        lambda *x: stream_triton(*x, ids, longest=150, segments=4, interpret=True),
-        lambda *x: plain_attention(*x, segment_mask(ids, ids)),
-        arrays,
-        weights,
-        report_error,
-        FLOAT32,
-        FLOAT32,
-    )
-    padding = np.asarray(ids) < 0
-    assert all((np.asarray(x)[padding] == 0).all() for x in (out, *gradients))
+    attend = partial(stream_triton, longest=150, segments=4, interpret=True)
+    check_segments(attend, ids, report_error, FLOAT32)
 
 
 def test_a_stream_in_the_kernel_in_bfloat16_stays_near_the_float32_form(report_error):
