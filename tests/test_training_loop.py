@@ -16,6 +16,7 @@ from training_cases import (
 )
 
 import train as command
+from stts_jax.config import replace
 from stts_jax.data.questions import question_of
 from stts_jax.evaluation.runner import Evaluation
 from stts_jax.training import loop
@@ -52,6 +53,18 @@ def parts(monkeypatch):
     use_small_parts(monkeypatch)
 
 
+class CrashError(Exception):
+    """What a run of these tests ends with."""
+
+
+def crash_at(crashing):
+    def crash(step, metrics):
+        if step == crashing:
+            raise CrashError
+
+    return crash
+
+
 def losses(output):
     return {r["step"]: r["loss"] for r in read_metrics(output / "metrics.jsonl") if "loss" in r}
 
@@ -67,15 +80,8 @@ def test_a_run_leaves_everything_and_resumes_bit_for_bit(tmp_path, capsys):
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step")]
     assert len(lines) == 4 and all(LINE.fullmatch(line) for line in lines), lines
 
-    class CrashError(Exception):
-        pass
-
-    def crash(step, metrics):
-        if step == 6:
-            raise CrashError
-
     with pytest.raises(CrashError):
-        train(config, tmp_path / "parts", on_step=crash)
+        train(config, tmp_path / "parts", on_step=crash_at(6))
     assert set(losses(tmp_path / "parts")) == set(range(1, 7))
     resumed = train(config, tmp_path / "parts")
     assert "resuming" in capsys.readouterr().out
@@ -95,6 +101,22 @@ def test_a_run_leaves_everything_and_resumes_bit_for_bit(tmp_path, capsys):
     train(small_config("train.steps=2"), tmp_path / "parts", resume=False)
     assert checkpoint_steps(tmp_path / "parts") == [2]
     assert set(losses(tmp_path / "parts")) == {1, 2}
+
+
+def test_other_data_start_anew_until_a_checkpoint_holds_their_place(tmp_path, capsys):
+    """`config.json` already has their settings when a run crashes before its first checkpoint."""
+    other = small_config("data.seed=5")
+    for name in ("whole", "parts"):
+        train(small_config("train.steps=4"), tmp_path / name)
+    train(other, tmp_path / "whole")
+    with pytest.raises(CrashError):
+        train(other, tmp_path / "parts", on_step=crash_at(6))
+    capsys.readouterr()
+    train(other, tmp_path / "parts")
+    assert "data start anew, as the settings changed: data.seed=5" in capsys.readouterr().out
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    train(replace(other, {"train.steps": 9}), tmp_path / "parts")
+    assert "start anew" not in capsys.readouterr().out
 
 
 def test_sigterm_saves_and_leaves(tmp_path, capsys):

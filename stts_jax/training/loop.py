@@ -124,7 +124,9 @@ class _Loop:
         self.reporter = Reporter(config, output, self.step, self.clock, throughput, stack)
         self.profile = Profile(output, self.config.profile)
         stack.callback(self.profile.close)
-        self.checkpoints = stack.enter_context(Checkpoints(output, self.config.keep_checkpoints))
+        self.checkpoints = stack.enter_context(
+            Checkpoints(output, self.config.keep_checkpoints, config.data)
+        )
         self.agreement = Agreement()
         self.stop = stack.enter_context(StopRequest(self.agreement))
         self.pending: _Pending | None = None

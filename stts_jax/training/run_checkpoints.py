@@ -18,6 +18,7 @@ from typing import Any, Self
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from stts_jax.config import DataConfig
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.parallel.processes import Share, is_first, notice
 from stts_jax.training.checkpoint import (
@@ -41,29 +42,39 @@ class Progress:
       step: updates so far.
       seconds: spent so far, over all resumptions, by bucket of `Clock`.
       data: state of each part of the data stream, see `DataParts`.
+      data_settings: that `data` was read with, None in older checkpoints. `config.json` can't
+        tell: a run that goes on with other settings writes it before its first checkpoint.
     """
 
     step: int
     seconds: dict[str, float]
     data: list[Any]
+    data_settings: dict[str, Any] | None = None
 
     @staticmethod
     def of(metadata: Mapping[str, Any]) -> Progress:
         """From a checkpoint's metadata; older ones have only the seconds spent in steps."""
         seconds = metadata["seconds"]
         seconds = dict(seconds) if isinstance(seconds, Mapping) else {"step": seconds}
-        return Progress(metadata["step"], seconds, list(metadata["data"]))
+        data, settings = list(metadata["data"]), metadata.get("data_settings")
+        return Progress(metadata["step"], seconds, data, settings)
 
 
 class Checkpoints:
     """Writes the checkpoints of a run, in the background; keeps the newest few and the best.
 
     A context manager: leaving it waits for what is still being written.
+
+    Args:
+      output: folder of the run.
+      keep: how many of the newest.
+      data: what the run's data are read with, see `Progress`.
     """
 
-    def __init__(self, output: Path, keep: int) -> None:
+    def __init__(self, output: Path, keep: int, data: DataConfig) -> None:
         policies = ocp.training.preservation_policies
         self.folder = output.resolve() / CHECKPOINTS
+        self._data_settings = dataclasses.asdict(data)
         require_writable(output)
         self._best = _Best(self.folder)
         self._checkpointer = ocp.training.Checkpointer(
@@ -91,7 +102,8 @@ class Checkpoints:
           data: JSON-compatible states of the parts of the data that this process reads.
         """
         self.wait()
-        progress = Progress(step, dict(seconds), _of_all_processes(data))
+        data_of_all = _of_all_processes(data)
+        progress = Progress(step, dict(seconds), data_of_all, self._data_settings)
         with self._explained():
             self._checkpointer.save_checkpointables_async(
                 step,

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from stts_jax.config import Config
+from stts_jax.config import Config, DataConfig, replace
 from stts_jax.data.pipeline import TrainingBatches, training_batches
 from stts_jax.parallel.processes import is_first, notice
 from stts_jax.training.checkpoint import (
@@ -87,7 +87,8 @@ def start(
     require_room(output, abstract)
     if saved is not None:
         state, progress = _resumed(output, abstract, init_from)
-        other_data = _differing(config.data, saved.data, "data", _FREE_DATA_KEYS)
+        read_with = _data_settings(progress, saved)
+        other_data = _differing(config.data, read_with, "data", _FREE_DATA_KEYS)
         batches = _resumed_data(config, mesh, stack, progress, other_data, data_dir)
     else:
         batches = _open(config, mesh, stack, natural_parts(config.data.batch_rows, mesh), data_dir)
@@ -129,6 +130,12 @@ def _require_same_run(config: Config, output: Path) -> Config:
     return saved
 
 
+def _data_settings(progress: Progress, saved: Config) -> DataConfig:
+    """Those that the place in the data is of."""
+    settings = progress.data_settings
+    return saved.data if settings is None else replace(saved, {"data": settings}).data
+
+
 def _require_apart(init_from: Path, output: Path) -> None:
     """A fresh run deletes the checkpoints in its folder; the one it starts from must outlive it."""
     source = find_checkpoint(init_from).resolve()
@@ -147,7 +154,7 @@ def _resumed(
     state, progress = restored
     notice(f"resuming '{output}' at step {progress.step}; {time_line(_filled(progress.seconds))}")
     if init_from is not None:
-        notice(f"'{init_from}' isn't read, as the run has already started from it")
+        notice(f"'{init_from}' isn't read, as the run in '{output}' goes on")
     return state, progress
 
 
