@@ -41,11 +41,8 @@ CPU = Chip("cpu", "cpu", flops=1e12, memory=GIB, memory_rate=1e11, link_rate=1e1
 @cache
 def small_report(program: str):
     topology = Topology("cpu:8", jax.devices(), CPU)
-    # The training step is one of test_training_meshes.py, so that it is compiled once for both.
-    mesh = {"data": 2, "fsdp": 2, "tensor": 2}
-    return analyse(
-        make_setting(small_config(), topology, program=program, shape=mesh, rows_per_device=2)
-    )
+    config, mesh = small_config("model.llm.kv_heads=2"), {"data": 2, "fsdp": 2, "tensor": 2}
+    return analyse(make_setting(config, topology, program=program, shape=mesh, rows_per_device=2))
 
 
 @pytest.mark.parametrize("program", ["train", "prefill", "decode"])
@@ -261,6 +258,18 @@ def test_search_takes_the_first_mesh_that_holds_a_row():
     assert find_mesh(shapes, memory_on) == ({"data": 1, "fsdp": 8, "tensor": 2}, 1)
 
 
+def test_search_shares_rows_over_context_too_where_their_tokens_can_be():
+    def memory_on(shape, rows):
+        return Memory({"temporaries": 60 * rows // shape.get("context", 1)}, 40, measured=True)
+
+    even = load_config("molmo2_4b", ["data.row_text_tokens=4502"])
+    odd = load_config("molmo2_4b", ["data.row_text_tokens=4501"])
+    assert row_budget(even.model, even.data).tokens % 2 == 0
+    found = find_mesh(mesh_shapes(even, 16), memory_on)
+    assert found == ({"data": 1, "fsdp": 8, "context": 2}, 1)
+    assert not any("context" in shape for shape in mesh_shapes(odd, 16))
+
+
 def test_a_search_in_vain_says_what_to_do():
     with pytest.raises(ConfigError, match=r"not even one row fits.*fsdp=16.*fewer frames"):
         find_mesh(
@@ -289,6 +298,36 @@ def test_the_command_writes_what_the_search_found(tmp_path, capsys):
     assert json.loads(output.read_text())["rows_per_device"] == 3
     printed = capsys.readouterr().out
     assert "3 rows per device: fits" in printed and "4 rows per device: does not fit" in printed
+
+
+@pytest.mark.usefixtures("pretended_compiler")
+def test_a_search_takes_rows_that_can_be_accumulated(capsys):
+    arguments = ["--config", "tiny", "--topology", "cpu:8", "--search"]
+    assert command.main([*arguments, "--set", "train.accumulate=2"]) == 0
+    printed = capsys.readouterr().out
+    assert "2 rows per device: fits" in printed and "4 rows per device: does not" in printed
+    assert "3 rows" not in printed
+    assert command.main([*arguments, "--set", "train.accumulate=4"]) == 2
+    assert "not even 4 rows fit (train.accumulate)" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("pretended_compiler")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--set", "train.accumulate=2"], r"data\.batch_rows is 8, .*make it a multiple of 16"),
+        (["--mesh", "tensor=8"], r"train\.mesh\.tensor is 8, but model\.llm\.heads is 4"),
+        (
+            ["--mesh", "fsdp=4,context=2", "--set", "data.row_text_tokens=175"],
+            r"train\.mesh\.context is 2, .*data\.row_text_tokens=176",
+        ),
+        (["--output", "."], r"--output '\.' is a folder; name a file in it, as fit\.json"),
+        (["--output", "/proc/no/fit.json"], r"folder '/proc/no' cannot be written"),
+    ],
+)
+def test_what_no_run_could_do_is_one_sentence_before_compiling(options, message, capsys):
+    assert command.main(["--config", "tiny", "--topology", "cpu:8", *options]) == 2
+    assert re.search(message, capsys.readouterr().err)
 
 
 @pytest.mark.usefixtures("pretended_compiler")

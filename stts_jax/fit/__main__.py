@@ -15,7 +15,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
 from stts_jax.command_line import add_set_option, run
-from stts_jax.config import Config
+from stts_jax.config import Config, ConfigError
 from stts_jax.fit.compiler import Compiler, compile_wholly
 from stts_jax.fit.memory import Memory
 from stts_jax.fit.plan import plan
@@ -24,6 +24,7 @@ from stts_jax.fit.search import find_mesh, mesh_shapes
 from stts_jax.fit.setting import Program, make_setting, parse_mesh, sized_config
 from stts_jax.fit.topologies import EXAMPLES, Topology, get_topology
 from stts_jax.parallel.mesh import slices_of
+from stts_jax.training.checkpoint import require_writable
 
 EPILOG = f"""\
 examples:
@@ -87,6 +88,15 @@ def compiler_of(options: argparse.Namespace) -> Compiler:
     return plan if options.plan else compile_wholly
 
 
+def require_output(file: Path) -> None:
+    """Make the folder of the JSON file, or say before compiling why it can't be written."""
+    if file.is_dir():
+        raise ConfigError(
+            f"--output '{file}' is a folder; name a file in it, as {file / 'fit.json'}"
+        )
+    require_writable(file.parent)
+
+
 def search(options: argparse.Namespace, config: Config, topology: Topology) -> Report:
     """The report of the largest batch that fits; each compilation is a line on the way."""
     reports: dict[tuple[str, int], Report] = {}
@@ -108,7 +118,8 @@ def search(options: argparse.Namespace, config: Config, topology: Topology) -> R
     shapes = [parse_mesh(options.mesh)] if options.mesh else None
     devices = topology.devices
     shapes = shapes or mesh_shapes(config, len(devices), slices_of(devices))
-    shape, rows = find_mesh(shapes, memory_on)
+    each = config.train.accumulate if program_of(options) == "train" else 1
+    shape, rows = find_mesh(shapes, memory_on, each)
     return reports[str(shape), rows]
 
 
@@ -122,6 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = sized_config(options.config, options.frames, options.videos, options.overrides)
         shape = parse_mesh(options.mesh) if options.mesh else None
         topology = get_topology(options.topology)
+        if options.output:
+            require_output(options.output)
         if options.search:
             report = search(options, config, topology)
         else:
@@ -135,7 +148,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report = analyse(setting, compiler_of(options))
         print(as_text(report))
         if options.output:
-            options.output.parent.mkdir(parents=True, exist_ok=True)
             options.output.write_text(json.dumps(as_dict(report), indent=2) + "\n")
         fits = report.memory.fits
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from stts_jax.budget import row_budget
 from stts_jax.config import Config, ConfigError
 from stts_jax.fit.memory import Memory
-from stts_jax.training.run_mesh import even_fsdp
+from stts_jax.training.run_mesh import even_fsdp, even_tensor
 
 # Rows beyond this are not looked for.
 MOST_ROWS = 256
@@ -14,30 +15,41 @@ Try = Callable[[int], Memory]
 
 
 def mesh_shapes(config: Config, devices: int, slices: int = 1) -> list[dict[str, int]]:
-    """Meshes to try, in order: ever more `tensor`, as little as will do.
+    """Meshes to try, in order: ever more devices for a row, as few as will do.
 
-    `tensor` must divide the devices of a slice and the heads of keys, and `fsdp` takes what it can
-    of the rest of a slice.
+    A row is shared over `tensor`, which must divide heads and widths, or over `context`, which must
+    divide its tokens; both must divide the devices of a slice, and `fsdp` takes what it can of the
+    rest of a slice.
     """
+    tokens = row_budget(config.model, config.data).tokens
+    shareable = {"tensor": even_tensor(config), "context": tokens}
     shapes: list[dict[str, int]] = []
-    tensor, together = 1, devices // slices
-    while together % tensor == 0 and config.model.llm.kv_heads % tensor == 0:
-        fsdp = even_fsdp(config, together // tensor)
-        shape = {"data": devices // tensor // fsdp, "fsdp": fsdp}
-        shapes.append(shape | ({"tensor": tensor} if tensor > 1 else {}))
-        tensor *= 2
+    sharers, together = 1, devices // slices
+    while together % sharers == 0:
+        axes = [axis for axis, size in shareable.items() if size % sharers == 0]
+        if not axes:
+            break
+        fsdp = even_fsdp(config, together // sharers)
+        shape = {"data": devices // sharers // fsdp, "fsdp": fsdp}
+        shapes += [shape | {axis: sharers} for axis in axes] if sharers > 1 else [shape]
+        sharers *= 2
     return shapes
 
 
-def most_rows(memory_of: Try) -> int:
-    """The largest count of rows that fits, 0 if not even one does.
+def most_rows(memory_of: Try, each: int = 1) -> int:
+    """The largest count of rows that fits, 0 if not even the smallest does.
 
     Memory grows with the rows nearly in a line, so two measurements say where to look; the answer
     and the count above it are then compiled themselves, as nothing else proves it.
 
     Args:
       memory_of: compiles with a count of rows.
+      each: what the rows must be a multiple of.
     """
+    return each * _most(lambda count: memory_of(each * count))
+
+
+def _most(memory_of: Try) -> int:
     known: dict[int, Memory] = {}
 
     def fits(rows: int) -> bool:
@@ -63,23 +75,27 @@ def most_rows(memory_of: Try) -> int:
 
 
 def find_mesh(
-    shapes: list[dict[str, int]], memory_on: Callable[[Mapping[str, int], int], Memory]
+    shapes: list[dict[str, int]],
+    memory_on: Callable[[Mapping[str, int], int], Memory],
+    each: int = 1,
 ) -> tuple[dict[str, int], int]:
     """The first mesh on which a row fits, and the most rows that fit there.
 
     Args:
       shapes: in the order of `mesh_shapes`.
       memory_on: compiles on a mesh with a count of rows.
+      each: what the rows must be a multiple of.
 
     Raises:
       ConfigError: if no mesh takes even one row.
     """
     for shape in shapes:
-        rows = most_rows(lambda rows, shape=shape: memory_on(shape, rows))  # type: ignore[misc]
+        rows = most_rows(lambda rows, shape=shape: memory_on(shape, rows), each)  # type: ignore[misc]
         if rows:
             return shape, rows
+    fewest = "one row fits" if each == 1 else f"{each} rows fit (train.accumulate)"
     tried = "; ".join(",".join(f"{a}={n}" for a, n in shape.items()) for shape in shapes)
     raise ConfigError(
-        f"not even one row fits, on none of the meshes {tried}; use fewer frames (--frames), fewer "
+        f"not even {fewest}, on none of the meshes {tried}; use fewer frames (--frames), fewer "
         "videos in a row (--videos), prune more, or take larger devices"
     )

@@ -14,7 +14,7 @@ from stts_jax.budget import Budget, row_budget, video_budget
 from stts_jax.config import Config, ConfigError, load_config, override, replace
 from stts_jax.fit.topologies import Topology
 from stts_jax.parallel.mesh import BATCH_AXES, make_mesh, slices_of
-from stts_jax.training.run_mesh import answering_shape, mesh_shape
+from stts_jax.training.run_mesh import answering_shape, mesh_shape, require_even_shares
 
 Program = Literal["train", "prefill", "decode"]
 
@@ -68,7 +68,8 @@ def make_setting(
       rows_per_device: see `Setting`.
 
     Raises:
-      ConfigError: where the mesh doesn't take up the devices.
+      ConfigError: where the mesh doesn't take up the devices, or can't share what a run would have
+        to share evenly.
     """
     if rows_per_device < 1:
         raise ConfigError(f"--rows-per-device is {rows_per_device}; use 1 or more")
@@ -81,6 +82,7 @@ def make_setting(
     rows = rows_per_device * math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     config = replace(config, {"data.batch_rows": rows})
     if program == "train":
+        require_even_shares(config, mesh)
         budget = row_budget(config.model, config.data)
     else:
         budget = video_budget(

@@ -37,10 +37,15 @@ def run_mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Mes
     devices = jax.devices() if devices is None else list(devices)
     memory, slices = device_memory(devices[0]), slices_of(devices)
     mesh = make_mesh(mesh_shape(config, len(devices), memory, slices), devices)
+    require_even_shares(config, mesh)
+    return mesh
+
+
+def require_even_shares(config: Config, mesh: Mesh) -> None:
+    """Raise a `ConfigError` if the mesh can't share rows, heads, widths or tokens of a row."""
     require_even_rows(config.data.batch_rows, mesh, config.train.accumulate)
     _require_even_widths(config, mesh.shape["tensor"])
     _require_even_tokens(config, mesh.shape["context"])
-    return mesh
 
 
 def mesh_shape(
@@ -88,6 +93,11 @@ def even_fsdp(config: Config, devices: int) -> int:
     return math.gcd(config.model.vit.width, config.model.llm.width, devices)
 
 
+def even_tensor(config: Config) -> int:
+    """What `tensor` must divide, so that it cuts heads and widths evenly."""
+    return math.gcd(*_tensor_sizes(config).values())
+
+
 def answering_mesh(config: Config) -> Mesh:
     """The mesh of this process's devices for a model that answers.
 
@@ -116,20 +126,23 @@ def _fills(config: Config, memory: int | None, bytes_a_parameter: int, share: fl
     return count_parameters(model) * bytes_a_parameter > share * memory
 
 
-def _require_even_widths(config: Config, tensor: int) -> None:
+def _tensor_sizes(config: Config) -> dict[str, int]:
     model = config.model
-    sizes = {
+    return {
         "model.llm.heads": model.llm.heads,
         "model.llm.kv_heads": model.llm.kv_heads,
         "model.llm.mlp_width": model.llm.mlp_width,
         "model.vit.heads": model.vit.heads,
         "model.vit.mlp_width": model.vit.mlp_width,
     }
-    for name, size in sizes.items():
+
+
+def _require_even_widths(config: Config, tensor: int) -> None:
+    for name, size in _tensor_sizes(config).items():
         if size % tensor:
             raise ConfigError(
                 f"train.mesh.tensor is {tensor}, but {name} is {size}, no multiple of it; choose a "
-                f"divisor of {math.gcd(*sizes.values())}"
+                f"divisor of {even_tensor(config)}"
             )
 
 
