@@ -19,6 +19,7 @@ from training_cases import (
 )
 
 from stts_jax.budget import row_budget
+from stts_jax.config import replace
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import make_mesh
 from stts_jax.parallel.parameters import named_parameters
@@ -69,7 +70,7 @@ def run(tmp_path_factory):
     output, config = tmp_path_factory.mktemp("run"), small_config()
     config.save(output)
     state, saved = fresh_state(), []
-    with Checkpoints(output, keep=2) as checkpoints:
+    with Checkpoints(output, 2, small_config().data) as checkpoints:
         for step in (1, 2, 3):
             state, _ = train_step()(state, batch_for(config, step), KEY)
             saved.append(jax.tree.map(lambda leaf: np.array(leaf, copy=True), state))
@@ -85,6 +86,7 @@ def test_state_comes_back_bit_for_bit(run):
     assert_equal(state, saved)
     assert (progress.step, progress.seconds) == (3, {"step": 30.0})
     assert progress.data == [DATA | {"step": 3}]
+    assert replace(small_config(), {"data": progress.data_settings}) == small_config()
 
 
 def test_the_newest_are_kept(run):
@@ -265,14 +267,14 @@ def test_another_setup_is_no_damage(run, tmp_path):
 
 def test_the_best_is_kept_beside_the_newest(tmp_path):
     state = fresh_state()
-    with Checkpoints(tmp_path, keep=1) as checkpoints:
+    with Checkpoints(tmp_path, 1, small_config().data) as checkpoints:
         assert checkpoints.best is None
         for step, accuracy in ((1, 0.2), (2, 0.7), (3, None), (4, None)):
             checkpoints.save(state, step, {}, {0: None})
             if accuracy:
                 checkpoints.mark_best(step, accuracy)
     assert checkpoint_steps(tmp_path) == [2, 4]
-    with Checkpoints(tmp_path, keep=1) as checkpoints:
+    with Checkpoints(tmp_path, 1, small_config().data) as checkpoints:
         assert checkpoints.best == {"step": 2, "accuracy": 0.7}
         checkpoints.save(state, 5, {}, {0: None})
         checkpoints.mark_best(5, 0.9)
@@ -296,7 +298,7 @@ def test_a_disk_that_fills_up_in_the_middle_is_one_sentence(tmp_path):
     with (
         full_disk(4096),
         pytest.raises(CheckpointError, match=r"the checkpoint in .* cannot be written: .*room"),
-        Checkpoints(tmp_path, keep=1) as checkpoints,
+        Checkpoints(tmp_path, 1, small_config().data) as checkpoints,
     ):
         checkpoints.save(state, 1, {}, {0: None})
     assert checkpoint_steps(tmp_path) == []

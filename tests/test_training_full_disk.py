@@ -60,7 +60,7 @@ def test_the_other_files_of_a_run_say_so_too(tmp_path):
             plot_training(tmp_path)
         with (
             pytest.raises(CheckpointError, match=r"checkpoints' cannot be written: .*too"),
-            Checkpoints(tmp_path, 1) as checkpoints,
+            Checkpoints(tmp_path, 1, small_config().data) as checkpoints,
         ):
             checkpoints.mark_best(1, 0.5)
     assert not (tmp_path / "config.json").exists()
@@ -85,7 +85,11 @@ def test_a_loss_that_is_not_finite_is_told_of_though_nothing_can_be_kept(tmp_pat
 
 def test_a_checkpoint_that_cannot_be_written_hides_no_other_error(tmp_path, capsys):
     state = fresh_state()
-    with full_disk(), pytest.raises(KeyError), Checkpoints(tmp_path, 1) as checkpoints:
+    with (
+        full_disk(),
+        pytest.raises(KeyError),
+        Checkpoints(tmp_path, 1, small_config().data) as checkpoints,
+    ):
         checkpoints.save(state, 1, {}, {0: None})
         raise KeyError
     assert "cannot be written" in capsys.readouterr().out

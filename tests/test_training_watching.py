@@ -121,9 +121,9 @@ def test_a_spike_leaves_parameters_and_moments_as_they_are():
 
 def test_the_means_of_spikes_survive_and_start_anew_where_there_were_none(tmp_path):
     state = spiky_state(0.5)
-    with Checkpoints(tmp_path / "with", 1) as checkpoints:
+    with Checkpoints(tmp_path / "with", 1, small_config().data) as checkpoints:
         checkpoints.save(state, 1, {}, {0: None})
-    with Checkpoints(tmp_path / "without", 1) as checkpoints:
+    with Checkpoints(tmp_path / "without", 1, small_config().data) as checkpoints:
         checkpoints.save(fresh_state(), 1, {}, {0: None})
     abstract = abstract_state(small_config(SKIP), single_mesh())
     restored, _ = restore_latest(tmp_path / "with", abstract)
