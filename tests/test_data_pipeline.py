@@ -137,6 +137,12 @@ def test_answers_are_what_the_scene_holds():
                 assert q.answer in q.options and len(set(q.options)) == len(q.options)
 
 
+def test_a_shape_that_changes_turns_to_a_colour_far_from_its_own():
+    changers = [a for i in range(200) for a in plan_video(i, 6, SCENE)[0].having("changer")]
+    apart = [np.abs(np.subtract(COLOURS[a.colour], COLOURS[a.turns])).sum() for a in changers]
+    assert len(apart) > 50 and min(apart) >= SCENE.colour_change
+
+
 def test_brief_shapes_show_in_one_sampled_frame_that_is_not_the_first():
     times = np.linspace(0, SCENE.seconds, SCENE.sampled_frames)
     for index in range(100):

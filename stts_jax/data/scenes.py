@@ -53,6 +53,9 @@ class SceneConfig:
       contrast: of the background's texture.
       light: levels of grey on top, from left to right, as if light came from the right: a trace
         of places in the pixels, beside the table of positions.
+      colour_change: a shape that changes turns to a colour at least so far from its own, levels of
+        red, green and blue together, if one is left. From pink to white (170) a patch's features
+        hardly change, and nothing could tell from them that there is something to keep.
       two_brief: share of the scenes with two brief shapes instead of one.
       multiple_choice: share of questions with options.
       questions: per video, at most.
@@ -70,6 +73,7 @@ class SceneConfig:
     hops: int = 2
     contrast: int = 14
     light: tuple[int, ...] = (0, 25, 50)
+    colour_change: int = 250
     two_brief: float = 0.5
     multiple_choice: float = 0.25
     questions: int = 6
@@ -205,7 +209,10 @@ def _plan_actors(
             actor = replace(actor, appears=first, goes=goes)
         elif role == "changer":
             turns_at = _between_frames(rng, 1, config)[0]
-            actor = replace(actor, turns=colours.pop(), turns_at=turns_at)
+            # What it turns to is asked, so it is that which is drawn first, all colours alike.
+            before = _colour_far_from(actor.colour, colours, config)
+            colours.remove(before)
+            actor = replace(actor, colour=before, turns=actor.colour, turns_at=turns_at)
         elif role == "mover":
             actor = replace(actor, hops=_between_frames(rng, config.hops, config))
         actors.append(actor)
@@ -218,6 +225,16 @@ def _start_roles(rng: np.random.Generator, count: int) -> list[Role]:
     if count == 2:
         return ["mover", rng.choice(["static", "changer"]).item()]
     return ["mover", "changer", *(["static"] * (count - 2))]
+
+
+def _colour_far_from(colour: str, others: list[str], config: SceneConfig) -> str:
+    """The first of the others that is far enough away, the farthest if none is."""
+
+    def distance(other: str) -> int:
+        return int(np.abs(np.subtract(COLOURS[colour], COLOURS[other])).sum())
+
+    far = (other for other in others if distance(other) >= config.colour_change)
+    return next(far, max(others, key=distance))
 
 
 def _brief_frames(rng: np.random.Generator, briefs: int, config: SceneConfig) -> list[int]:
