@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from goldens_folder import REPOSITORY
 
 from stts_jax.data.questions import Question
+from stts_jax.demo import kept
 from stts_jax.demo.claims import claims
+from stts_jax.demo.figures import accuracy_against_ratio
+from stts_jax.demo.finished import FinishedParts
 from stts_jax.demo.guessing import guessing_accuracy
 from stts_jax.demo.kept import changed_cells, lit_cells
-from stts_jax.demo.plan import BLIND, RANDOM, STTS, UNPRUNED
+from stts_jax.demo.plan import BLIND, FULL, RANDOM, STTS, UNPRUNED
 from stts_jax.demo.report import comparison_table
+from stts_jax.demo.runs import FINE_TUNE
 
 
 def run(method: str, k: int, accuracy: float) -> dict:
@@ -39,11 +44,28 @@ GOOD = {
 
 
 PUBLISHED = REPOSITORY / "docs" / "demo" / "summary.json"
+OTHER_SEEDS = sorted(PUBLISHED.parent.glob("summary_seed_*.json"))
 
 
-def test_the_published_run_bears_out_every_claim() -> None:
-    failing = [claim for claim in claims(json.loads(PUBLISHED.read_text())) if not claim.holds]
+@pytest.mark.parametrize("path", [PUBLISHED, *OTHER_SEEDS], ids=lambda path: path.stem)
+def test_a_published_run_bears_out_every_claim(path: Path) -> None:
+    failing = [claim for claim in claims(json.loads(path.read_text())) if not claim.holds]
     assert not failing
+
+
+@pytest.mark.parametrize("path", [PUBLISHED, *OTHER_SEEDS], ids=lambda path: path.stem)
+def test_a_published_run_is_one_of_the_present_recipe(path: Path) -> None:
+    summary = json.loads(path.read_text())
+    sizes = ("videos", "picture_steps", "steps", "fine_tune_steps", "fine_tune_ratio", "questions")
+    assert {name: summary[name] for name in sizes} == {name: getattr(FULL, name) for name in sizes}
+    assert summary["fine_tune_settings"] == list(FINE_TUNE)
+    asked = [run["k"] for run in summary["runs"] if run["method"] == STTS.name]
+    assert asked[: len(FULL.ratios)] == list(FULL.ratios)
+
+
+def test_three_seeds_are_published() -> None:
+    seeds = [json.loads(path.read_text())["seed"] for path in (PUBLISHED, *OTHER_SEEDS)]
+    assert seeds == [0, 1, 2]
 
 
 def test_the_table_in_the_readme_is_that_of_the_published_run() -> None:
@@ -93,6 +115,42 @@ def test_guessing_knows_what_an_answer_repeats_and_what_the_options_are() -> Non
     assert guessing_accuracy(train, [example("pink", "pink left")]) == 1.0
     options = ("pink right", "pink centre")
     assert guessing_accuracy(train, [example("pink", "pink right", *options)]) == 1.0
+
+
+def test_a_finished_part_is_done_again_only_when_it_is_made_of_something_else(tmp_path) -> None:
+    path, done = tmp_path / "part" / "result.json", []
+
+    def part(made_of: dict) -> dict:
+        return FinishedParts().once(path, made_of, lambda: done.append(made_of) or {"n": len(done)})
+
+    first = part({"steps": 1})
+    assert part({"steps": 1}) == first and done == [{"steps": 1}]
+    second = part({"steps": 2})
+    assert second["n"] == 2 and second["id"] != first["id"]
+    path.unlink()
+    assert part({"steps": 2})["id"] != second["id"]
+
+
+def test_what_finished_parts_took_is_remembered(tmp_path) -> None:
+    path = tmp_path / "result.json"
+    FinishedParts().once(path, {}, dict)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"minutes": 3.0}))
+    again = FinishedParts()
+    again.once(path, {}, dict)
+    assert again.minutes == 3.0
+
+
+def test_overlays_of_an_earlier_run_are_gone(tmp_path) -> None:
+    (tmp_path / "000108_kept.png").touch()
+    assert kept.draw(None, None, [], tmp_path) == []  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+def test_each_method_is_drawn_from_its_own_model_on(tmp_path) -> None:
+    summary = copy.deepcopy(GOOD)
+    summary["runs"].append(run(STTS.name, 0, 0.93))
+    accuracy_against_ratio(summary, [STTS, RANDOM], tmp_path / "accuracy.png")
+    assert (tmp_path / "accuracy.png").stat().st_size > 1000
 
 
 def test_cells_are_lit_where_a_shape_is() -> None:

@@ -18,14 +18,13 @@ from stts_jax.demo.guessing import guessing_accuracy
 from stts_jax.demo.kept import draw, kept_shares
 from stts_jax.demo.plan import FULL, LONG, SHORT, STTS, UNPRUNED, Plan
 from stts_jax.demo.report import comparison_table, write_report
-from stts_jax.demo.runs import Demo, at_ratio
+from stts_jax.demo.runs import FINE_TUNE, Demo, at_ratio
 from stts_jax.evaluation.single import kept_tokens
 from stts_jax.training.checkpoint import load_model
 
 REAL_CLIP = Path(__file__).parent / "bigbuckbunny.mp4"
 CLIPS_COUNTED = 20
-# What the summary says of how a run's model was trained.
-TRAINED = ("train_steps_per_s", "videos_per_step")
+OVERLAYS = "overlays"
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -40,16 +39,16 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def perform(demo: Demo) -> tuple[dict[str, Any], list[Claim]]:
-    """Do everything; the summary and what it was held against."""
+    """Do everything but the report; the summary and what it was held against."""
     started = time.monotonic()
     plan = demo.plan
     demo.make_videos()
-    trained = {UNPRUNED: demo.train_unpruned()}
-    runs = demo.evaluate_unpruned()
-    for method in plan.methods:
-        trained[method.name] = demo.fine_tune(method)
-        runs += demo.evaluate(method)
-    runs += demo.evaluate_first_fit(STTS)
+    unpruned = demo.train_unpruned()
+    runs = demo.evaluate_unpruned(unpruned)
+    trained = {method.name: demo.fine_tune(method, unpruned) for method in plan.methods}
+    for one in trained.values():
+        runs += demo.evaluate(one)
+    runs += demo.evaluate_first_fit(trained[STTS.name])
     config = demo.config(())
     seen, asked = (
         [question_of(example) for example in examples_of(config, split)]
@@ -62,14 +61,12 @@ def perform(demo: Demo) -> tuple[dict[str, Any], list[Claim]]:
         "steps": plan.steps,
         "fine_tune_steps": plan.fine_tune_steps,
         "fine_tune_ratio": plan.fine_tune_ratio,
+        "fine_tune_settings": list(FINE_TUNE),
         "questions": runs[0]["questions"],
         "guessing": guessing_accuracy(seen, asked),
-        "runs": [
-            {**one, **{key: trained.get(one["method"], {}).get(key) for key in TRAINED}}
-            for one in runs
-        ],
+        "runs": runs,
         **pictures_of_kept_tokens(demo),
-        "minutes": (time.monotonic() - started) / 60 + sum(demo.minutes_before),
+        "minutes": (time.monotonic() - started) / 60 + demo.finished.minutes,
     }
     return summary, claims(summary) if plan.claims else []
 
@@ -77,11 +74,11 @@ def perform(demo: Demo) -> tuple[dict[str, Any], list[Claim]]:
 def pictures_of_kept_tokens(demo: Demo) -> dict[str, Any]:
     """Draw what STTS keeps of held-out clips and of a real one; count what moves among it."""
     ratio = demo.plan.fine_tune_ratio
-    model, config = at_ratio(*load_model(demo.output / STTS.name), ratio)
+    model, config = at_ratio(*load_model(demo.parts / STTS.name), ratio)
     clips = sorted({example.video for example in examples_of(config, "test")})
     kept = [kept_tokens(model, config, clip) for clip in clips[:CLIPS_COUNTED]]
     moving, still = kept_shares(kept)
-    draw(model, config, [*clips[: demo.plan.clips], REAL_CLIP], demo.output / "overlays")
+    draw(model, config, [*clips[: demo.plan.clips], REAL_CLIP], demo.output / OVERLAYS)
     return {"kept_ratio": ratio, "kept_moving": moving, "kept_still": still}
 
 
@@ -90,14 +87,14 @@ def publish(demo: Demo, summary: dict[str, Any], held: list[Claim]) -> None:
     plan, output = demo.plan, demo.output
     save_summary(summary, output / "summary.json")
     accuracy_against_ratio(summary, plan.methods, output / "accuracy.png")
-    loss_curves(output, [UNPRUNED, *(m.name for m in plan.methods)], output / "loss.png")
+    loss_curves(demo.parts, [UNPRUNED, *(m.name for m in plan.methods)], output / "loss.png")
     pictures = {
         "accuracy.png": "Accuracy against the share of visual tokens dropped",
         "loss.png": "Loss of the unpruned training and of the fine-tunes",
     }
-    for sheet in sorted((output / "overlays").glob("*.png")):
+    for sheet in sorted((output / OVERLAYS).glob("*.png")):
         name = sheet.stem.removesuffix("_kept")
-        pictures[f"overlays/{sheet.name}"] = (
+        pictures[f"{OVERLAYS}/{sheet.name}"] = (
             f"{name}: kept tokens above, scores below, {plan.fine_tune_ratio} % dropped"
         )
     write_report(summary, held, pictures, output / "report.md")
@@ -109,7 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan: Plan = SHORT if options.short else LONG if options.long else FULL
     name = "short" if options.short else "full"
     data_dir = Path("runs/data") / f"{name}-{options.seed}"
-    demo = Demo(plan, options.output, data_dir, options.seed)
+    parts = options.output / f"{name}-{options.seed}"
+    demo = Demo(plan, options.output, parts, data_dir, options.seed)
     failed: list[Claim] = []
 
     def command() -> None:

@@ -24,9 +24,9 @@ def accuracy_against_ratio(
     start = next(run for run in runs if run["method"] == UNPRUNED)
     for method in methods:
         own = sorted((r for r in runs if r["method"] == method.name), key=lambda r: r["k"])
-        ratios = [0, *(run["k"] for run in own)]
-        shares = [100 * start["accuracy"], *(100 * run["accuracy"] for run in own)]
-        axis.plot(ratios, shares, marker="o", label=method.label)
+        shares = [100 * run["accuracy"] for run in own]
+        axis.plot([run["k"] for run in own], shares, marker="o", label=method.label)
+    axis.plot(0, 100 * start["accuracy"], "k*", markersize=10, label="before the fine-tunes")
     blind = next(run for run in runs if run["method"] == BLIND)
     axis.axhline(100 * blind["accuracy"], color="grey", linestyle=":", label=BLIND)
     axis.axhline(100 * summary["guessing"], color="grey", linestyle="--", label="guessing")

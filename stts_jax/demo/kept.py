@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,8 +60,9 @@ def kept_shares(kept: Sequence[Kept]) -> tuple[float, float]:
 def draw(
     model: VideoLanguageModel, config: Config, clips: Sequence[Path], folder: Path
 ) -> list[Path]:
-    """A contact sheet and an overlay video of each clip; the sheets."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """A contact sheet and an overlay video of each clip, alone in the folder; the sheets."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     sheets = []
     for clip in clips:
         kept = kept_tokens(model, config, clip)

@@ -56,7 +56,7 @@ class Plan:
     steps: int = 550
     fine_tune_steps: int = 400
     fine_tune_ratio: int = 70
-    ratios: tuple[int, ...] = (30, 50, 70, 80)
+    ratios: tuple[int, ...] = (0, 30, 50, 70, 80)
     questions: int = 600
     methods: tuple[Method, ...] = (STTS, RANDOM)
     clips: int = 3

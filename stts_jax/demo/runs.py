@@ -1,16 +1,15 @@
-"""Training and evaluating what the plan asks for; finished parts are kept and not done again."""
+"""Training and evaluating what the plan asks for."""
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stts_jax.config import Config, load_config, override
 from stts_jax.data.synthetic import ensure_synthetic
+from stts_jax.demo.finished import FinishedParts
 from stts_jax.demo.plan import BLIND, PICTURES, UNPRUNED, Method, Plan
 from stts_jax.evaluation.runner import evaluate_split
 from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
@@ -23,7 +22,7 @@ NO_PRUNING = ("model.prune.method=none", "model.prune.topk=0.0")
 FINE_TUNE = (
     "data.batch_rows=8",
     *(f"train.{group}.learning_rate=1e-3" for group in ("llm", "vit", "connector")),
-    "train.scorer.learning_rate=3e-3",
+    "train.scorer.learning_rate=3e-4",
     *(f"train.{group}.warmup=10" for group in ("llm", "vit", "connector", "scorer")),
 )
 
@@ -34,17 +33,19 @@ class Demo:
 
     Attributes:
       plan: sizes.
-      output: folder of everything but the videos.
+      output: folder of the report and its pictures.
+      parts: folder of what is trained and evaluated, each length and seed of the demo has its own.
       data_dir: of the procedural set.
       seed: of the set, the parameters and the order.
-      minutes_before: that the parts took which were found finished.
+      finished: parts of an earlier run that are taken as they are.
     """
 
     plan: Plan
     output: Path
+    parts: Path
     data_dir: Path
     seed: int
-    minutes_before: list[float] = field(default_factory=list)
+    finished: FinishedParts = field(default_factory=FinishedParts)
 
     def config(self, overrides: Sequence[str], name: str = "tiny") -> Config:
         """A configuration on this run's videos, by default that of the unpruned training."""
@@ -71,10 +72,10 @@ class Demo:
     def train_unpruned(self) -> dict[str, Any]:
         """Learn to see from pictures, then go on with videos, all without pruning."""
         pictures = self.config((f"train.steps={self.plan.picture_steps}",), "tiny_pictures")
-        self._trained(PICTURES, pictures, None)
-        return self._trained(UNPRUNED, self.config(()), self.output / PICTURES)
+        seen = self._trained(PICTURES, pictures, None)
+        return self._trained(UNPRUNED, self.config(()), seen)
 
-    def fine_tune(self, method: Method) -> dict[str, Any]:
+    def fine_tune(self, method: Method, unpruned: dict[str, Any]) -> dict[str, Any]:
         """Fine-tune from the unpruned model with a method at the plan's ratio."""
         config = self.config(
             (
@@ -84,59 +85,64 @@ class Demo:
                 *FINE_TUNE,
             )
         )
-        return self._trained(method.name, config, self.output / UNPRUNED)
+        return self._trained(method.name, config, unpruned)
 
-    def evaluate_unpruned(self) -> list[dict[str, Any]]:
+    def evaluate_unpruned(self, trained: dict[str, Any]) -> list[dict[str, Any]]:
         """The unpruned model as it is, and without any visual token."""
-        model, config = load_model(self.output / UNPRUNED)
+        model, config = load_model(self.parts / UNPRUNED)
         return [
-            self._evaluated(UNPRUNED, 0, model, config),
-            self._evaluated(BLIND, 100, model, config, blind=True),
+            self._evaluated(trained, 0, model, config),
+            self._evaluated(trained, 100, model, config, blind=True),
         ]
 
-    def evaluate(self, method: Method) -> list[dict[str, Any]]:
+    def evaluate(self, trained: dict[str, Any]) -> list[dict[str, Any]]:
         """A fine-tuned model at every ratio."""
-        model, config = load_model(self.output / method.name)
-        return [
-            self._evaluated(method.name, k, *at_ratio(model, config, k)) for k in self.plan.ratios
-        ]
+        model, config = load_model(self.parts / trained["name"])
+        return [self._evaluated(trained, k, *at_ratio(model, config, k)) for k in self.plan.ratios]
 
-    def evaluate_first_fit(self, method: Method) -> list[dict[str, Any]]:
+    def evaluate_first_fit(self, trained: dict[str, Any]) -> list[dict[str, Any]]:
         """The same checkpoint in the reference's bins."""
-        model, config = load_model(self.output / method.name)
+        model, config = load_model(self.parts / trained["name"])
         bins = override(config, ["model.prune.packing=first_fit"])
         return [
-            self._evaluated(method.name, k, *at_ratio(reconfigure(model, bins.model), bins, k))
+            self._evaluated(trained, k, *at_ratio(reconfigure(model, bins.model), bins, k))
             for k in sorted({50, self.plan.fine_tune_ratio})
         ]
 
-    def _trained(self, name: str, config: Config, init_from: Path | None) -> dict[str, Any]:
+    def _trained(self, name: str, config: Config, begun: dict[str, Any] | None) -> dict[str, Any]:
+        """Train a model; `begun` is what this returned of the one that it starts from."""
+
         def run() -> dict[str, Any]:
-            summary = train(config, self.output / name, init_from=init_from, resume=False)
+            init_from = begun and self.parts / begun["name"]
+            summary = train(config, self.parts / name, init_from=init_from, resume=False)
             if summary["stopped"]:
                 raise KeyboardInterrupt
             return {
+                "name": name,
                 "steps": summary["step"],
                 "train_steps_per_s": summary["steps_per_s"],
                 "videos_per_step": config.data.batch_rows,
             }
 
-        return self._once(self.output / name / "trained.json", run)
+        made_of = self._made_of(config) | {"begun": begun and begun["id"]}
+        return self.finished.once(self.parts / name / "trained.json", made_of, run)
 
     def _evaluated(
         self,
-        name: str,
+        trained: dict[str, Any],
         k: int,
         model: VideoLanguageModel,
         config: Config,
         blind: bool = False,
     ) -> dict[str, Any]:
         packing = config.model.prune.packing
+        name = BLIND if blind else trained["name"]
 
         def run() -> dict[str, Any]:
             result = evaluate_split(
                 model, config, "test", limit=self.plan.questions, blind=blind, progress=True
             )
+            config.save(folder)
             result.save(folder, {"k": k, "packing": packing, "blind": blind})
             return {
                 "method": name,
@@ -147,32 +153,19 @@ class Demo:
                 "visual_tokens": 0 if blind else result.visual_tokens,
                 "questions": len(result.predictions),
                 "questions_per_s": result.questions_per_s,
+                "train_steps_per_s": None if blind else trained["train_steps_per_s"],
+                "videos_per_step": None if blind else trained["videos_per_step"],
                 "seed": self.seed,
             }
 
-        folder = self.output / "evaluations" / f"{name.replace(' ', '_')}-{k}-{packing}"
-        found = self._once(folder / "result.json", run)
+        folder = self.parts / "evaluations" / f"{name.replace(' ', '_')}-{k}-{packing}"
+        made_of = self._made_of(config) | {"of": trained["id"], "questions": self.plan.questions}
+        found = self.finished.once(folder / "result.json", made_of, run)
         print(f"{name:28s} {k:3d} %  {packing:9s}  accuracy {100 * found['accuracy']:.1f} %")
         return found
 
-    def _once(self, path: Path, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The result in `path` if it is of this plan and seed, else that of `run`, kept there."""
-        made_with = json.loads(json.dumps({**asdict(self.plan), "seed": self.seed}))
-        if path.is_file():
-            found = json.loads(path.read_text())
-            if found["made_with"] == made_with:
-                self.minutes_before.append(found["minutes"])
-                return found["result"]
-        started = time.monotonic()
-        result = run()
-        kept = {
-            "made_with": made_with,
-            "minutes": (time.monotonic() - started) / 60,
-            "result": result,
-        }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(kept, indent=2) + "\n")
-        return kept["result"]
+    def _made_of(self, config: Config) -> dict[str, Any]:
+        return {"config": asdict(config), "videos": self.plan.videos, "seed": self.seed}
 
 
 def at_ratio(

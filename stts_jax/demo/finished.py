@@ -1,0 +1,49 @@
+"""Finished parts of the demo: not done again while all that they are made of stays the same."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class FinishedParts:
+    """What was found finished.
+
+    Attributes:
+      minutes: that those parts took when they were done.
+    """
+
+    minutes: float = 0.0
+
+    def once(
+        self, path: Path, made_of: dict[str, Any], run: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """The result in `path` if it was made of the same, else that of `run`, kept there.
+
+        Args:
+          path: of a JSON file.
+          made_of: all that the result depends on, JSON-compatible; of another part its `id`.
+          run: does the part.
+
+        Returns:
+          What `run` returned, and an `id` that no other result has, nor the same part done again.
+        """
+        made_of = json.loads(json.dumps(made_of))
+        if path.is_file():
+            found = json.loads(path.read_text())
+            if found.get("made_of") == made_of:
+                self.minutes += found["minutes"]
+                return found["result"]
+        started = time.monotonic()
+        result = run() | {"id": uuid.uuid4().hex}
+        minutes = (time.monotonic() - started) / 60
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = {"made_of": made_of, "minutes": minutes, "result": result}
+        path.write_text(json.dumps(kept, indent=2) + "\n")
+        return result
