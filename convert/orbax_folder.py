@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,13 +29,13 @@ from stts_jax.config import ModelConfig
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import MESH_AXES, parameter_shardings
 from stts_jax.parallel.parameters import named_parameters
-from stts_jax.training.checkpoint import MODEL
+from stts_jax.training.checkpoint import MODEL, reading
+from stts_jax.training.stored_arrays import METADATA, open_arrays, read_metadata, spec_of
 
 # Arrays are stored in blocks that lie within the part of one of so many processes that share them
 # on the mesh axis `fsdp`, so that each reads its own part only; and that are no larger than this.
 STORED_PARTS = 16
 STORED_BLOCK_BYTES = 8 << 20
-_METADATA = "_METADATA"
 
 
 def write_arrays(
@@ -131,7 +131,7 @@ def _write_skeleton(folder: Path, fillings: Sequence[Filling], dtype: np.dtype) 
         ocp.save_checkpointables(
             folder, {MODEL: {filling.name.ours: np.zeros((1,), dtype) for filling in fillings}}
         )
-    path = folder / MODEL / _METADATA
+    path = folder / MODEL / METADATA
     metadata = json.loads(path.read_text())
     shapes = {filling.name.ours: list(filling.shape) for filling in fillings}
     for entry in metadata["tree_metadata"].values():
@@ -153,7 +153,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _create(model: Path, filling: Filling, dtype: np.dtype, block: tuple[int, ...]) -> Any:
-    spec = _spec(model, filling.name.ours, json.loads((model / _METADATA).read_text()))
+    spec = spec_of(model, filling.name.ours, read_metadata(model))
     return ts.open(
         # Orbax reads no block that isn't there, and a bias may well be all zeros.
         {**spec, "store_data_equal_to_fill_value": True},
@@ -163,14 +163,6 @@ def _create(model: Path, filling: Filling, dtype: np.dtype, block: tuple[int, ..
         shape=filling.shape,
         chunk_layout=ts.ChunkLayout(chunk_shape=block),
     ).result()
-
-
-def _spec(model: Path, name: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    driver = "zarr3" if metadata.get("use_zarr3") else "zarr"
-    if metadata.get("use_ocdbt", True):
-        base = f"file://{model.resolve()}/"
-        return {"driver": driver, "kvstore": {"driver": "ocdbt", "base": base, "path": f"{name}/"}}
-    return {"driver": driver, "kvstore": {"driver": "file", "path": f"{model.resolve()}/{name}/"}}
 
 
 # ------------------------------------------------------------------------------------- reading
@@ -211,9 +203,9 @@ def read_arrays(checkpoint: Path, table: tuple[Name, ...], column: str) -> dict[
       ConvertError: if parameters of the table are missing in the checkpoint, or it holds others.
     """
     model = checkpoint / MODEL
-    metadata = json.loads((model / _METADATA).read_text())
-    stored = {entry["key_metadata"][0]["key"] for entry in metadata["tree_metadata"].values()}
-    wanted = {name.ours for name in table}
+    with reading(checkpoint):
+        arrays = open_arrays(model)
+    stored, wanted = set(arrays), {name.ours for name in table}
     if stored != wanted:
         raise ConvertError(
             f"checkpoint '{checkpoint}' doesn't fit its config.json: it lacks "
@@ -222,7 +214,7 @@ def read_arrays(checkpoint: Path, table: tuple[Name, ...], column: str) -> dict[
         )
     tensors: dict[str, dict[int, Rows]] = {}
     for name in table:
-        array = ts.open(_spec(model, name.ours, metadata), open=True, read=True).result()
+        array = arrays[name.ours]
         template, bounds = name.cell(column)
         stacked = "{layer}" in template
         for layer in range(array.shape[0]) if stacked else [None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import av
@@ -13,6 +14,7 @@ from PIL import Image
 from training_cases import small_config
 
 import eval as evaluate
+import train
 from stts_jax import ask, show
 from stts_jax.budget import tokens_to_prune
 from stts_jax.config import load_config
@@ -281,6 +283,24 @@ def test_a_folder_without_checkpoint_is_refused(command, video, tmp_path, capsys
     first = {ask: [str(video), QUESTION], show: [str(video)], evaluate: []}[command]
     message = refused(capsys, command.main([*first, "--checkpoint", str(tmp_path)]))
     assert "there is no checkpoint" in message
+
+
+@pytest.mark.parametrize("command", [ask, show, evaluate], ids=["ask", "show", "eval"])
+def test_a_damaged_checkpoint_is_refused(command, checkpoint, video, tmp_path, capsys):
+    first = {ask: [str(video), QUESTION], show: [str(video)], evaluate: []}[command]
+    copy = shutil.copytree(checkpoint, tmp_path / "copy")
+    (copy / "checkpoints" / "0" / "model" / "_METADATA").unlink()
+    message = refused(capsys, command.main([*first, "--checkpoint", str(copy)]))
+    assert "is damaged or incomplete" in message and "copy it again" in message
+
+
+def test_training_does_not_start_from_a_damaged_checkpoint(checkpoint, data, tmp_path, capsys):
+    copy = shutil.copytree(checkpoint, tmp_path / "copy")
+    (copy / "checkpoints" / "0" / "model" / "_METADATA").unlink()
+    arguments = ["--config", str(copy / "config.json"), "--init-from", str(copy)]
+    assert train.main([*arguments, "--output", str(tmp_path / "new")]) == 2
+    message = capsys.readouterr().err
+    assert "is damaged or incomplete" in message and "Traceback" not in message
 
 
 def test_a_ratio_of_all_tokens_is_refused(checkpoint, capsys):

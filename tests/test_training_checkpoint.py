@@ -1,6 +1,7 @@
 """Checkpoints: what comes back, what is kept, and what is said when it can't be."""
 
 import dataclasses
+import errno
 import json
 import shutil
 
@@ -29,6 +30,7 @@ from stts_jax.training.checkpoint import (
     checkpoint_steps,
     differing_keys,
     find_checkpoint,
+    identity_of,
     initialize_from,
     load_model,
     load_to_answer,
@@ -256,6 +258,86 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(run, tmp_pa
     cut_short(output / "checkpoints" / "2")
     with pytest.raises(CheckpointError, match=r"every checkpoint in .* is damaged.*--no-resume"):
         restore_latest(output, shapes_of(small_config()), notices.append)
+
+
+def without_its_list(folder):
+    (folder / "model" / "_METADATA").unlink()
+
+
+def without_arrays(folder):
+    for path in arrays_of(folder):
+        path.unlink()
+
+
+def with_stumps(folder):
+    for path in arrays_of(folder):
+        path.write_bytes(path.read_bytes()[:100])
+
+
+def half_written(folder):
+    """As `cut_short`, of the parameters."""
+    cut_short(folder / "model")
+
+
+def without_the_end(folder):
+    (folder / "_CHECKPOINT_METADATA").unlink()
+
+
+def arrays_of(folder):
+    files = (path for path in (folder / "model").rglob("*") if path.is_file())
+    return [path for path in files if path.name != "_METADATA"]
+
+
+HARMS = [without_its_list, without_arrays, with_stumps, half_written, without_the_end]
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_model_from_damaged_files_is_refused_in_a_sentence(run, tmp_path, harm, capfd, caplog):
+    _, newest = copied(run, tmp_path)
+    harm(newest)
+    said = rf"^checkpoint '{newest}' is damaged or incomplete \(.+\); copy it again$"
+    for load in (lambda: load_model(newest), lambda: initialize_from(fresh_state().model, newest)):
+        with pytest.raises(CheckpointError, match=said) as error:
+            load()
+        assert "\n" not in str(error.value)
+    printed = capfd.readouterr()
+    assert (printed.out, printed.err, caplog.text) == ("", "", "")
+
+
+@pytest.mark.parametrize("harm", [without_the_end, without_sense])
+def test_a_checkpoint_without_a_date_has_no_identity(run, tmp_path, harm):
+    _, newest = copied(run, tmp_path)
+    assert identity_of(newest)["saved_ns"] > 0
+    harm(newest)
+    with pytest.raises(CheckpointError, match="is damaged or incomplete"):
+        identity_of(newest)
+
+
+def test_a_run_whose_only_checkpoint_lacks_files_has_none(run, tmp_path):
+    output, newest = copied(run, tmp_path)
+    shutil.rmtree(output / "checkpoints" / "2")
+    without_the_end(newest)
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* but that of step 3, of which"):
+        load_model(output)
+
+
+@pytest.mark.parametrize(
+    ("reader", "error"),
+    [
+        ("ocp.load_checkpointables", MemoryError("no memory")),
+        ("ocp.load_checkpointables", jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no memory")),
+        ("open_arrays", PermissionError(errno.EACCES, "Permission denied")),
+        ("open_arrays", ValueError("PERMISSION_DENIED: Error opening file")),
+    ],
+)
+def test_trouble_that_is_not_the_files_is_not_called_damage(run, monkeypatch, reader, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(f"stts_jax.training.checkpoint.{reader}", fail)
+    with pytest.raises(CheckpointError, match=r"a reason that isn't its files'") as raised:
+        load_model(run[0])
+    assert str(error) in str(raised.value) and "damaged" not in str(raised.value)
 
 
 def test_another_setup_is_no_damage(run, tmp_path):

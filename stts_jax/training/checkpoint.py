@@ -8,6 +8,7 @@ a temporary folder and renames it when all is there, so a folder named after a s
 from __future__ import annotations
 
 import dataclasses
+import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from stts_jax.config import Config, load_config
 from stts_jax.model.video_language_model import VideoLanguageModel, in_compute_dtype
 from stts_jax.parallel.mesh import make_mesh, parameter_shardings
 from stts_jax.parallel.parameters import named_parameters
+from stts_jax.training.damage import is_damage, reason_of
+from stts_jax.training.stored_arrays import open_arrays
 
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
@@ -41,17 +44,24 @@ def find_checkpoint(folder: Path) -> Path:
       folder: of a run, its `checkpoints`, or one step in there.
 
     Raises:
-      CheckpointError: if there is none.
+      CheckpointError: if there is none, or it lacks files.
     """
     folder = folder.resolve()
     if (folder / MODEL).is_dir():
+        if not _is_complete(folder):
+            raise _damaged(folder, f"'{COMPLETE}' is missing")
         return folder
     output = folder.parent if folder.name == CHECKPOINTS else folder
     steps = checkpoint_steps(output)
     if not steps:
+        lacking = incomplete_steps(output)
         raise CheckpointError(
-            f"there is no checkpoint in '{folder}'; give the --output folder of a training run "
-            "or of a conversion"
+            f"there is no checkpoint in '{folder}'"
+            + (
+                f" but that of step {lacking[-1]}, of which files are missing; copy it again"
+                if lacking
+                else "; give the --output folder of a training run or of a conversion"
+            )
         )
     return output / CHECKPOINTS / str(steps[-1])
 
@@ -60,10 +70,11 @@ def identity_of(folder: Path) -> dict[str, Any]:
     """What tells a checkpoint from all others, also from one that is written in its place later.
 
     Raises:
-      CheckpointError: if there is none.
+      CheckpointError: if there is none, or it is damaged.
     """
     checkpoint = find_checkpoint(folder)
-    saved = ocp.checkpointables_metadata(checkpoint).commit_timestamp_nsecs
+    with reading(checkpoint):
+        saved = json.loads((checkpoint / COMPLETE).read_text())["commit_timestamp_nsecs"]
     return {"path": str(checkpoint), "saved_ns": saved}
 
 
@@ -95,7 +106,7 @@ def load_model(
       mesh: to place it on, by default all devices, a copy on each.
 
     Raises:
-      CheckpointError: if there is none, or its arrays are not those of the model.
+      CheckpointError: if there is none, it is damaged, or its arrays are not those of the model.
     """
     return _load_model(folder, config, mesh, lambda shapes: shapes)
 
@@ -138,7 +149,7 @@ def initialize_from(
       notice: takes a line of text.
 
     Raises:
-      CheckpointError: if there is none, or with the list of all that doesn't match.
+      CheckpointError: if there is none, it is damaged, or with the list of all that doesn't match.
     """
     checkpoint = find_checkpoint(Path(folder))
     parameters = named_parameters(model)
@@ -196,6 +207,27 @@ def writing(path: Path) -> Iterator[None]:
             f"'{path}' cannot be written: {error.strerror or error}; make room or choose another "
             "--output"
         ) from error
+
+
+@contextmanager
+def reading(checkpoint: Path) -> Iterator[None]:
+    """Say in one sentence why a checkpoint can't be read, whatever a reader makes of its files."""
+    try:
+        yield
+    except Exception as error:
+        reason = reason_of(error)
+        if is_damage(error):
+            raise _damaged(checkpoint, reason) from error
+        raise CheckpointError(
+            f"checkpoint '{checkpoint}' cannot be read, for a reason that isn't its files' "
+            f"({reason}); free memory, or give access to files that can be read, and start again"
+        ) from error
+
+
+def _damaged(checkpoint: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoint '{checkpoint}' is damaged or incomplete ({reason}); copy it again"
+    )
 
 
 def checkpoint_steps(output: Path) -> list[int]:
@@ -256,15 +288,16 @@ def _placed_shapes(config: Config, mesh: Mesh) -> VideoLanguageModel:
 
 
 def _saved_parameters(checkpoint: Path) -> dict[str, Any]:
-    """Shapes of the saved parameters by name."""
-    return dict(ocp.checkpointables_metadata(checkpoint).metadata[MODEL])
+    """The saved parameters by name, of which the shapes are known and nothing is read yet."""
+    with reading(checkpoint):
+        return open_arrays(checkpoint / MODEL)
 
 
 def _load(checkpoint: Path, wanted: dict[str, Any]) -> dict[str, jax.Array]:
     """Read the arrays in `wanted` only."""
     context = ocp.Context()
     context.pytree.loading.partial_load = True
-    with context:
+    with context, reading(checkpoint):
         return ocp.load_checkpointables(checkpoint, {MODEL: wanted})[MODEL]
 
 

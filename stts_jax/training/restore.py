@@ -1,15 +1,12 @@
 """Going on from the newest sound checkpoint of a run; damaged ones are kept aside.
 
-What keeps a checkpoint from being read is either damage, or something that says nothing of its
-files: too little memory on the devices, a file store that doesn't answer. Only damage moves files.
+Only damage moves files, see `damage`.
 """
 
 from __future__ import annotations
 
-import errno
 import json
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
@@ -30,17 +27,11 @@ from stts_jax.training.checkpoint import (
     require_match,
     writing,
 )
+from stts_jax.training.damage import is_damage, reason_of
 from stts_jax.training.run_checkpoints import OPTIMIZER, SPIKES, Progress, parts_of
 from stts_jax.training.step import TrainState
 
 DAMAGED = "damaged"
-# A file that is missing, or a folder in the place of a file.
-_DAMAGE_ERRNOS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
-# How TensorStore, which reads the arrays, begins to say that files can't be read (now).
-_NOT_THE_FILES = re.compile(
-    "(RESOURCE_EXHAUSTED|UNAVAILABLE|PERMISSION_DENIED|DEADLINE_EXCEEDED|ABORTED|CANCELLED|UNKNOWN)"
-    "(:|$)"
-)
 
 
 def restore_latest(
@@ -69,8 +60,8 @@ def restore_latest(
         except CheckpointError:
             raise
         except Exception as error:  # whatever a reader makes of a file that isn't what it was
-            damage = _reason(error)
-            trouble = "" if _is_damage(error) else damage
+            damage = reason_of(error)
+            trouble = "" if is_damage(error) else damage
         everywhere = Share.of_this_process().gather([found is not None, trouble])
         if all(read for read, _ in everywhere):
             return found
@@ -135,32 +126,6 @@ def _restore(folder: Path, step: int, abstract: TrainState) -> tuple[TrainState,
         spikes=spikes,
     )
     return state, Progress.of(saved.custom_metadata)
-
-
-def _is_damage(error: BaseException) -> bool:
-    return not any(map(_is_not_of_the_files, _causes(error)))
-
-
-def _is_not_of_the_files(error: BaseException) -> bool:
-    if isinstance(error, OSError):
-        return error.errno is not None and error.errno not in _DAMAGE_ERRNOS
-    # The devices' runtime reads no files.
-    if isinstance(error, MemoryError | jax.errors.JaxRuntimeError):
-        return True
-    return _NOT_THE_FILES.match(str(error)) is not None
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, and what it was raised from or in handling, down to the first one."""
-    link: BaseException | None = error
-    while link is not None:
-        yield link
-        link = link.__cause__ or link.__context__
-
-
-def _reason(error: BaseException) -> str:
-    *_, first = _causes(error)
-    return (str(first) or type(first).__name__).splitlines()[0][:300]
 
 
 def _require_no_trouble(folder: Path, troubles: list[str]) -> None:
