@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from convert.cache import local_checkpoint
-from stts_jax.command_line import add_checkpoint_options, leave, run_on_hosts
+from stts_jax.command_line import add_checkpoint_options, at_least_one, leave, run_on_hosts
 from stts_jax.config import Config, ConfigError, override, replace
 from stts_jax.data.synthetic import DEFAULT_FOLDER, SPLITS
 from stts_jax.evaluation.comparison import column_scores, comparison_table, results_table
@@ -79,7 +79,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--judge", metavar="MODEL", help="chat model that judges free answers (OPENAI_API_KEY)"
     )
     parser.add_argument(
-        "--limit", type=int, help="answer only the first questions, of each benchmark"
+        "--limit", type=at_least_one, help="answer only the first questions, of each benchmark"
     )
     parser.add_argument(
         "--data-dir", type=Path, default=DEFAULT_FOLDER, help="of the procedural set (%(default)s)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import traceback
@@ -137,12 +138,23 @@ def open_checkpoint(options: argparse.Namespace) -> tuple[VideoLanguageModel, Co
     return load_to_answer(checkpoint, override(config_of(checkpoint), options.overrides))
 
 
+def at_least_one(text: str) -> int:
+    """A count of things of which there must be one."""
+    try:
+        count = int(text)
+    except ValueError:
+        count = 0
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no count; write a whole number from 1")
+    return count
+
+
 def frames_scale(text: str) -> float:
     """`2x` or `2` -> 2.0."""
     try:
         scale = float(text.removesuffix("x"))
     except ValueError:
         scale = 0.0
-    if scale <= 0:
+    if not 0 < scale < math.inf:
         raise argparse.ArgumentTypeError(f"'{text}' is no factor; write 2x, for example")
     return scale

@@ -331,13 +331,41 @@ def test_a_split_that_does_not_exist_is_refused_before_anything_is_loaded(
     assert said in refused(capsys, evaluate.main(arguments))
 
 
-@pytest.mark.parametrize("factor", ["0", "-1x", "many"])
+@pytest.mark.parametrize("factor", ["0", "-1x", "many", "nan", "inf", "1e999x"])
 def test_a_factor_of_frames_must_be_a_positive_number(factor, checkpoint, video, capsys):
     arguments = [str(video), QUESTION, "--checkpoint", str(checkpoint), f"--frames={factor}"]
     with pytest.raises(SystemExit) as left:
         ask.main(arguments)
     assert left.value.code == 2
     assert "write 2x" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "1.5"])
+def test_a_limit_leaves_at_least_one_question(count, checkpoint, tmp_path, capsys):
+    arguments = ["--checkpoint", str(checkpoint), f"--limit={count}", "--output", str(tmp_path)]
+    with pytest.raises(SystemExit) as left:
+        evaluate.main(arguments)
+    assert left.value.code == 2
+    assert "write a whole number from 1" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("share", ["0.1", "1.0"])
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        (["what <im_patch> is"], "write no '<im_patch>'"),
+        (["<|image|> or <|image|>?"], "for 1 images; remove some"),
+        ([QUESTION, "--options", "<im_patch>", "square"], "write no '<im_patch>'"),
+    ],
+)
+def test_a_question_that_cannot_be_asked_is_refused_in_a_sentence(
+    question, said, share, checkpoint, video, capsys, caplog
+):
+    more = ["--checkpoint", str(checkpoint), "--set", f"data.max_bad_share={share}"]
+    message = refused(capsys, ask.main([str(video), *question, *more]))
+    assert said in message and "max_bad_share" not in message
+    assert caplog.text == ""
 
 
 def test_the_counts_shown_are_those_of_the_budget():

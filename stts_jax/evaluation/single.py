@@ -66,10 +66,11 @@ def ask(
 
     Raises:
       VideoError: if the video can't be read.
+      ExampleChainError, MessageError, FormatterError: if the question can't be asked.
     """
-    # Says what is wrong with it, where a set would only leave it out.
-    read_video(path, max(1, round(config.data.max_frames * frames_scale)), config.data.fps)
     batches = _prompts(config, path, question, options, frames_scale)
+    # Says what is wrong with it, where a set would only leave it out.
+    batches.chain.prompt(batches.examples[0][1], 0)
     return answer(model, config, batches).said[0][1]
 
 
