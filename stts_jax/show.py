@@ -1,7 +1,8 @@
 """Show what is kept of a video: `python -m stts_jax.show VIDEO --checkpoint DIR`.
 
-Writes a contact sheet (`VIDEO_kept.png`: frames with dropped tokens dark above, scores below) and
-an mp4 (`VIDEO_kept.mp4`: the frames beside what is kept of them).
+Writes a contact sheet (`VIDEO_kept.png`: frames with dropped tokens dark above, scores below), an
+mp4 (`VIDEO_kept.mp4`: the frames, what is kept of them and the scores, side by side) and the
+configuration that they were made with (`VIDEO_kept.json`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from stts_jax.command_line import add_checkpoint_options, open_checkpoint, run
 from stts_jax.evaluation.overlay import contact_sheet, overlay_video
 from stts_jax.evaluation.single import kept_tokens
+from stts_jax.training.checkpoint import require_writable, writing
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -32,14 +34,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
 
     def command() -> None:
+        require_writable(options.output)
         model, config = open_checkpoint(options)
         kept = kept_tokens(model, config, options.video, options.frames)
-        options.output.mkdir(parents=True, exist_ok=True)
         sheet = options.output / f"{options.video.stem}_kept.png"
-        video = sheet.with_suffix(".mp4")
+        video, settings = sheet.with_suffix(".mp4"), sheet.with_suffix(".json")
         frames, times = kept.video.frames, kept.video.timestamps
-        contact_sheet(frames, times, kept.keep, kept.scores).save(sheet)
-        overlay_video(video, frames, kept.keep, config.data.fps)
+        with writing(sheet):
+            contact_sheet(frames, times, kept.keep, kept.scores).save(sheet)
+        with writing(video):
+            overlay_video(video, frames, kept.keep, kept.scores, config.data.fps)
+        with writing(settings):
+            config.write(settings)
         share = kept.keep.mean()
         print(f"kept {kept.keep.sum()} of {kept.keep.size} tokens ({share:.0%}): {sheet}, {video}")
 

@@ -17,10 +17,11 @@ import eval as evaluate
 import train
 from stts_jax import ask, show
 from stts_jax.budget import tokens_to_prune
-from stts_jax.config import load_config
+from stts_jax.config import load_config, override
 from stts_jax.data.synthetic import ensure_synthetic
-from stts_jax.data.video import probe
+from stts_jax.data.video import probe, read_video
 from stts_jax.evaluation import single
+from stts_jax.evaluation.overlay import kept_overlay, overlay_video, score_map, stretch
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.training.checkpoint import load_model, save_model
 
@@ -91,8 +92,50 @@ def test_show_writes_a_sheet_and_a_video(checkpoint, video, tmp_path, capsys):
     with Image.open(sheet) as image:
         assert image.format == "PNG" and np.asarray(image).std() > 0
     source, written = probe(video), probe(clip)
-    assert (written.width, written.height) == (2 * source.width, source.height)
+    assert (written.width, written.height) == (3 * source.width, source.height)
     assert written.frames == FRAMES
+
+
+def test_show_saves_the_settings_of_each_video_beside_its_pictures(
+    checkpoint, video, tmp_path, capsys
+):
+    other = shutil.copy(video, tmp_path / "other.mp4")
+    common = ["--checkpoint", str(checkpoint), "--output", str(tmp_path)]
+    assert show.main([str(video), *common]) == 0
+    assert show.main([str(other), *common, "--set", "model.prune.topk=0.25"]) == 0
+    saved = [load_config(str(tmp_path / f"{path.stem}_kept.json")) for path in (video, other)]
+    trained = load_config(str(checkpoint / "config.json"))
+    assert saved == [trained, override(trained, ["model.prune.topk=0.25"])]
+
+
+def test_show_refuses_a_folder_that_cannot_be_written_before_the_model_is_read(
+    checkpoint, video, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(show, "open_checkpoint", lambda _: pytest.fail("the model is read"))
+    (tmp_path / "file").touch()
+    arguments = [str(video), "--checkpoint", str(checkpoint), "--output", str(tmp_path / "file")]
+    assert "file' cannot be written" in refused(capsys, show.main(arguments))
+
+
+@pytest.mark.parametrize("kind", ["png", "mp4", "json"])
+def test_show_says_which_file_cannot_be_written(kind, checkpoint, video, tmp_path, capsys):
+    (tmp_path / f"{video.stem}_kept.{kind}").mkdir()
+    arguments = [str(video), "--checkpoint", str(checkpoint), "--output", str(tmp_path)]
+    assert f"_kept.{kind}' cannot be written" in refused(capsys, show.main(arguments))
+
+
+def test_the_overlay_shows_frame_kept_tokens_and_scores_side_by_side(tmp_path):
+    frames = np.full((2, 64, 64, 3), 200, np.uint8)
+    keep = np.array([[True, False, False, True], [False, True, True, False]])
+    scores = np.array([[0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.7, 0.8]], np.float32)
+    overlay_video(tmp_path / "a.mp4", frames, keep, scores, fps=2.0)
+    shown = read_video(tmp_path / "a.mp4", 2, 2.0).frames.astype(int)
+    for index, frame in enumerate(shown):
+        panels = np.split(frame, 3, axis=1)
+        colours = score_map(stretch(scores)[index], (64, 64))
+        wanted = (frames[index], kept_overlay(frames[index], keep[index]), colours)
+        for panel, expected in zip(panels, wanted, strict=True):
+            assert np.abs(panel - expected).mean() < 8
 
 
 def test_show_without_pruning_shows_all(checkpoint, video, tmp_path, capsys):

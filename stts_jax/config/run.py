@@ -32,7 +32,7 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything a run needs. Saved as `config.json` beside every output."""
+    """Everything a run needs. Saved as `config.json` beside what comes out."""
 
     name: str = "custom"
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -51,4 +51,8 @@ class Config:
     def save(self, folder: Path) -> None:
         """Write `config.json`, complete and readable by `load_config`."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        self.write(folder / "config.json")
+
+    def write(self, file: Path) -> None:
+        """As `save`, to a .json file of another name."""
+        file.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")

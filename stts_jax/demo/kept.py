@@ -69,6 +69,7 @@ def draw(
         video = kept.video
         sheet = folder / f"{clip.stem}_kept.png"
         contact_sheet(video.frames, video.timestamps, kept.keep, kept.scores).save(sheet)
-        overlay_video(sheet.with_suffix(".mp4"), video.frames, kept.keep, config.data.fps)
+        file = sheet.with_suffix(".mp4")
+        overlay_video(file, video.frames, kept.keep, kept.scores, config.data.fps)
         sheets.append(sheet)
     return sheets

@@ -144,6 +144,7 @@ class Demo:
             )
             config.save(folder)
             result.save(folder, {"k": k, "packing": packing, "blind": blind})
+            config.save(folder)
             return {
                 "method": name,
                 "k": k,

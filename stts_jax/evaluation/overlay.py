@@ -69,26 +69,32 @@ def contact_sheet(
     return sheet
 
 
-def overlay_video(path: Path, frames: np.ndarray, keep: np.ndarray, fps: float) -> None:
-    """Write an mp4: the frames on the left, what is kept of them on the right.
+def overlay_video(
+    path: Path, frames: np.ndarray, keep: np.ndarray, scores: np.ndarray, fps: float
+) -> None:
+    """Write an mp4: each frame, what is kept of it, and its scores, side by side.
+
+    Scores have the colours that they have in `contact_sheet`.
 
     Args:
       path: of the file.
       frames: (T, H, W, 3) uint8.
       keep: (T, P) bool.
+      scores: (T, P).
       fps: frames shown per second.
     """
-    pairs = [
-        np.concatenate([f, kept_overlay(f, k)], axis=1) for f, k in zip(frames, keep, strict=True)
+    panels = [
+        np.concatenate([f, kept_overlay(f, k), score_map(s, f.shape[:2])], axis=1)
+        for f, k, s in zip(frames, keep, stretch(scores), strict=True)
     ]
-    height, width = pairs[0].shape[:2]
+    height, width = panels[0].shape[:2]
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.pix_fmt = "yuv420p"
         # This pixel format wants even sides.
         stream.width, stream.height = width - width % 2, height - height % 2
-        for pair in pairs:
-            cut = np.ascontiguousarray(pair[: stream.height, : stream.width])
+        for panel in panels:
+            cut = np.ascontiguousarray(panel[: stream.height, : stream.width])
             for packet in stream.encode(av.VideoFrame.from_ndarray(cut, format="rgb24")):
                 container.mux(packet)
         for packet in stream.encode():
