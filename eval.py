@@ -13,10 +13,12 @@ from pathlib import Path
 from convert.cache import local_checkpoint
 from stts_jax.command_line import add_checkpoint_options, at_least_one, leave, run_on_hosts
 from stts_jax.config import Config, ConfigError, override, replace
+from stts_jax.data.datasets.base import SourceExample
 from stts_jax.data.synthetic import DEFAULT_FOLDER, SPLITS
 from stts_jax.evaluation.comparison import column_scores, comparison_table, results_table
 from stts_jax.evaluation.report import print_table
-from stts_jax.evaluation.runner import Evaluation, evaluate_split
+from stts_jax.evaluation.runner import Evaluation, evaluate_questions, read_questions
+from stts_jax.evaluation.same_budget import same_budget_ratios
 from stts_jax.evaluation.scoring.judge import HttpJudge, Judge
 from stts_jax.evaluation.suites import GROUPS, tasks_of
 from stts_jax.evaluation.tasks import TaskRun, evaluate_tasks
@@ -27,6 +29,7 @@ from stts_jax.training.checkpoint import (
     find_checkpoint,
     load_to_answer,
     require_writable,
+    writing,
 )
 from stts_jax.training.distributed import join_processes
 from stts_jax.training.run_mesh import answering_mesh
@@ -66,7 +69,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--same-budget",
         action="store_true",
-        help="with --frames: drop more, so that as many visual tokens are left as at 1x",
+        help="with --frames: drop more, so that as many visual tokens are left as at 1x (of the "
+        "split's own videos; with --mode of videos that have all frames)",
     )
     parser.add_argument(
         "--mode",
@@ -99,37 +103,62 @@ def require_split(split: str) -> None:
         raise ConfigError(f"--split is '{split}'; use {', '.join(SPLITS)}, or a .jsonl file")
 
 
-def setups(options: argparse.Namespace) -> tuple[Config, dict[str, Config]]:
-    """The configuration of the checkpoint, and those to evaluate by name."""
+def trained_config(options: argparse.Namespace) -> Config:
+    """The configuration of the checkpoint, with `--set` and the file of `--split`."""
     config = override(config_of(options.checkpoint), options.overrides)
     if options.split.endswith(".jsonl"):
         config, options.split = replace(config, {"data.test": options.split}), "test"
+    return config
+
+
+def setups(
+    options: argparse.Namespace, config: Config, questions: Sequence[SourceExample] | None
+) -> dict[str, Config]:
+    """The configurations to evaluate, by name.
+
+    Args:
+      options: the command line.
+      config: of the checkpoint.
+      questions: of the split, None with `--mode`.
+    """
     ratios = [config.model.prune.topk] if options.k is None else [k / 100 for k in options.k]
+    require_method(config, ratios)
     if options.same_budget:
-        ratios = [1 - (1 - ratio) / options.frames for ratio in ratios]
+        ratios = same_budget_ratios(config, questions, options.frames, ratios)
+        require_method(config, ratios)
+    changes = ({"model.prune.topk": ratio, "data.topk": None} for ratio in ratios)
+    return {f"{100 * r:g} %": replace(config, c) for r, c in zip(ratios, changes, strict=True)}
+
+
+def require_method(config: Config, ratios: Sequence[float]) -> None:
+    """Refuse to drop tokens of a model that drops none."""
     if any(ratios) and config.model.prune.method == "none":
         raise ConfigError(
-            "model.prune.method of this checkpoint is 'none', so --k must be 0; add "
-            "--set model.prune.method=random to drop at random"
+            "model.prune.method of this checkpoint is 'none', which drops nothing, so --k must be "
+            "0 and --same-budget can take no more frames; add --set model.prune.method=random to "
+            "drop at random"
         )
-    changes = ({"model.prune.topk": ratio, "data.topk": None} for ratio in ratios)
-    return config, {
-        f"{100 * r:g} %": replace(config, c) for r, c in zip(ratios, changes, strict=True)
-    }
+
+
+def asked_of(options: argparse.Namespace, config: Config) -> list[SourceExample]:
+    """The questions of the split."""
+    return read_questions(config, options.split, options.data_dir, options.limit)
 
 
 def answer_split(
-    options: argparse.Namespace, model: VideoLanguageModel, wanted: dict[str, Config], output: Path
+    options: argparse.Namespace,
+    model: VideoLanguageModel,
+    wanted: dict[str, Config],
+    output: Path,
+    questions: Sequence[SourceExample],
 ) -> None:
     """Answer a split at each ratio; save and print."""
     results: dict[str, Evaluation] = {}
     for name, setup in wanted.items():
-        results[name] = evaluate_split(
+        results[name] = evaluate_questions(
             reconfigure(model, setup.model),
             setup,
-            options.split,
-            data_dir=options.data_dir,
-            limit=options.limit,
+            questions,
             frames_scale=options.frames,
             progress=is_first(),
             share=Share.of_this_process(),
@@ -137,8 +166,9 @@ def answer_split(
         folder = output / f"k{name.removesuffix(' %')}"
         settings = {"split": options.split, "frames_scale": options.frames, "k": name}
         if is_first():
-            results[name].save(folder, settings)
-            setup.save(folder)
+            with writing(folder):
+                results[name].save(folder, settings)
+                setup.save(folder)
     if is_first():
         print_table(results)
 
@@ -192,17 +222,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             judge = HttpJudge(options.judge) if options.judge else None
         join_processes()
         options.checkpoint = first_then_others(lambda: local_checkpoint(options.checkpoint))
-        config, wanted = setups(options)
+        config = trained_config(options)
+        questions = None if options.mode else first_then_others(lambda: asked_of(options, config))
+        wanted = setups(options, config, questions)
         output = options.output or options.checkpoint / "eval"
         if is_first():
             require_writable(output)
         # A run may save a newer step meanwhile; results are kept with the one that is loaded.
         options.checkpoint = find_checkpoint(options.checkpoint)
         model, _ = load_to_answer(options.checkpoint, config, answering_mesh(config))
-        if options.mode:
+        if questions is None:
             answer_tasks(options, model, wanted, output, judge)
         else:
-            answer_split(options, model, wanted, output)
+            answer_split(options, model, wanted, output, questions)
         notice(f"metrics and predictions are in '{output}'")
 
     return leave(run_on_hosts("eval.py", command))

@@ -16,12 +16,13 @@ from training_cases import small_config
 import eval as evaluate
 import train
 from stts_jax import ask, show
-from stts_jax.budget import tokens_to_prune
-from stts_jax.config import load_config, override
+from stts_jax.budget import surviving_tokens, tokens_to_prune
+from stts_jax.config import load_config, override, replace
 from stts_jax.data.synthetic import ensure_synthetic
 from stts_jax.data.video import probe, read_video
 from stts_jax.evaluation import single
 from stts_jax.evaluation.overlay import kept_overlay, overlay_video, score_map, stretch
+from stts_jax.evaluation.same_budget import FrameCounts, same_budget
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.training.checkpoint import load_model, save_model
 
@@ -204,6 +205,48 @@ def test_twice_the_frames_can_have_the_same_budget(checkpoint, tmp_path):
     assert evaluate.main([*common, "--output", str(tmp_path / "b"), "--same-budget"]) == 0
     assert metrics(tmp_path / "a" / "k50")["visual_tokens"] == 16
     assert metrics(tmp_path / "b" / "k75")["visual_tokens"] == 8
+
+
+def test_the_same_budget_goes_by_the_frames_that_videos_have(checkpoint, tmp_path, capsys):
+    arguments = ["--checkpoint", str(checkpoint), "--output", str(tmp_path), "--limit", "2"]
+    assert evaluate.main([*arguments, "--frames", "8x", "--same-budget"]) == 0
+    (folder,) = tmp_path.iterdir()
+    assert metrics(folder)["visual_tokens"] == 8  # as at 1x; 17 frames are all there are
+    assert 1 - load_config(str(folder / "config.json")).model.prune.topk == pytest.approx(
+        0.5 * FRAMES / 17, abs=0.01
+    )
+    assert "4.25 times their frames, 17 on average" in capsys.readouterr().out
+
+
+def test_eval_counts_the_visual_tokens_that_the_llm_sees(checkpoint, tmp_path):
+    arguments = ["--checkpoint", str(checkpoint), "--output", str(tmp_path), "--limit", "2"]
+    assert evaluate.main([*arguments, "--frames", "8x", "--k", "0"]) == 0
+    assert metrics(tmp_path / "k0")["visual_tokens"] == 17 * TOKENS_PER_FRAME
+
+
+def test_a_budget_that_fewer_frames_cannot_fill_is_refused_in_terms_of_the_flags(
+    checkpoint, tmp_path, capsys
+):
+    arguments = ["--checkpoint", str(checkpoint), "--output", str(tmp_path)]
+    message = refused(capsys, evaluate.main([*arguments, "--frames", "0.25x", "--same-budget"]))
+    assert "--same-budget would keep 8 visual tokens" in message
+    assert "with --frames 0.25x it has only 4 in all" in message
+
+
+def test_an_unpruned_model_keeps_no_budget_with_more_frames(checkpoint, tmp_path, capsys):
+    off = ["--set", "model.prune.method=none", "model.prune.topk=0"]
+    arguments = ["--checkpoint", str(checkpoint), "--output", str(tmp_path), *off]
+    message = refused(capsys, evaluate.main([*arguments, "--frames", "2x", "--same-budget"]))
+    assert "--same-budget can take no more frames" in message
+
+
+@pytest.mark.parametrize("topk", [0.0, 0.3, 0.5, 0.7])
+@pytest.mark.parametrize(("before", "after"), [(8, 16), (8, 17), (8, 8), (5, 13)])
+def test_a_video_keeps_exactly_as_many_tokens_of_more_frames(topk, before, after):
+    config = load_config("tiny", [f"model.prune.topk={topk}"])
+    counts = FrameCounts(np.array([before], np.int32), np.array([after], np.int32), 2.0)
+    more = replace(config, {"model.prune.topk": same_budget(config, counts, topk)})
+    assert surviving_tokens(after, more.model) == surviving_tokens(before, config.model)
 
 
 def test_eval_takes_a_file_of_questions(checkpoint, video, tmp_path):

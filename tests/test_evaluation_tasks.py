@@ -88,7 +88,7 @@ def quick_answers(monkeypatch) -> list[int]:
     def answer(model, config, batches, **_):
         said = [(prompt, "A") for _, prompts, _ in batches for prompt in prompts]
         counts.append(len(said))
-        return Answers(said, visual_tokens=0, questions_per_s=0.0, unreadable=0)
+        return Answers(said, questions_per_s=0.0, unreadable=0)
 
     monkeypatch.setattr(tasks, "answer", answer)
     return counts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stts_jax.config import Config
+from stts_jax.config import Config, DataConfig
 from stts_jax.data.example_chain import ExampleChain, ExampleSettings
 from stts_jax.data.image_settings import ImageSettings
 from stts_jax.data.media import MediaCache
@@ -40,16 +40,21 @@ def chain_of(
         group_pooling=pooling,
         p_high_res=p_high_res,
     )
-    video = VideoSettings(
-        max_frames=max_frames or data.max_frames,
-        max_fps=data.fps,
-        frame_tokens=data.frame_tokens,
-        subtitle_mode=data.subtitles,
-        decoder=data.decoder,
-    )
+    video = video_settings(data, max_frames or data.max_frames)
     return ExampleChain(
         model,
         Tokenizer.load(data.tokenizer, model.llm.vocab_size),
         ExampleSettings(images, video, too_many_images="raise"),
         MediaCache(data.cache_frames),
+    )
+
+
+def video_settings(data: DataConfig, max_frames: int) -> VideoSettings:
+    """How a run's videos are read, with at most so many frames."""
+    return VideoSettings(
+        max_frames=max_frames,
+        max_fps=data.fps,
+        frame_tokens=data.frame_tokens,
+        subtitle_mode=data.subtitles,
+        decoder=data.decoder,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stts_jax.budget import Budget, video_budget
-from stts_jax.config import Config
+from stts_jax.config import Config, DataConfig
 from stts_jax.data.bad_examples import READING_ERRORS, BadExamples, Unreadable
 from stts_jax.data.chains import chain_of
 from stts_jax.data.datasets.base import SourceExample
@@ -34,12 +34,14 @@ class Prompt:
       source: what is looked at and asked.
       text: of the question, as it was worded.
       metadata: what its metric needs.
+      visual_tokens: pooled visual tokens that the LLM sees with it.
     """
 
     index: int
     source: SourceExample
     text: str
     metadata: dict[str, Any]
+    visual_tokens: int
 
 
 @dataclass
@@ -93,7 +95,8 @@ class PromptBatches:
             self.bad.see(f"question {index}")
             wording = prepared.messages[-1]
             text = wording if isinstance(wording, str) else wording[-1]
-            yield prepared.arrays, Prompt(index, source, text, prepared.metadata)
+            visual = example_sizes(prepared.arrays, self.chain.model)["visual"]
+            yield prepared.arrays, Prompt(index, source, text, prepared.metadata, visual)
 
 
 def grown(budget: Budget, sizes: dict[str, int]) -> Budget:
@@ -111,6 +114,11 @@ def grown(budget: Budget, sizes: dict[str, int]) -> Budget:
         tokens=visual + text,
         tokens_before=visual_before + text,
     )
+
+
+def scaled_frames(data: DataConfig, frames_scale: float) -> int:
+    """Frames of a video, at most: `data.max_frames` times a factor."""
+    return max(1, round(data.max_frames * frames_scale))
 
 
 def text_room(tokens: int) -> int:
@@ -158,7 +166,7 @@ def batches_of_prompts(
         frames and little text.
     """
     asked = list(examples)
-    frames = max(1, round(config.data.max_frames * frames_scale))
+    frames = scaled_frames(config.data, frames_scale)
     smallest = video_budget(config.model, frames=frames, videos=1, text_tokens=TEXT_STEP)
     return PromptBatches(
         asked,

@@ -10,7 +10,7 @@ import numpy as np
 
 from stts_jax.data.datasets.base import SourceExample
 from stts_jax.data.image import load_image, resize
-from stts_jax.data.video import Video, VideoOverrides, read_sampled
+from stts_jax.data.video import Video, VideoOverrides, count_sampled, read_sampled
 from stts_jax.data.video_settings import VideoSettings
 
 
@@ -88,6 +88,17 @@ def read_media(
         decoder=settings.decoder,
     )
     return Media(video=video, video_size=squash.size)
+
+
+def count_frames(source: SourceExample, settings: VideoSettings) -> int:
+    """Frames that `read_media` takes of the video of an example; none is decoded.
+
+    Raises:
+      VideoError: if the file cannot be read.
+    """
+    assert source.video is not None
+    overrides = video_overrides(source)
+    return count_sampled(source.video, settings.sampler(), overrides, decoder=settings.decoder)
 
 
 def video_overrides(source: SourceExample) -> VideoOverrides:

@@ -29,6 +29,7 @@ __all__ = [
     "VideoError",
     "VideoInfo",
     "VideoOverrides",
+    "count_sampled",
     "probe",
     "read_sampled",
     "read_video",
@@ -194,11 +195,7 @@ def read_sampled(
         have the clip; or the decoder is not installed.
       SamplingError: if the overrides don't fit the sampler, or there is no such decoder.
     """
-    if decoder not in DECODERS:
-        raise SamplingError(
-            f"the video decoder is '{decoder}', which is unknown; use one of {', '.join(DECODERS)}"
-        )
-    with DECODERS[decoder](path) as video:
+    with _opened(path, decoder) as video:
         return sampled_from(video, path, sampler, overrides, rng=rng, transform=transform)
 
 
@@ -212,13 +209,7 @@ def sampled_from(
     transform: Transform | None = None,
 ) -> Video:
     """The frames that a sampler takes of an open video; `path` names it. See `read_sampled`."""
-    sampler = overrides.applied_to(sampler)
-    if isinstance(sampler, TimeSampler):
-        sampled, images = _by_time(video, sampler, overrides.clip, rng, path)
-        timestamps = sampled.positions
-    else:
-        sampled, images = _by_number(video, sampler, overrides.clip, rng, path)
-        timestamps = sampled.positions / _average_fps(video)
+    sampled, images, timestamps = _chosen(video, path, sampler, overrides, rng)
     frames = _collect(images, len(timestamps), transform, path)
     target_fps = sampled.target_fps
     if overrides.fake_timestamp_fps:
@@ -227,7 +218,44 @@ def sampled_from(
     return Video(frames, timestamps, target_fps, sampled.augmentation)
 
 
+def count_sampled(
+    path: str | Path,
+    sampler: Sampler,
+    overrides: VideoOverrides = NO_OVERRIDES,
+    *,
+    decoder: str = "pyav",
+) -> int:
+    """Frames that `read_sampled` takes; none is decoded, and the same errors are raised."""
+    with _opened(path, decoder) as video:
+        sampled, *_ = _chosen(video, path, sampler, overrides, None)
+        return len(sampled.positions)
+
+
 # -------------------------------------------------------------------------------------- choosing
+
+
+def _opened(path: str | Path, decoder: str) -> AbstractContextManager[VideoDecoder]:
+    if decoder not in DECODERS:
+        raise SamplingError(
+            f"the video decoder is '{decoder}', which is unknown; use one of {', '.join(DECODERS)}"
+        )
+    return DECODERS[decoder](path)
+
+
+def _chosen(
+    video: VideoDecoder,
+    path: str | Path,
+    sampler: Sampler,
+    overrides: VideoOverrides,
+    rng: np.random.RandomState | None,
+) -> tuple[Sampled, Iterator[np.ndarray], np.ndarray]:
+    """What is taken, the frames (decoded as they are asked for) and their times."""
+    sampler = overrides.applied_to(sampler)
+    if isinstance(sampler, TimeSampler):
+        sampled, images = _by_time(video, sampler, overrides.clip, rng, path)
+        return sampled, images, sampled.positions
+    sampled, images = _by_number(video, sampler, overrides.clip, rng, path)
+    return sampled, images, sampled.positions / _average_fps(video)
 
 
 def _by_time(

@@ -59,7 +59,7 @@ def comparison_table(summary: Mapping[str, Any]) -> list[str]:
         answers = run["questions_per_s"]  # 0 if a single batch was answered, which compiles
         lines.append(
             f"| {run['method']} | {run['k']} % | {run['packing']} | {100 * run['accuracy']:.1f} % "
-            f"| {run['visual_tokens']} | {f'{answers:.0f}' if answers else '-'} "
+            f"| {run['visual_tokens']:.0f} | {f'{answers:.0f}' if answers else '-'} "
             f"| {'-' if rate is None else f'{rate:.1f}'} |"
         )
     return lines

@@ -151,7 +151,7 @@ class Demo:
                 "packing": packing,
                 "accuracy": result.accuracy,
                 "accuracy_by_type": result.by_type,
-                "visual_tokens": 0 if blind else result.visual_tokens,
+                "visual_tokens": result.visual_tokens,
                 "questions": len(result.predictions),
                 "questions_per_s": result.questions_per_s,
                 "train_steps_per_s": None if blind else trained["train_steps_per_s"],

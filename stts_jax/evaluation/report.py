@@ -17,7 +17,7 @@ def print_table(results: Mapping[str, Evaluation]) -> None:
         rows.append([name, *("-" if s is None else f"{100 * s:.1f}" for s in shares)])
     rows.append(["all", *(f"{100 * result.accuracy:.1f}" for result in results.values())])
     rows.append(["questions", *(str(len(r.predictions)) for r in results.values())])
-    rows.append(["visual tokens", *(str(r.visual_tokens) for r in results.values())])
+    rows.append(["visual tokens", *(f"{round(r.visual_tokens, 1):g}" for r in results.values())])
     rows.append(["questions/s", *(f"{r.questions_per_s:.1f}" for r in results.values())])
     for line in aligned(rows):
         print(line)

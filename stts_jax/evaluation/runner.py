@@ -39,13 +39,11 @@ class Answers:
 
     Attributes:
       said: each prompt with its answer, in order.
-      visual_tokens: pooled visual tokens that the LLM sees of a full-length video.
       questions_per_s: after the last batch that compiled; 0 if there was no other.
       unreadable: questions left out because their files could not be read.
     """
 
     said: list[tuple[Prompt, str]]
-    visual_tokens: int
     questions_per_s: float
     unreadable: int
 
@@ -56,12 +54,12 @@ class Evaluation:
 
     Attributes:
       predictions: in the order of the questions.
-      visual_tokens: pooled visual tokens that the LLM sees of a full-length video.
+      visual_tokens: pooled visual tokens that the LLM sees with a question, on average.
       questions_per_s, unreadable: see `Answers`.
     """
 
     predictions: list[Prediction]
-    visual_tokens: int
+    visual_tokens: float
     questions_per_s: float
     unreadable: int
 
@@ -170,13 +168,15 @@ def evaluate_questions(
     )
     answers = answer(model, config, batches, blind=blind, progress=progress)
     said = [(prompt.index, text) for prompt, text in answers.said]
-    parts = share.gather([said, answers.questions_per_s, answers.unreadable])
+    visual = [0 if blind else prompt.visual_tokens for prompt, _ in answers.said]
+    parts = share.gather([said, answers.questions_per_s, answers.unreadable, visual])
+    seen = [tokens for part in parts for tokens in part[3]]
     return Evaluation(
         predictions=[
             Prediction(question_of(examples[index]), str(examples[index].video), text)
             for index, text in sorted((index, text) for part in parts for index, text in part[0])
         ],
-        visual_tokens=answers.visual_tokens,
+        visual_tokens=sum(seen) / len(seen) if seen else 0.0,
         questions_per_s=sum(part[1] for part in parts),
         unreadable=sum(part[2] for part in parts),
     )
@@ -218,7 +218,6 @@ def answer(
     elapsed = time.perf_counter() - started
     return Answers(
         said=answers,
-        visual_tokens=batches.budget.visual,
         questions_per_s=timed / elapsed if timed else 0.0,
         unreadable=len(batches.bad.reasons),
     )

@@ -12,7 +12,7 @@ import numpy as np
 from stts_jax.budget import Budget
 from stts_jax.config import Config
 from stts_jax.data.datasets.base import SourceExample
-from stts_jax.data.evaluation_batches import PromptBatches, batches_of_prompts
+from stts_jax.data.evaluation_batches import PromptBatches, batches_of_prompts, scaled_frames
 from stts_jax.data.prompts import plainly_worded
 from stts_jax.data.video import Video, read_video
 from stts_jax.evaluation.runner import answer
@@ -43,7 +43,7 @@ def kept_tokens(
     Raises:
       VideoError: if the video can't be read.
     """
-    frames = max(1, round(config.data.max_frames * frames_scale))
+    frames = scaled_frames(config.data, frames_scale)
     video = read_video(path, frames, config.data.fps)
     batches = _prompts(config, path, "", (), frames_scale)
     batch, _, budget = next(iter(batches))
