@@ -280,7 +280,14 @@ class TestRefusals:
             ("model.connector.width=0", "model.connector.width"),
             ("data.max_frames=9", "data.max_frames"),
             ("data.max_bad_share=1.5", "data.max_bad_share"),
+            ("data.seed=-1", "data.seed"),
+            ("data.decoder=decord", "data.decoder"),
+            ("data.subtitles=frame_", "data.subtitles"),
+            ("model.connector.image_pooling=7", "model.connector.image_pooling"),
+            ("model.llm.rope_theta=1", "model.llm.rope_theta"),
             ("train.steps=0", "train.steps"),
+            ("train.weight_decay=-1", "train.weight_decay"),
+            ("train.z_loss=-1", "train.z_loss"),
             ("train.beta2=1.0", "train.beta2"),
             ("train.llm.learning_rate=-1", "train.llm: learning_rate"),
             ("eval.top_p=0.0", "eval.top_p"),
@@ -301,6 +308,11 @@ class TestRefusals:
     def test_missing_file(self, tmp_path: Path) -> None:
         path = tmp_path / "mine.toml"
         assert refusal(str(path)) == f"config file '{path}' does not exist; check the path"
+
+    def test_folder_in_place_of_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.toml").mkdir()
+        message = refusal(str(tmp_path / "mine.toml"))
+        assert message.endswith("mine.toml' is a folder; give the path of a .toml or .json file")
 
     @pytest.mark.parametrize("suffix", [".toml", ".json"])
     def test_file_that_cannot_be_read(self, tmp_path: Path, suffix: str) -> None:

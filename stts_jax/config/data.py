@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from stts_jax.config.checks import require, require_positive
+
+# Which lines of subtitles are shown.
+NUMBERED_SUBTITLES = r"(frame|truncate)_(\d+)"
+SUBTITLES = rf"{NUMBERED_SUBTITLES}|all|ignore"
 
 
 @dataclass(frozen=True)
@@ -26,8 +31,8 @@ class DataConfig:
       frame_tokens: where `<frame_start>` and `<frame_end>` stand: around each `frame`, as the STTS
         weights were trained, or once around the `video`.
       subtitles: which lines of subtitles are shown: `frame_N` those within N seconds of a frame,
-        `all`, or `ignore`.
-      decoder: `pyav`, `torchcodec` or `decord`.
+        `all`, `ignore`, or `truncate_K` all but only K tokens.
+      decoder: `pyav`, or `torchcodec` or `decord2`, which the extra `video` installs.
       max_crops: overlapping crops of an image, at most; one of the whole comes on top.
       max_images: in an example, at most.
       row_frames, row_examples, row_text_tokens: what one row holds; the visual tokens that
@@ -52,7 +57,7 @@ class DataConfig:
     fps: float = 2.0
     frame_tokens: Literal["frame", "video"] = "frame"
     subtitles: str = "frame_1"
-    decoder: str = "pyav"
+    decoder: Literal["pyav", "torchcodec", "decord2"] = "pyav"
     max_crops: int = 8
     max_images: int = 5
     row_frames: int = 64
@@ -75,6 +80,12 @@ class DataConfig:
             f"data.max_frames is {self.max_frames}, more than the data.row_frames="
             f"{self.row_frames} that a row holds; lower the one or raise the other",
         )
+        require(
+            re.fullmatch(SUBTITLES, self.subtitles) is not None,
+            f"data.subtitles is '{self.subtitles}'; use frame_N with seconds, all, ignore, or "
+            "truncate_K with tokens",
+        )
+        require(self.seed >= 0, f"data.seed is {self.seed}; use 0 or more")
         require(self.workers >= 0, f"data.workers is {self.workers}; use 0 or more")
         require(
             0.0 <= self.max_bad_share <= 1.0,

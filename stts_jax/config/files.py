@@ -72,6 +72,10 @@ def _read(name: str, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
             f"there is no config named '{name}'; choose from {', '.join(config_names())}, or give "
             "the path of a .toml or .json file",
         )
+    require(
+        not path.is_dir(),
+        f"config file '{path}' is a folder; give the path of a .toml or .json file",
+    )
     require(path.is_file(), f"config file '{path}' does not exist; check the path")
     try:
         text = path.read_text()

@@ -253,8 +253,12 @@ class LlmConfig:
     def __post_init__(self) -> None:
         owner = "model.llm"
         require_positive(owner, self, "vocab_size", "width", "layers", "heads", "kv_heads")
-        require_positive(owner, self, "head_dim", "mlp_width", "norm_epsilon", "rope_theta")
+        require_positive(owner, self, "head_dim", "mlp_width", "norm_epsilon")
         require_positive(owner, self, "max_positions")
+        require(
+            self.rope_theta > 1.0,
+            f"{owner}.rope_theta is {self.rope_theta}; it is a base of powers, set it above 1",
+        )
         require(
             self.extra_vocab_size >= len(SPECIAL_TOKENS),
             f"{owner}.extra_vocab_size is {self.extra_vocab_size}, but {len(SPECIAL_TOKENS)} "
@@ -306,6 +310,11 @@ class ModelConfig:
             vit.grid % prune.pooling == 0,
             f"model.prune.pooling is {prune.pooling}, which doesn't fit the grid of {vit.grid} x "
             f"{vit.grid} patches; choose a divisor of {vit.grid}, or another model.vit.image_size",
+        )
+        require(
+            self.connector.image_pooling <= vit.grid,
+            f"model.connector.image_pooling is {self.connector.image_pooling}, wider than the grid "
+            f"of {vit.grid} x {vit.grid} patches; use at most {vit.grid}",
         )
         blocks_after = prune.last_dense_layer - prune.prune_at
         most = vit.depth - 1 - blocks_after

@@ -104,7 +104,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         require_positive("train", self, "steps", "clip", "epsilon", "keep_checkpoints")
         require_positive("train", self, "accumulate", "evaluate_examples")
-        for name in ("log_every", "evaluate_every", "save_every"):
+        for name in ("log_every", "evaluate_every", "save_every", "weight_decay", "z_loss"):
             value = getattr(self, name)
             require(value >= 0, f"train.{name} is {value}; use 0 (off) or more")
         for name in ("beta1", "beta2"):

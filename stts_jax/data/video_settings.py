@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from stts_jax.config import ConfigError
+from stts_jax.config.data import NUMBERED_SUBTITLES, SUBTITLES
 from stts_jax.data.frame_sampling import (
     CANDIDATE_FPS,
     FrameSampler,
@@ -19,7 +20,6 @@ from stts_jax.data.video import DECODERS
 
 FrameTokens = Literal["video", "frame"]
 TimeMode = Literal["per-frame-compact", "per-frame", "numbered-frames", "none"]
-_NUMBERED_SUBTITLE_MODES = r"(frame|truncate)_(\d+)"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class VideoSettings:
         _require_one_of("time_mode", self.time_mode, get_args(TimeMode))
         _require_one_of("decoder", self.decoder, DECODERS)
         mode, limit = self.subtitle_mode, self.max_subtitle_tokens
-        if not re.fullmatch(f"{_NUMBERED_SUBTITLE_MODES}|all|ignore", mode):
+        if not re.fullmatch(SUBTITLES, mode):
             raise ConfigError(
                 f"VideoSettings.subtitle_mode is '{mode}'; use frame_N with seconds, all, ignore, "
                 "or truncate_K with tokens"
@@ -98,7 +98,7 @@ class VideoSettings:
         return self.max_subtitle_tokens if of_mode is None else of_mode
 
     def _number_of_subtitle_mode(self, name: str) -> int | None:
-        found = re.fullmatch(_NUMBERED_SUBTITLE_MODES, self.subtitle_mode)
+        found = re.fullmatch(NUMBERED_SUBTITLES, self.subtitle_mode)
         return int(found.group(2)) if found and found.group(1) == name else None
 
 
