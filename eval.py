@@ -97,6 +97,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def require_split(split: str) -> None:
     """Refuse what is neither one of the splits nor a file of questions."""
     if split.endswith(".jsonl"):
+        if Path(split).is_dir():
+            raise ConfigError(f"--split is '{split}', which is a folder; give a .jsonl file")
         if not Path(split).is_file():
             raise ConfigError(f"--split is '{split}', which does not exist; check the path")
     elif split not in SPLITS:

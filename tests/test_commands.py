@@ -18,6 +18,7 @@ import train
 from stts_jax import ask, show
 from stts_jax.budget import surviving_tokens, tokens_to_prune
 from stts_jax.config import load_config, override, replace
+from stts_jax.data import synthetic
 from stts_jax.data.synthetic import ensure_synthetic
 from stts_jax.data.video import probe, read_video
 from stts_jax.evaluation import single
@@ -398,6 +399,28 @@ def test_a_ratio_needs_a_method(checkpoint, capsys):
     off = ["--set", "model.prune.method=none", "model.prune.topk=0"]
     arguments = ["--checkpoint", str(checkpoint), "--k", "30", *off]
     assert "model.prune.method=random" in refused(capsys, evaluate.main(arguments))
+
+
+def test_a_folder_is_no_split(checkpoint, tmp_path, capsys):
+    (tmp_path / "mine.jsonl").mkdir()
+    arguments = ["--checkpoint", str(checkpoint), "--split", str(tmp_path / "mine.jsonl")]
+    assert "which is a folder; give a .jsonl file" in refused(capsys, evaluate.main(arguments))
+
+
+def test_a_set_that_cannot_be_made_is_refused_in_a_sentence(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "below" / "set"
+    arguments = ["--config", "tiny", "--output", str(tmp_path / "run"), "--data-dir", str(folder)]
+    said = f"the procedural set cannot be made in '{folder}': Not a directory"
+    assert said in refused(capsys, train.main(arguments))
+    assert synthetic.main([str(folder)]) == 1
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_a_set_has_no_negative_seed(tmp_path, capsys):
+    assert synthetic.main([str(tmp_path / "set"), "--seed", "-1"]) == 1
+    assert capsys.readouterr().err == "--seed is -1; use 0 or more\n"
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

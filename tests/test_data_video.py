@@ -6,11 +6,13 @@ from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args, get_type_hints
 
 import av
 import numpy as np
 import pytest
 
+from stts_jax.config import DataConfig
 from stts_jax.data import video_pyav
 from stts_jax.data.frame_sampling import FrameSampler, SamplingError, TimeSampler
 from stts_jax.data.video import (
@@ -325,6 +327,17 @@ def test_a_song_with_a_cover_is_no_video(tmp_path):
     path = write_with_sound(tmp_path / "a.mp4", cover=True, levels=[])
     with pytest.raises(VideoError, match="only sound"):
         read_video(path, 4, 2.0)
+
+
+def test_subtitles_alone_are_no_video(tmp_path):
+    path = tmp_path / "a.srt"
+    path.write_text("1\n00:00:00,000 --> 00:00:02,000\nHello.\n\n")
+    with pytest.raises(VideoError, match=r"a\.srt' has no pictures, only subtitles"):
+        read_video(path, 4, 2.0)
+
+
+def test_the_config_knows_the_decoders_that_there_are():
+    assert get_args(get_type_hints(DataConfig)["decoder"]) == tuple(DECODERS)
 
 
 def test_a_picture_size_that_changes_is_refused(tmp_path, monkeypatch):

@@ -95,15 +95,20 @@ def ensure_synthetic(
       `folder`.
 
     Raises:
-      SyntheticError: if the folder holds something else.
+      SyntheticError: if the folder holds something else or can't be written, or the seed is none.
     """
     config = config or SceneConfig()
+    if seed < 0:
+        raise SyntheticError(f"--seed is {seed}; use 0 or more")
     stamp = {"videos": videos, "seed": seed, "scene": dataclasses.asdict(config)}
     stamp = json.loads(json.dumps(stamp))
     if _is_made(folder, stamp):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise _not_made(folder, error) from error
     try:
         _write(temporary, videos, seed, config, progress)
         (temporary / STAMP).write_text(json.dumps(stamp, indent=2) + "\n")
@@ -111,10 +116,10 @@ def ensure_synthetic(
             folder.rmdir()
         temporary.chmod(0o755)
         temporary.rename(folder)
-    except OSError:
+    except OSError as error:
         # Another process may have been faster.
         if not _is_made(folder, stamp):
-            raise
+            raise _not_made(folder, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
@@ -131,6 +136,13 @@ def _is_made(folder: Path, stamp: dict[str, Any]) -> bool:
             "delete it to make it anew"
         )
     return True
+
+
+def _not_made(folder: Path, error: OSError) -> SyntheticError:
+    return SyntheticError(
+        f"the procedural set cannot be made in '{folder}': {error.strerror or error}; choose "
+        "another folder (train.py and eval.py: --data-dir), or make room there"
+    )
 
 
 def _write(folder: Path, videos: int, seed: int, config: SceneConfig, progress: bool) -> None:
@@ -198,15 +210,15 @@ def _line(video: str, question: SceneQuestion) -> str:
     return json.dumps({k: v for k, v in values.items() if v is not None}) + "\n"
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description="Make the procedural video question set.")
     parser.add_argument("folder", type=Path, help="where to; it must not hold other files")
     parser.add_argument("--videos", type=int, default=DEFAULT_VIDEOS, help="of all splits together")
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    options = parser.parse_args(arguments)
     try:
-        ensure_synthetic(arguments.folder, videos=arguments.videos, seed=arguments.seed)
+        ensure_synthetic(options.folder, videos=options.videos, seed=options.seed)
     except SyntheticError as error:
         print(error, file=sys.stderr)
         return 1

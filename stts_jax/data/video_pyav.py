@@ -24,6 +24,8 @@ from stts_jax.data.video_decoders import VideoError, damaged, require_file
 THREADS = 2
 # Containers (AVI, MPEG program streams) that leave the times of many frames to be guessed.
 GUESSED_TIMES = ("avi", "mpeg")
+# What else a file may hold, by FFmpeg's words.
+OTHER_STREAMS = {"audio": "sound", "subtitle": "subtitles"}
 PREDICTED = (PictureType.P, PictureType.B)  # frames that are made from others
 # A file that ends this much (seconds and share) before the length it declares was cut off.
 TRUNCATION_SECONDS = 0.5
@@ -222,7 +224,11 @@ def _video_stream(container: av.container.InputContainer, path: str | Path) -> a
     cover = av.stream.Disposition.attached_pic
     streams = [s for s in container.streams.video if not s.disposition & cover]
     if not streams:
-        raise VideoError(f"'{path}' has no pictures, only sound; use a file with video")
+        only = " and ".join(
+            sorted({OTHER_STREAMS.get(s.type, f"{s.type} streams") for s in container.streams})
+        )
+        what = f"only {only}" if only else "and nothing else"
+        raise VideoError(f"'{path}' has no pictures, {what}; use a file with video")
     if streams[0].codec_context is None:
         raise VideoError(f"'{path}' is coded in an unknown way; convert it to H.264")
     return streams[0]

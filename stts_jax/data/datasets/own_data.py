@@ -80,6 +80,8 @@ def own_lines(path: str | Path) -> Iterator[Line | OwnDataError]:
       OwnDataError: if the file cannot be read at all.
     """
     path = Path(path)
+    if path.is_dir():
+        raise OwnDataError(f"'{path}' is a folder; give the path of a .jsonl file")
     if not path.is_file():
         raise OwnDataError(f"'{path}' does not exist; check the path")
     # Splits where a text editor does: str.splitlines would also split inside of JSON texts.
