@@ -408,6 +408,10 @@ class TestFiles:
         config = load_config(str(tmp_path / "config.json"), ["eval.batch_rows=3"])
         assert config == load_config("tiny", ["eval.batch_rows=3"])
 
+    def test_every_step_is_logged_but_those_of_the_tiny_model(self) -> None:
+        assert load_config("molmo2_4b_stts_50").train.log_every == 1
+        assert load_config("tiny").train.log_every == 10
+
     def test_an_empty_table_gives_the_defaults(self) -> None:
         assert config_from_dict({}) == Config()
 

@@ -60,7 +60,8 @@ class TrainConfig:
         only `first_fit` fills its bins with the rows of a part.
       z_loss: weight of the squared log-partition term.
       freeze_base_embedding: leave the base embedding (and a tied head) as it was.
-      log_every, evaluate_every, save_every: steps; 0 turns the thing off.
+      log_every, evaluate_every, save_every: steps; 0 turns the thing off. A log line tells of the
+        steps since the last one.
       evaluate_examples: questions of the validation set that are answered then, the first.
       keep_checkpoints: that many of the newest are kept.
       keep_best: keep the checkpoint with the best validation accuracy too, however old.
@@ -89,7 +90,7 @@ class TrainConfig:
     accumulate: int = 1
     z_loss: float = 1e-4
     freeze_base_embedding: bool = False
-    log_every: int = 10
+    log_every: int = 1
     evaluate_every: int = 1000
     evaluate_examples: int = 256
     save_every: int = 500
