@@ -38,26 +38,40 @@ class Entry:
 
 @dataclass
 class WorstErrors:
-    """The largest error of each kind in each test file, for the table at the end of the run."""
+    """The largest error of each kind in each test file, for the table at the end of the run.
+
+    And the cases of which only counts were compared, so that a pass doesn't pass for more.
+    """
 
     test_file: str = ""
     largest: dict[tuple[str, str], Entry] = field(default_factory=dict)
+    counted: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     def add(self, case: str, what: str, error: float, tolerance: float) -> None:
         """Record the `error` that `what` has in `case`; asserting it is up to the test."""
         self._keep_worse((self.test_file, what), Entry(case, float(error), float(tolerance)))
 
-    def to_plain(self) -> list[list[Any]]:
-        """What can be sent from a worker to the process that started it."""
-        return [
-            [test_file, what, *dataclasses.astuple(entry)]
-            for (test_file, what), entry in self.largest.items()
-        ]
+    def only_counted(self, case: str, why: str) -> None:
+        """Record that of `case` no more than counts could be compared."""
+        self._add_counted((self.test_file, why), [case])
 
-    def merge(self, plain: list[list[Any]]) -> None:
+    def to_plain(self) -> dict[str, list[list[Any]]]:
+        """What can be sent from a worker to the process that started it."""
+        return {
+            "largest": [[*key, *dataclasses.astuple(x)] for key, x in self.largest.items()],
+            "counted": [[*key, list(cases)] for key, cases in self.counted.items()],
+        }
+
+    def merge(self, plain: dict[str, list[list[Any]]]) -> None:
         """Take in what a worker sent."""
-        for test_file, what, *entry in plain:
+        for test_file, what, *entry in plain.get("largest", ()):
             self._keep_worse((test_file, what), Entry(*entry))
+        for test_file, why, cases in plain.get("counted", ()):
+            self._add_counted((test_file, why), cases)
+
+    def _add_counted(self, key: tuple[str, str], cases: list[str]) -> None:
+        known = self.counted.setdefault(key, [])
+        known += [case for case in cases if case not in known]
 
     def _keep_worse(self, key: tuple[str, str], entry: Entry) -> None:
         known = self.largest.get(key)
@@ -74,6 +88,11 @@ class WorstErrors:
         for row in rows:
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             yield "  ".join(cells).rstrip()
+
+    def counted_lines(self) -> Iterator[str]:
+        """The cases of which only counts were compared, a line for each test file and reason."""
+        for (test_file, why), cases in sorted(self.counted.items()):
+            yield f"{test_file}  {why}: {len(cases)}: {', '.join(sorted(cases))}"
 
 
 def _size(error: float) -> float:
@@ -98,7 +117,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: Any) -> None:
     """Take in the table of a worker of pytest-xdist; one that crashed has sent none."""
-    sent = getattr(node, "workeroutput", {}).get(_SENT, [])
+    sent = getattr(node, "workeroutput", {}).get(_SENT, {})
     node.config.stash[_WORST].merge(sent)
 
 
@@ -117,6 +136,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if worst.largest:
         terminalreporter.section("worst errors")
         for line in worst.lines():
+            terminalreporter.write_line(line)
+    if worst.counted:
+        terminalreporter.section("compared by counts only")
+        for line in worst.counted_lines():
             terminalreporter.write_line(line)
 
 

@@ -212,6 +212,9 @@ def worst_gradient(
 
 # ------------------------------------------------------------------------------- ties at the cut
 
+TIE = "a tie, where the reference's order is arbitrary"
+RETRY = "retries, which start afresh here and where the last one ended there"
+
 
 def cut_is_tied(
     ratings: np.ndarray, num_images: np.ndarray, k: np.ndarray, first_is_safe: bool = True

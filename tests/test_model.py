@@ -366,6 +366,56 @@ def test_ten_batches_of_different_content_compile_once(report_error):
     assert compilations == 1
 
 
+@pytest.mark.parametrize(
+    ("method", "packing"),
+    [
+        ("scorer", "first_fit"),
+        ("heuristic", "stream"),
+        ("easy", "first_fit"),
+        ("random", "stream"),
+        ("none", "stream"),
+    ],
+)
+def test_ten_contents_compile_once_with_every_method_and_packing(method, packing, report_error):
+    """Forward passes, as gradients follow them; a function of its own, so that its cache is too."""
+    topk = 0.0 if method == "none" else 0.5
+    config = small(prune__method=method, prune__packing=packing, prune__topk=topk)
+    model, step = small_model(config), jax.jit(partial(loss_and_more), static_argnums=(2, 4))
+    counts = set()
+    contents = [(kind,) for kind in (VIDEO, IMAGE, MULTI_IMAGE, TEXT)] + [None] * 6
+    for seed, kinds in enumerate(contents):
+        options = {"kinds": kinds} if kinds else {"empty_rows": seed % 4}
+        batch = rows(config, seed=seed, **options)
+        counts.add(np.asarray(batch["num_images"]).tobytes())
+        loss, _ = step(model, batch, BUDGET, jax.random.key(seed), False)
+        assert np.isfinite(loss), seed
+    report_error("compilations for ten batches", step._cache_size(), 1)
+    assert len(contents) == 10 and len(counts) > 6
+    assert step._cache_size() == 1
+
+
+@pytest.mark.parametrize("alike", ["frames", "patches"])
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_frames_that_are_all_alike_lose_exactly_their_budget(packing, alike):
+    """All similarities are 1, and all scores of a place (or of all places) are the same."""
+    batch = numpy_rows()
+    images = batch["images"]
+    first = images[:, :1] if alike == "frames" else images[:, :1, :1]
+    batch = on_device({**batch, "images": np.broadcast_to(first, images.shape)})
+    model = small_model(small(prune__packing=packing))
+    (loss, (logits, fused)), gradients = with_gradients(model, batch, BUDGET, KEY, False)
+    counts, kinds = batch["num_images"], batch["multimodal_type"]
+    k = np.asarray(tokens_to_prune(counts, kinds, SMALL.prune, 9))
+    assert (k > 0).sum() > 1
+    stays = np.asarray(fused.vision.keep).sum((1, 2))
+    assert (stays == np.maximum(counts, 0).sum(1) * 9 - k.sum(1)).all()
+    assert (
+        np.asarray(fused.tokens.valid).sum(1) == (batch["input_ids"] >= 0).sum(1) - k.sum(1)
+    ).all()
+    for array in (loss, logits, *jax.tree.leaves(gradients)):
+        assert np.isfinite(array).all()
+
+
 def test_bfloat16_is_near_float32(report_error):
     model = small_model(small(compute_dtype="bfloat16"))
     loss, (logits, fused) = forward(model, rows(), BUDGET, KEY, False)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference_cases import KEY, cases, cut_is_tied, load, under, vision_names, worst
+from reference_cases import KEY, TIE, cases, cut_is_tied, load, under, vision_names, worst
 
 from convert.in_memory import from_native, to_native
 from convert.names import Name
@@ -151,7 +151,7 @@ def frames_of(num_images: np.ndarray, total: int, to_prune: np.ndarray) -> Frame
     )
 
 
-def test_parity_masks_from_given_scores() -> None:
+def test_parity_masks_from_given_scores(worst_error: Any) -> None:
     for path in cases("prune_masks*.npz"):
         case = load(path)
         for entry in json.loads(str(case["meta"])):
@@ -170,10 +170,13 @@ def test_parity_masks_from_given_scores() -> None:
                 scores[order][None], own["num_images"][None], own["num_to_prune"][None]
             )
             assert mask.sum() == own["valid_mask"].sum()
-            assert tied or (mask == own["valid_mask"]).all()
+            if tied:
+                worst_error.only_counted(f"{path.stem} {entry['i']} masks", TIE)
+                continue
+            assert (mask == own["valid_mask"]).all()
 
 
-def test_parity_bins() -> None:
+def test_parity_bins(worst_error: Any) -> None:
     compared = 0
     for path in cases("rearrange*.npz"):
         case = load(path)
@@ -184,6 +187,7 @@ def test_parity_bins() -> None:
             lone_empty = entry["n_empty"] == 1  # the reference runs one bin more, see first_fit.py
             assert int(layout.used_bins) == entry["BT_prime"] - lone_empty or entry["tie"]
             if entry["tie"]:
+                worst_error.only_counted(f"{path.stem} {entry['i']} bins", TIE)
                 continue
             used = int(layout.used_bins)
             assert (np.asarray(layout.gather(jnp.asarray(own["x"])[None])))[:used] == pytest.approx(

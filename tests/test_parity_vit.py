@@ -16,6 +16,7 @@ import pytest
 from goldens_folder import goldens_dir
 from reference_cases import (
     NOT_CARRIED,
+    TIE,
     cases,
     cut_is_tied,
     load,
@@ -66,6 +67,7 @@ def compare(
         keep = keep[prunable]
     assert keep.sum() == mask.sum()
     if cut_is_tied(expected, counts, k):
+        worst_error.only_counted(name, TIE)
         return False
     assert (keep == mask).all()
     return True

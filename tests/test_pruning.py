@@ -319,6 +319,29 @@ def test_temporal_loss_of_black_frames_has_finite_gradients():
     assert np.isfinite(loss) and all(np.isfinite(g).all() for g in gradients)
 
 
+def sizes_of_arrays(jaxpr):
+    """Values in each array that a program makes, also inside of loops and calls."""
+    for equation in jaxpr.eqns:
+        yield from (variable.aval.size for variable in equation.outvars)
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "jaxpr")):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from sizes_of_arrays(inner)
+
+
+def test_temporal_loss_compares_neighbours_only():
+    """No array, forward or backward, is larger than the patches: none is frames by frames."""
+    frames, patches, width = 64, 9, 2
+    scores = jnp.zeros((1, frames, 1))
+    x = jnp.ones((1, frames, patches, width))
+    one = frame_table(jnp.array([[frames]]), jnp.array([[VIDEO]]), frames, HALF, 1)
+    gradient = jax.grad(
+        lambda s, x: temporal_loss(s, x, one, pooling=3, coefficient=0.5), argnums=(0, 1)
+    )
+    made = list(sizes_of_arrays(jax.make_jaxpr(gradient)(scores, x).jaxpr))
+    assert max(made) == x.size < frames * frames
+
+
 # ------------------------------------------------------------------------------------ baselines
 
 RATE = {"heuristic": heuristic_ratings, "easy": easy_ratings}
