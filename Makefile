@@ -83,12 +83,12 @@ clean:  ## remove caches and build outputs; .venv and runs/ stay
 	    "'$(CANDIDATES)' is that; install one, or name it with PYTHON=/path/to/python3." >&2; \
 	exit 1
 
-$(SETUP): pyproject.toml requirements.lock | .venv/bin/python
+$(SETUP): pyproject.toml setup.py requirements.lock | .venv/bin/python
 	@echo "installing into .venv; the first time takes a minute or two"
 	$(PIP) -c requirements.lock -e '.[test]'
 	@touch $@
 
-$(SETUP_COMPILERS): pyproject.toml requirements.lock | $(COMPILERS)/bin/python
+$(SETUP_COMPILERS): pyproject.toml setup.py requirements.lock | $(COMPILERS)/bin/python
 	@echo "installing the compilers for TPUs and GPUs into $(COMPILERS); it takes some minutes"
 	$(subst .venv,$(COMPILERS),$(PIP)) -c requirements.lock -e '.[test,tpu,cuda]'
 	@touch $@

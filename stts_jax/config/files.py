@@ -16,7 +16,9 @@ from typing import Any, Literal, TypeVar
 from stts_jax.config.checks import ConfigError, require
 from stts_jax.config.run import Config
 
-CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
+# In an installed package, and in a checkout; see setup.py.
+_INSTALLED, _CHECKOUT = (parent / "configs" for parent in Path(__file__).resolve().parents[1:3])
+CONFIG_DIR = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 T = TypeVar("T")
 
 
