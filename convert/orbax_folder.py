@@ -29,7 +29,7 @@ from stts_jax.config import ModelConfig
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import MESH_AXES, parameter_shardings
 from stts_jax.parallel.parameters import named_parameters
-from stts_jax.training.checkpoint import MODEL, reading
+from stts_jax.training.checkpoint import MODEL, CheckpointError, reading
 from stts_jax.training.stored_arrays import METADATA, open_arrays, read_metadata, spec_of
 
 # Arrays are stored in blocks that lie within the part of one of so many processes that share them
@@ -175,6 +175,7 @@ class ParameterRows:
     array: Any
     name: Name
     layer: int | None
+    checkpoint: Path
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -189,22 +190,26 @@ class ParameterRows:
         return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Rows [start, stop)."""
+        """Rows [start, stop).
+
+        Raises:
+          ConvertError: if they can't be read.
+        """
         array = self.array if self.layer is None else self.array[self.layer]
-        if self.name.transpose:
-            return array[:, start:stop].read().result().T
-        return array[start:stop].read().result()
+        with _reading(self.checkpoint):
+            if self.name.transpose:
+                return array[:, start:stop].read().result().T
+            return array[start:stop].read().result()
 
 
 def read_arrays(checkpoint: Path, table: tuple[Name, ...], column: str) -> dict[str, Rows]:
     """Our stored parameters as the tensors of another column; nothing is read yet.
 
     Raises:
-      ConvertError: if parameters of the table are missing in the checkpoint, or it holds others.
+      ConvertError: if the checkpoint is damaged, lacks parameters of the table, or holds others.
     """
-    model = checkpoint / MODEL
-    with reading(checkpoint):
-        arrays = open_arrays(model)
+    with _reading(checkpoint):
+        arrays = open_arrays(checkpoint / MODEL)
     stored, wanted = set(arrays), {name.ours for name in table}
     if stored != wanted:
         raise ConvertError(
@@ -220,5 +225,15 @@ def read_arrays(checkpoint: Path, table: tuple[Name, ...], column: str) -> dict[
         for layer in range(array.shape[0]) if stacked else [None]:
             theirs = template.format(layer=layer) if stacked else template
             start = bounds[0] if bounds else 0
-            tensors.setdefault(theirs, {})[start] = ParameterRows(array, name, layer)
+            tensors.setdefault(theirs, {})[start] = ParameterRows(array, name, layer, checkpoint)
     return join_parts(tensors)
+
+
+@contextmanager
+def _reading(checkpoint: Path) -> Iterator[None]:
+    """As `checkpoint.reading`, in this package's errors."""
+    try:
+        with reading(checkpoint):
+            yield
+    except CheckpointError as error:
+        raise ConvertError(str(error)) from error

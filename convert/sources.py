@@ -212,10 +212,10 @@ def _ours(folder: Path, options: Options) -> Source:
     try:
         checkpoint = find_checkpoint(folder)
         config = config_of(checkpoint)
-        _require_agreement(options, config.model, folder)
-        tensors = read_arrays(checkpoint, name_table(config.model), NATIVE)
     except CheckpointError as error:
         raise ConvertError(str(error)) from error
+    _require_agreement(options, config.model, folder)
+    tensors = read_arrays(checkpoint, name_table(config.model), NATIVE)
     stated = config.data.tokenizer
     tokenizer = TINY_FILE if stated == "tiny" else Path(stated)
     if tokenizer.is_file():

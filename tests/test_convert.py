@@ -253,6 +253,17 @@ def test_a_fused_tensor_with_too_many_rows_is_refused(tmp_path: Path, capsys) ->
     assert f"'{name}': nothing reads rows {len(array)} to {len(array) + 2}" in message
 
 
+@pytest.mark.parametrize("size", [0, 100])
+def test_our_own_damaged_checkpoint_is_refused(tmp_path: Path, capsys, size) -> None:
+    ours = converted(tmp_path)
+    model = ours / "checkpoints" / "0" / "model"
+    largest = max(model.rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    os.truncate(largest, size)
+    message = refused(capsys, ours, tmp_path / "back", "--to", "hf")
+    assert "is damaged or incomplete (" in message and "copy it again" in message
+    assert not (tmp_path / "back").exists()
+
+
 def test_a_tensor_in_two_files_is_refused(tmp_path: Path, capsys) -> None:
     source = write_hf(tmp_path / "hf", SCORED)
     (source / "model-00002-of-00002.safetensors").unlink()
