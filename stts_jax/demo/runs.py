@@ -142,7 +142,6 @@ class Demo:
             result = evaluate_split(
                 model, config, "test", limit=self.plan.questions, blind=blind, progress=True
             )
-            config.save(folder)
             result.save(folder, {"k": k, "packing": packing, "blind": blind})
             config.save(folder)
             return {
