@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -313,24 +315,48 @@ def test_ends_of_segments():
     np.testing.assert_array_equal(segment_ends(ids), [[2, 2, 3, 6, 6, 6, 0], [0] * 7])
 
 
-def kept_patches(ratio: float, seed: int) -> np.ndarray:
-    """As selection leaves them: whole cells, 16 frames of 729, the first one complete."""
-    patches, cells, frames = 729, 81, 16
-    scores = np.random.default_rng(seed).random((frames, cells))
-    scores[0] = 2.0
-    # Frames differ in how much of them is worth keeping.
-    scores[1:] += np.random.default_rng(seed + 100).normal(0, 0.3, (frames - 1, 1))
-    cut = np.sort(scores, axis=None)[int(ratio * frames * cells)]
-    return (scores >= cut).sum(-1) * (patches // cells)
+@dataclass(frozen=True)
+class Selection:
+    """How selections are drawn: what is dropped, of how many frames, and how they differ."""
+
+    ratio: float
+    frames: int
+    spread: float
+
+    def kept(self, seed: int) -> np.ndarray:
+        """Patches of each frame: whole cells, frames of 729, the first one complete."""
+        patches, cells = 729, 81
+        scores = np.random.default_rng(seed).random((self.frames, cells))
+        scores[0] = 2.0
+        # Frames differ in how much of them is worth keeping.
+        more = np.random.default_rng(seed + 100).normal(0, self.spread, (self.frames - 1, 1))
+        scores[1:] += more
+        cut = np.sort(scores, axis=None)[int(self.ratio * self.frames * cells)]
+        return (scores >= cut).sum(-1) * (patches // cells)
 
 
-@pytest.mark.parametrize("ratio", [0.3, 0.5, 0.7])
-def test_scores_made_are_at_most_half_above_the_ideal(ratio, report_error):
+every_selection = pytest.mark.parametrize(
+    "selection",
+    [
+        Selection(*drawn)
+        for drawn in itertools.product((0.3, 0.5, 0.7), (16, 64, 384), (0, 0.05, 0.1, 0.3, 1))
+    ],
+    ids=lambda drawn: f"{drawn.ratio:.0%} of {drawn.frames} frames, spread {drawn.spread}",
+)
+
+
+def check_scores(visited, selection: Selection, what: str, report_error) -> None:
+    """`visited` scores of (T,) patches are at most half above the ideal, in each of five draws."""
     for seed in range(5):
-        kept = kept_patches(ratio, seed)
-        waste = visited_scores(kept, 729) / (kept**2).sum()
-        report_error("scores over ideal", waste, 1.5)
+        kept = selection.kept(seed)
+        waste = visited(kept) / (kept**2).sum()
+        report_error(f"{what} over ideal, {selection.ratio:.0%}", waste, 1.5)
         assert 1.0 <= waste <= 1.5
+
+
+@every_selection
+def test_scores_made_are_at_most_half_above_the_ideal(selection, report_error):
+    check_scores(partial(visited_scores, longest=729), selection, "scores", report_error)
 
 
 def test_sizes_end_with_the_longest_segment():

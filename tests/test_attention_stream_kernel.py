@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
-from test_attention import check, check_segments, draw, kept_patches, plain_attention
+from test_attention import (
+    check,
+    check_scores,
+    check_segments,
+    draw,
+    every_selection,
+    plain_attention,
+)
 
 from stts_jax.layers.attention import stream_kernel as kernel_module
 from stts_jax.layers.attention.request import Request
@@ -17,11 +24,16 @@ from stts_jax.layers.attention.stream_kernel import (
     SEGMENTS_OF_PARTS,
     frames_kernel,
     frames_refusal,
-    kernel_scores,
     stream_kernel,
     stream_refusal,
 )
-from stts_jax.layers.attention.stream_windows import TILE, part_plan
+from stts_jax.layers.attention.stream_kernel_blocks import (
+    FEWER_KEYS,
+    KEYS,
+    kernel_scores,
+    key_blocks,
+)
+from stts_jax.layers.attention.stream_windows import CHUNK, TILE, part_plan
 
 WIDTH = 72
 # Worst seen are printed with the tests; bfloat16 has 8 bits.
@@ -38,13 +50,15 @@ def stream_ids(lengths: tuple[int, ...], padding: int) -> jnp.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("lengths", "padding"), [(FEW, 21), (MANY, 9), ((20, 20), 200)], ids=["few", "many", "padded"]
+    ("lengths", "padding"),
+    [(FEW, 21), (MANY, 9), ((20, 20), 200), ((3, 215, 30), 8)],
+    ids=["few", "many", "padded", "blocks of both heights"],
 )
 def test_a_stream_in_the_kernel_equals_attention_within_segments(lengths, padding, report_error):
     # A second row, of padding only.
     ids = stream_ids(lengths, padding)
     ids = jnp.concatenate([ids, jnp.full_like(ids, -1)])
-    attend = partial(stream_kernel, longest=150, segments=len(lengths), interpret=True)
+    attend = partial(stream_kernel, longest=215, segments=len(lengths), interpret=True)
     check_segments(attend, ids, report_error, FLOAT32)
 
 
@@ -103,13 +117,23 @@ def test_two_parts_write_every_row_once_and_know_all_its_segments(seed):
         assert ((own >= first) & (own < after)).all()
 
 
-@pytest.mark.parametrize("ratio", [0.3, 0.5, 0.7])
-def test_the_kernel_makes_at_most_half_more_scores_than_the_ideal(ratio, report_error):
-    for seed in range(5):
-        kept = kept_patches(ratio, seed)
-        waste = kernel_scores(kept) / (kept**2).sum()
-        report_error("kernel's scores over ideal", waste, 1.5)
-        assert 1.0 <= waste <= 1.5
+@every_selection
+def test_the_kernel_makes_at_most_half_more_scores_than_the_ideal(selection, report_error):
+    check_scores(kernel_scores, selection, "kernel's scores", report_error)
+
+
+def test_blocks_of_keys_hold_a_segment_and_stay_within_its_window():
+    rows = np.arange(800)
+    many, fewer = key_blocks(rows)
+    assert min(many.min(), fewer.min()) == 0
+    keys = many * KEYS + fewer * FEWER_KEYS
+    assert (rows <= keys).all() and (keys <= -(-rows // CHUNK) * CHUNK).all()
+
+
+def test_blocks_of_keys_of_all_but_the_shortest_segments_have_few_rows_too_many():
+    rows = np.arange(161, 800)
+    many, fewer = key_blocks(rows)
+    assert (many * KEYS + fewer * FEWER_KEYS - rows < KEYS - FEWER_KEYS).all()
 
 
 def test_the_kernel_refuses_segments_that_fill_a_chip(monkeypatch):

@@ -3,7 +3,8 @@
 Queries, keys and values stay as the projections make them, heads side by side, and so does what
 comes out: nothing is laid out anew in memory. Each segment is fetched into VMEM whole, while the
 one before it is computed; its blocks of scores are those of its own queries and keys alone.
-`stream_windows` moves, `stream_kernel_bodies` computes, `stream_kernel_programs` does both.
+`stream_windows` moves, `stream_kernel_blocks` cuts, `stream_kernel_bodies` computes, and
+`stream_kernel_programs` does it all.
 """
 
 from __future__ import annotations
@@ -15,13 +16,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from stts_jax.layers.attention.request import Request
 from stts_jax.layers.attention.stream_frames import segment_starts
-from stts_jax.layers.attention.stream_kernel_bodies import KEYS, LANES, QUERIES
+from stts_jax.layers.attention.stream_kernel_blocks import LANES, QUERIES
 from stts_jax.layers.attention.stream_kernel_programs import backward_program, forward_program
 from stts_jax.layers.attention.stream_windows import (
     CHUNK,
@@ -75,13 +75,6 @@ def frames_refusal(request: Request) -> str | None:
     heads, width = request.query.shape[-2:]
     biased = request.key_bias is not None
     return stream_refusal(heads, width, length, request.query.dtype.itemsize, biased=biased)
-
-
-def kernel_scores(lengths: np.ndarray) -> int:
-    """Scores that are made for segments of these lengths, one behind the other, of each head."""
-    starts = np.cumsum(lengths) - lengths
-    rows = np.where(lengths > 0, starts % TILE + lengths, 0)
-    return int((-(-rows // QUERIES) * QUERIES * (-(-rows // KEYS) * KEYS)).sum())
 
 
 def stream_kernel(

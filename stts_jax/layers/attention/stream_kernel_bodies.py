@@ -1,14 +1,12 @@
 """What the TPU kernel of streams does with a segment in VMEM, forward and backward.
 
-Heads lie side by side in whole tiles of lanes. A head of 72 lanes is taken with the one or two
-tiles that it lies in, and queries (or gradients) are zero in lanes of its neighbours: a product
-over 128 lanes costs what one over 72 does, and nothing is shifted.
+Heads lie side by side in whole tiles of lanes. A head is taken with all tiles that it lies in, and
+queries (or gradients) are zero in lanes of its neighbours, so nothing is shifted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -16,6 +14,13 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from stts_jax.layers.attention.masks import FORBIDDEN
+from stts_jax.layers.attention.stream_kernel_blocks import (
+    FEWER_KEYS,
+    KEYS,
+    QUERIES,
+    Head,
+    key_blocks,
+)
 from stts_jax.layers.attention.stream_windows import (
     CHUNK,
     LEAD,
@@ -26,58 +31,16 @@ from stts_jax.layers.attention.stream_windows import (
 )
 from stts_jax.layers.attention.tiles import product
 
-# Of one block of scores: queries are a tile's lanes, keys its sublanes.
-QUERIES = KEYS = CHUNK
-LANES = 128
-# Heads that are computed at once: what one waits for leaves time for the others. The compiler makes
-# 3312 bundles of a block of all 16 heads so, 3883 of one head after the other.
+# Heads that are computed at once: what one waits for leaves time for the others.
 TOGETHER = 4
-
-
-@dataclass(frozen=True)
-class Head:
-    """Where a head lies among the lanes of all.
-
-    Attributes:
-      number: of the head.
-      width: d, lanes of a head.
-      lanes: of all heads.
-    """
-
-    number: int
-    width: int
-    lanes: int
-
-    @property
-    def tiles(self) -> slice:
-        """The lanes of the tiles that it lies in."""
-        first, last = self.number * self.width, (self.number + 1) * self.width
-        return slice(first // LANES * LANES, min(-(-last // LANES) * LANES, self.lanes))
-
-    @property
-    def size(self) -> int:
-        """Lanes of these tiles."""
-        return self.tiles.stop - self.tiles.start
-
-    def cut(self, across: jax.Array) -> jax.Array:
-        """(size, QUERIES), lanes down -> (d, QUERIES), its own."""
-        first = self.number * self.width - self.tiles.start
-        return across[first : first + self.width]
-
-    def padded(self, across: jax.Array) -> jax.Array:
-        """The other way round, with zeros."""
-        before = self.number * self.width - self.tiles.start
-        return jnp.pad(across, ((before, self.size - self.width - before), (0, 0)))
-
-    def holds(self, rows: int) -> jax.Array:
-        """(rows, size) bool: its own lanes."""
-        lane = self.tiles.start + jax.lax.broadcasted_iota(jnp.int32, (rows, self.size), 1)
-        first = self.number * self.width
-        return (lane >= first) & (lane < first + self.width)
 
 
 def _rows(number: jax.Array, size: int, lead: int = 0) -> Any:
     return pl.ds(pl.multiple_of(lead + number * size, size), size)
+
+
+def _keys(first: jax.Array, size: int, lead: int = 0) -> Any:
+    return pl.ds(pl.multiple_of(lead + first, KEYS - FEWER_KEYS), size)
 
 
 def _own(window: Window, head: Head, buffer: Any, number: jax.Array) -> tuple[Any, jax.Array]:
@@ -88,13 +51,26 @@ def _own(window: Window, head: Head, buffer: Any, number: jax.Array) -> tuple[An
 
 
 def _scores(
-    window: Window, key: jax.Array, query: jax.Array, bias: Any, number: jax.Array, scale: float
+    window: Window, key: jax.Array, query: jax.Array, bias: Any, first: jax.Array, scale: float
 ) -> jax.Array:
-    """(KEYS, QUERIES) float32; keys of other segments are forbidden."""
+    """(keys, QUERIES) float32 of keys from row `first` on; those of others are forbidden."""
     scores = product(key, query, (1, 1)) * scale
     if bias is not None:
-        scores += bias[window.slot, _rows(number, KEYS, LEAD)]
-    return jnp.where(window.holds(number * KEYS, scores.shape), scores, FORBIDDEN)
+        scores += bias[window.slot, _keys(first, key.shape[0], LEAD)]
+    return jnp.where(window.holds(first, scores.shape), scores, FORBIDDEN)
+
+
+def _each_key_block(window: Window, run: Any, sums: Any) -> Any:
+    """Sums over all keys; `run` takes a block's first row, its keys and the sums before it."""
+    many, fewer = key_blocks(window.end - window.begin)
+
+    def of_many(number: jax.Array, sums: Any) -> Any:
+        return run(number * KEYS, KEYS, sums)
+
+    def of_fewer(number: jax.Array, sums: Any) -> Any:
+        return run(many * KEYS + number * FEWER_KEYS, FEWER_KEYS, sums)
+
+    return jax.lax.fori_loop(0, fewer, of_fewer, jax.lax.fori_loop(0, many, of_many, sums))
 
 
 def forward_segment(
@@ -124,22 +100,23 @@ def forward_segment(
     def of_queries(group: Sequence[Head], number: jax.Array) -> None:
         own = [_own(window, head, queries, number) for head in group]
 
-        def of_keys(number: jax.Array, sums: Any) -> Any:
+        def of_keys(first: jax.Array, size: int, sums: Any) -> Any:
             return [
-                attend(head, query, number, *before)
+                attend(head, query, first, size, *before)
                 for head, (query, _), before in zip(group, own, sums, strict=True)
             ]
 
         def attend(
             head: Head,
             query: jax.Array,
-            number: jax.Array,
+            first: jax.Array,
+            size: int,
             largest: jax.Array,
             total: jax.Array,
             attended: jax.Array,
         ) -> Any:
-            down = window.slot, _rows(number, KEYS, LEAD), head.tiles
-            scores = _scores(window, keys[down], query, bias, number, scale)
+            down = window.slot, _keys(first, size, LEAD), head.tiles
+            scores = _scores(window, keys[down], query, bias, first, scale)
             value = values[down]
             now = jnp.maximum(largest, scores.max(0, keepdims=True))
             weights, left = jnp.exp(scores - now), jnp.exp(largest - now)
@@ -148,7 +125,7 @@ def forward_segment(
 
         nothing = jnp.full((1, QUERIES), FORBIDDEN), jnp.zeros((1, QUERIES))
         none = [(*nothing, jnp.zeros((head.width, QUERIES))) for head in group]
-        sums = jax.lax.fori_loop(0, window.blocks(KEYS), of_keys, none)
+        sums = _each_key_block(window, of_keys, none)
         across = _rows(number, QUERIES)
         for head, (_, mask), (largest, total, attended) in zip(group, own, sums, strict=True):
             new = head.padded(attended / total).T
@@ -200,9 +177,9 @@ def backward_segment(
         own_gradients = [_own(window, head, out_gradients, number)[0] for head in group]
         across = _rows(number, QUERIES)
 
-        def of_keys(number: jax.Array, query_sums: Any) -> Any:
+        def of_keys(first: jax.Array, size: int, query_sums: Any) -> Any:
             return [
-                of_head(head, query, gradient, number, before)
+                of_head(head, query, gradient, first, size, before)
                 for head, (query, _), gradient, before in zip(
                     group, own, own_gradients, query_sums, strict=True
                 )
@@ -212,13 +189,14 @@ def backward_segment(
             head: Head,
             query: jax.Array,
             gradient: jax.Array,
-            number: jax.Array,
+            first: jax.Array,
+            size: int,
             query_sum: jax.Array,
         ) -> jax.Array:
             row = pl.ds(head.number, 1)
-            down, place = _rows(number, KEYS, LEAD), _rows(number, KEYS)
+            down, place = _keys(first, size, LEAD), _keys(first, size)
             key, value = keys[window.slot, down, head.tiles], values[window.slot, down, head.tiles]
-            scores = _scores(window, key, query, bias, number, scale)
+            scores = _scores(window, key, query, bias, first, scale)
             weights = jnp.exp(scores - log_total[window.slot, row, across])
             more = product(weights.astype(gradient.dtype), gradient, (1, 0))
             value_sums[place, head.tiles] += more
@@ -231,7 +209,7 @@ def backward_segment(
             return query_sum + head.cut(product(key, of_scores, (0, 0)))
 
         none = [jnp.zeros((head.width, QUERIES)) for head in group]
-        query_sums = jax.lax.fori_loop(0, window.blocks(KEYS), of_keys, none)
+        query_sums = _each_key_block(window, of_keys, none)
         for head, (_, mask), query_sum in zip(group, own, query_sums, strict=True):
             where = window.slot, across, head.tiles
             merge(gradients[0], where, mask, head.padded(query_sum).T)
