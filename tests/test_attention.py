@@ -310,6 +310,19 @@ def test_numbers_at_padding_do_not_matter():
     np.testing.assert_array_equal(run(*arrays, ids), run(*spoilt, ids))
 
 
+def test_padding_between_segments_is_passed_by(report_error):
+    ids = jnp.asarray([[-1, -1, 0, 0, 0, -1, 2, 2, -1, 3, -1, -1]], jnp.int32)
+    shape = (1, 12, 1, 4)
+    arrays, (weights,) = draw(19, shape, shape, shape), draw(20, shape)
+    check(
+        lambda *x: segment_attention(*x, ids, LONGEST),
+        lambda *x: plain_attention(*x, segment_mask(ids, ids)),
+        arrays,
+        weights,
+        report_error,
+    )
+
+
 def test_ends_of_segments():
     ids = np.array([[0, 0, 3, 4, 4, 4, -1], [-1] * 7], np.int32)
     np.testing.assert_array_equal(segment_ends(ids), [[2, 2, 3, 6, 6, 6, 0], [0] * 7])

@@ -145,7 +145,8 @@ def _each_segment(
                 jax.lax.dynamic_update_slice_in_dim(whole, part, start, 0)
                 for whole, part in zip(done, results, strict=True)
             )
-            return start + count, done
+            # Padding that isn't at the end is passed by place by place.
+            return start + jnp.maximum(count, 1), done
 
         empty = tuple(jnp.zeros(x.shape[2:], x.dtype) for x in like)
         first = (jnp.zeros((), row_ends.dtype), empty)
