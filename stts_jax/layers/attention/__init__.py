@@ -28,7 +28,7 @@ def attention(
     """Scaled dot-product attention with the softmax in float32.
 
     No Lq x Lk array is kept for the backward pass, and none of more than a block's scores is made
-    where there are many.
+    where there are many. What nobody may see is multiplied by 0, so all numbers must be finite.
 
     Args:
       query: (B, ..., Lq, H, d).
@@ -70,7 +70,7 @@ def stream_attention(
     """Attention within the segments of a stream whose segments are contiguous and in order.
 
     Args:
-      query, key, value: (B, S, H, d).
+      query, key, value: (B, S, H, d), finite at padding too: what is there is multiplied by 0.
       segment_ids: (B, S) int, non-decreasing; negative ids are padding at the end.
       longest_segment: tokens of the longest segment that can occur.
       segments: ids are below this.
