@@ -14,6 +14,7 @@ from test_attention import check, draw, plain_attention
 
 from stts_jax.layers.attention import attention, choice, stream_attention
 from stts_jax.layers.attention.backends import BACKENDS
+from stts_jax.layers.attention.bias_columns import with_bias
 from stts_jax.layers.attention.cudnn import cudnn_shape_refusal
 from stts_jax.layers.attention.gpu import device_refusal, mixed_refusal
 from stts_jax.layers.attention.masks import PlaceMask, Places, Rule, segment_mask
@@ -222,6 +223,37 @@ def test_splash_in_bfloat16_holds_the_bias_in_two_columns(report_error):
         BFLOAT16,
         BFLOAT16,
     )
+
+
+@pytest.mark.parametrize("hidden", [-np.inf, np.finfo(np.float32).min, -1e9])
+@pytest.mark.parametrize("dtype", [jnp.float32, HALF, jnp.float16], ids=lambda x: x.__name__)
+def test_a_bias_may_hide_keys(hidden, dtype, report_error):
+    """With its gradient, whatever of its size a column can hold."""
+    shape = (1, 6, 2, 8)
+    arrays, (bias, weights) = draw(7, shape, shape, shape, dtype=dtype), draw(8, (1, 6), shape)
+    seen = jnp.asarray([[True, False, True, True, False, True]])
+
+    def columns(query, key, value, bias):
+        query, key = with_bias(query, key, jnp.where(seen, bias, hidden))
+        scale = query.shape[-1] ** 0.5
+        return plain_attention(query.astype(jnp.float32) * scale, key, value)
+
+    _, gradients = check(
+        columns,
+        lambda q, k, v, b: plain_attention(q, k, v, seen[:, None], b),
+        [*arrays, bias],
+        weights,
+        report_error,
+        *((FLOAT32, FLOAT32) if dtype == jnp.float32 else (BFLOAT16, BFLOAT16)),
+    )
+    assert (gradients[3][~seen] == 0).all()
+
+
+def test_a_row_whose_keys_are_all_hidden_by_their_bias_stays_finite():
+    query, key = draw(9, *[(1, 6, 2, 8)] * 2, dtype=HALF)
+    columns = with_bias(query, key, jnp.full((1, 6), -jnp.inf))
+    assert all(bool(jnp.isfinite(x).all()) for x in columns)
+    assert bool(jnp.isfinite(plain_attention(*columns, key)).all())
 
 
 # ------------------------------------------------------------------- masks of numbers, interpreted

@@ -2,12 +2,15 @@
 
 `softmax(q k / sqrt(d) + b)` is `softmax([q / sqrt(d), 1] [k, b])`, so any kernel makes it, and its
 gradient. In bfloat16 the bias is split in two columns, what bfloat16 holds of it and the rest.
+An infinite one would have no rest, and is held to what keeps a key out of every softmax.
 """
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+
+from stts_jax.layers.attention.masks import FORBIDDEN
 
 
 def with_bias(
@@ -18,12 +21,13 @@ def with_bias(
     Args:
       query: (..., Lq, H, d).
       key: (..., Lk, K, d).
-      key_bias: (..., Lk).
+      key_bias: (..., Lk), infinite at keys that nobody should see.
     """
     query = query * query.shape[-1] ** -0.5
     if key_bias is None:
         return query, key
-    bias = jnp.broadcast_to(key_bias, key.shape[:-2]).astype(jnp.float32)
+    most = min(-FORBIDDEN, float(jnp.finfo(key.dtype).max))
+    bias = jnp.broadcast_to(key_bias, key.shape[:-2]).astype(jnp.float32).clip(-most, most)
     columns = [bias.astype(key.dtype)]
     if key.dtype != jnp.float32:
         columns.append((bias - columns[0].astype(jnp.float32)).astype(key.dtype))
