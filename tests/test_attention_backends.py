@@ -13,6 +13,7 @@ import pytest
 from test_attention import check, draw, plain_attention
 
 from stts_jax.layers.attention import attention, choice, stream_attention
+from stts_jax.layers.attention import stream as stream_module
 from stts_jax.layers.attention.backends import BACKENDS
 from stts_jax.layers.attention.bias_columns import with_bias
 from stts_jax.layers.attention.cudnn import cudnn_shape_refusal
@@ -22,6 +23,7 @@ from stts_jax.layers.attention.place_blocks import block_tables, needed_blocks
 from stts_jax.layers.attention.place_kernel import place_attention
 from stts_jax.layers.attention.request import Request
 from stts_jax.layers.attention.splash import splash_attention, splash_shape_refusal
+from stts_jax.layers.attention.stream import StreamRequest
 from stts_jax.parallel.mesh import make_mesh, on_mesh
 
 LENGTH, HEADS, KEY_HEADS, WIDTH = 200, 2, 1, 72
@@ -122,6 +124,16 @@ def test_gpu_kernels_multiply_halves_of_one_type():
     half, other = jnp.ones((1,), HALF), jnp.ones((1,), jnp.float16)
     assert mixed_refusal(half, half, half) is None
     assert "are bfloat16, float16, bfloat16" in mixed_refusal(half, other, half)
+
+
+@pytest.mark.parametrize("name", ["stream_triton", "cudnn"])
+def test_a_gpu_takes_no_more_segments_than_a_grid_has_programs(name, monkeypatch):
+    monkeypatch.setattr(stream_module, "gpu_refusal", lambda: None)
+    (backend,) = (own for own in stream_module.STREAM_BACKENDS if own.name == name)
+    arrays, ids = [jnp.ones((2, 4, 1, 8), HALF)] * 3, jnp.zeros((2, 4), jnp.int32)
+    assert backend.refusal(StreamRequest(*arrays, ids, 4, 32_767)) is None
+    refusal = backend.refusal(StreamRequest(*arrays, ids, 4, 32_768))
+    assert refusal == "of 65536 rows; it takes at most 65535"
 
 
 def test_one_device_of_several_may_run_a_kernel_where_its_mesh_says_so(monkeypatch):

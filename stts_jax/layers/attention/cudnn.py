@@ -8,15 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from stts_jax.layers.attention.bias_columns import with_bias
-from stts_jax.layers.attention.gpu import gpu_refusal, type_refusal
+from stts_jax.layers.attention.gpu import gpu_refusal, leads_refusal, type_refusal
 from stts_jax.layers.attention.request import Request
 
 # Widths of heads are a multiple of this.
 WIDTH_STEP = 8
 # Lengths are a multiple of this, or there is no gradient.
 EVEN = 2
-# Rows (frames, cells) of one call: cuDNN has no plan for more.
-MOST_LEADS = 65_535
 
 
 def cudnn_refusal(request: Request) -> str | None:
@@ -32,11 +30,6 @@ def cudnn_shape_refusal(request: Request) -> str | None:
         return "one query looks at its keys sooner in one product"
     leads = leads_refusal(math.prod(request.query.shape[:-3]))
     return leads or type_refusal(request.query, columns=0 if request.key_bias is None else 2)
-
-
-def leads_refusal(leads: int) -> str | None:
-    """Why so many rows at a time are none for cuDNN, or None."""
-    return None if leads <= MOST_LEADS else f"of {leads} rows; it takes at most {MOST_LEADS}"
 
 
 def cudnn_attention(request: Request) -> jax.Array:

@@ -10,6 +10,8 @@ from stts_jax.layers.attention.choice import kernel_refusal
 LEAST_CAPABILITY = 8.0
 HALF_TYPES = ("bfloat16", "float16")
 WIDEST = 128
+# Rows (frames, segments, cells) of one call: cuDNN has no plan for more, and a grid no programs.
+MOST_LEADS = 65_535
 
 
 def gpu_refusal() -> str | None:
@@ -38,6 +40,11 @@ def type_refusal(query: jax.Array, columns: int) -> str | None:
     if query.shape[-1] + columns > WIDEST:
         return f"heads are {query.shape[-1] + columns} wide; it takes at most {WIDEST}"
     return None
+
+
+def leads_refusal(leads: int) -> str | None:
+    """Why so many rows at a time are none for them, or None."""
+    return None if leads <= MOST_LEADS else f"of {leads} rows; it takes at most {MOST_LEADS}"
 
 
 def mixed_refusal(*arrays: jax.Array) -> str | None:

@@ -16,7 +16,12 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from stts_jax.layers.attention.gpu import gpu_refusal, mixed_refusal, type_refusal
+from stts_jax.layers.attention.gpu import (
+    gpu_refusal,
+    leads_refusal,
+    mixed_refusal,
+    type_refusal,
+)
 from stts_jax.layers.attention.masks import NOWHERE, PlaceMask
 from stts_jax.layers.attention.place_blocks import across, block_lists, padded_mask
 from stts_jax.layers.attention.place_kernel import place_shape_refusal
@@ -34,7 +39,8 @@ def place_triton_refusal(request: Request) -> str | None:
     """Why the kernel cannot do what is asked, or None."""
     types = type_refusal(request.query, columns=0)
     mixed = mixed_refusal(request.query, request.key, request.value)
-    return gpu_refusal() or place_shape_refusal(request) or types or mixed
+    leads = leads_refusal(request.query.shape[0])
+    return gpu_refusal() or place_shape_refusal(request) or leads or types or mixed
 
 
 def place_triton(request: Request, *, interpret: bool = False) -> jax.Array:

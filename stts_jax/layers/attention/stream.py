@@ -8,8 +8,13 @@ import jax
 
 from stts_jax.layers.attention.backends import xla_attention
 from stts_jax.layers.attention.choice import Backend, kernel_refusal
-from stts_jax.layers.attention.cudnn import cudnn_frames, leads_refusal
-from stts_jax.layers.attention.gpu import gpu_refusal, mixed_refusal, type_refusal
+from stts_jax.layers.attention.cudnn import cudnn_frames
+from stts_jax.layers.attention.gpu import (
+    gpu_refusal,
+    leads_refusal,
+    mixed_refusal,
+    type_refusal,
+)
 from stts_jax.layers.attention.request import Request
 from stts_jax.layers.attention.stream_blocks import neighbour_attention
 from stts_jax.layers.attention.stream_frames import frames_attention
@@ -48,19 +53,19 @@ def _kernel(request: StreamRequest) -> jax.Array:
     return stream_kernel(*arrays, longest=request.longest, segments=request.segments)
 
 
+def _cudnn_refusal(request: StreamRequest) -> str | None:
+    leads = leads_refusal(request.query.shape[0] * request.segments)
+    return gpu_refusal() or leads or type_refusal(request.query, columns=0)
+
+
 def _triton_refusal(request: StreamRequest) -> str | None:
-    types = type_refusal(request.query, columns=0)
-    return gpu_refusal() or types or mixed_refusal(request.query, request.key, request.value)
+    mixed = mixed_refusal(request.query, request.key, request.value)
+    return _cudnn_refusal(request) or mixed
 
 
 def _triton(request: StreamRequest) -> jax.Array:
     arrays = (request.query, request.key, request.value, request.segment_ids)
     return stream_triton(*arrays, longest=request.longest, segments=request.segments)
-
-
-def _cudnn_refusal(request: StreamRequest) -> str | None:
-    leads = leads_refusal(request.query.shape[0] * request.segments)
-    return gpu_refusal() or leads or type_refusal(request.query, columns=0)
 
 
 def _cudnn(request: StreamRequest) -> jax.Array:
