@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from types import SimpleNamespace
 
@@ -18,9 +17,7 @@ from stts_jax.layers.attention.backends import BACKENDS
 from stts_jax.layers.attention.bias_columns import with_bias
 from stts_jax.layers.attention.cudnn import cudnn_shape_refusal
 from stts_jax.layers.attention.gpu import device_refusal, mixed_refusal
-from stts_jax.layers.attention.masks import PlaceMask, Places, Rule, segment_mask
-from stts_jax.layers.attention.place_blocks import block_tables, needed_blocks
-from stts_jax.layers.attention.place_kernel import place_attention
+from stts_jax.layers.attention.masks import segment_mask
 from stts_jax.layers.attention.request import Request
 from stts_jax.layers.attention.splash import splash_attention, splash_shape_refusal
 from stts_jax.layers.attention.stream import StreamRequest
@@ -266,62 +263,3 @@ def test_a_row_whose_keys_are_all_hidden_by_their_bias_stays_finite():
     columns = with_bias(query, key, jnp.full((1, 6), -jnp.inf))
     assert all(bool(jnp.isfinite(x).all()) for x in columns)
     assert bool(jnp.isfinite(plain_attention(*columns, key)).all())
-
-
-# ------------------------------------------------------------------- masks of numbers, interpreted
-
-
-def token_places(length: int, seed: int) -> Places:
-    """Runs of text and of frames of two examples, then padding."""
-    rng = np.random.default_rng(seed)
-    index = np.arange(length)
-    visual = (index // 23) % 3 == 1
-    second = index >= length // 2
-    segment = second * 100000 + np.where(visual, 10000, rng.integers(0, 2, length))
-    segment = np.where(index >= length - 40, -1, segment)
-    places = {"index": index, "group": np.where(visual, second, -1), "frame": index // 9}
-    return Places(
-        **{name: jnp.asarray(x, jnp.int32)[None] for name, x in places.items()},
-        segment=jnp.asarray(segment, jnp.int32)[None],
-    )
-
-
-def token_mask(length: int, **rule) -> PlaceMask:
-    places = token_places(length, 0)
-    queries = dataclasses.replace(places, segment=jnp.maximum(places.segment, 0))
-    keys = dataclasses.replace(places, group=jnp.where(places.group < 0, -2, places.group))
-    return PlaceMask(queries, keys, Rule(causal=True, segments="from", **rule))
-
-
-@pytest.mark.parametrize("framed", [False, True], ids=["image_tokens", "within_image"])
-def test_the_language_models_mask_in_the_kernel_equals_its_array(framed, report_error):
-    length = 300
-    shapes = ((1, length, 4, 16), (1, length, 2, 16), (1, length, 2, 16))
-    mask = token_mask(length, mutual=True, framed=framed)
-    arrays, (weights,) = draw(11, *shapes), draw(12, shapes[0])
-    check(
-        lambda *x: place_attention(Request(*x, mask), interpret=True),
-        lambda *x: plain_attention(*x, mask.array()),
-        arrays,
-        weights,
-        report_error,
-        FLOAT32,
-        FLOAT32,
-    )
-
-
-@pytest.mark.parametrize("rule", [{}, {"mutual": True}, {"mutual": True, "framed": True}])
-def test_no_block_that_somebody_sees_is_left_out(rule):
-    mask, size = token_mask(480, **rule), 16
-    seen = np.asarray(mask.array())[0].reshape(30, size, 30, size).any((1, 3))
-    needed = np.asarray(needed_blocks(mask, size))[0]
-    assert (needed >= seen).all()
-    assert needed.mean() < 0.75 and (rule or needed.sum() < 1.1 * seen.sum())
-
-
-def test_blocks_that_are_left_out_are_not_fetched():
-    tables = block_tables(token_mask(480), 16)
-    needed, fetched = np.asarray(tables.needed[0]), np.asarray(tables.fetched[0])
-    changes = (np.diff(fetched, axis=1) != 0).sum()
-    assert changes <= needed.sum()
-    assert (fetched[needed == 1] == np.nonzero(needed)[1]).all()
