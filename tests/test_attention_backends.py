@@ -17,7 +17,7 @@ from stts_jax.layers.attention.backends import BACKENDS
 from stts_jax.layers.attention.bias_columns import with_bias
 from stts_jax.layers.attention.cudnn import cudnn_shape_refusal
 from stts_jax.layers.attention.gpu import device_refusal, mixed_refusal
-from stts_jax.layers.attention.masks import segment_mask
+from stts_jax.layers.attention.masks import PlaceMask, Places, Rule, segment_mask
 from stts_jax.layers.attention.request import Request
 from stts_jax.layers.attention.splash import splash_attention, splash_shape_refusal
 from stts_jax.layers.attention.stream import StreamRequest
@@ -138,6 +138,34 @@ def test_one_device_of_several_may_run_a_kernel_where_its_mesh_says_so(monkeypat
     assert "no mesh is set" in choice.kernel_refusal("tpu")
     with on_mesh(make_mesh(devices=jax.devices()[:1])):
         assert choice.kernel_refusal("tpu") is None
+
+
+@pytest.mark.parametrize(
+    ("platform", "asked", "name"),
+    [
+        ("tpu", "frames", "stream_kernel"),
+        ("tpu", "bins", "splash"),
+        ("tpu", "tokens", "place_kernel"),
+        ("tpu", "stream", "stream_kernel"),
+        ("gpu", "frames", "cudnn"),
+        ("gpu", "bins", "place_triton"),
+        ("gpu", "tokens", "place_triton"),
+        ("gpu", "stream", "stream_triton"),
+    ],
+)
+def test_a_chip_takes_its_kernel_unasked(platform, asked, name, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    arrays, ids = [jnp.ones((1, LENGTH, HEADS, WIDTH), HALF)] * 3, jnp.zeros((1, LENGTH), jnp.int32)
+    places = Places(index=ids)
+    requests = {
+        "frames": Request(*arrays, key_bias=jnp.ones((1, LENGTH))),
+        "bins": Request(*arrays, segment_ids=ids),
+        "tokens": Request(*arrays, PlaceMask(places, places, Rule(causal=True))),
+        "stream": StreamRequest(*arrays, ids, LENGTH, 1),
+    }
+    backends = stream_module.STREAM_BACKENDS if asked == "stream" else BACKENDS
+    with on_mesh(make_mesh(devices=jax.devices()[:1])):
+        assert choice.choose(backends, "attention", requests[asked], "auto").name == name
 
 
 @pytest.mark.parametrize(
