@@ -4,14 +4,20 @@ A run's stream is cut into as many parts as there were processes when it began, 
 its share of the rows of every batch. The number stays with the run: where there are fewer
 processes later on, each reads several parts; where there are more, several read the same part and
 take their rows of it. So a batch is made of the same rows whatever the number of processes.
+
+Where in the batch the rows of a part lie follows the mesh: on a torus the rows of a process are
+0, 2, 4 and 6, for example, and a part that made rows 0 to 3 would have to be read by two.
 """
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -27,18 +33,40 @@ OpenPart = Callable[[int, int], TrainingBatches]
 _CLOSE_SECONDS = 5.0
 
 
-def local_rows(rows: int, mesh: Mesh) -> np.ndarray:
-    """Numbers of the batch's rows that this process must supply, ascending.
+def rows_by_process(rows: int, mesh: Mesh) -> dict[int, np.ndarray]:
+    """Numbers of the batch's rows that each process must supply, ascending.
 
     Processes whose devices hold the same rows (a `tensor` axis across hosts) all supply them.
     """
-    places = batch_sharding(mesh).addressable_devices_indices_map((rows,))
-    return np.unique(np.concatenate([np.arange(rows)[index] for index in places.values()]))
+    held: dict[int, set[int]] = defaultdict(set)
+    for device, index in batch_sharding(mesh).devices_indices_map((rows,)).items():
+        held[device.process_index].update(np.arange(rows)[index].tolist())
+    return {process: np.array(sorted(own)) for process, own in held.items()}
+
+
+def local_rows(rows: int, mesh: Mesh) -> np.ndarray:
+    """Those of this process; see `rows_by_process`."""
+    return rows_by_process(rows, mesh)[jax.process_index()]
 
 
 def natural_parts(rows: int, mesh: Mesh) -> int:
-    """How many parts a new run's stream is cut into: one for each set of rows that differs."""
-    return rows // len(local_rows(rows, mesh))
+    """How many parts a new run's stream is cut into, so that no process reads what it doesn't use.
+
+    One for each set of rows that the same processes supply.
+    """
+    return rows // math.gcd(*map(len, _held_alike(rows_by_process(rows, mesh))))
+
+
+def _held_alike(by_process: Mapping[int, np.ndarray]) -> list[list[int]]:
+    """All rows, those that the same processes supply together."""
+    holders: dict[int, list[int]] = defaultdict(list)
+    for process, own in sorted(by_process.items()):
+        for row in own.tolist():
+            holders[row].append(process)
+    alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for row in sorted(holders):
+        alike[tuple(holders[row])].append(row)
+    return list(alike.values())
 
 
 class DataParts:
@@ -47,7 +75,7 @@ class DataParts:
     Attributes:
       budget: of every row.
       state: where each part stands after the batch that came last, by its number.
-      shared: whether another process reads one of these parts too.
+      shared: whether any part is read by several processes.
     """
 
     def __init__(self, open_part: OpenPart, rows: int, parts: int, mesh: Mesh) -> None:
@@ -67,10 +95,15 @@ class DataParts:
                 f"data.batch_rows is {rows}, which the {parts} parts that this run's data were "
                 f"cut into can't share evenly; make it a multiple of {parts}"
             )
-        self._size = rows // parts
-        self._rows = local_rows(rows, mesh)
-        needed = sorted({int(row) // self._size for row in self._rows})
-        self.shared = len(needed) * self._size != len(self._rows)
+        by_process = rows_by_process(rows, mesh)
+        # The rows of the first part, then those of the second, ...
+        order = np.concatenate(_held_alike(by_process))
+        self._order = order.reshape(parts, rows // parts)
+        part_of = np.argsort(order) // (rows // parts)
+        readers = [np.unique(part_of[own]) for own in by_process.values()]
+        self.shared = sum(map(len, readers)) > parts
+        self._rows = by_process[jax.process_index()]
+        needed = np.unique(part_of[self._rows]).tolist()
         self._parts = {part: open_part(part, parts) for part in needed}
         self.budget: Budget = next(iter(self._parts.values())).budget
         self.state: States = self._states()
@@ -127,15 +160,13 @@ class DataParts:
         return {part: batches.get_state() for part, batches in self._parts.items()}
 
     def _local(self, batches: Mapping[int, Mapping[str, np.ndarray]]) -> Batch:
-        first = next(iter(batches.values()))
-        if len(batches) == 1 and not self.shared:
-            return dict(first)
         # Of the parts that are read, which row is which of the batch.
-        numbers = np.concatenate(
-            [np.arange(part * self._size, (part + 1) * self._size) for part in batches]
-        )
-        places = np.searchsorted(numbers, self._rows)
+        numbers = np.concatenate([self._order[part] for part in batches])
+        ascending = np.argsort(numbers)
+        places = ascending[np.searchsorted(numbers, self._rows, sorter=ascending)]
+        if len(batches) == 1 and np.array_equal(places, np.arange(len(numbers))):
+            return dict(*batches.values())
         return {
             name: np.concatenate([batch[name] for batch in batches.values()])[places]
-            for name in first
+            for name in next(iter(batches.values()))
         }

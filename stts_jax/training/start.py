@@ -91,7 +91,7 @@ def start(
         other_data = _differing(config.data, read_with, "data", _FREE_DATA_KEYS)
         batches = _resumed_data(config, mesh, stack, progress, other_data, data_dir)
     else:
-        batches = _open(config, mesh, stack, natural_parts(config.data.batch_rows, mesh), data_dir)
+        batches = _new_data(config, mesh, stack, data_dir)
         state = _fresh(config, mesh, init_from)
         _remove_checkpoints(output)
         progress = Progress(step=0, seconds={}, data=[])
@@ -158,6 +158,21 @@ def _resumed(
     return state, progress
 
 
+def _new_data(config: Config, mesh: Mesh, stack: ExitStack, data_dir: Path | None) -> DataParts:
+    parts = natural_parts(config.data.batch_rows, mesh)
+    batches = _open(config, mesh, stack, parts, data_dir)
+    _tell_of_shared(batches)
+    return batches
+
+
+def _tell_of_shared(batches: DataParts) -> None:
+    if batches.shared:
+        notice(
+            "some processes read and decode the same part of the data, as train.mesh gives them "
+            "the same rows; keep tensor and context within a host where that is too slow"
+        )
+
+
 def _resumed_data(
     config: Config,
     mesh: Mesh,
@@ -170,10 +185,12 @@ def _resumed_data(
     if other_data or not progress.data:
         reason = ", ".join(other_data) or "the checkpoint has no place in the data"
         notice(f"the data start anew, as the settings changed: {reason}")
-        return _open(config, mesh, stack, natural_parts(rows, mesh), data_dir)
+        return _new_data(config, mesh, stack, data_dir)
     batches = _open(config, mesh, stack, len(progress.data), data_dir)
     batches.restore(progress.data)
-    if len(progress.data) != natural_parts(rows, mesh):
+    if len(progress.data) == natural_parts(rows, mesh):
+        _tell_of_shared(batches)
+    else:
         how = (
             "some processes read the same part and use a share of it"
             if batches.shared
