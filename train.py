@@ -15,6 +15,7 @@ from stts_jax.config import Config, ConfigError, config_names, load_config
 from stts_jax.data.datasets.base import DatasetError
 from stts_jax.data.synthetic import DEFAULT_FOLDER
 from stts_jax.evaluation.runner import evaluate_questions, read_questions
+from stts_jax.local_path import local_path
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.processes import first_then_others, notice
 from stts_jax.training.distributed import join_processes
@@ -44,11 +45,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--config", default="tiny", help=f"a file, or one of {', '.join(config_names())}"
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--output", type=local_path, required=True, help="folder of the run")
     add_set_option(parser)
     parser.add_argument(
         "--init-from",
-        type=Path,
+        type=local_path,
         metavar="DIR",
         help="start from the parameters of another run, or of a PyTorch checkpoint",
     )
