@@ -41,14 +41,17 @@ class Launcher:
         pid = self.ask(output=str(output), overrides=overrides, **options)
         return Started(self, pid, output, options.get("environment", {}).get("JAX_PROCESS_ID", "0"))
 
-    def start_several(self, count: int, output: Path, *overrides: str, **options: Any):
+    def start_several(
+        self, count: int, output: Path | list[Path], *overrides: str, **options: Any
+    ) -> list[Started]:
+        outputs = output if isinstance(output, list) else [output] * count
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
         common = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(count)}
         return [
             self.start(
-                output,
+                outputs[index],
                 *overrides,
                 environment=common | {"JAX_PROCESS_ID": str(index)},
                 **options,

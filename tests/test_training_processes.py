@@ -6,6 +6,7 @@ import pytest
 from process_runs import Launcher, losses
 
 from stts_jax.config import ConfigError
+from stts_jax.training import distributed
 from stts_jax.training.checkpoint import checkpoint_steps
 from stts_jax.training.distributed import join_processes
 
@@ -63,6 +64,28 @@ def test_one_process_goes_on_as_two(launcher, tmp_path, report_error):
     assert [run.finish()["step"] for run in runs] == [8, 8]
     assert "some processes read the same part and use a share of it" in runs[0].log()
     assert_close(losses(output), losses(tmp_path / "whole"), report_error)
+
+
+def test_processes_with_folders_of_their_own_are_refused_at_the_start(launcher, tmp_path):
+    outputs = [tmp_path / "first", tmp_path / "second"]
+    runs = launcher.start_several(2, outputs, *RUN)
+    assert [run.wait() for run in runs] == [1, 1]
+    for run in runs:
+        assert run.log().splitlines()[-1] == (
+            f"CheckpointError: --output '{run.output}' is not the same folder for all processes: "
+            "number 1 does not see what number 0 writes there; choose one that all hosts share"
+        )
+        assert [path.name for path in run.output.iterdir()] == [f"log-{run.index}.txt"]
+
+
+def test_a_coordinator_alone_is_refused_where_nothing_else_tells_who_is_there(monkeypatch):
+    def initialize():
+        raise ValueError("Number of processes must be defined.")
+
+    monkeypatch.setattr(distributed.xla_bridge, "backends_are_initialized", lambda: False)
+    monkeypatch.setattr(distributed.jax.distributed, "initialize", initialize)
+    with pytest.raises(ConfigError, match="JAX_NUM_PROCESSES is not set, but others of JAX_COORD"):
+        join_processes({"JAX_COORDINATOR_ADDRESS": "localhost:9"})
 
 
 @pytest.mark.parametrize(

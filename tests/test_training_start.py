@@ -51,6 +51,13 @@ def test_a_run_that_cannot_start_anew_deletes_nothing(tmp_path, source, message)
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
 
 
+def test_a_file_in_the_place_of_the_checkpoints_is_refused(tmp_path):
+    (tmp_path / "checkpoints").touch()
+    with pytest.raises(CheckpointError, match=r"/checkpoints' is a file, but checkpoints go into"):
+        short(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+
+
 @pytest.fixture(scope="module")
 def two_steps(tmp_path_factory):
     """The folder of a run with checkpoints of steps 1 and 2."""

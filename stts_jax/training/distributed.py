@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
+import uuid
 from collections.abc import Mapping
+from pathlib import Path
 
 import jax
 from jax._src import distributed, xla_bridge
 
 from stts_jax.config import ConfigError
+from stts_jax.parallel.processes import Share, is_first
+from stts_jax.training.checkpoint import CheckpointError, writing
 
 # JAX reads the first by itself; the other two are for places that it doesn't know of.
 COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 _RUNS = itertools.count()
 _LONG_MS = 24 * 3600 * 1000
+# A file store may show a new file to other hosts some time later.
+_SEEN_SECONDS = 10.0
 
 
 def join_processes(environment: Mapping[str, str] = os.environ) -> int:
@@ -31,8 +38,8 @@ def join_processes(environment: Mapping[str, str] = os.environ) -> int:
     """
     if jax.distributed.is_initialized():
         return jax.process_count()
-    given = {name: environment[name] for name in (COUNT, INDEX) if environment.get(name)}
-    if given:
+    # A cluster that JAX knows tells the rest where there is only a coordinator.
+    if environment.get(COUNT) or environment.get(INDEX):
         count, index = _told(environment)
         jax.distributed.initialize(environment[COORDINATOR], count, index)
         return count
@@ -41,10 +48,49 @@ def join_processes(environment: Mapping[str, str] = os.environ) -> int:
     try:
         jax.distributed.initialize()
     except ValueError as error:
+        if environment.get(COORDINATOR):
+            _told(environment)  # JAX found nothing that would tell the rest
         if "coordinator_address" not in str(error):
             raise
         return 1  # JAX found no cluster around this process
     return jax.process_count()
+
+
+def require_shared(output: Path) -> None:
+    """Raise a `CheckpointError` if not all processes see what the first one writes to a folder.
+
+    They would train apart from each other until the first save, and wait there for ever.
+
+    Args:
+      output: of the run; it exists in each process.
+    """
+    share = Share.of_this_process()
+    if share.count == 1:
+        return
+    token = output / f".seen-by-all-{uuid.uuid4().hex}"
+    try:
+        if is_first():
+            with writing(token):
+                token.touch()
+        seen = share.gather(_appears(output / share.gather(token.name)[0]))
+    finally:
+        if is_first():
+            token.unlink(missing_ok=True)
+    if not all(seen):
+        raise CheckpointError(
+            f"--output '{output}' is not the same folder for all processes: number "
+            f"{seen.index(False)} does not see what number 0 writes there; choose one that all "
+            "hosts share"
+        )
+
+
+def _appears(file: Path) -> bool:
+    end = time.monotonic() + _SEEN_SECONDS
+    while not file.exists():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def several_processes() -> bool:

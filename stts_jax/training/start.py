@@ -28,7 +28,7 @@ from stts_jax.training.checkpoint import (
 )
 from stts_jax.training.clock import time_line
 from stts_jax.training.data_parts import DataParts, natural_parts
-from stts_jax.training.distributed import Agreement
+from stts_jax.training.distributed import Agreement, require_shared
 from stts_jax.training.restore import (
     require_none_damaged,
     restore_latest,
@@ -58,7 +58,8 @@ def start(
     """The state to go on from, how far the run is, and its data at that place.
 
     All that can be refused is refused before anything large is made: a folder that can't be
-    written, a full disk, settings that contradict the run in it, a tracker that isn't installed.
+    written or that processes don't share, a full disk, settings that contradict the run in it, a
+    tracker that isn't installed.
 
     Args:
       config: of the run; it is written to `output`.
@@ -74,6 +75,8 @@ def start(
       CheckpointError, ConfigError: in the cases above.
     """
     require_writable(output)
+    require_shared(output)
+    _require_no_file(output / CHECKPOINTS)
     require_trackers(config)
     if resume:
         set_incomplete_aside(output, notice)
@@ -109,6 +112,14 @@ def save_config(config: Config, output: Path) -> None:
     ):
         config.save(Path(folder))
         (Path(folder) / "config.json").replace(file)
+
+
+def _require_no_file(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(
+            f"'{folder}' is a file, but checkpoints go into a folder of that name; move it away or "
+            "choose another --output"
+        )
 
 
 def _require_same_run(config: Config, output: Path) -> Config:
