@@ -28,17 +28,20 @@ from training_cases import (
 from stts_jax.budget import row_budget
 from stts_jax.config import ConfigError, load_config
 from stts_jax.data.bad_examples import Unreadable
+from stts_jax.parallel.mesh import make_mesh, shard_batch
 from stts_jax.parallel.parameters import named_parameters
+from stts_jax.training import dump as dump_module
 from stts_jax.training import loop, spikes, start
+from stts_jax.training import replay as replay_module
 from stts_jax.training.checkpoint import save_model
-from stts_jax.training.dump import fingerprint, read_dump
-from stts_jax.training.log import read_metrics
+from stts_jax.training.dump import fingerprint, read_dump, write_dump
+from stts_jax.training.log import read_metrics, total_norm
 from stts_jax.training.loop import TrainingError, train
 from stts_jax.training.replay import main as replay
 from stts_jax.training.replay import replay as replayed
 from stts_jax.training.restore import restore_latest
 from stts_jax.training.run_checkpoints import Checkpoints
-from stts_jax.training.step import abstract_state
+from stts_jax.training.step import abstract_state, make_train_step
 from stts_jax.training.trackers import flat
 from stts_jax.training.utilization import Throughput, peak_flops
 
@@ -181,6 +184,64 @@ def test_a_dump_is_replayed(dump, capsys):
     assert f"loss             {float(metrics['loss']):.6g}" in text
     assert replay([str(folder.parent)]) == 2
     assert "there is no dump in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("devices", [8, 1])
+def test_a_dump_of_several_parts_is_replayed_in_these_parts(tmp_path, monkeypatch, devices):
+    """On the run's mesh of two devices or on one; dropout tells which rows a part had."""
+    config = small_config("train.accumulate=2", "model.llm.residual_dropout=0.5")
+    mesh = make_mesh({"data": 2}, jax.devices()[:2])
+    state, budget = random_state(config, mesh), row_budget(config.model, config.data)
+    checkpoint = save_model(state.model, config, tmp_path)
+    batch = next(FakeBatches(config))
+    key = jax.random.key(config.train.seed)
+    _, metrics = make_train_step(config, budget, mesh)(state, shard_batch(batch, mesh), key)
+    then = {name: float(value) for name, value in metrics.items()}
+    folder = write_dump(tmp_path, config, mesh, 1, batch, then, checkpoint)
+    used = []
+    load_model = replay_module.load_model
+
+    def load(folder, config, mesh):
+        used.append(mesh.size)
+        return load_model(folder, config, mesh)
+
+    monkeypatch.setattr(replay_module, "load_model", load)
+    here = jax.devices()[:devices]
+    monkeypatch.setattr(jax, "devices", lambda *_: here)
+    found = replayed(folder)
+    assert used == [min(devices, 2)]
+    for name in ("loss", "total_loss", "accuracy"):
+        assert found[name] == pytest.approx(then[name], rel=1e-5), name
+    assert found["gradient_norm"] == pytest.approx(total_norm(then), rel=1e-4)
+
+
+def test_a_dump_has_every_row_once_and_in_its_place(tmp_path, monkeypatch):
+    """Also where rows of a process don't follow each other, or two processes hold the same."""
+    config = small_config("data.batch_rows=4")
+    batch = next(FakeBatches(config))
+    held = ([0, 2], [1, 3], [1, 3])
+    monkeypatch.setattr(jax, "process_count", lambda: len(held))
+    for index, rows in enumerate(held):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        monkeypatch.setattr(dump_module, "local_rows", lambda *_, rows=rows: np.array(rows))
+        own = {name: array[rows] for name, array in batch.items()}
+        folder = write_dump(tmp_path, config, single_mesh(), 1, own, {}, None)
+    found = read_dump(folder)[2]
+    assert found.keys() == batch.keys()
+    assert all(np.array_equal(found[name], batch[name]) for name in batch)
+
+
+@pytest.mark.parametrize("name", ["batch-0-of-1.npz", "step.json"])
+@pytest.mark.parametrize("left", [0, 0.5])
+def test_a_dump_that_is_cut_short_is_refused_in_a_sentence(tmp_path, capsys, name, left):
+    config = small_config()
+    batch = next(FakeBatches(config))
+    folder = write_dump(tmp_path, config, single_mesh(), 1, batch, {"loss": 1.0}, None)
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[: int(left * len(whole))])
+    assert replay([str(folder)]) == 2
+    said = capsys.readouterr().err
+    assert f"replay: '{folder / name}' is cut short" in said and said.count("\n") == 1
 
 
 def test_a_dump_from_before_the_first_save_is_replayed_as_the_run_began(tmp_path, monkeypatch):

@@ -5,17 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from stts_jax.config import Config, load_config
+from stts_jax.training.checkpoint import CheckpointError
+from stts_jax.training.data_parts import local_rows
 
 DUMPS = "dumps"
 _FACTS = "step.json"
+_ROWS = "row_numbers"
+# What reading a file that is cut short ends in.
+_CUT_SHORT = (ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,7 @@ class Dump:
       checkpoint: the run's newest one from before the step, None if there was none.
       metrics: as they were found, not finite ones as text.
       init_from: what the run started from, where it has no checkpoint of its own.
+      mesh: devices along each axis of the run's mesh, None in older dumps.
     """
 
     step: int
@@ -37,6 +46,7 @@ class Dump:
     checkpoint: str | None
     metrics: dict[str, float | str]
     init_from: str | None = None
+    mesh: dict[str, int] | None = None
 
 
 def fingerprint(batch: Mapping[str, np.ndarray]) -> str:
@@ -52,6 +62,7 @@ def fingerprint(batch: Mapping[str, np.ndarray]) -> str:
 def write_dump(
     output: Path,
     config: Config,
+    mesh: Mesh,
     step: int,
     batch: Mapping[str, np.ndarray],
     metrics: Mapping[str, float],
@@ -66,12 +77,15 @@ def write_dump(
     folder = output / DUMPS / f"step-{step}"
     folder.mkdir(parents=True, exist_ok=True)
     index, count = jax.process_index(), jax.process_count()
-    np.savez(folder / f"batch-{index}-of-{count}.npz", **batch)
+    rows = {_ROWS: local_rows(config.data.batch_rows, mesh)}
+    np.savez(folder / f"batch-{index}-of-{count}.npz", **batch, **rows)
     if index == 0:
         config.save(folder)
         values = {n: v if math.isfinite(v) else str(v) for n, v in metrics.items()}
         at, source = (None if path is None else str(path) for path in (checkpoint, init_from))
-        dump = Dump(step, config.train.seed, fingerprint(batch), at, values, source)
+        dump = Dump(
+            step, config.train.seed, fingerprint(batch), at, values, source, dict(mesh.shape)
+        )
         (folder / _FACTS).write_text(json.dumps(asdict(dump), indent=2) + "\n")
     return folder
 
@@ -81,6 +95,7 @@ def read_dump(folder: Path) -> tuple[Dump, Config, dict[str, np.ndarray]]:
 
     Raises:
       FileNotFoundError: if the folder holds no dump, or not that of every process.
+      CheckpointError: if one of its files is cut short.
     """
     if not (folder / _FACTS).is_file():
         raise FileNotFoundError(
@@ -93,7 +108,35 @@ def read_dump(folder: Path) -> tuple[Dump, Config, dict[str, np.ndarray]]:
             f"'{folder}' has the rows of {len(files)} of {count} processes; copy the others' files "
             "there"
         )
-    parts = [dict(np.load(file)) for file in files]
-    batch = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    dump = Dump(**json.loads((folder / _FACTS).read_text()))
-    return dump, load_config(str(folder / "config.json")), batch
+    batch = _joined([_read(file) for file in files])
+    return _facts(folder / _FACTS), load_config(str(folder / "config.json")), batch
+
+
+def _facts(file: Path) -> Dump:
+    try:
+        return Dump(**json.loads(file.read_text()))
+    except ValueError as error:
+        raise _damaged(file) from error
+
+
+def _read(file: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(file) as arrays:
+            return dict(arrays)
+    except _CUT_SHORT as error:
+        raise _damaged(file) from error
+
+
+def _damaged(file: Path) -> CheckpointError:
+    return CheckpointError(
+        f"'{file}' is cut short, as after a kill or on a full disk, so this step cannot be replayed"
+    )
+
+
+def _joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The rows of all processes in order, of which several may have written the same."""
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    if _ROWS not in whole:
+        return whole  # an older dump
+    _, first = np.unique(whole.pop(_ROWS), return_index=True)
+    return {name: array[first] for name, array in whole.items()}

@@ -291,6 +291,7 @@ class _Loop:
         return write_dump(
             self.output,
             self.whole_config,
+            self.mesh,
             pending.step,
             pending.batch,
             metrics,

@@ -9,25 +9,31 @@ since then.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from stts_jax.budget import Budget, row_budget
-from stts_jax.config import Config, ConfigError
+from stts_jax.config import Config, ConfigError, replace
+from stts_jax.local_path import local_path
 from stts_jax.model.video_language_model import VideoLanguageModel
-from stts_jax.parallel.mesh import make_mesh, shard_batch
+from stts_jax.parallel.mesh import BATCH_AXES, make_mesh, parameter_shardings, shard_batch
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.training.checkpoint import CheckpointError, initialize_from, load_model
 from stts_jax.training.dump import Dump, fingerprint, read_dump
-from stts_jax.training.loss import loss_fn
+from stts_jax.training.run_mesh import run_mesh
+from stts_jax.training.step import loss_and_gradients
+
+_LEFT_OPEN = {"data": 0, "fsdp": 0, "tensor": 1, "context": 1}
 
 
 def replay(folder: Path, checkpoint: Path | None = None) -> dict[str, float]:
-    """Loss and gradients of a dumped step, on one device; prints what it finds.
+    """Loss and gradients of a dumped step; prints what it finds.
 
     Args:
       folder: of the dump.
@@ -38,12 +44,16 @@ def replay(folder: Path, checkpoint: Path | None = None) -> dict[str, float]:
 
     Raises:
       FileNotFoundError: if there is no dump, or its checkpoint is gone.
+      CheckpointError: if the dump or the checkpoint is damaged.
     """
     dump, config, batch = read_dump(folder)
-    model = _model(config, dump, checkpoint)
+    mesh = _mesh(config, dump)
+    model = _model(config, dump, mesh, checkpoint)
     budget = row_budget(config.model, config.data)
     key = jax.random.fold_in(jax.random.key(dump.seed), dump.step - 1)
-    metrics, bad = _gradients(model, config, budget, batch, key)
+    parts = config.train.accumulate
+    rows = {name: array[_order(len(array), parts, dump, mesh)] for name, array in batch.items()}
+    metrics, bad = _gradients(model, config, budget, mesh, rows, key)
     print(f"step {dump.step}, batch {dump.fingerprint} (of all processes: {fingerprint(batch)})")
     source = checkpoint or dump.checkpoint or dump.init_from
     print(f"parameters: {source or 'as first initialised'}")
@@ -56,13 +66,44 @@ def replay(folder: Path, checkpoint: Path | None = None) -> dict[str, float]:
     return metrics
 
 
-def _model(config: Config, dump: Dump, chosen: Path | None) -> VideoLanguageModel:
+def _mesh(config: Config, dump: Dump) -> Mesh:
+    """That of the run where there are as many devices, else one of all that there are."""
+    devices = jax.devices()
+    shape = dump.mesh or {"data": 1}
+    if math.prod(shape.values()) <= len(devices):
+        return make_mesh(shape, devices[: math.prod(shape.values())])
+    try:
+        return run_mesh(replace(config, {f"train.mesh.{a}": n for a, n in _LEFT_OPEN.items()}))
+    except ConfigError:  # they can't share the rows evenly
+        return make_mesh(devices=devices[:1])
+
+
+def _order(rows: int, parts: int, dump: Dump, mesh: Mesh) -> np.ndarray:
+    """Of the batch's rows, so that each of the parts has here the rows that it had in the run.
+
+    A part takes its rows from every device, see `accumulate`, and its randomness is its own.
+    """
+    then, now = (_sharers(shape) for shape in (dump.mesh or dict(mesh.shape), dict(mesh.shape)))
+    of_parts = np.arange(rows).reshape(then, parts, -1).swapaxes(0, 1)
+    return of_parts.reshape(parts, now, -1).swapaxes(0, 1).reshape(rows)
+
+
+def _sharers(shape: Mapping[str, int]) -> int:
+    return math.prod(shape.get(axis, 1) for axis in BATCH_AXES)
+
+
+def _model(config: Config, dump: Dump, mesh: Mesh, chosen: Path | None) -> VideoLanguageModel:
     if chosen is not None or dump.checkpoint is not None:
         folder = _there(chosen or Path(dump.checkpoint))
-        return load_model(folder, config, make_mesh(devices=jax.devices()[:1]))[0]
+        return load_model(folder, config, mesh)[0]
+
     # As the run made it: a scorer that the checkpoint lacks is that of the seed.
-    make = jax.jit(lambda key: VideoLanguageModel(config.model, key=key))
-    model = make(jax.random.key(dump.seed))
+    def make(key: jax.Array) -> VideoLanguageModel:
+        return VideoLanguageModel(config.model, key=key)
+
+    key = jax.random.key(dump.seed)
+    shardings = parameter_shardings(jax.eval_shape(make, key), mesh)
+    model = jax.jit(make, out_shardings=shardings)(key)
     return initialize_from(model, _there(Path(dump.init_from))) if dump.init_from else model
 
 
@@ -78,6 +119,7 @@ def _gradients(
     model: VideoLanguageModel,
     config: Config,
     budget: Budget,
+    mesh: Mesh,
     batch: Mapping[str, np.ndarray],
     key: jax.Array,
 ) -> tuple[dict[str, float], list[str]]:
@@ -87,15 +129,11 @@ def _gradients(
     def run(
         model: VideoLanguageModel, batch: dict[str, jax.Array], key: jax.Array
     ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-        def loss_of(model: VideoLanguageModel) -> tuple[jax.Array, dict[str, jax.Array]]:
-            return loss_fn(model, batch, budget, config.train, key=key, train=True)
-
-        (total, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(model)
+        (total, metrics), gradients = loss_and_gradients(config, budget, mesh, model, batch, key)
         squares = {n: jax.numpy.sum(g**2) for n, g in named_parameters(gradients).items()}
         return metrics | {"total_loss": total}, squares
 
-    placed = shard_batch(batch, make_mesh(devices=jax.devices()[:1]))
-    metrics, squares = jax.device_get(run(model, placed, key))
+    metrics, squares = jax.device_get(run(model, shard_batch(batch, mesh), key))
     found = {name: float(value) for name, value in metrics.items()}
     found["gradient_norm"] = float(np.sqrt(sum(squares.values())))
     return found, [name for name, square in squares.items() if not np.isfinite(square)]
@@ -105,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Replay; the exit code: 0 if all is finite, 1 if not, 2 for what can't be replayed."""
     parser = argparse.ArgumentParser(prog="python -m stts_jax.training.replay", description=__doc__)
     parser.add_argument("dump", type=Path, help="folder OUTPUT/dumps/step-N")
-    parser.add_argument("--checkpoint", type=Path, help="whose parameters to use")
+    parser.add_argument("--checkpoint", type=local_path, help="whose parameters to use")
     options = parser.parse_args(arguments)
     try:
         metrics = replay(options.dump, options.checkpoint)

@@ -105,19 +105,8 @@ def make_train_step(config: Config, budget: Budget, mesh: Mesh) -> TrainStep:
         state: TrainState, batch: dict[str, jax.Array], key: jax.Array
     ) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(key, state.step)
-        parts = config.train.accumulate
-        counted = Counted.of_batch(batch, config.model) if parts > 1 else None
-
-        def loss_of(
-            model: VideoLanguageModel, rows: dict[str, jax.Array], part: jax.Array
-        ) -> tuple[jax.Array, Metrics]:
-            own_key = jax.random.fold_in(step_key, part) if parts > 1 else step_key
-            options = {"key": own_key, "train": True, "counted": counted}
-            with on_mesh(mesh):
-                return loss_fn(model, rows, budget, config.train, **options)
-
-        (total, metrics), gradients = value_and_summed_gradient(
-            loss_of, state.model, batch, parts, mesh
+        (total, metrics), gradients = loss_and_gradients(
+            config, budget, mesh, state.model, batch, step_key
         )
         parameters, gradients = named_parameters(state.model), named_parameters(gradients)
         groups = groups_of(parameters, config.train)
@@ -143,6 +132,41 @@ def make_train_step(config: Config, budget: Budget, mesh: Mesh) -> TrainStep:
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )
+
+
+def loss_and_gradients(
+    config: Config,
+    budget: Budget,
+    mesh: Mesh,
+    model: VideoLanguageModel,
+    batch: dict[str, jax.Array],
+    key: jax.Array,
+) -> tuple[tuple[jax.Array, Metrics], VideoLanguageModel]:
+    """What a step makes of its batch, in `train.accumulate` parts.
+
+    Args:
+      config: of the run.
+      budget: static sizes of the rows.
+      mesh: that model and batch lie on.
+      model: to differentiate by.
+      batch: the arrays of `budget.batch_arrays`.
+      key: of the step; each of several parts folds its number in.
+
+    Returns:
+      the loss and the metrics of `loss_fn`, and the gradients.
+    """
+    parts = config.train.accumulate
+    counted = Counted.of_batch(batch, config.model) if parts > 1 else None
+
+    def loss_of(
+        model: VideoLanguageModel, rows: dict[str, jax.Array], part: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        own_key = jax.random.fold_in(key, part) if parts > 1 else key
+        options = {"key": own_key, "train": True, "counted": counted}
+        with on_mesh(mesh):
+            return loss_fn(model, rows, budget, config.train, **options)
+
+    return value_and_summed_gradient(loss_of, model, batch, parts, mesh)
 
 
 def _new_state(config: Config, key: jax.Array) -> TrainState:
