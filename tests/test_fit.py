@@ -127,6 +127,9 @@ def test_default_mesh_cuts_both_widths_evenly(name, devices):
         ("v5e", "v5e:16x16"),
         ("v5e:4x4x4", "chip and shape"),
         ("2*h100:8", "two slices"),
+        ("h100:0", "chip and shape"),
+        ("0*v5e:4x4", "chip and shape"),
+        ("v5e:0x4", "chip and shape"),
     ],
 )
 def test_an_unknown_topology_is_named_with_those_there_are(name, words):
@@ -321,6 +324,9 @@ def test_a_search_takes_rows_that_can_be_accumulated(capsys):
             ["--mesh", "fsdp=4,context=2", "--set", "data.row_text_tokens=175"],
             r"train\.mesh\.context is 2, .*data\.row_text_tokens=176",
         ),
+        (["--mesh", "fsdp=2,fsdp=4"], "--mesh is 'fsdp=2,fsdp=4', which names fsdp twice"),
+        (["--prefill", "--videos", "2"], "--videos is 2, but --prefill is about a prompt with one"),
+        (["--search", "--rows-per-device", "1"], "--rows-per-device is 1, but --search finds"),
         (["--output", "."], r"--output '\.' is a folder; name a file in it, as fit\.json"),
         (["--output", "/proc/no/fit.json"], r"folder '/proc/no' cannot be written"),
     ],
@@ -335,3 +341,13 @@ def test_the_exit_code_says_that_it_does_not_fit(capsys):
     arguments = ["--config", "tiny", "--topology", "cpu:8", "--rows-per-device", "4"]
     assert command.main(arguments) == 1
     assert "DOES NOT FIT" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("pretended_compiler")
+def test_the_exit_code_tells_a_crash_from_what_does_not_fit(capsys, monkeypatch):
+    def crash(*_):
+        raise jax.errors.JaxRuntimeError("INTERNAL: no tiles")
+
+    monkeypatch.setattr(command, "analyse", crash)
+    assert command.main(["--config", "tiny", "--topology", "cpu:8"]) == 3
+    assert "JaxRuntimeError: INTERNAL: no tiles" in capsys.readouterr().err

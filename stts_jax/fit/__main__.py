@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -36,8 +37,11 @@ examples:
 
 Nothing is run, and no such hardware is needed: the program is compiled for it here, in minutes.
 Topologies: {EXAMPLES}. TPUs need the extra [tpu], h100 the extra [cuda].
-The exit code is 0 if it fits and 1 if it doesn't. docs/fit.md says what the figures mean.
+The exit code is 0 if it fits, 1 if it doesn't, 2 if the question makes no sense and 3 for a defect.
+docs/fit.md says what the figures mean.
 """
+# The exit code that tells a crash from an answer.
+DEFECT = 3
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -54,11 +58,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--mesh", help="data=2,fsdp=128 for example (default: what train.py would choose)"
     )
     parser.add_argument("--frames", type=int, help="of each video (default: the setup's)")
-    parser.add_argument("--videos", type=int, help="in a training row (default: the setup's)")
+    parser.add_argument("--videos", type=int, help="in a row of training (default: the setup's)")
     parser.add_argument(
         "--rows-per-device",
         type=int,
-        default=1,
         metavar="N",
         help="rows of each of the parts that data and fsdp cut the batch into (default 1)",
     )
@@ -86,6 +89,21 @@ def program_of(options: argparse.Namespace) -> Program:
 def compiler_of(options: argparse.Namespace) -> Compiler:
     """How far to compile."""
     return plan if options.plan else compile_wholly
+
+
+def require_heeded(options: argparse.Namespace) -> None:
+    """Raise a `ConfigError` for an option that the others leave without a meaning."""
+    program = program_of(options)
+    if program != "train" and options.videos not in (None, 1):
+        raise ConfigError(
+            f"--videos is {options.videos}, but --{program} is about a prompt with one video; "
+            "leave it out, and use --rows-per-device for more prompts"
+        )
+    if options.search and options.rows_per_device is not None:
+        raise ConfigError(
+            f"--rows-per-device is {options.rows_per_device}, but --search finds that number; "
+            "leave out one of them"
+        )
 
 
 def require_output(file: Path) -> None:
@@ -130,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         nonlocal fits
+        require_heeded(options)
         config = sized_config(options.config, options.frames, options.videos, options.overrides)
         shape = parse_mesh(options.mesh) if options.mesh else None
         topology = get_topology(options.topology)
@@ -143,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 topology,
                 program=program_of(options),
                 shape=shape,
-                rows_per_device=options.rows_per_device,
+                rows_per_device=1 if options.rows_per_device is None else options.rows_per_device,
             )
             report = analyse(setting, compiler_of(options))
         print(as_text(report))
@@ -151,7 +170,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.output.write_text(json.dumps(as_dict(report), indent=2) + "\n")
         fits = report.memory.fits
 
-    code = run("fit", command)
+    try:
+        code = run("fit", command)
+    except Exception:
+        traceback.print_exc()
+        return DEFECT
     return code or int(not fits)
 
 

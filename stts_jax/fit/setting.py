@@ -150,7 +150,12 @@ def parse_mesh(text: str) -> dict[str, int]:
         axis, _, size = part.partition("=")
         if not size.isdigit():
             raise ConfigError(f"--mesh is '{text}'; write axis=devices, as in data=2,fsdp=128")
-        shape[axis.strip()] = int(size)
+        axis = axis.strip()
+        if axis in shape:
+            raise ConfigError(
+                f"--mesh is '{text}', which names {axis} twice; leave out one of them"
+            )
+        shape[axis] = int(size)
     return shape
 
 

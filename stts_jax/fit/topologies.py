@@ -17,7 +17,10 @@ from stts_jax.config import ConfigError
 from stts_jax.fit.hardware import CHIPS, Chip
 
 EXAMPLES = "v5e:4x4, v5e:16x16, v5p:2x2x2, v6e:2x4, v6e:16x16, 2*v6e:16x16 (two slices), h100:8"
-_NAME = re.compile(r"(?:(\d+)\*)?((?:v5e|v6e):\d+x\d+|v5p:\d+x\d+x\d+)|h100:\d+")
+_N = r"[1-9]\d*"
+_NAME = re.compile(
+    rf"(?:({_N})\*)?((?:v5e|v6e):{_N}x{_N}|v5p:{_N}x{_N}x{_N})|h100:{_N}",
+)
 
 # An H100 80GB HBM3 in the compiler's own terms; there is no device to ask.
 _H100 = """
