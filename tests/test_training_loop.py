@@ -264,6 +264,18 @@ def test_metrics_are_cut_at_the_resumed_step(tmp_path):
     assert plot_training(tmp_path) is None
 
 
+def test_lines_that_are_no_records_keep_no_run_from_going_on(tmp_path):
+    config = small_config("train.steps=2", "train.save_every=1")
+    train(config, tmp_path)
+    file, before = tmp_path / "metrics.jsonl", losses(tmp_path)
+    junk = [b"7", b"null", b'"step"', b'[{"step": 1}]', b'{"loss": 1.0}', b'{"step": "1"}', b"\0\0"]
+    spoiled = b'{"step": 1, "loss": 0.\xff}'
+    file.write_bytes(b"\n".join([*junk, spoiled, file.read_bytes(), b'{"step": 3, "lo']))
+    assert train(replace(config, {"train.steps": 3}), tmp_path)["step"] == 3
+    assert losses(tmp_path).keys() == {1, 2, 3}
+    assert before.items() <= losses(tmp_path).items()
+
+
 def test_the_clock_counts_compiling_saving_and_evaluating_apart(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])

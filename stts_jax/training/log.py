@@ -65,16 +65,23 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl`; none if there is no file. A line cut short is left out."""
+    """The records of a `metrics.jsonl`; none if there is no file.
+
+    A line that is no record, as one that was cut short or that a crash of the machine spoiled, is
+    left out.
+    """
     if not path.is_file():
         return []
-    records = []
-    for line in path.read_text().splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return records
+    records = map(_record, path.read_text(errors="replace").splitlines())
+    return [record for record in records if record is not None]
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("step"), int) else None
 
 
 class Window:
