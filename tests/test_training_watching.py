@@ -304,6 +304,17 @@ def test_trackers_get_what_the_log_line_shows(tmp_path, monkeypatch):
     assert flat({"a": {"b": 1.0}, "c": 2.0}) == {"a/b": 1.0, "c": 2.0}
 
 
+def test_a_tracker_that_cannot_start_is_one_sentence_before_the_first_step(tmp_path, monkeypatch):
+    def init(**_):
+        raise RuntimeError("api_key not configured (no-tty).\nSee the docs")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    message = r"train\.wandb is 'mine', but wandb cannot start \(api_key not configured .*login`"
+    with pytest.raises(ConfigError, match=message) as raised:
+        train(small_config("train.wandb=mine"), tmp_path)
+    assert "\n" not in str(raised.value) and read_metrics(tmp_path / "metrics.jsonl") == []
+
+
 def test_a_profile_of_the_steps_asked_for(tmp_path, monkeypatch):
     traced = []
     monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: traced.append(folder))

@@ -42,7 +42,7 @@ def make_trackers(config: Config, output: Path, step: int) -> list[Tracker]:
       step: that it goes on from, 0 for a new run.
 
     Raises:
-      ConfigError: if one isn't installed.
+      ConfigError: if one isn't installed, or can't start.
     """
     require_trackers(config)
     trackers: list[Tracker] = []
@@ -78,14 +78,21 @@ class WeightsAndBiases:
         module = importlib.import_module("wandb")
         known = output / WANDB_ID
         resumed = known.read_text().strip() if step and known.is_file() else None
-        self._run = module.init(
-            project=config.train.wandb,
-            name=output.name,
-            dir=str(output),
-            id=resumed,
-            resume="allow" if resumed else None,
-            config=dataclasses.asdict(config),
-        )
+        try:
+            self._run = module.init(
+                project=config.train.wandb,
+                name=output.name,
+                dir=str(output),
+                id=resumed,
+                resume="allow" if resumed else None,
+                config=dataclasses.asdict(config),
+            )
+        except Exception as error:  # of many kinds: without a login, without a network, ...
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ConfigError(
+                f"train.wandb is '{config.train.wandb}', but wandb cannot start ({reason}); log in "
+                "with `wandb login`, set WANDB_MODE=offline, or turn that off"
+            ) from error
         with writing(known):
             known.write_text(f"{self._run.id}\n")
 
