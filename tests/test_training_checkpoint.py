@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -364,15 +365,47 @@ def test_the_best_is_kept_beside_the_newest(tmp_path):
     assert checkpoint_steps(tmp_path) == [5, 6]
 
 
+def disk_with(monkeypatch, free):
+    usage = SimpleNamespace(free=free)
+    monkeypatch.setattr(run_checkpoints.shutil, "disk_usage", lambda _: usage)
+
+
 def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
-    state = shapes_of(small_config())
-    require_room(tmp_path, state)
-    full = lambda _: type("Usage", (), {"free": 1000})  # noqa: E731
-    monkeypatch.setattr(run_checkpoints.shutil, "disk_usage", full)
+    config = small_config()
+    state = shapes_of(config)
+    require_room(tmp_path, state, config.train)
+    disk_with(monkeypatch, 1000)
     with pytest.raises(
-        CheckpointError, match=r"has 0\.00 GB left, but a checkpoint takes 0\.00 GB"
+        CheckpointError, match=r"has 0\.00 GB left, but a checkpoint takes 0\.00 GB and"
     ):
-        require_room(tmp_path, state)
+        require_room(tmp_path, state, config.train)
+
+
+@pytest.mark.parametrize(
+    ("settings", "there", "needed"),
+    [
+        (("train.keep_checkpoints=2",), 0, 3),
+        (("train.keep_checkpoints=2",), 2, 1),
+        (("train.keep_checkpoints=2",), 9, 1),
+        (("train.keep_checkpoints=2", "train.evaluate_every=2"), 0, 4),
+        (("train.keep_checkpoints=2", "train.evaluate_every=2", "train.keep_best=false"), 1, 2),
+        (("train.keep_checkpoints=9",), 0, 5),  # no more are made: at 2, 4, 6, 8, and when stopped
+        (("train.keep_checkpoints=9", "train.save_every=0"), 0, 1),
+    ],
+)
+def test_a_run_needs_room_for_what_it_keeps_and_one_more(
+    tmp_path, monkeypatch, settings, there, needed
+):
+    config = small_config("train.steps=8", "train.save_every=2", *settings).train
+    state = shapes_of(small_config())
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    monkeypatch.setattr(run_checkpoints, "checkpoint_steps", lambda _: list(range(there)))
+    disk_with(monkeypatch, needed * size)
+    require_room(tmp_path, state, config)
+    disk_with(monkeypatch, needed * size - 1)
+    more = "one more is" if needed == 1 else f"{needed} more are"
+    with pytest.raises(CheckpointError, match=f"{more} to be written.*lower train.keep_check"):
+        require_room(tmp_path, state, config)
 
 
 def test_a_disk_that_fills_up_in_the_middle_is_one_sentence(tmp_path):

@@ -133,6 +133,14 @@ def test_a_run_whose_checkpoints_are_all_damaged_starts_anew_only_when_told_to(r
     assert sorted(path.name for path in (run / "damaged").iterdir()) == ["1", "2", "2-2"]
 
 
+def test_a_run_does_not_start_anew_over_checkpoints_that_stay(run, monkeypatch):
+    """One that cannot be deleted would be newer than those of the new run, and win later."""
+    monkeypatch.setattr(start.shutil, "rmtree", lambda *_, **__: None)
+    with pytest.raises(CheckpointError, match=r"checkpoints in .* cannot be deleted, .* yourself"):
+        go_on(run, resume=False)
+    assert checkpoint_steps(run) == [1, 2]
+
+
 @pytest.mark.parametrize("lost", ["model", "_CHECKPOINT_METADATA"])
 def test_a_checkpoint_that_lost_files_is_reported(run, capsys, lost):
     path = run / "checkpoints" / "2" / lost

@@ -18,13 +18,14 @@ from typing import Any, Self
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from stts_jax.config import DataConfig
+from stts_jax.config import DataConfig, TrainConfig
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.parallel.processes import Share, is_first, notice
 from stts_jax.training.checkpoint import (
     CHECKPOINTS,
     MODEL,
     CheckpointError,
+    checkpoint_steps,
     require_writable,
 )
 from stts_jax.training.step import TrainState
@@ -202,20 +203,37 @@ def _read_mark(file: Path) -> dict[str, Any] | None:
         return None
 
 
-def require_room(output: Path, state: TrainState) -> None:
-    """Raise a `CheckpointError` if the disk has no room for one checkpoint more.
+def require_room(output: Path, state: TrainState, config: TrainConfig) -> None:
+    """Raise a `CheckpointError` if the disk has no room for the checkpoints that are to come.
 
     Args:
       output: folder of the run, which exists.
       state: to save, abstract or not.
+      config: how many are kept.
     """
-    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    # What is there already counts as being of the same size, and is deleted in time.
+    missing = max(_most_at_once(config) - len(checkpoint_steps(output)), 1)
     free = shutil.disk_usage(output).free
-    if free < needed:
+    if free < missing * size:
+        count = "one more is" if missing == 1 else f"{missing} more are"
         raise CheckpointError(
             f"the disk of '{output}' has {free / 1e9:.2f} GB left, but a checkpoint takes "
-            f"{needed / 1e9:.2f} GB; make room or choose another --output"
+            f"{size / 1e9:.2f} GB and {count} to be written before any is deleted; make room, "
+            "lower train.keep_checkpoints or choose another --output"
         )
+
+
+def _most_at_once(config: TrainConfig) -> int:
+    """Checkpoints of a run that may lie in its folder: the oldest goes when the next is written."""
+    kept = config.keep_checkpoints + bool(config.keep_best and config.evaluate_every)
+    saves = sum(config.steps // every for every in _save_intervals(config)) + 1
+    return min(kept + 1, saves)
+
+
+def _save_intervals(config: TrainConfig) -> list[int]:
+    """In steps; what is evaluated is saved before."""
+    return [every for every in (config.save_every, config.evaluate_every) if every]
 
 
 def parts_of(state: TrainState) -> dict[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from stts_jax.config import Config, DataConfig, replace
 from stts_jax.data.pipeline import TrainingBatches, training_batches
-from stts_jax.parallel.processes import is_first, notice
+from stts_jax.parallel.processes import Share, is_first, notice
 from stts_jax.training.checkpoint import (
     CHECKPOINTS,
     CheckpointError,
@@ -22,6 +22,7 @@ from stts_jax.training.checkpoint import (
     config_of,
     differing_keys,
     find_checkpoint,
+    incomplete_steps,
     initialize_from,
     require_writable,
     writing,
@@ -87,7 +88,7 @@ def start(
     if init_from is not None and not resumes:
         _require_apart(init_from, output)
     abstract = abstract_state(config, mesh)
-    require_room(output, abstract)
+    require_room(output, abstract, config.train)
     if saved is not None:
         state, progress = _resumed(output, abstract, init_from)
         read_with = _data_settings(progress, saved)
@@ -223,9 +224,16 @@ def _fresh(config: Config, mesh: Mesh, init_from: Path | None) -> TrainState:
 
 
 def _remove_checkpoints(output: Path) -> None:
+    """Delete those of an earlier run; one that stays would be what this run goes on from later."""
+    left = False
     if is_first():
         shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
-    Agreement().meet("removed")
+        left = bool(checkpoint_steps(output) or incomplete_steps(output))
+    if Share.of_this_process().gather(left)[0]:
+        raise CheckpointError(
+            f"the checkpoints in '{output / CHECKPOINTS}' cannot be deleted, so a new run cannot "
+            "start there; delete them yourself or choose another --output"
+        )
 
 
 def _open(
