@@ -65,6 +65,29 @@ def test_pods_find_each_other() -> None:
     assert job["spec"]["completionMode"] == "Indexed" and "JAX_PROCESS_ID" in environment
 
 
+def job_action(code: int) -> str | None:
+    """What the job does about a pod that ends so; None if it counts that and starts another."""
+    job = next(m for m in manifests() if m["kind"] == "Job")
+    for rule in job["spec"]["podFailurePolicy"]["rules"]:
+        exits = rule.get("onExitCodes")
+        if exits is not None and code in exits["values"]:
+            assert exits["operator"] == "In" and exits["containerName"] == "train"
+            return rule["action"]
+    return None
+
+
+def test_the_job_starts_again_what_can_succeed_and_nothing_else() -> None:
+    # Kubernetes takes a policy for pod failures only with pods that it doesn't restart itself.
+    assert pod()["restartPolicy"] == "Never" and pod()["containers"][0]["name"] == "train"
+    assert {code: job_action(code) for code in (1, 2, 134, 137, 143)} == {
+        1: None,  # also that of a pod whose partner is gone
+        2: "FailJob",
+        134: None,
+        137: None,
+        143: "Ignore",
+    }
+
+
 def launch_arguments() -> list[list[str]]:
     """Of the lines that start from a converted checkpoint."""
     return [line for line in [*shell_commands(), pod_command()] if "molmo2_4b" in " ".join(line)]
