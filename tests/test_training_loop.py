@@ -119,6 +119,13 @@ def test_other_data_start_anew_until_a_checkpoint_holds_their_place(tmp_path, ca
     assert "start anew" not in capsys.readouterr().out
 
 
+def test_another_number_of_workers_keeps_the_place_in_the_data(tmp_path, capsys):
+    config = small_config("train.steps=4")
+    train(config, tmp_path)
+    train(replace(config, {"data.workers": 2, "train.steps": 5}), tmp_path)
+    assert "start anew" not in capsys.readouterr().out
+
+
 def test_sigterm_saves_and_leaves(tmp_path, capsys):
     def terminate(step, metrics):
         if step == 2:

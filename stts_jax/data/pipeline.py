@@ -4,7 +4,7 @@ The order of stages is: draw examples (from each dataset at its rate, shuffled a
 one part for each process), read and preprocess them (in worker processes if asked for), leave out
 what can't be read or fits no row, pack rows into the budget, stack rows to batches, and prepare the
 next ones in a thread. Every stage can be saved and restored, so a run goes on with the batch it
-would have seen next.
+would have seen next, whatever the number of worker processes.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from stts_jax.data.example_chain import ExampleChain, example_rng
 from stts_jax.data.fill_rates import FillRates
 from stts_jax.data.mixture_order import Draw, MixtureOrder
 from stts_jax.data.packing import pack_examples
+from stts_jax.data.read_order import AnyWorkersIterDataset
 from stts_jax.data.rows import BudgetError, example_sizes, require_fit, row_sizes, stack_rows
 from stts_jax.data.sources import Source, sources_of
 from stts_jax.data.synthetic import DEFAULT_FOLDER
@@ -184,6 +185,7 @@ def training_batches(
         _accept_flags()
         options = grain.MultiprocessingOptions(num_workers=data.workers)
         stream = stream.mp_prefetch(options, worker_init_fn=_end_with_the_run)
+    stream = AnyWorkersIterDataset(stream, data.workers)
     stream = pack_examples(stream.filter(lambda item: _accept(item, bad)), budget, model)
     stream = stream.batch(
         data.batch_rows // process_count, drop_remainder=True, batch_fn=stack_rows

@@ -41,7 +41,10 @@ from stts_jax.training.trackers import require_trackers
 
 # Settings that may differ from those of the run that is resumed.
 _FREE_MODEL_KEYS = ("model.compute_dtype", "model.remat")
-_FREE_DATA_KEYS = ("data.validation", "data.test", "data.cache_frames", "data.max_bad_share")
+_FREE_DATA_KEYS = (
+    *("data.validation", "data.test"),
+    *("data.cache_frames", "data.max_bad_share", "data.workers"),
+)
 # Settings that decide which arrays the optimizer has.
 _FIXED_TRAIN_KEYS = ("train.optimizer", "train.freeze_base_embedding")
 

@@ -1,0 +1,59 @@
+"""Where a stream stands that any number of worker processes reads.
+
+Grain keeps a place for each worker. As they take turns, example by example, in the order in which
+one alone would read, how many have come says as much, and for any number of workers.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import grain
+
+_TAKEN, _WORKERS, _TURN = "next_index", "iterators_in_use_states", "next_index_in_cycle"
+
+
+class AnyWorkersIterDataset(grain.IterDataset):
+    """The elements of its parent; states are those of a stream that no worker reads."""
+
+    def __init__(self, parent: grain.IterDataset, workers: int) -> None:
+        """Wrap a stream that `workers` processes read (0: this one)."""
+        super().__init__(parent)
+        self._workers = workers
+
+    def __iter__(self) -> grain.DatasetIterator:
+        return _AnyWorkersIterator(self._parent.__iter__(), self._workers)
+
+
+class _AnyWorkersIterator(grain.DatasetIterator):
+    def __init__(self, parent: grain.DatasetIterator, workers: int) -> None:
+        super().__init__(parent)
+        self._workers = workers
+        self._fresh = copy.deepcopy(parent.get_state())
+        self._taken = 0
+
+    def __next__(self) -> Any:
+        element = next(self._parent)
+        self._taken += 1
+        return element
+
+    def get_state(self) -> dict[str, Any]:
+        return {_TAKEN: self._taken}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._taken = _taken(state)
+        self._parent.set_state(self._of_parent(self._taken))
+
+    def _of_parent(self, taken: int) -> dict[str, Any]:
+        count = self._workers
+        if not count:
+            return {_TAKEN: taken}
+        # The first workers may have had one turn more.
+        own = [{_TAKEN: (taken + count - 1 - index) // count} for index in range(count)]
+        return copy.deepcopy(self._fresh) | {_WORKERS: own, _TURN: taken % count}
+
+
+def _taken(state: dict[str, Any]) -> int:
+    """Older checkpoints have a place for each worker."""
+    return state[_TAKEN] if _TAKEN in state else sum(own[_TAKEN] for own in state[_WORKERS])
