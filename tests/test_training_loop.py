@@ -5,7 +5,10 @@ import os
 import re
 import signal
 import time
+from dataclasses import replace as replace_field
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from dataset_fixtures import build_root
@@ -153,6 +156,31 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path, monkeypatch):
     with pytest.raises(TrainingError, match=r"step 4, batch [0-9a-f]{12}: loss is nan; look into"):
         train(small_config("train.save_every=2"), tmp_path)
     assert checkpoint_steps(tmp_path) == [2]
+
+
+@pytest.mark.parametrize("part", ["model", "optimizer"])
+def test_an_update_that_overflows_is_not_saved(tmp_path, monkeypatch, part):
+    """Loss and gradients of its step are finite, and no step has come after it."""
+
+    def overflowing(*_):
+        def step(state, batch, key):
+            state, metrics = train_step()(state, batch, key)
+            if int(state.step) == 4:
+                arrays, structure = jax.tree.flatten(getattr(state, part))
+                last = max(n for n, array in enumerate(arrays) if array.ndim)
+                arrays[last] = jnp.full_like(arrays[last], jnp.inf)
+                state = replace_field(state, **{part: jax.tree.unflatten(structure, arrays)})
+            return state, metrics
+
+        return step
+
+    monkeypatch.setattr(loop, "make_train_step", overflowing)
+    message = (
+        rf"step 4, batch [0-9a-f]{{12}}: its update left '{part}\..*' not finite; look into it"
+    )
+    with pytest.raises(TrainingError, match=message):
+        train(small_config("train.save_every=2"), tmp_path)
+    assert checkpoint_steps(tmp_path) == [2] and (tmp_path / "dumps" / "step-4").is_dir()
 
 
 def test_evaluation_is_called_written_and_drawn(tmp_path, capsys):

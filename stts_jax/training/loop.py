@@ -22,6 +22,7 @@ from stts_jax.training.clock import Clock
 from stts_jax.training.data_parts import DataParts
 from stts_jax.training.distributed import Agreement
 from stts_jax.training.dump import fingerprint, write_dump
+from stts_jax.training.finite import not_finite
 from stts_jax.training.profile import Profile
 from stts_jax.training.reporting import Reporter
 from stts_jax.training.run_checkpoints import Checkpoints, Progress
@@ -74,7 +75,7 @@ def train(
     Raises:
       ConfigError: for settings that don't go together.
       CheckpointError: see `checkpoint`.
-      TrainingError: when the loss or a gradient is not finite.
+      TrainingError: when the loss or a gradient is not finite, or a parameter before it is saved.
     """
     output, mesh = Path(output), run_mesh(config)
     with ExitStack() as stack:
@@ -130,6 +131,7 @@ class _Loop:
         self.agreement = Agreement()
         self.stop = stack.enter_context(StopRequest(self.agreement))
         self.pending: _Pending | None = None
+        self.reported: _Pending | None = None
         self.saved_step = self.step
         self.evaluated_step = self.reporter.last_evaluated()
         self.stopped = self.left_running = False
@@ -224,6 +226,7 @@ class _Loop:
         step = pending.step
         metrics = {name: v.item() for name, v in jax.device_get(pending.metrics).items()}
         self._require_finite(pending, metrics)
+        self.reported = pending
         self.profile.step_done(step)
         self.metrics = {**metrics, "data_wait": pending.waited}
         self.clock.step_done()
@@ -234,6 +237,7 @@ class _Loop:
     def _save(self) -> None:
         self._report()  # so that nothing that isn't finite is saved
         with self.clock.spending("save"):
+            self._require_finite_state()
             self.checkpoints.save(self.state, self.step, self.clock.buckets, self.batches.state)
         self.saved_step = self.step
 
@@ -268,12 +272,21 @@ class _Loop:
 
     def _require_finite(self, pending: _Pending, metrics: Mapping[str, float]) -> None:
         bad = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
-        if not bad:
-            return
-        raise TrainingError(
-            f"training stopped at step {pending.step}, batch {fingerprint(pending.batch)}: "
-            f"{', '.join(bad)}; {self._dumped(pending, metrics)}, lower the learning rates or "
-            "leave that batch out, the last checkpoint is from before"
+        if bad:
+            raise self._astray(pending, metrics, ", ".join(bad))
+
+    def _require_finite_state(self) -> None:
+        bad = not_finite(self.state, self.mesh)
+        if bad and self.reported is not None:
+            more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+            what = f"its update left '{bad[0]}'{more} not finite"
+            raise self._astray(self.reported, self.metrics, what)
+
+    def _astray(self, pending: _Pending, metrics: Mapping[str, float], what: str) -> TrainingError:
+        return TrainingError(
+            f"training stopped at step {pending.step}, batch {fingerprint(pending.batch)}: {what}; "
+            f"{self._dumped(pending, metrics)}, lower the learning rates or leave that batch out, "
+            "the last checkpoint is from before"
         )
 
     def _dumped(self, pending: _Pending, metrics: Mapping[str, float]) -> str:
