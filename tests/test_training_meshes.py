@@ -15,7 +15,7 @@ from training_cases import KEY, batch_for, random_state, single_mesh, small_conf
 from stts_jax.budget import row_budget
 from stts_jax.config import ConfigError
 from stts_jax.layers import attention as attention_module
-from stts_jax.parallel.mesh import BATCH_AXES
+from stts_jax.parallel.mesh import BATCH_AXES, on_mesh
 from stts_jax.parallel.parameters import count_parameters, named_parameters
 from stts_jax.training import run_mesh as run_mesh_module
 from stts_jax.training.run_mesh import mesh_shape, run_mesh
@@ -79,6 +79,42 @@ def test_parts_of_a_batch_one_after_the_other_give_its_update(axes, parts, repor
     """Of all kinds of rows, one of them empty: the parts count differently much."""
     summed = step_on(axes, STREAM, f"train.accumulate={parts}")
     check_same_update(step_on_one_device(STREAM), summed, report_error)
+
+
+def forward_on(config, mesh):
+    """Hidden states and logits of the tokens that there are, and the scorer's scores."""
+    budget, batch = row_budget(config.model, config.data), batch_for(config, 3, mesh, empty_rows=1)
+
+    @jax.jit
+    def forward(model, batch):
+        with on_mesh(mesh):
+            hidden, rows = model(batch, budget, key=KEY)
+            return hidden, model.llm.logits(hidden), rows.vision.scores, rows.tokens.valid
+
+    *arrays, valid = jax.device_get(forward(random_state(config, mesh).model, batch))
+    hidden, logits, scores = arrays
+    return {"hidden states": hidden[valid], "logits": logits[valid], "scores": scores}
+
+
+@cache
+def forward_on_one_device(packing):
+    return forward_on(small_config(*MODEL, packing), single_mesh())
+
+
+@pytest.mark.parametrize(
+    ("axes", "packing"),
+    [*((axes, STREAM) for axes in MESHES), ("fsdp=2 tensor=2 context=2", FIRST_FIT)],
+)
+def test_a_mesh_gives_every_logit_of_one_device(axes, packing, report_error):
+    """A loss is a mean, in which what is wrong at one token may not show."""
+    one = forward_on_one_device(packing)
+    config = config_on(axes, packing)
+    many = forward_on(config, run_mesh(config))
+    assert len(one["logits"]) > 100
+    for name, array in one.items():
+        error = np.abs(array - many[name]).max() / np.abs(array).max()
+        report_error(name, error, 1e-5)
+        assert error < 1e-5, name
 
 
 def check_same_update(expected, result, report_error):

@@ -56,6 +56,18 @@ def test_two_processes_agree_with_one_and_one_goes_on(launcher, alone, tmp_path,
     assert_close(losses(tmp_path), alone, report_error)
 
 
+def test_parameters_that_lie_across_processes_are_trained_as_in_one(
+    launcher, alone, tmp_path, report_error
+):
+    """And are saved by both: one process reads back the last but one."""
+    runs = launcher.start_several(2, tmp_path, *RUN, "train.mesh.fsdp=2", step="real")
+    assert [run.finish()["step"] for run in runs] == [8, 8]
+    assert_close(losses(tmp_path), alone, report_error)
+    (tmp_path / "checkpoints" / "8").rename(tmp_path / "not-8")
+    assert launcher.start(tmp_path, *RUN, step="real").finish()["step"] == 8
+    assert_close(losses(tmp_path), alone, report_error)
+
+
 def test_one_process_goes_on_as_two(launcher, tmp_path, report_error):
     launcher.start(tmp_path / "whole", *RUN).finish()
     output = tmp_path / "grown"
