@@ -4,6 +4,7 @@ import errno
 import shutil
 
 import jax
+import numpy as np
 import pytest
 from training_cases import (
     FakeBatches,
@@ -15,7 +16,7 @@ from training_cases import (
     use_small_parts,
 )
 
-from stts_jax.training import loop, restore, start
+from stts_jax.training import data_parts, loop, restore, start
 from stts_jax.training.checkpoint import CheckpointError, checkpoint_steps, save_model
 from stts_jax.training.loop import train
 
@@ -56,6 +57,16 @@ def test_a_file_in_the_place_of_the_checkpoints_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"/checkpoints' is a file, but checkpoints go into"):
         short(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_run_whose_processes_read_the_same_data_says_so(tmp_path, monkeypatch, capsys, together):
+    rows = {0: np.arange(8)} | ({1: np.arange(8)} if together else {})
+    monkeypatch.setattr(data_parts, "rows_by_process", lambda *_: rows)
+    said = "some processes read and decode the same part of the data, as train.mesh gives them"
+    for _ in range(2):  # a new run, and one that goes on
+        short(tmp_path)
+        assert (said in capsys.readouterr().out) == together
 
 
 @pytest.fixture(scope="module")
