@@ -22,6 +22,7 @@ from stts_jax.evaluation.same_budget import same_budget_ratios
 from stts_jax.evaluation.scoring.judge import HttpJudge, Judge
 from stts_jax.evaluation.suites import GROUPS, tasks_of
 from stts_jax.evaluation.tasks import TaskRun, evaluate_tasks
+from stts_jax.local_path import local_path
 from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
 from stts_jax.parallel.processes import Share, first_then_others, is_first, notice
 from stts_jax.training.checkpoint import (
@@ -89,7 +90,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--data-dir", type=Path, default=DEFAULT_FOLDER, help="of the procedural set (%(default)s)"
     )
     parser.add_argument(
-        "--output", type=Path, help="folder for metrics and predictions (default: in CHECKPOINT)"
+        "--output",
+        type=local_path,
+        help="folder for metrics and predictions (default: in CHECKPOINT)",
     )
     return parser.parse_args(arguments)
 

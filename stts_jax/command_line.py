@@ -24,6 +24,7 @@ from stts_jax.evaluation.scoring.judge import JudgeError
 from stts_jax.evaluation.scoring.score import ScoringError
 from stts_jax.evaluation.suites import SuiteError
 from stts_jax.host_memory import keep_freed_memory
+from stts_jax.local_path import local_path
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.training.checkpoint import CheckpointError, config_of, load_to_answer
 from stts_jax.training.distributed import several_processes
@@ -118,7 +119,7 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     """`--checkpoint`, `--set` and `--frames`, which all commands on a trained model take."""
     parser.add_argument(
         "--checkpoint",
-        type=Path,
+        type=local_path,
         required=True,
         help="folder of a training run, of one step, or of a PyTorch checkpoint",
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 from stts_jax.command_line import add_checkpoint_options, open_checkpoint, run
 from stts_jax.evaluation.overlay import contact_sheet, overlay_video
 from stts_jax.evaluation.single import kept_tokens
+from stts_jax.local_path import local_path
 from stts_jax.training.checkpoint import require_writable, writing
 
 
@@ -24,7 +25,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         prog="python -m stts_jax.show", description="Show which tokens of a video are kept."
     )
     parser.add_argument("video", type=Path, help="any file that FFmpeg reads")
-    parser.add_argument("--output", type=Path, default=Path(), help="folder (default: here)")
+    parser.add_argument("--output", type=local_path, default=Path(), help="folder (default: here)")
     add_checkpoint_options(parser)
     return parser.parse_args(arguments)
 

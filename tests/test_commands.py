@@ -390,6 +390,18 @@ def test_training_does_not_start_from_a_damaged_checkpoint(checkpoint, data, tmp
     assert "is damaged or incomplete" in message and "Traceback" not in message
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["--checkpoint", "gs://bucket/run"], ["--checkpoint", "run", "--output", "gs://bucket/out"]],
+    ids=["checkpoint", "output"],
+)
+def test_an_address_is_refused_in_the_place_of_a_folder(arguments, capsys):
+    for parse, positional in ((evaluate.parse, []), (show.parse, ["video.mp4"])):
+        with pytest.raises(SystemExit):
+            parse([*positional, *arguments])
+        assert "is an address, and only folders are read" in capsys.readouterr().err
+
+
 def test_a_ratio_of_all_tokens_is_refused(checkpoint, capsys):
     message = refused(capsys, evaluate.main(["--checkpoint", str(checkpoint), "--k", "100"]))
     assert "model.prune.topk is 1.0" in message
