@@ -8,7 +8,7 @@ from functools import cache
 import jax
 import numpy as np
 import pytest
-from jax.extend.core import jaxprs_in_params
+from jaxprs import equations
 from quick_compile import AS_IN_A_RUN
 from training_cases import KEY, batch_for, random_state, single_mesh, small_config
 
@@ -174,14 +174,6 @@ def traced_step(axes, monkeypatch, *overrides):
     step = make_train_step(config, budget, mesh)
     traced = step.trace(abstract_state(config, mesh), batch_for(config, 3, mesh), KEY)
     return config, budget, traced.jaxpr, seen
-
-
-def equations(jaxpr):
-    """Of a jaxpr and all in it."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jaxprs_in_params(equation.params):
-            yield from equations(inner)
 
 
 def test_every_axis_cuts_up_what_is_computed(monkeypatch):
