@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
@@ -37,7 +38,7 @@ from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
 from stts_jax.model.vision import encode
 from stts_jax.parallel.parameters import count_parameters, named_parameters
 from stts_jax.pruning.cells import to_patches
-from stts_jax.pruning.first_fit import bin_bound, first_fit_layout
+from stts_jax.pruning.first_fit import bin_ladder, first_fit_layout
 from stts_jax.pruning.frames import frame_table
 from stts_jax.pruning.layout import DenseLayout, stream_layout
 from stts_jax.pruning.scorer import log_score_bias
@@ -201,6 +202,16 @@ def encode_rows(model: VideoLanguageModel, batch: Any, budget: Any) -> Any:
     )
 
 
+@dataclass(frozen=True)
+class Masked(DenseLayout):
+    """Every patch in its place, and only those of `keep` (B, T, N) are seen."""
+
+    keep: jax.Array | None = None
+
+    def attend(self, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        return attention(query, key, value, mask=self.keep[..., None, :])
+
+
 def masked_vit(model: VideoLanguageModel, batch: Any) -> tuple[jax.Array, jax.Array]:
     """A ViT that keeps every patch, and hides the ones that should be dropped after block l+1."""
     config, prune = model.config, model.config.prune
@@ -208,15 +219,14 @@ def masked_vit(model: VideoLanguageModel, batch: Any) -> tuple[jax.Array, jax.Ar
     counts, kinds = batch["num_images"], batch["multimodal_type"]
     frames = frame_table(counts, kinds, x.shape[1], prune, config.tokens_per_frame)
     upto = prune.prune_at + 1
-    x, first = model.vit.run(x, 0, upto, attention, False)
+    x, first = model.vit.run(x, 0, upto, DenseLayout(), False)
     scores = model.scorer(x)
     keep = to_patches(select(protect_first_frames(scores, frames), frames), config.vit.grid, 3)
     bias = log_score_bias(
         scores, frames, grid=config.vit.grid, pooling=3, minimum=prune.rescale_bias_min
     )
-    x, second = model.vit.run(x, upto, upto + 1, partial(attention, key_bias=bias), False)
-    hide = partial(attention, mask=keep[..., None, :])
-    _, third = model.vit.run(x, upto + 1, config.vit.depth, hide, False)
+    x, second = model.vit.run(x, upto, upto + 1, DenseLayout(key_bias=bias), False)
+    _, third = model.vit.run(x, upto + 1, config.vit.depth, Masked(keep=keep), False)
     return model.vit.concatenate(first | second | third), keep
 
 
@@ -264,11 +274,11 @@ def test_a_stream_gives_the_features_and_gradients_of_masking(report_error):
 def packed_both_ways(model: VideoLanguageModel, x: jax.Array, keep: jax.Array, size: int) -> Any:
     """The last blocks in a stream, in bins, and with every patch in place; at all patches."""
     count, frames, patches = keep.shape
-    bins = first_fit_layout(keep, bin_bound(count, frames, size, patches))
+    bins = first_fit_layout(keep, bin_ladder(count, frames, size, patches))
     everything = jnp.broadcast_to(jnp.arange(frames * patches), (count, 1, frames * patches))
 
     def run(layout: Any) -> jax.Array:
-        out, _ = model.vit.run(layout.gather(x), 2, 4, layout.attend, False)
+        out, _ = model.vit.run(layout.gather(x), 2, 4, layout, False)
         return layout.lookup(out, everything).reshape(*x.shape)
 
     return run(stream_layout(keep, size)), run(bins), run(DenseLayout()), bins.refilled
@@ -323,8 +333,8 @@ def test_without_pruning_in_the_scorer_the_bias_stays_in_all_later_blocks(report
     @jax.jit
     def plain(model: VideoLanguageModel, bias: jax.Array) -> jax.Array:
         x = model.vit.embed(batch["images"], jnp.dtype("float32"))
-        x, first = model.vit.run(x, 0, 1, attention, False)
-        _, rest = model.vit.run(x, 1, 4, partial(attention, key_bias=bias), False)
+        x, first = model.vit.run(x, 0, 1, DenseLayout(), False)
+        _, rest = model.vit.run(x, 1, 4, DenseLayout(key_bias=bias), False)
         return model.vit.concatenate(first | rest)
 
     error = worst(vision.features, plain(model, vision.layout.key_bias))

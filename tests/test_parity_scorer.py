@@ -183,7 +183,7 @@ def test_parity_bins(worst_error: Any) -> None:
         for entry in json.loads(str(case["meta"])):
             own = under(case, f"{entry['i']}_")
             mask = own["i_valid_mask"] if "i_valid_mask" in own else own["valid_mask"]
-            layout = first_fit_layout(jnp.asarray(mask)[None], bins=len(mask))
+            layout = first_fit_layout(jnp.asarray(mask)[None], sizes=(len(mask),))
             lone_empty = entry["n_empty"] == 1  # the reference runs one bin more, see first_fit.py
             assert int(layout.used_bins) == entry["BT_prime"] - lone_empty or entry["tie"]
             if entry["tie"]:

@@ -14,7 +14,7 @@ from stts_jax.layers.attention import stream_attention
 from stts_jax.layers.attention.stream import DENSE_STREAM_SEGMENTS
 from stts_jax.layers.compact import compact, take_rows
 from stts_jax.pruning.cells import to_cells, to_patches
-from stts_jax.pruning.first_fit import bin_bound, bin_ladder, first_fit_layout, in_fewest_bins
+from stts_jax.pruning.first_fit import bin_bound, first_fit_layout
 from stts_jax.pruning.layout import stream_layout
 
 # Worst seen: attention 1e-7, its gradients 3e-7.
@@ -73,35 +73,9 @@ def random_masks(count: int) -> np.ndarray:
     return rng.uniform(size=(count, 2, 5, 9)) < density
 
 
-@pytest.mark.parametrize(
-    ("kept", "sizes"), [(0.7, (48, 64)), (0.5, (36, 48, 64)), (0.3, (21, 29, 39)), (1.0, (64,))]
-)
-def test_the_ladder_of_bins_goes_from_perfect_packing_to_the_bound(kept, sizes):
-    assert bin_ladder(1, 64, int(kept * 64 * 729), 729) == sizes
-
-
-@pytest.mark.parametrize(
-    ("frames", "used", "taken"), [((4, 4, 5, 5), 2, 2), ((4, 4, 4, 6), 3, 4), ((0, 0, 0, 0), 0, 2)]
-)
-def test_only_the_bins_that_are_used_are_run_up_to_the_next_size(frames, used, taken):
-    """Bins of 9 patches; what is run says how many bins it got."""
-    keep = np.arange(9) < np.array(frames)[:, None]
-    layout = first_fit_layout(jnp.asarray(keep)[None], 4)
-    assert layout.used_bins == used
-    x = layout.gather(jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 9, 2))))
-
-    def run(x, bins):
-        assert bins.source.shape[0] == x.shape[0]
-        return 2 * x, jnp.full(x.shape[0], x.shape[0])
-
-    doubled, sizes = in_fewest_bins(layout, x, (2, 4), run)
-    np.testing.assert_array_equal(doubled[:used], 2 * x[:used])
-    assert doubled.shape == x.shape and sizes.max() == taken
-
-
 def test_bins_of_first_fit_never_exceed_their_bound():
     masks = random_masks(2000)
-    layout = jax.jit(jax.vmap(partial(first_fit_layout, bins=10)))(masks)
+    layout = jax.jit(jax.vmap(partial(first_fit_layout, sizes=(10,))))(masks)
     per_row = masks.sum((2, 3)).max(1)  # a budget that just holds the fuller row
     bounds = [bin_bound(2, 5, int(patches), 9) for patches in per_row]
     used = np.asarray(layout.used_bins)
@@ -111,7 +85,7 @@ def test_bins_of_first_fit_never_exceed_their_bound():
 
 def test_each_kept_patch_has_a_place_of_its_own_beside_patches_of_its_frame():
     masks = random_masks(300)
-    layout = jax.jit(jax.vmap(partial(first_fit_layout, bins=10)))(masks)
+    layout = jax.jit(jax.vmap(partial(first_fit_layout, sizes=(10,))))(masks)
     place = np.asarray(layout.place).reshape(300, -1)
     source = np.asarray(layout.source).reshape(300, -1)
     ids = np.asarray(layout.segment_ids).reshape(300, -1)
@@ -124,7 +98,7 @@ def test_each_kept_patch_has_a_place_of_its_own_beside_patches_of_its_frame():
 
 def test_lone_frames_alone_are_refilled():
     masks = random_masks(300)
-    layout = jax.jit(jax.vmap(partial(first_fit_layout, bins=10)))(masks)
+    layout = jax.jit(jax.vmap(partial(first_fit_layout, sizes=(10,))))(masks)
     for case, mask in enumerate(masks):
         ids = np.asarray(layout.segment_ids[case])
         lone = {bin_ids.max() for bin_ids in ids if len(set(bin_ids[bin_ids >= 0])) == 1}

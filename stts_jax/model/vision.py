@@ -13,20 +13,12 @@ from stts_jax.layers.attention.stream_windows import TILE
 from stts_jax.model.vit import VisionTransformer
 from stts_jax.pruning.baselines import easy_ratings, heuristic_ratings, random_ratings
 from stts_jax.pruning.cells import to_patches
-from stts_jax.pruning.first_fit import (
-    FirstFitLayout,
-    bin_bound,
-    bin_ladder,
-    first_fit_layout,
-    in_fewest_bins,
-)
+from stts_jax.pruning.first_fit import bin_ladder, first_fit_layout
 from stts_jax.pruning.frames import FrameTable, frame_table
-from stts_jax.pruning.layout import DenseLayout, StreamLayout, stream_layout
+from stts_jax.pruning.layout import DenseLayout, Layout, stream_layout
 from stts_jax.pruning.scorer import TokenScorer, log_score_bias
 from stts_jax.pruning.selection import protect_first_frames, select
 from stts_jax.pruning.temporal_loss import temporal_loss
-
-Layout = DenseLayout | StreamLayout | FirstFitLayout
 
 
 @jax.tree_util.register_dataclass
@@ -85,7 +77,7 @@ def encode(
     )
     embedded, dense = x, DenseLayout()
     scored_after = vit.config.depth if prune.method == "none" else prune.prune_at + 1
-    x, features = vit.run(x, 0, scored_after, dense.attend, remat)
+    x, features = vit.run(x, 0, scored_after, dense, remat)
     after, auxiliary_loss = scored_after, jnp.zeros((), jnp.float32)
 
     if prune.method == "scorer":
@@ -104,7 +96,7 @@ def encode(
                 minimum=prune.rescale_bias_min,
             )
             dense = DenseLayout(key_bias=bias)
-        x, more = vit.run(x, after, after + 1, dense.attend, remat)
+        x, more = vit.run(x, after, after + 1, dense, remat)
         features, after = features | more, after + 1
     else:
         ratings = _baseline_ratings(embedded, frames, config, key)
@@ -116,16 +108,7 @@ def encode(
         layout = pack(keep_patches, budget, config)
         x = layout.gather(x)
         features = {index: layout.gather(feature) for index, feature in features.items()}
-    if isinstance(layout, FirstFitLayout):
-        ladder = bin_ladder(*keep_patches.shape[:2], budget.patches, keep_patches.shape[2])
-        more = in_fewest_bins(
-            layout,
-            x,
-            ladder,
-            lambda x, bins: vit.run(x, after, vit.config.depth, bins.attend, remat)[1],
-        )
-    else:
-        _, more = vit.run(x, after, vit.config.depth, layout.attend, remat)
+    _, more = vit.run(x, after, vit.config.depth, layout, remat)
     return VisionOutput(
         features=vit.concatenate(features | more),
         layout=layout,
@@ -164,4 +147,4 @@ def pack(keep_patches: jax.Array, budget: Budget, config: ModelConfig) -> Layout
     if config.prune.packing == "stream":
         # Whole tiles of memory, so that a TPU's kernel takes the stream as it is.
         return stream_layout(keep_patches, -(-budget.patches // TILE) * TILE)
-    return first_fit_layout(keep_patches, bin_bound(rows, frames, budget.patches, patches))
+    return first_fit_layout(keep_patches, bin_ladder(rows, frames, budget.patches, patches))

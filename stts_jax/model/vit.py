@@ -17,6 +17,7 @@ from stts_jax.layers.multi_head import Attend, MultiHeadAttention
 from stts_jax.layers.norms import LayerNorm
 from stts_jax.parallel.mesh import share_places
 from stts_jax.parallel.parameters import parameter, stack
+from stts_jax.pruning.layout import Layout
 
 
 class VitBlock(nnx.Module):
@@ -100,9 +101,16 @@ class VisionTransformer(nnx.Module):
         return self.patch_embedding(images.astype(dtype)) + positions.astype(dtype)
 
     def run(
-        self, x: jax.Array, first: int, stop: int, attend: Attend, remat: bool
+        self, x: jax.Array, first: int, stop: int, layout: Layout, remat: bool
     ) -> tuple[jax.Array, dict[int, jax.Array]]:
         """Blocks `first` to `stop - 1`.
+
+        Args:
+          x: laid out by `layout`.
+          first: block to begin with.
+          stop: block to end before.
+          layout: which patches see each other.
+          remat: whether the backward pass makes each block's activations again.
 
         Returns:
           the last output, and the outputs of the feature layers among them by block index.
@@ -110,13 +118,13 @@ class VisionTransformer(nnx.Module):
         wanted = [i + 1 for i in self.config.resolved_feature_layers if first <= i < stop]
         features: dict[int, jax.Array] = {}
         for upto in sorted({*wanted, stop}):
-            x = self._scan(x, first, upto, attend, remat)
+            x = self._scan(x, first, upto, layout, remat)
             if upto in wanted:
                 features[upto - 1] = x
             first = upto
         return x, features
 
-    def _scan(self, x: jax.Array, first: int, stop: int, attend: Attend, remat: bool) -> jax.Array:
+    def _scan(self, x: jax.Array, first: int, stop: int, layout: Layout, remat: bool) -> jax.Array:
         if first == stop:
             return x
         shape = x.shape
@@ -124,22 +132,26 @@ class VisionTransformer(nnx.Module):
         # Frames of 729 patches don't fill whole tiles of a TPU's memory. Side by side they do, and
         # everything but attention then costs what its patches do.
         def flat(x: jax.Array) -> jax.Array:
-            return x.reshape(shape[0], -1, *x.shape[len(shape) - 1 :])
+            return x.reshape(x.shape[0], -1, *x.shape[len(shape) - 1 :])
 
         def framed(x: jax.Array) -> jax.Array:
-            return x.reshape(*shape[:-1], *x.shape[2:])
-
-        def attend_framed(*arrays: jax.Array) -> jax.Array:
-            return flat(attend(*map(framed, arrays)))
+            return x.reshape(x.shape[0], *shape[1:-1], *x.shape[2:])
 
         def shared(x: jax.Array) -> jax.Array:
             return flat(share_places(framed(x)))
 
+        def step(block: VitBlock, x: jax.Array, layout: Layout) -> jax.Array:
+            def attend(*arrays: jax.Array) -> jax.Array:
+                return flat(layout.attend(*map(framed, arrays)))
+
+            return shared(block(shared(x), attend))
+
+        run = jax.checkpoint(step) if remat else step
+
         def body(x: jax.Array, block: VitBlock) -> tuple[jax.Array, None]:
-            return shared(block(shared(x), attend_framed)), None
+            return layout.through(run, block, x), None
 
         blocks = jax.tree.map(lambda leaf: leaf[first:stop], self.blocks)
-        body = jax.checkpoint(body) if remat else body
         return framed(jax.lax.scan(body, flat(x), blocks)[0])
 
     def concatenate(self, features: dict[int, jax.Array]) -> jax.Array:

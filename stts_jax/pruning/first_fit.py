@@ -12,17 +12,17 @@ bin that nobody reads; we don't.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from stts_jax.layers.attention import attention
+from stts_jax.layers.switch import switch
+from stts_jax.pruning.layout import Step
 
-T = TypeVar("T")
 # Each size of the ladder is at most this much of the next; more sizes take longer to compile.
 LADDER_STEP = 0.75
 # With fewer bins than this there is little to save, and every size is compiled.
@@ -40,6 +40,7 @@ class FirstFitLayout:
       place: (B, T, N) int32, `bin * N + slot` of each kept patch, -1 if it is dropped.
       used_bins: () int32, bins that hold anything.
       refilled: (B, T, N) bool, dropped patches that are there to be seen.
+      sizes: numbers of bins to choose from, ascending; the last one is how many there are.
     """
 
     source: jax.Array
@@ -47,6 +48,7 @@ class FirstFitLayout:
     place: jax.Array
     used_bins: jax.Array
     refilled: jax.Array
+    sizes: tuple[int, ...] = field(metadata={"static": True})
 
     def gather(self, x: jax.Array) -> jax.Array:
         """(B, T, N, D) -> (bins, N, D), zeros at empty places."""
@@ -57,10 +59,29 @@ class FirstFitLayout:
         """Attention among patches of the same frame: (bins, N, H, d) each."""
         return attention(query, key, value, segment_ids=self.segment_ids)
 
+    def through(self, step: Step, block: Any, x: jax.Array) -> jax.Array:
+        """Run a block on the bins that are used, up to the next of the sizes: (bins, N, D).
+
+        The bins that it doesn't get are zeros.
+        """
+
+        def of_size(
+            size: int, operands: tuple[Any, jax.Array], layout: FirstFitLayout
+        ) -> jax.Array:
+            own_block, own_x = operands
+            y = step(own_block, own_x[:size], layout.first(size))
+            return jnp.pad(y, [(0, self.sizes[-1] - size), (0, 0), (0, 0)])
+
+        rung = jnp.searchsorted(jnp.array(self.sizes), self.used_bins)
+        return switch(rung, [partial(of_size, size) for size in self.sizes], (block, x), self)
+
     def first(self, bins: int) -> FirstFitLayout:
         """The same of the first `bins` bins; the others must be empty."""
         return dataclasses.replace(
-            self, source=self.source[:bins], segment_ids=self.segment_ids[:bins]
+            self,
+            source=self.source[:bins],
+            segment_ids=self.segment_ids[:bins],
+            sizes=(bins,),
         )
 
     def lookup(self, features: jax.Array, patches: jax.Array) -> jax.Array:
@@ -99,44 +120,14 @@ def bin_ladder(rows: int, frames: int, patches_per_row: int, patches: int) -> tu
     return tuple(reversed(sizes))
 
 
-def in_fewest_bins(
-    layout: FirstFitLayout,
-    x: jax.Array,
-    sizes: tuple[int, ...],
-    run: Callable[[jax.Array, FirstFitLayout], T],
-) -> T:
-    """`run` on the bins that are used, up to the next of the sizes.
-
-    Args:
-      layout: of `sizes[-1]` bins.
-      x: (bins, N, D).
-      sizes: `bin_ladder`.
-      run: makes arrays (bins, ...) of x and a layout of as many bins.
-
-    Returns:
-      What `run` makes, with zeros in the bins that it didn't get.
-    """
-
-    def of_size(size: int, x: jax.Array) -> T:
-        def padded(y: jax.Array) -> jax.Array:
-            return jnp.pad(y, [(0, sizes[-1] - size)] + [(0, 0)] * (y.ndim - 1))
-
-        return jax.tree.map(padded, run(x[:size], layout.first(size)))
-
-    branches = [partial(of_size, size) for size in sizes]
-    if len(sizes) == 1:
-        return branches[0](x)
-    rung = jnp.searchsorted(jnp.array(sizes), layout.used_bins)
-    return jax.lax.switch(rung, branches, x)
-
-
-def first_fit_layout(keep: jax.Array, bins: int) -> FirstFitLayout:
+def first_fit_layout(keep: jax.Array, sizes: tuple[int, ...]) -> FirstFitLayout:
     """Pack the kept patches of the whole batch, then refill lone frames.
 
     Args:
       keep: (B, T, N) bool.
-      bins: static number of bins, `bin_bound`.
+      sizes: static numbers of bins, `bin_ladder`; the last one must do.
     """
+    bins = sizes[-1]
     rows, frames, patches = keep.shape
     kept = keep.reshape(rows * frames, patches)
     bin_of, offset, alone = _first_fit(kept.sum(-1), bins, patches)
@@ -156,6 +147,7 @@ def first_fit_layout(keep: jax.Array, bins: int) -> FirstFitLayout:
         place=jnp.where(kept, place, -1).reshape(keep.shape),
         used_bins=jnp.where(kept.any(-1), bin_of + 1, 0).max(),
         refilled=(present & ~kept).reshape(keep.shape),
+        sizes=sizes,
     )
 
 

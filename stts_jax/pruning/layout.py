@@ -1,17 +1,39 @@
 """Where patches lie in the ViT: `DenseLayout` before the prune, `StreamLayout` after it.
 
-A layout answers three questions: how patches get there (`gather`), which may look at each other
-(`attend`), and where a patch is to be found later (`lookup`). `first_fit` has the reference's own.
+A layout answers four questions: how patches get there (`gather`), which may look at each other
+(`attend`), how a block is run on them (`through`), and where a patch is to be found later
+(`lookup`). `first_fit` has the reference's own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import jax
 
 from stts_jax.layers.attention import attention, stream_attention
 from stts_jax.layers.compact import compact, take_rows
+
+# Runs a block of the ViT: block, x and layout to what x becomes.
+Step = Callable[[Any, jax.Array, Any], jax.Array]
+
+
+class Layout(Protocol):
+    """Where patches lie; a pytree of arrays."""
+
+    def gather(self, x: jax.Array) -> jax.Array:
+        """(B, T, N, D) -> (..., D), laid out."""
+
+    def attend(self, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        """Attention among the patches of each frame, laid out, (..., H, d)."""
+
+    def through(self, step: Step, block: Any, x: jax.Array) -> jax.Array:
+        """Run a block of the ViT on x, which is laid out."""
+
+    def lookup(self, features: jax.Array, patches: jax.Array) -> jax.Array:
+        """As `DenseLayout.lookup`."""
 
 
 @jax.tree_util.register_dataclass
@@ -32,6 +54,10 @@ class DenseLayout:
     def attend(self, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         """Full attention within each frame: (B, T, N, H, d) each."""
         return attention(query, key, value, key_bias=self.key_bias)
+
+    def through(self, step: Step, block: Any, x: jax.Array) -> jax.Array:
+        """Run a block on everything: (B, T, N, D) -> (B, T, N, D)."""
+        return step(block, x, self)
 
     def lookup(self, features: jax.Array, patches: jax.Array) -> jax.Array:
         """The features of given patches.
@@ -79,6 +105,10 @@ class StreamLayout:
             longest_segment=self.patches,
             segments=self.place.shape[1] // self.patches,
         )
+
+    def through(self, step: Step, block: Any, x: jax.Array) -> jax.Array:
+        """Run a block on everything: (B, S, D) -> (B, S, D)."""
+        return step(block, x, self)
 
     def lookup(self, features: jax.Array, patches: jax.Array) -> jax.Array:
         """As `DenseLayout.lookup`, of features (B, S, D); a dropped patch gives zeros."""
