@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache, partial
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -16,17 +17,37 @@ from reference_cases import worst
 from stts_jax.config import VitConfig
 from stts_jax.layers.switch import switch
 from stts_jax.model.vit import VisionTransformer
-from stts_jax.pruning.first_fit import bin_ladder, first_fit_layout
+from stts_jax.pruning.first_fit import bin_bound, bin_ladder, first_fit_layout
 
 # Worst seen: 3e-7.
 GRADIENTS = 2e-6
 
 
 @pytest.mark.parametrize(
-    ("kept", "sizes"), [(0.7, (48, 64)), (0.5, (36, 48, 64)), (0.3, (21, 29, 39)), (1.0, (64,))]
+    ("frames", "kept", "sizes"),
+    [
+        (64, 0.7, (48, 64)),
+        (64, 0.5, (36, 48, 64)),
+        (64, 0.3, (21, 29, 39)),
+        (64, 1.0, (64,)),
+        (16, 0.7, (12, 16)),
+        (16, 0.5, (9, 12, 16)),
+        (16, 0.3, (5, 7, 10)),
+        (4, 0.3, (2, 3)),
+    ],
 )
-def test_the_ladder_goes_from_perfect_packing_to_the_bound(kept, sizes):
-    assert bin_ladder(1, 64, int(kept * 64 * 729), 729) == sizes
+def test_the_ladder_goes_from_perfect_packing_to_the_bound(frames, kept, sizes):
+    assert bin_ladder(1, frames, int(kept * frames * 729), 729) == sizes
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 8, 24, 100])
+def test_a_ladder_is_short_and_its_steps_are_small(frames):
+    """It begins within a third of perfect packing, and no step is longer than two thirds."""
+    for kept in range(1, frames * 9 + 1):
+        sizes, fewest = bin_ladder(1, frames, kept, 9), -(-kept // 9)
+        assert len(sizes) <= 4 and sizes[-1] == bin_bound(1, frames, kept, 9)
+        assert fewest <= sizes[0] <= max(4 / 3 * fewest, fewest + 1)
+        assert all(large <= max(5 / 3 * small, small + 1) for small, large in pairwise(sizes))
 
 
 @pytest.mark.parametrize(

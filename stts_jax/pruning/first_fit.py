@@ -25,8 +25,6 @@ from stts_jax.pruning.layout import Step
 
 # Each size of the ladder is at most this much of the next; more sizes take longer to compile.
 LADDER_STEP = 0.75
-# With fewer bins than this there is little to save, and every size is compiled.
-FEW_BINS = 16
 
 
 @jax.tree_util.register_dataclass
@@ -112,8 +110,6 @@ def bin_ladder(rows: int, frames: int, patches_per_row: int, patches: int) -> tu
     everyone pay for the worst case. None is below what perfect packing of full rows needs.
     """
     sizes = [bin_bound(rows, frames, patches_per_row, patches)]
-    if sizes[0] < FEW_BINS:
-        return tuple(sizes)
     fewest = -(-rows * patches_per_row // patches)
     while (smaller := int(sizes[-1] * LADDER_STEP)) >= fewest and smaller > 0:
         sizes.append(smaller)
