@@ -20,7 +20,7 @@ from stts_jax.bench.race import Times, race, speedup
 from stts_jax.bench.report import REQUIRED, result_rows, stages
 from stts_jax.budget import batch_arrays
 from stts_jax.config import ConfigError, load_config
-from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.model.video_language_model import VideoLanguageModel, compute_dtype
 
 FRAMES = 16
 
@@ -140,6 +140,14 @@ def test_a_peer_s_row_says_how_much_faster_we_are():
     (row,) = peer_rows(times)
     assert row["times_the_peer"] == 1.5 and row["required"] == 1.4
     assert "| forward | 50% | 2.00 | 3.00 | 1.50x | 1.4x |" in peer_table([row])
+
+
+def test_a_gpu_s_kernels_are_measured_where_there_is_one(monkeypatch):
+    """They take bfloat16 alone; a CPU computes in float32."""
+    config = bench_config(0.5).model
+    assert compute_dtype(config) == jnp.float32
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert compute_dtype(config) == jnp.bfloat16
 
 
 # ------------------------------------------------------------------------------------ the command

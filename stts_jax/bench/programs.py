@@ -15,7 +15,12 @@ from stts_jax.budget import Budget
 from stts_jax.config import Config
 from stts_jax.host_memory import give_back_much
 from stts_jax.layers.attention_mask import TokenTable, attention_mask
-from stts_jax.model.video_language_model import VideoLanguageModel, kept_places, kept_tokens
+from stts_jax.model.video_language_model import (
+    VideoLanguageModel,
+    compute_dtype,
+    kept_places,
+    kept_tokens,
+)
 from stts_jax.model.vision import encode, pack
 from stts_jax.parallel.mesh import make_mesh
 from stts_jax.pruning.cells import to_patches
@@ -103,7 +108,8 @@ def _prefill_inputs(config: Config, budget: Budget) -> tuple[Any, ...]:
     visual = (places >= budget.text // 2) & (places < budget.text // 2 + budget.visual)
     zeros = jnp.zeros((1, length), jnp.int32)
     table = TokenTable(places, jnp.ones_like(visual), visual, zeros, zeros)
-    embeddings = jax.random.normal(jax.random.key(2), (1, length, config.model.llm.width))
+    shape = (1, length, config.model.llm.width)
+    embeddings = jax.random.normal(jax.random.key(2), shape, compute_dtype(config.model))
     return embeddings, places, table
 
 
@@ -138,5 +144,6 @@ def _selection_inputs(
 ) -> tuple[Any, ...]:
     vit, keys = config.model.vit, jax.random.split(jax.random.key(3))
     ratings = jax.random.uniform(keys[0], (1, budget.frames, config.model.tokens_per_frame))
-    x = jax.random.normal(keys[1], (1, budget.frames, vit.patches, vit.width))
+    shape = (1, budget.frames, vit.patches, vit.width)
+    x = jax.random.normal(keys[1], shape, compute_dtype(config.model))
     return ratings, x, dict(batch)
