@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from stts_jax.bench.ideal import part_flops
 from stts_jax.bench.model import bench_batch, bench_budget, bench_config, small_config
 from stts_jax.bench.peer import REQUIRED as REQUIRED_OF_PEER
 from stts_jax.bench.peer import Peer, peer_rows, peer_table
+from stts_jax.bench.programs import selection, selection_inputs
 from stts_jax.bench.race import Times, race, speedup
 from stts_jax.bench.report import REQUIRED, result_rows, stages
 from stts_jax.budget import batch_arrays
@@ -140,6 +142,22 @@ def test_a_peer_s_row_says_how_much_faster_we_are():
     (row,) = peer_rows(times)
     assert row["times_the_peer"] == 1.5 and row["required"] == 1.4
     assert "| forward | 50% | 2.00 | 3.00 | 1.50x | 1.4x |" in peer_table([row])
+
+
+def test_selection_is_measured_there_and_back():
+    """Gradients come back to the patches that were kept, and to every projected token."""
+    config = small_config(0.5)
+    budget = bench_budget(config, 4)
+    batch = {name: jnp.asarray(array) for name, array in bench_batch(config, budget).items()}
+    inputs = selection_inputs(config, budget, batch, jnp.dtype("float32"))
+    (there, features, at_places), (to_patches, to_projected), *_ = jax.jit(
+        partial(selection, config, budget)
+    )(None, *inputs)
+    assert there[0].shape[1] >= budget.patches and features.shape[1] == budget.visual
+    assert at_places.shape == (1, budget.tokens, config.model.llm.width)
+    reached = (np.asarray(to_patches[0]) != 0).any(-1)
+    assert reached.sum() == budget.patches < reached.size
+    assert (np.asarray(to_projected) != 0).any(-1).sum() == budget.visual
 
 
 def test_a_gpu_s_kernels_are_measured_where_there_is_one(monkeypatch):

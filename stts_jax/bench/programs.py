@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,9 +17,13 @@ from stts_jax.host_memory import give_back_much
 from stts_jax.layers.attention_mask import TokenTable, attention_mask
 from stts_jax.model.video_language_model import (
     VideoLanguageModel,
+    at_patches,
     compute_dtype,
     kept_places,
+    kept_slots,
+    kept_text,
     kept_tokens,
+    token_places,
 )
 from stts_jax.model.vision import encode, pack
 from stts_jax.parallel.mesh import make_mesh
@@ -53,7 +57,8 @@ class Programs:
             "prefill": _compiled(_prefill, *_prefill_inputs(config, budget)),
             "forward": _compiled(partial(_forward, config, budget), batch, key),
             SELECTION: _compiled(
-                partial(_selection, config, budget), *_selection_inputs(config, budget, batch)
+                partial(selection, config, budget),
+                *selection_inputs(config, budget, batch, compute_dtype(config.model)),
             ),
         }
         self.kept = np.asarray(self._functions["vit"](self._state.model)[1])
@@ -113,16 +118,32 @@ def _prefill_inputs(config: Config, budget: Budget) -> tuple[Any, ...]:
     return embeddings, places, table
 
 
-def _selection(
+def selection(
     config: Config,
     budget: Budget,
     model: VideoLanguageModel,
     ratings: jax.Array,
     x: jax.Array,
-    batch: Mapping[str, jax.Array],
+    projected: jax.Array,
+    batch: dict[str, jax.Array],
 ) -> Any:
-    """Everything between ratings and what goes on: which stay, where they lie, the moves."""
-    prune, llm = config.model.prune, config.model.llm
+    """All that a step does to drop tokens, forward and backward, without what is computed on them.
+
+    Which tokens stay and where they lie; what the ViT has, moved there; the features of each visual
+    token that stays, looked up there; text and projected tokens, moved to their places in the LLM.
+    The last two an unpruned model does too, with more tokens.
+
+    Args:
+      config: of the run.
+      budget: of the row.
+      model: unused.
+      ratings: (1, T, P).
+      x: (1, T, N, D), what the ViT has when tokens are dropped.
+      projected: (1, V, d), what the connector gives.
+      batch: of `bench_batch`.
+    """
+    prune, patch = config.model.prune, config.model.llm.special_token("<im_patch>")
+    pooling, ids = batch["token_pooling"], batch["input_ids"]
     frames = frame_table(
         batch["num_images"],
         batch["multimodal_type"],
@@ -133,17 +154,30 @@ def _selection(
     keep = select(protect_first_frames(ratings, frames), frames)
     keep_patches = to_patches(keep, config.model.vit.grid, prune.pooling)
     layout = pack(keep_patches, budget, config.model)
-    kept = kept_tokens(keep_patches, batch["token_pooling"])
-    patch = llm.special_token("<im_patch>")
-    places = kept_places(batch["input_ids"], batch["token_pooling"], kept, patch, budget.tokens)
-    return layout.gather(x), layout, places
+    kept = kept_tokens(keep_patches, pooling)
+    slots = kept_slots(kept, pooling, budget.visual)
+    places = kept_places(ids, pooling, kept, patch, token_places(budget.tokens))
+    text = kept_text(batch, places)
+    layers = config.model.vit.resolved_feature_layers
+    # Layers before the prune are moved each on its own, those behind it are there already.
+    moved = 1 + sum(layer < config.model.dense_blocks for layer in layers)
+
+    def moves(arrays: tuple[jax.Array, ...], projected: jax.Array) -> tuple[Any, ...]:
+        there = [layout.gather(array) for array in arrays]
+        features = jnp.concatenate([there[-1]] * len(layers), axis=-1)
+        looked_up = layout.lookup(features, slots)
+        return there, looked_up, at_patches(projected, text["input_ids"], patch)
+
+    out, back = jax.vjp(moves, (x,) * moved, projected)
+    return out, back(out), text, layout
 
 
-def _selection_inputs(
-    config: Config, budget: Budget, batch: Mapping[str, jax.Array]
+def selection_inputs(
+    config: Config, budget: Budget, batch: dict[str, jax.Array], dtype: jnp.dtype
 ) -> tuple[Any, ...]:
-    vit, keys = config.model.vit, jax.random.split(jax.random.key(3))
-    ratings = jax.random.uniform(keys[0], (1, budget.frames, config.model.tokens_per_frame))
-    shape = (1, budget.frames, vit.patches, vit.width)
-    x = jax.random.normal(keys[1], shape, compute_dtype(config.model))
-    return ratings, x, dict(batch)
+    """What `selection` takes after the model."""
+    model, keys = config.model, jax.random.split(jax.random.key(3), 3)
+    ratings = jax.random.uniform(keys[0], (1, budget.frames, model.tokens_per_frame))
+    x = jax.random.normal(keys[1], (1, budget.frames, model.vit.patches, model.vit.width), dtype)
+    projected = jax.random.normal(keys[2], (1, budget.visual, model.llm.width), dtype)
+    return ratings, x, projected, batch

@@ -81,18 +81,15 @@ class VideoLanguageModel(nnx.Module):
         )
         pooling = batch["token_pooling"]
         keep = kept_tokens(vision.keep_patches, pooling)
-        chosen, _ = compact(keep, budget.visual)
-        slots = take_rows(pooling, chosen, fill=-1)
+        slots = kept_slots(keep, pooling, budget.visual)
         projected = self.connector(vision.layout.lookup(vision.features, slots), slots >= 0)
 
         patch_token = self.config.llm.special_token("<im_patch>")
         size = token_places(budget.tokens)
         source = kept_places(batch["input_ids"], pooling, keep, patch_token, size)
-        text = {name: take_rows(batch[name], source, fill) for name, fill in TEXT_FILL.items()}
+        text = kept_text(batch, source)
         ids = text["input_ids"]
-        is_patch = ids == patch_token
-        number = jnp.where(is_patch, jnp.cumsum(is_patch, axis=1) - 1, -1)
-        embeddings = self.llm.embed(ids, self.dtype) + take_rows(projected, number)
+        embeddings = self.llm.embed(ids, self.dtype) + at_patches(projected, ids, patch_token)
         tokens = token_table(ids, text["subsegment_ids"], self.config.llm)
         return FusedRows(embeddings, text, tokens, source, vision)
 
@@ -190,6 +187,23 @@ def kept_tokens(keep_patches: jax.Array, pooling: jax.Array) -> jax.Array:
     """(B, T, N) kept patches -> (B, V before) bool, visual tokens with any patch left."""
     rows = keep_patches.shape[0]
     return take_rows(keep_patches.reshape(rows, -1), pooling, fill=False).any(-1)
+
+
+def kept_slots(keep: jax.Array, pooling: jax.Array, visual: int) -> jax.Array:
+    """(B, V, G) int32: the patches of the visual tokens that stay, -1 where there is none."""
+    chosen, _ = compact(keep, visual)
+    return take_rows(pooling, chosen, fill=-1)
+
+
+def kept_text(batch: dict[str, jax.Array], source: jax.Array) -> dict[str, jax.Array]:
+    """The arrays of `TEXT_FILL` at the places (B, L) that stay."""
+    return {name: take_rows(batch[name], source, fill) for name, fill in TEXT_FILL.items()}
+
+
+def at_patches(projected: jax.Array, ids: jax.Array, patch_token: int) -> jax.Array:
+    """(B, V, d) -> (B, L, d): the n-th visual token at the n-th `<im_patch>`, zeros elsewhere."""
+    is_patch = ids == patch_token
+    return take_rows(projected, jnp.where(is_patch, jnp.cumsum(is_patch, axis=1) - 1, -1))
 
 
 def kept_places(
