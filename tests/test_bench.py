@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from stts_jax.bench.__main__ import main
-from stts_jax.bench.decode import unequal_prompts
+from stts_jax.bench.decode import prompt_tokens, unequal_prompts
 from stts_jax.bench.ideal import part_flops
 from stts_jax.bench.model import bench_batch, bench_budget, bench_config, small_config
 from stts_jax.bench.peer import REQUIRED as REQUIRED_OF_PEER
@@ -130,11 +130,30 @@ def test_decoding_is_what_the_first_token_does_not_cost():
     assert long.minus(short) == Times([3.0, 6.0], [4.0, 3.0])
 
 
-def test_prompts_of_unequal_length_lose_tokens_at_their_end():
+def test_unequal_prompts_go_from_full_to_half_length_in_even_steps():
     config = small_config(0.5)
-    batch = unequal_prompts(bench_batch(config, bench_budget(config, 2)), 3)
-    assert [int((row < 0).sum()) for row in batch["input_ids"]] == [0, 2, 4]
-    assert all(len(array) == 3 for array in batch.values())
+    budget = bench_budget(config, 15)
+    batch = unequal_prompts(config, budget, 8)
+    assert batch["num_images"].ravel().tolist() == [15, 14, 13, 12, 11, 10, 9, 8]
+    lengths = (batch["input_ids"] >= 0).sum(1)
+    assert lengths[0] == budget.tokens_before
+    assert lengths[-1] / lengths[0] == pytest.approx(0.52, abs=0.02)
+    assert (np.diff(lengths) < 0).all() and np.ptp(np.diff(lengths)) <= 1
+    patch = config.model.llm.special_token("<im_patch>")
+    visual = (batch["input_ids"] == patch).sum(1)
+    np.testing.assert_array_equal(visual, (batch["token_pooling"] >= 0).any(-1).sum(1))
+    np.testing.assert_array_equal(visual, 9 * batch["num_images"].ravel())
+
+
+def test_prompts_are_as_long_in_the_llm_as_is_said():
+    config = small_config(0.5)
+    budget = bench_budget(config, 15)
+    lengths = prompt_tokens(config, budget, 8)
+    assert lengths[0] == budget.tokens
+    batch = {k: jnp.asarray(v) for k, v in unequal_prompts(config, budget, 8).items()}
+    model = VideoLanguageModel(config.model, key=jax.random.key(0))
+    fused = jax.jit(lambda model: model.fuse(batch, budget, jax.random.key(0)))(model)
+    assert fused.tokens.valid.sum(1).tolist() == lengths
 
 
 def test_a_peer_s_row_says_how_much_faster_we_are():

@@ -15,7 +15,7 @@ import jax
 
 from stts_jax.bench.decode import decode_lines, race_of_batches
 from stts_jax.bench.ideal import part_flops
-from stts_jax.bench.model import bench_batch, bench_budget, bench_config, small_config
+from stts_jax.bench.model import bench_budget, bench_config, small_config
 from stts_jax.bench.peer import DROPPED, peer_table, race_with_peer
 from stts_jax.bench.programs import PARTS, SELECTION, Programs
 from stts_jax.bench.race import race
@@ -87,8 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _decode(config: Config, options: argparse.Namespace) -> dict[str, Any]:
     budget = bench_budget(config, options.frames)
     model = jax.jit(lambda key: VideoLanguageModel(config.model, key=key))(jax.random.key(0))
-    batch = bench_batch(config, budget)
-    return race_of_batches(model, budget, batch, tokens=options.tokens, rounds=options.rounds)
+    return race_of_batches(model, config, budget, tokens=options.tokens, rounds=options.rounds)
 
 
 def _save(report: Any, path: Path) -> None:

@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from stts_jax.bench.model import MARKS, TEXT, bench_batch
 from stts_jax.bench.race import Times, race
-from stts_jax.budget import Budget
+from stts_jax.budget import Budget, video_budget
+from stts_jax.config import Config
 from stts_jax.model.generation import Sampling, generate
 from stts_jax.model.video_language_model import VideoLanguageModel
 
@@ -48,24 +50,36 @@ class Decoding:
         jax.block_until_ready(answers)
 
 
-def unequal_prompts(batch: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
-    """The row of a batch several times, each with a few tokens less at its end."""
-    rows = {name: np.repeat(array, count, axis=0) for name, array in batch.items()}
-    for row in range(1, count):
-        rows["input_ids"][row, -2 * row :] = -1
-    return rows
+def unequal_sizes(budget: Budget, count: int) -> list[tuple[int, int]]:
+    """Frames and tokens of text of each prompt, from all to half of both in even steps."""
+    shares = np.linspace(1.0, 0.5, count)
+    return [(max(1, round(share * budget.frames)), round(share * TEXT)) for share in shares]
+
+
+def unequal_prompts(config: Config, budget: Budget, count: int) -> dict[str, np.ndarray]:
+    """Rows of one budget with prompts of `unequal_sizes`."""
+    rows = [
+        bench_batch(config, budget, seed, frames=frames, text=text)
+        for seed, (frames, text) in enumerate(unequal_sizes(budget, count))
+    ]
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+def prompt_tokens(config: Config, budget: Budget, count: int) -> list[int]:
+    """Tokens that the LLM reads of each of the unequal prompts."""
+    return [
+        video_budget(
+            config.model, frames=frames, videos=1, text_tokens=text + MARKS * frames
+        ).tokens
+        for frames, text in unequal_sizes(budget, count)
+    ]
 
 
 def race_of_batches(
-    model: VideoLanguageModel,
-    budget: Budget,
-    batch: Mapping[str, np.ndarray],
-    *,
-    tokens: int,
-    rounds: int,
+    model: VideoLanguageModel, config: Config, budget: Budget, *, tokens: int, rounds: int
 ) -> dict[str, Any]:
     """Tokens a second after the first token, of one prompt and of `PROMPTS`, taking turns."""
-    batches = {1: dict(batch), PROMPTS: unequal_prompts(batch, PROMPTS)}
+    batches = {1: bench_batch(config, budget), PROMPTS: unequal_prompts(config, budget, PROMPTS)}
     programs = {}
     for size, rows in batches.items():
         decoding = Decoding(model, budget, rows, tokens)
@@ -75,6 +89,7 @@ def race_of_batches(
     rates = {size: size * (tokens - 1) / _steps(times, size, tokens).median() for size in batches}
     return {
         "prompts": PROMPTS,
+        "prompt_tokens": prompt_tokens(config, budget, PROMPTS),
         "tokens_a_second": rates,
         "times_one_prompt": rates[PROMPTS] / rates[1],
         "required": 4.0,
@@ -84,9 +99,11 @@ def race_of_batches(
 def decode_lines(rates: Mapping[str, Any]) -> str:
     """A sentence."""
     one, many = rates["tokens_a_second"].values()
+    lengths = rates["prompt_tokens"]
     return (
-        f"decoding: {one:.1f} tokens/s of one prompt, {many:.1f} of {rates['prompts']} of unequal "
-        f"length: {rates['times_one_prompt']:.1f}x (wanted {rates['required']:.0f}x)"
+        f"decoding: {one:.1f} tokens/s of one prompt, {many:.1f} of {rates['prompts']} of "
+        f"{min(lengths)} to {max(lengths)} tokens: {rates['times_one_prompt']:.1f}x "
+        f"(wanted {rates['required']:.0f}x)"
     )
 
 

@@ -86,33 +86,51 @@ def bench_budget(config: Config, frames: int) -> Budget:
     return video_budget(config.model, frames=frames, videos=1, text_tokens=text)
 
 
-def bench_batch(config: Config, budget: Budget, seed: int = 0) -> dict[str, np.ndarray]:
-    """One row of noise: a question, the frames, an answer that bears the loss."""
+def bench_batch(
+    config: Config,
+    budget: Budget,
+    seed: int = 0,
+    *,
+    frames: int | None = None,
+    text: int = TEXT,
+) -> dict[str, np.ndarray]:
+    """One row of noise: a question, the frames, an answer that bears the loss.
+
+    Args:
+      config: of the run.
+      budget: of the row.
+      seed: of the noise.
+      frames: of the video; by default it fills the row.
+      text: tokens of question and answer.
+    """
     rng = np.random.default_rng(seed)
-    model, length = config.model, budget.tokens_before
+    model, frames = config.model, frames or budget.frames
     arrays = {
         name: np.zeros(shape, dtype)
         for name, (shape, dtype) in batch_arrays(budget, model, 1).items()
     }
-    images = arrays["images"]
+    images = arrays["images"][:, :frames]
     # Each frame with a mean of its own, so that frames keep different numbers of tokens.
-    means = rng.integers(40, 216, (1, budget.frames, 1, 1))
+    means = rng.integers(40, 216, (1, frames, 1, 1))
     images[:] = (means + rng.integers(-40, 40, images.shape)).astype(np.uint8)
-    arrays["num_images"][:] = budget.frames
+    arrays["num_images"][:] = frames
     arrays["multimodal_type"][:] = MultimodalType.VIDEO
     pooled = _pooled_patches(model.vit.grid, model.prune.pooling)
-    shift = np.arange(budget.frames)[:, None, None] * model.vit.patches
-    arrays["token_pooling"][:] = (pooled + shift).reshape(-1, pooled.shape[-1])
+    shift = np.arange(frames)[:, None, None] * model.vit.patches
+    arrays["token_pooling"][:] = -1
+    arrays["token_pooling"][0, : frames * len(pooled)] = np.concatenate(pooled + shift)
     start, end, patch = (
         model.llm.special_token(name) for name in ("<frame_start>", "<frame_end>", "<im_patch>")
     )
     frame = [start, *[patch] * len(pooled), end]
-    words = rng.integers(1, model.llm.vocab_size, TEXT).tolist()
-    ids = np.array([*words[:-ANSWER], *frame * budget.frames, *words[-ANSWER:]])
-    arrays["input_ids"][0] = ids
-    arrays["labels"][0] = np.append(ids[1:], 1)
-    arrays["loss_masks"][0, -ANSWER:] = 1.0
-    arrays["position_ids"][0] = np.arange(length)
+    words = rng.integers(1, model.llm.vocab_size, text).tolist()
+    ids = np.array([*words[:-ANSWER], *frame * frames, *words[-ANSWER:]])
+    length = len(ids)
+    arrays["input_ids"][:] = -1
+    arrays["input_ids"][0, :length] = ids
+    arrays["labels"][0, :length] = np.append(ids[1:], 1)
+    arrays["loss_masks"][0, length - ANSWER : length] = 1.0
+    arrays["position_ids"][0, :length] = np.arange(length)
     return arrays
 
 
