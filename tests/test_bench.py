@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from goldens_folder import REPOSITORY
 
 from stts_jax.bench.__main__ import main
 from stts_jax.bench.decode import prompt_tokens, unequal_prompts
@@ -19,7 +20,7 @@ from stts_jax.bench.peer import REQUIRED as REQUIRED_OF_PEER
 from stts_jax.bench.peer import Peer, peer_rows, peer_table
 from stts_jax.bench.programs import selection, selection_inputs
 from stts_jax.bench.race import Times, race, speedup
-from stts_jax.bench.report import REQUIRED, result_rows, stages
+from stts_jax.bench.report import REQUIRED, as_table, result_rows, stages
 from stts_jax.budget import batch_arrays
 from stts_jax.config import ConfigError, load_config
 from stts_jax.model.video_language_model import VideoLanguageModel, compute_dtype
@@ -156,11 +157,32 @@ def test_prompts_are_as_long_in_the_llm_as_is_said():
     assert fused.tokens.valid.sum(1).tolist() == lengths
 
 
-def test_a_peer_s_row_says_how_much_faster_we_are():
-    times = {("forward", 0.5): Times([2.0], [2.0]), ("forward", "peer"): Times([3.0], [3.0])}
+def test_a_peer_s_row_says_how_much_faster_we_are_and_between_which_rounds():
+    times = {
+        ("forward", 0.5): Times([2.0, 2.0, 2.0], [2.0] * 3),
+        ("forward", "peer"): Times([3.0, 2.0, 4.0], [3.0] * 3),
+    }
     (row,) = peer_rows(times)
     assert row["times_the_peer"] == 1.5 and row["required"] == 1.4
-    assert "| forward | 50% | 2.00 | 3.00 | 1.50x | 1.4x |" in peer_table([row])
+    assert row["times_the_peer_in_rounds"] == [1.5, 1.0, 2.0]
+    line = "| forward | 50% | 2.00 | 3.00 | 1.50x (1.00 to 2.00) | 1.4x |"
+    assert line in peer_table([row])
+
+
+def test_a_table_shows_between_which_rounds_a_speedup_lies():
+    times = {
+        ("vit", 0.0): Times([4.0, 4.0, 4.0], [8.0] * 3),
+        ("vit", 0.5): Times([2.0, 1.0, 4.0], [4.0] * 3),
+    }
+    rows = result_rows(times, {("vit", 0.0): 20.0, ("vit", 0.5): 10.0})
+    assert rows[1]["measured_in_rounds"] == [2.0, 4.0, 1.0]
+    assert rows[1]["measured_cores_in_rounds"] == [2.0, 2.0, 2.0]
+    assert "| 2.00x (1.00 to 4.00) |" in as_table(rows)
+
+
+def test_the_documentation_has_the_tables_that_are_printed():
+    text = (REPOSITORY / "docs" / "performance.md").read_text()
+    assert as_table([]) in text and peer_table([]) in text
 
 
 def test_selection_is_measured_there_and_back():
@@ -195,6 +217,8 @@ def test_the_command_prints_a_table_and_writes_it_down(tmp_path, capsys):
     main([*flags, "--output", str(tmp_path)])
     report = json.loads((tmp_path / "bench.json").read_text())
     assert {(row["part"], row["ratio"]) for row in report["rows"]} == {("vit", 0.0), ("vit", 0.5)}
+    assert all(len(row["measured_in_rounds"]) == report["rounds"] == 1 for row in report["rows"])
+    assert report["machine"]["jax"] == jax.__version__ and report["machine"]["cores"] >= 1
     assert "| vit | 50% |" in capsys.readouterr().out
 
 
@@ -206,6 +230,7 @@ def test_the_command_measures_all_parts_and_draws_the_stages(tmp_path, capsys):
     assert {(row["part"], row["ratio"]) for row in report["rows"]} == {
         (part, ratio) for part in REQUIRED for ratio in (0.0, 0.5)
     }
+    assert report["selection_share_of_step"].keys() == {"0.5"}
     assert (tmp_path / "stages.png").stat().st_size > 1000
     assert "selection and packing, of a step's core time" in capsys.readouterr().out
 
@@ -216,6 +241,8 @@ def test_decoding_of_a_batch_is_written_down(tmp_path):
     main([*flags, "--output", str(tmp_path)])
     rates = json.loads((tmp_path / "decode.json").read_text())
     assert rates["prompts"] == 8 and set(rates["tokens_a_second"]) == {"1", "8"}
+    assert len(rates["times_one_prompt_in_rounds"]) == rates["rounds"] == 1
+    assert rates["machine"]["jax"] == jax.__version__
 
 
 @pytest.mark.parity_torch
@@ -228,8 +255,9 @@ def test_the_peer_has_our_logits_and_is_raced(tmp_path):
     theirs = Peer(model, config, batch).logits()[..., : config.model.llm.vocab_size]
     np.testing.assert_allclose(model.llm.logits(hidden), theirs, atol=2e-5)
     main(["--small", "--peer", "--frames", "2", "--rounds", "1", "--output", str(tmp_path)])
-    rows = json.loads((tmp_path / "peer.json").read_text())
-    assert {(row["part"], row["ratio"]) for row in rows} == set(REQUIRED_OF_PEER)
+    report = json.loads((tmp_path / "peer.json").read_text())
+    assert {(row["part"], row["ratio"]) for row in report["rows"]} == set(REQUIRED_OF_PEER)
+    assert report["rounds"] == 1 and report["machine"]["cores"] >= 1
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,14 @@ from stts_jax.bench.model import bench_budget, bench_config, small_config
 from stts_jax.bench.peer import DROPPED, peer_table, race_with_peer
 from stts_jax.bench.programs import PARTS, SELECTION, Programs
 from stts_jax.bench.race import race
-from stts_jax.bench.report import as_json, as_table, draw_stages, result_rows, selection_line
+from stts_jax.bench.report import (
+    as_table,
+    draw_stages,
+    measured_on,
+    result_rows,
+    selection_line,
+    selection_shares,
+)
 from stts_jax.command_line import run
 from stts_jax.config import Config, ConfigError, override
 from stts_jax.model.video_language_model import VideoLanguageModel
@@ -28,8 +35,9 @@ RATIOS = (0.3, 0.5, 0.7)
 PACKINGS = ("stream", "first_fit")
 EPILOG = """\
 Ideal is the ratio of FLOPs, counted from the sizes, with attention over each frame's own kept
-patches; share is measured over ideal. Programs take turns, and medians are over rounds; where
-other work shares the machine, core time is the steadier of the two. docs/performance.md has more.
+patches; share is measured over ideal. Programs take turns, and medians are over rounds, with the
+smallest and the largest ratio of a round in brackets; where other work shares the machine, core
+time is the steadier of the two. docs/performance.md has more.
 """
 
 
@@ -43,14 +51,43 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--frames", type=int, default=16, help="of the video (default 16)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each program (default 3)")
-    parser.add_argument("--ratios", type=float, nargs="+", default=list(RATIOS), metavar="R")
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument(
+        "--ratios",
+        type=float,
+        nargs="+",
+        default=list(RATIOS),
+        metavar="R",
+        help="shares dropped, beside none (default 0.3 0.5 0.7)",
+    )
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        default=list(PARTS),
+        choices=PARTS,
+        help="what to time (default all; `step` brings selection's share with it)",
+    )
     parser.add_argument("--packing", choices=PACKINGS, default=PACKINGS[0], help="of kept patches")
     parser.add_argument("--small", action="store_true", help="smallest sizes: see that it runs")
-    parser.add_argument("--peer", action="store_true", help="race transformers' Molmo2 instead")
-    parser.add_argument("--decode", action="store_true", help="time decoding, of 8 prompts and 1")
-    parser.add_argument("--tokens", type=int, default=128, help="to decode (default 128)")
-    parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder")
+    parser.add_argument(
+        "--peer",
+        action="store_true",
+        help="race transformers' Molmo2 instead, unpruned and at 50 %%",
+    )
+    parser.add_argument(
+        "--decode",
+        action="store_true",
+        help="time decoding instead (or after --peer), of 1 prompt and of 8 of unequal length",
+    )
+    parser.add_argument(
+        "--tokens", type=int, default=128, help="to decode with --peer or --decode (default 128)"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/bench"),
+        help="folder of tables as JSON, bench.json, peer.json and decode.json, and "
+        "of stages.png (default runs/bench)",
+    )
     options = parser.parse_args(arguments)
     if options.frames < 2 or options.rounds < 1 or options.tokens < 2:
         raise ConfigError(
@@ -67,18 +104,20 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print the table, write `bench.json` and `stages.png`."""
+    """Measure, print tables, write them as JSON and `stages.png`."""
     options = parse(arguments)
     make = small_config if options.small else bench_config
     options.output.mkdir(parents=True, exist_ok=True)
     if options.peer or options.decode:
         if options.peer:
+            load = _load()
             rows = race_with_peer(make, options.frames, options.rounds, options.tokens)
-            _save(rows, options.output / "peer.json")
+            _save({"tokens": options.tokens, "rows": rows}, "peer", options, load)
             print(peer_table(rows))
         if options.decode:
+            load = _load()
             rates = _decode(make(DROPPED), options)
-            _save(rates, options.output / "decode.json")
+            _save(rates, "decode", options, load)
             print(decode_lines(rates))
         return
     _race_ratios(options, make)
@@ -90,15 +129,22 @@ def _decode(config: Config, options: argparse.Namespace) -> dict[str, Any]:
     return race_of_batches(model, config, budget, tokens=options.tokens, rounds=options.rounds)
 
 
-def _save(report: Any, path: Path) -> None:
-    path.write_text(json.dumps(report, indent=2) + "\n")
+def _load() -> float:
+    """Average of the last minute."""
+    return os.getloadavg()[0]
+
+
+def _save(results: dict[str, Any], name: str, options: argparse.Namespace, load: float) -> None:
+    """Write results down with what they were measured on; `load` was before."""
+    report = measured_on(options.frames, options.rounds, [load, _load()]) | results
+    (options.output / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
 
 
 def _race_ratios(options: argparse.Namespace, make: Callable[[float], Config]) -> None:
     parts = [part for part in PARTS if part in options.parts]
     if "step" in parts:
         parts.append(SELECTION)
-    load = [os.getloadavg()[0]]
+    load = _load()
     runs, flops = {}, {}
     for ratio in (0.0, *sorted(set(options.ratios))):
         config = override(make(ratio), [f"model.prune.packing={options.packing}"])
@@ -113,14 +159,13 @@ def _race_ratios(options: argparse.Namespace, make: Callable[[float], Config]) -
         measured = race(programs, options.rounds)
         times |= {(part, ratio): own for ratio, own in measured.items()}
         print(f"measured {part}", flush=True)
-    load.append(os.getloadavg()[0])
     rows = result_rows({pair: own for pair, own in times.items() if pair[0] in PARTS}, flops)
-    report = as_json(rows, options.frames, options.rounds) | {"packing": options.packing}
-    report["machine"]["load_before_and_after"] = load
-    _save(report, options.output / "bench.json")
+    shares = selection_shares(times) if "step" in parts else {}
+    results = {"packing": options.packing, "rows": rows, "selection_share_of_step": shares}
+    _save(results, "bench", options, load)
     print(as_table(rows))
-    if "step" in parts:
-        print(selection_line(times))
+    if shares:
+        print(selection_line(shares))
     if draw_stages(rows, options.output / "stages.png"):
         print(f"stages: {options.output / 'stages.png'}")
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stts_jax.bench.model import MARKS, TEXT, bench_batch
-from stts_jax.bench.race import Times, race
+from stts_jax.bench.race import Times, race, ratios, spread
 from stts_jax.budget import Budget, video_budget
 from stts_jax.config import Config
 from stts_jax.model.generation import Sampling, generate
@@ -86,12 +86,17 @@ def race_of_batches(
         for count in (1, tokens):
             programs[size, count] = lambda count=count, run=decoding.run: run(count)
     times = race(programs, rounds)
-    rates = {size: size * (tokens - 1) / _steps(times, size, tokens).median() for size in batches}
+    steps = {size: _steps(times, size, tokens) for size in batches}
+    more = [PROMPTS * ratio for ratio in ratios(steps[1], steps[PROMPTS])]
     return {
         "prompts": PROMPTS,
         "prompt_tokens": prompt_tokens(config, budget, PROMPTS),
-        "tokens_a_second": rates,
-        "times_one_prompt": rates[PROMPTS] / rates[1],
+        "tokens": tokens,
+        "tokens_a_second": {
+            size: size * (tokens - 1) / own.median() for size, own in steps.items()
+        },
+        "times_one_prompt": float(np.median(more)),
+        "times_one_prompt_in_rounds": more,
         "required": 4.0,
     }
 
@@ -103,7 +108,7 @@ def decode_lines(rates: Mapping[str, Any]) -> str:
     return (
         f"decoding: {one:.1f} tokens/s of one prompt, {many:.1f} of {rates['prompts']} of "
         f"{min(lengths)} to {max(lengths)} tokens: {rates['times_one_prompt']:.1f}x "
-        f"(wanted {rates['required']:.0f}x)"
+        f"{spread(rates['times_one_prompt_in_rounds'])} (wanted {rates['required']:.0f}x)"
     )
 
 

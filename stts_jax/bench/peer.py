@@ -14,7 +14,7 @@ import numpy as np
 from stts_jax.bench.decode import Decoding
 from stts_jax.bench.model import bench_batch, bench_budget
 from stts_jax.bench.programs import Programs
-from stts_jax.bench.race import Times, race, speedup
+from stts_jax.bench.race import Times, race, ratios, speedup, spread
 from stts_jax.config import Config, ConfigError
 from stts_jax.model.video_language_model import VideoLanguageModel
 
@@ -169,6 +169,7 @@ def peer_rows(times: Mapping[tuple[str, Any], Times]) -> list[dict[str, Any]]:
             "seconds": own.median(),
             "peer_seconds": times[part, "peer"].median(),
             "times_the_peer": speedup(times[part, "peer"], own),
+            "times_the_peer_in_rounds": ratios(times[part, "peer"], own),
             "required": REQUIRED.get((part, who)),
         }
         for (part, who), own in times.items()
@@ -186,6 +187,8 @@ def peer_table(rows: list[dict[str, Any]]) -> str:
         wanted = "-" if row["required"] is None else f"{row['required']:.1f}x"
         lines.append(
             f"| {row['part']} | {row['ratio']:.0%} | {row['seconds']:.2f} "
-            f"| {row['peer_seconds']:.2f} | {row['times_the_peer']:.2f}x | {wanted} |"
+            f"| {row['peer_seconds']:.2f} "
+            f"| {row['times_the_peer']:.2f}x {spread(row['times_the_peer_in_rounds'])} "
+            f"| {wanted} |"
         )
     return "\n".join(lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -53,7 +53,16 @@ def race(programs: Mapping[K, Callable[[], None]], rounds: int) -> dict[K, Times
     return times
 
 
+def ratios(baseline: Times, other: Times, of: str = "clock") -> list[float]:
+    """How many times faster `other` is, in each round."""
+    return (np.asarray(getattr(baseline, of)) / np.asarray(getattr(other, of))).tolist()
+
+
 def speedup(baseline: Times, other: Times, of: str = "clock") -> float:
     """How many times faster `other` is: the median over rounds of the ratio within a round."""
-    ratios = np.asarray(getattr(baseline, of)) / np.asarray(getattr(other, of))
-    return float(np.median(ratios))
+    return float(np.median(ratios(baseline, other, of)))
+
+
+def spread(of_rounds: Sequence[float]) -> str:
+    """The smallest and the largest of the rounds' ratios, to stand behind their median."""
+    return f"({min(of_rounds):.2f} to {max(of_rounds):.2f})"

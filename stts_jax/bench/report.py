@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from matplotlib.figure import Figure
 
-from stts_jax.bench.race import Times, speedup
+from stts_jax.bench.race import Times, ratios, speedup, spread
 
 # Shares of the ideal that are wanted.
 REQUIRED = {"vit": 0.85, "prefill": None, "forward": 0.90, "step": 0.90}
@@ -40,6 +40,8 @@ def result_rows(times: Mapping[Key, Times], flops: Mapping[Key, float]) -> list[
                 "ideal": ideal,
                 "measured": measured,
                 "measured_cores": of_cores,
+                "measured_in_rounds": ratios(baseline, own),
+                "measured_cores_in_rounds": ratios(baseline, own, "cores"),
                 "share": measured / ideal,
                 "share_cores": of_cores / ideal,
                 "required": REQUIRED[part],
@@ -48,27 +50,33 @@ def result_rows(times: Mapping[Key, Times], flops: Mapping[Key, float]) -> list[
     return rows
 
 
-def as_json(rows: Sequence[Mapping[str, Any]], frames: int, rounds: int) -> dict[str, Any]:
-    """Rows with what they were measured on."""
+def measured_on(frames: int, rounds: int, load: Sequence[float]) -> dict[str, Any]:
+    """What every file of results begins with.
+
+    Args:
+      frames: of the video.
+      rounds: turns of each program.
+      load: average of the last minute, before the first turn and after the last.
+    """
     return {
         "frames": frames,
         "rounds": rounds,
         "machine": {
             "backend": jax.default_backend(),
-            "cores": os.cpu_count(),
-            "load_before_and_after": None,
+            "device": jax.devices()[0].device_kind,
+            "cores": len(os.sched_getaffinity(0)),
+            "load_before_and_after": list(load),
             "platform": platform.platform(),
             "jax": jax.__version__,
         },
-        "rows": list(rows),
     }
 
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown."""
     lines = [
-        "| part | dropped | seconds | core-s | GFLOP | ideal | measured | share "
-        "| share of core time | wanted |",
+        "| part | dropped | seconds | core-s | GFLOP | ideal | measured | share of ideal "
+        "| of core time | wanted |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -76,20 +84,25 @@ def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
         lines.append(
             f"| {row['part']} | {row['ratio']:.0%} | {row['seconds']:.2f} "
             f"| {row['core_seconds']:.2f} | {row['gflops']:.1f} | {row['ideal']:.2f}x "
-            f"| {row['measured']:.2f}x | {row['share']:.2f} | {row['share_cores']:.2f} "
-            f"| {wanted} |"
+            f"| {row['measured']:.2f}x {spread(row['measured_in_rounds'])} | {row['share']:.2f} "
+            f"| {row['share_cores']:.2f} | {wanted} |"
         )
     return "\n".join(lines)
 
 
-def selection_line(times: Mapping[Key, Times]) -> str:
-    """What selection and packing take of a step, at each ratio."""
-    shares = [
-        f"{own.median('cores') / times['step', ratio].median('cores'):.2%} at {ratio:.0%} dropped"
+def selection_shares(times: Mapping[Key, Times]) -> dict[float, float]:
+    """What selection and packing take of a step's core time, at each ratio."""
+    return {
+        ratio: own.median("cores") / times["step", ratio].median("cores")
         for (part, ratio), own in times.items()
         if part == "selection" and ratio
-    ]
-    return f"selection and packing, of a step's core time: {', '.join(shares)}"
+    }
+
+
+def selection_line(shares: Mapping[float, float]) -> str:
+    """A sentence."""
+    each = [f"{share:.2%} at {ratio:.0%} dropped" for ratio, share in shares.items()]
+    return f"selection and packing, of a step's core time: {', '.join(each)}"
 
 
 def stages(rows: Sequence[Mapping[str, Any]]) -> dict[float, dict[str, float]]:
