@@ -18,8 +18,8 @@ from stts_jax.training.loop import train
 
 NO_PRUNING = ("model.prune.method=none", "model.prune.topk=0.0")
 # A fine-tune starts from a trained model, so its rates are lower, and half of the rows do for a
-# step; the scorer is new. The ViT is a tenth as fast as the scorer (a twentieth in the paper): the
-# temporal loss reaches both, and a ViT that is quicker makes frames look alike instead.
+# step; the scorer is new. The ViT is a tenth as fast as the scorer (a twentieth in the paper): with
+# a fast one, which the temporal loss reaches too, one of two unpruned models lost what moves.
 FINE_TUNE = (
     "data.batch_rows=8",
     *(f"train.{group}.learning_rate=1e-3" for group in ("llm", "connector", "scorer")),
