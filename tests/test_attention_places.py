@@ -53,22 +53,26 @@ def token_mask(length: int, **rule) -> PlaceMask:
     return PlaceMask(queries, keys, Rule(causal=True, segments="from", **rule))
 
 
+def check_mask(kernel, mask, shapes, seed, report_error, tolerance=FLOAT32, dtype=jnp.float32):
+    """A kernel under a mask, interpreted: output and gradients are those of the mask's array."""
+    return check(
+        lambda *x: kernel(Request(*x, mask), interpret=True),
+        lambda *x: plain_attention(*x, mask.array()),
+        draw(seed, *shapes, dtype=dtype),
+        *draw(seed + 1, shapes[0]),
+        report_error,
+        tolerance,
+        tolerance,
+    )
+
+
 @both_kernels
 @pytest.mark.parametrize("framed", [False, True], ids=["image_tokens", "within_image"])
 def test_the_language_models_mask_in_the_kernel_equals_its_array(kernel, framed, report_error):
     length = 300
     shapes = ((1, length, 4, 16), (1, length, 2, 16), (1, length, 2, 16))
     mask = token_mask(length, mutual=True, framed=framed)
-    arrays, (weights,) = draw(11, *shapes), draw(12, shapes[0])
-    check(
-        lambda *x: kernel(Request(*x, mask), interpret=True),
-        lambda *x: plain_attention(*x, mask.array()),
-        arrays,
-        weights,
-        report_error,
-        FLOAT32,
-        FLOAT32,
-    )
+    check_mask(kernel, mask, shapes, 11, report_error)
 
 
 def long_visual_mask(length):
@@ -97,32 +101,14 @@ def test_blocks_without_a_mask_and_heads_that_share_keys(kernel, rule, report_er
     padded = padded_mask(mask, 2, length, length, SIZE)
     assert block_lists(padded, SIZE).whole.sum(1).min() > 0
     shapes = ((2, length, 4, 16), (2, length, 2, 16), (2, length, 2, 16))
-    arrays, (weights,) = draw(15, *shapes), draw(16, shapes[0])
-    check(
-        lambda *x: kernel(Request(*x, mask), interpret=True),
-        lambda *x: plain_attention(*x, mask.array()),
-        arrays,
-        weights,
-        report_error,
-        FLOAT32,
-        FLOAT32,
-    )
+    check_mask(kernel, mask, shapes, 15, report_error)
 
 
 @both_kernels
 def test_the_mask_in_the_kernel_in_bfloat16_stays_near_the_float32_form(kernel, report_error):
     mask = PlaceMask(*long_visual_mask(260), MASKS["causal and mutual"])
     shapes = ((2, 260, 4, 16), (2, 260, 2, 16), (2, 260, 2, 16))
-    arrays, (weights,) = draw(17, *shapes, dtype=jnp.bfloat16), draw(18, shapes[0])
-    check(
-        lambda *x: kernel(Request(*x, mask), interpret=True),
-        lambda *x: plain_attention(*x, mask.array()),
-        arrays,
-        weights,
-        report_error,
-        BFLOAT16,
-        BFLOAT16,
-    )
+    check_mask(kernel, mask, shapes, 17, report_error, BFLOAT16, jnp.bfloat16)
 
 
 @both_kernels
@@ -153,16 +139,7 @@ def test_more_keys_than_queries_and_a_query_that_sees_nothing(kernel, report_err
         Rule(causal=True),
     )
     shapes = ((2, queries, 2, WIDTH), (2, keys, 2, WIDTH), (2, keys, 2, WIDTH))
-    arrays, (weights,) = draw(13, *shapes), draw(14, shapes[0])
-    out, gradients = check(
-        lambda *x: kernel(Request(*x, mask), interpret=True),
-        lambda *x: plain_attention(*x, mask.array()),
-        arrays,
-        weights,
-        report_error,
-        FLOAT32,
-        FLOAT32,
-    )
+    out, gradients = check_mask(kernel, mask, shapes, 13, report_error)
     assert (np.asarray(out)[0, :3] == 0).all() and (np.asarray(gradients[0])[0, :3] == 0).all()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cache, partial
 from itertools import pairwise
 from typing import Any
@@ -12,9 +13,9 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 from jaxprs import equations
+from model_cases import SMALL
 from reference_cases import worst
 
-from stts_jax.config import VitConfig
 from stts_jax.layers.switch import switch
 from stts_jax.model.vit import VisionTransformer
 from stts_jax.pruning.first_fit import bin_bound, bin_ladder, first_fit_layout
@@ -80,17 +81,7 @@ KEPT = {4: (40,) * 8, 6: (40,) * 4 + (60,) * 4, 8: (60,) * 8}
 @cache
 def transformer() -> VisionTransformer:
     """Of eight blocks, so that what blocks keep is most of the memory."""
-    config = VitConfig(
-        image_size=36,
-        patch_size=4,
-        width=16,
-        heads=2,
-        head_dim=8,
-        mlp_width=24,
-        layers=8,
-        feature_layers=(-1,),
-        positions=PATCHES,
-    )
+    config = dataclasses.replace(SMALL.vit, layers=8, feature_layers=(-1,))
     return VisionTransformer(config, key=jax.random.key(0))
 
 
