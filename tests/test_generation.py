@@ -16,7 +16,8 @@ from random_batches import IMAGE, MULTI_IMAGE, TEXT, VIDEO
 from reference_cases import worst
 
 from stts_jax.data.rows import pack_row
-from stts_jax.model import generation
+from stts_jax.layers.linear import TurnedLinear
+from stts_jax.model import cache_layouts, generation
 from stts_jax.model import llm as llm_module
 from stts_jax.model.generation import Sampling, generate, sample
 from stts_jax.model.split_cache import SplitCache
@@ -90,13 +91,17 @@ def test_every_token_is_the_one_a_full_forward_pass_would_choose(seed):
     assert len(np.unique(said)) > 4
 
 
-@pytest.mark.parametrize("blocks", ["scanned", "apart", "turned", "turned, cache split"])
+@pytest.mark.parametrize(
+    "blocks", ["scanned", "apart", "turned", "apart, cache split", "turned, cache split"]
+)
 @pytest.mark.parametrize("form", ["qwen3", "olmo3"])
 def test_cached_steps_give_the_hidden_states_of_a_full_forward_pass(
     form, blocks, report_error, monkeypatch
 ):
     """Teacher forcing, in the LLM alone, with room in the cache that stays unused."""
     monkeypatch.setattr(llm_module, "_LEAST_BYTES_APART", 0)
+    for module in (llm_module, cache_layouts):
+        monkeypatch.setattr(module, "has_avx512", lambda: "turned" not in blocks)
     olmo = {"llm__norm_position": "post", "llm__qk_norm": "full", "llm__kv_heads": 4}
     config = small(**(olmo if form == "olmo3" else {})).llm
     length, prompt, capacity = 12, 7, 16
@@ -112,8 +117,10 @@ def test_cached_steps_give_the_hidden_states_of_a_full_forward_pass(
             x[:, :prompt], positions[:, :prompt], causal[:, :prompt, :prompt], capacity
         )
         steps = [hidden]
-        apart = () if blocks == "scanned" else llm.blocks_apart(1 if blocks == "apart" else 2)
-        assert blocks == "scanned" or apart
+        apart = () if blocks == "scanned" else llm.blocks_apart(rows=2)
+        assert blocks == "scanned" or isinstance(apart[0].mlp.up, TurnedLinear) == (
+            "turned" in blocks
+        )
         if "split" in blocks:
             cache = SplitCache.of(cache.keys, cache.values, prompt)
         for place in range(prompt, length):

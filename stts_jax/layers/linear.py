@@ -49,8 +49,9 @@ class Linear(nnx.Module):
 class TurnedLinear(nnx.Module):
     """A `Linear` for the few tokens of a decoding step on a CPU, with its kernel as (out, in).
 
-    XLA multiplies such a kernel with a few columns at the pace of memory, and a few rows with an
-    (in, out) kernel at half of it. The barriers keep it from making the latter of the former.
+    Without AVX-512, XLA multiplies such a kernel with a few columns at the pace of memory, and a
+    few rows with an (in, out) kernel at half of it. The barriers keep it from making the latter of
+    the former.
     """
 
     def __init__(self, linear: Linear) -> None:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from stts_jax.config import LlmConfig
+from stts_jax.host_cpu import has_avx512
 from stts_jax.layers.attention import Mask, attention
 from stts_jax.layers.linear import Linear, turned
 from stts_jax.layers.mlp import SwiGluMlp
@@ -268,7 +269,8 @@ class LanguageModel(nnx.Module):
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.blocks))
         if jax.default_backend() == "cpu" and _LEAST_BYTES_APART <= size <= _MOST_BYTES_APART:
             blocks = unstack(self.blocks, self.config.layers)
-            return blocks if rows == 1 else tuple(turned(block) for block in blocks)
+            as_they_lie = rows == 1 or has_avx512()
+            return blocks if as_they_lie else tuple(turned(block) for block in blocks)
         return ()
 
     def _run(
