@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from stts_jax.bench.model import MARKS, TEXT, bench_batch
-from stts_jax.bench.race import Times, race, ratios, spread
+from stts_jax.bench.race import race, ratios, spread
 from stts_jax.budget import Budget, video_budget
 from stts_jax.config import Config
-from stts_jax.model.generation import Sampling, generate
+from stts_jax.model.generation import Sampling, answers_from, prefill
 from stts_jax.model.video_language_model import VideoLanguageModel
 
 PROMPTS = 8
@@ -21,8 +21,8 @@ PROMPTS = 8
 NO_END = -1
 
 
-class Decoding:
-    """Answers to the rows of a batch, compiled for one token and for `tokens`."""
+class Steps:
+    """Answers to the rows of a batch from the first token on, after one prefill."""
 
     def __init__(
         self,
@@ -31,23 +31,21 @@ class Decoding:
         batch: Mapping[str, np.ndarray],
         tokens: int,
     ) -> None:
-        self._model, self._budget = model, budget
-        self._batch = {name: jnp.asarray(array) for name, array in batch.items()}
-        for count in (1, tokens):
-            self.run(count)
-
-    def run(self, count: int) -> None:
-        """Prefill, then that many tokens in all."""
-        answers = generate(
-            self._model,
-            self._batch,
-            self._budget,
-            max_new_tokens=count,
-            end_token=NO_END,
-            sampling=Sampling(),
-            key=jax.random.key(0),
+        rows = {name: jnp.asarray(array) for name, array in batch.items()}
+        self._model = model
+        self._state = jax.jit(
+            lambda model, rows: prefill(
+                model, rows, budget, tokens, NO_END, Sampling(), jax.random.key(0)
+            )
+        )(model, rows)
+        self._answers = jax.jit(
+            lambda model, state: answers_from(model, state, tokens, NO_END, Sampling())
         )
-        jax.block_until_ready(answers)
+        self.run()
+
+    def run(self) -> None:
+        """All tokens but the first, what is laid out anew for them included."""
+        jax.block_until_ready(self._answers(self._model, self._state))
 
 
 def unequal_sizes(budget: Budget, count: int) -> list[tuple[int, int]]:
@@ -80,20 +78,15 @@ def race_of_batches(
 ) -> dict[str, Any]:
     """Tokens a second after the first token, of one prompt and of `PROMPTS`, taking turns."""
     batches = {1: bench_batch(config, budget), PROMPTS: unequal_prompts(config, budget, PROMPTS)}
-    programs = {}
-    for size, rows in batches.items():
-        decoding = Decoding(model, budget, rows, tokens)
-        for count in (1, tokens):
-            programs[size, count] = lambda count=count, run=decoding.run: run(count)
-    times = race(programs, rounds)
-    steps = {size: _steps(times, size, tokens) for size in batches}
-    more = [PROMPTS * ratio for ratio in ratios(steps[1], steps[PROMPTS])]
+    steps = {size: Steps(model, budget, rows, tokens) for size, rows in batches.items()}
+    times = race({size: own.run for size, own in steps.items()}, rounds)
+    more = [PROMPTS * ratio for ratio in ratios(times[1], times[PROMPTS])]
     return {
         "prompts": PROMPTS,
         "prompt_tokens": prompt_tokens(config, budget, PROMPTS),
         "tokens": tokens,
         "tokens_a_second": {
-            size: size * (tokens - 1) / own.median() for size, own in steps.items()
+            size: size * (tokens - 1) / own.median() for size, own in times.items()
         },
         "times_one_prompt": float(np.median(more)),
         "times_one_prompt_in_rounds": more,
@@ -110,8 +103,3 @@ def decode_lines(rates: Mapping[str, Any]) -> str:
         f"{min(lengths)} to {max(lengths)} tokens: {rates['times_one_prompt']:.1f}x "
         f"{spread(rates['times_one_prompt_in_rounds'])} (wanted {rates['required']:.0f}x)"
     )
-
-
-def _steps(times: Mapping[Any, Times], size: int, tokens: int) -> Times:
-    """What the first token costs taken away, so that only steps are left."""
-    return times[size, tokens].minus(times[size, 1])

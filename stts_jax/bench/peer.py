@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from stts_jax.bench.decode import Decoding
+from stts_jax.bench.decode import NO_END
 from stts_jax.bench.model import bench_batch, bench_budget
 from stts_jax.bench.programs import Programs
 from stts_jax.bench.race import Times, race, ratios, speedup, spread
+from stts_jax.budget import Budget
 from stts_jax.config import Config, ConfigError
+from stts_jax.model.generation import Sampling, generate
 from stts_jax.model.video_language_model import VideoLanguageModel
 
 # Of our speed over the peer's, by part and share dropped.
@@ -110,6 +113,35 @@ def exported(model: VideoLanguageModel, config: Config) -> Any:
         save_model(model, config, ours)
         convert([str(ours), str(theirs), "--to", "hf"])
         return Molmo2ForConditionalGeneration.from_pretrained(theirs).eval()
+
+
+class Decoding:
+    """Answers to the rows of a batch, compiled for one token and for `tokens`."""
+
+    def __init__(
+        self,
+        model: VideoLanguageModel,
+        budget: Budget,
+        batch: Mapping[str, np.ndarray],
+        tokens: int,
+    ) -> None:
+        self._model, self._budget = model, budget
+        self._batch = {name: jnp.asarray(array) for name, array in batch.items()}
+        for count in (1, tokens):
+            self.run(count)
+
+    def run(self, count: int) -> None:
+        """Prefill, then that many tokens in all."""
+        answers = generate(
+            self._model,
+            self._batch,
+            self._budget,
+            max_new_tokens=count,
+            end_token=NO_END,
+            sampling=Sampling(),
+            key=jax.random.key(0),
+        )
+        jax.block_until_ready(answers)
 
 
 def race_with_peer(

@@ -118,6 +118,17 @@ def _answers(
     key: jax.Array,
 ) -> jax.Array:
     state = prefill(model, batch, budget, max_new_tokens, end_token, sampling, key)
+    return answers_from(model, state, max_new_tokens, end_token, sampling)
+
+
+def answers_from(
+    model: VideoLanguageModel,
+    state: DecodingState,
+    max_new_tokens: int,
+    end_token: int,
+    sampling: Sampling,
+) -> jax.Array:
+    """Whole answers from what `prefill` returned; arguments and result are those of `generate`."""
     answers = jnp.full((state.next_token.shape[0], max_new_tokens), end_token, jnp.int32)
     answers = answers.at[:, 0].set(state.next_token)
     blocks = model.llm.blocks_apart(rows=len(answers))
