@@ -25,13 +25,22 @@ def adjacent_similarity(x: jax.Array, pooling: int) -> jax.Array:
     Returns:
       (B, T - 1, P) float32.
     """
-    cells = to_cells(x.astype(jnp.float32), pooling)
-    cells = cells.reshape(*cells.shape[:-2], -1)
-    # max() inside the root: its gradient at 0 would be infinite. Cells are made unit vectors before
-    # the product: the product of two such norms would underflow.
-    square = jnp.square(cells).sum(-1, keepdims=True)
-    units = cells * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
-    return (units[:, :-1] * units[:, 1:]).sum(-1)
+    x = x.astype(jnp.float32)
+    square = _cell_products(x, x, pooling)
+    # max() inside the root: its gradient at 0 would be infinite. One root after the other: the
+    # product of two such norms would underflow.
+    inverse = jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+    return _cell_products(x[:, :-1], x[:, 1:], pooling) * inverse[:, :-1] * inverse[:, 1:]
+
+
+def _cell_products(a: jax.Array, b: jax.Array, pooling: int) -> jax.Array:
+    """Scalar product of each cell's patches: (B, T, N, D) of both -> (B, T, P).
+
+    A dot for each patch, which XLA makes on a CPU in a twentieth of the time of a product and a
+    sum; in full precision where a dot would have less by default.
+    """
+    products = jnp.einsum("btnd,btnd->btn", a, b, precision=jax.lax.Precision.HIGHEST)
+    return to_cells(products[..., None], pooling).sum((-2, -1))
 
 
 def compared_frames(frames: FrameTable) -> jax.Array:
