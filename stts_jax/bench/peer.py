@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from stts_jax.bench.decode import NO_END
+from stts_jax.bench.decode import Steps
 from stts_jax.bench.model import bench_batch, bench_budget
 from stts_jax.bench.programs import Programs
 from stts_jax.bench.race import Times, race, ratios, speedup, spread
-from stts_jax.budget import Budget
 from stts_jax.config import Config, ConfigError
-from stts_jax.model.generation import Sampling, generate
 from stts_jax.model.video_language_model import VideoLanguageModel
 
 # Of our speed over the peer's, by part and share dropped.
@@ -115,35 +112,6 @@ def exported(model: VideoLanguageModel, config: Config) -> Any:
         return Molmo2ForConditionalGeneration.from_pretrained(theirs).eval()
 
 
-class Decoding:
-    """Answers to the rows of a batch, compiled for one token and for `tokens`."""
-
-    def __init__(
-        self,
-        model: VideoLanguageModel,
-        budget: Budget,
-        batch: Mapping[str, np.ndarray],
-        tokens: int,
-    ) -> None:
-        self._model, self._budget = model, budget
-        self._batch = {name: jnp.asarray(array) for name, array in batch.items()}
-        for count in (1, tokens):
-            self.run(count)
-
-    def run(self, count: int) -> None:
-        """Prefill, then that many tokens in all."""
-        answers = generate(
-            self._model,
-            self._batch,
-            self._budget,
-            max_new_tokens=count,
-            end_token=NO_END,
-            sampling=Sampling(),
-            key=jax.random.key(0),
-        )
-        jax.block_until_ready(answers)
-
-
 def race_with_peer(
     make: Callable[[float], Config], frames: int, rounds: int, tokens: int
 ) -> list[dict[str, Any]]:
@@ -176,19 +144,17 @@ def race_with_peer(
         programs["peer"] = getattr(peer, part)
         programs["peer"]()
         times |= {(part, who): own for who, own in race(programs, rounds).items()}
-    decoding = {0.0: Decoding(model, budget, batch, tokens).run, "peer": peer.decode}
+    steps = Steps(model, budget, batch, tokens)
     peer.decode(2)
-    both = race(
-        {
-            (who, count): lambda run=run, count=count: run(count)
-            for who, run in decoding.items()
-            for count in (1, tokens)
-        },
-        rounds,
-    )
-    for who in decoding:
-        # What the first token costs is taken away, so that only steps are left.
-        times["decode", who] = both[who, tokens].minus(both[who, 1])
+    decoding = {
+        "ours": steps.run,
+        "peer's first": lambda: peer.decode(1),
+        "peer's": lambda: peer.decode(tokens),
+    }
+    raced = race(decoding, rounds)
+    times["decode", 0.0] = raced["ours"]
+    # What the first token costs is taken away, so that only steps are left.
+    times["decode", "peer"] = raced["peer's"].minus(raced["peer's first"])
     return peer_rows(times)
 
 
