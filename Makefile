@@ -26,7 +26,7 @@ PARITY_TESTS := $(shell grep -ls "mark\.parity_torch" tests/test_*.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo bench test test-parity test-compilers test-all lint lock clean
+.PHONY: help setup demo bench test test-parity test-compilers test-all lint settings lock clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -59,6 +59,9 @@ test-all: $(SETUP_ALL)  ## run all tests: slow ones, those against PyTorch, thos
 lint: $(SETUP)  ## check style and formatting
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m ruff format --check .
+
+settings: $(SETUP)  ## remake docs/settings.md from stts_jax/config and configs/
+	.venv/bin/python -m stts_jax.config.reference > docs/settings.md
 
 # Pins stay as they are unless pyproject.toml rules them out; UPGRADE=1 takes the newest of all.
 lock: | .venv/bin/python  ## remake requirements.lock; UPGRADE=1 takes newer versions

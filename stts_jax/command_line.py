@@ -111,7 +111,7 @@ def add_set_option(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         dest="overrides",
-        help="change settings, for example model.prune.topk=0.3 (see stts_jax/config)",
+        help="change settings, for example model.prune.topk=0.3 (all are in docs/settings.md)",
     )
 
 

@@ -18,28 +18,36 @@ class DataConfig:
     """What is read and how rows are made of it.
 
     Attributes:
-      train, validation, test: JSONL files of own data (docs/data.md); `mixture:NAME`, or
+      train: what is trained on: a JSONL file of own data (docs/data.md); `mixture:NAME`,
         `dataset:NAME` or `dataset:NAME:SPLIT` for published data; `synthetic` for the embedded
         procedural set, `synthetic_pictures` for its pictures.
+      validation: what is evaluated on during training: as `train`, but no mixture.
+      test: what `eval.py` answers: as `validation`.
       root: folder that published datasets lie below.
-      usable: list of the published examples to take, see `python -m stts_jax.data check`; all are
-        taken if empty, and all of validation and test if none of these is on it.
+      usable: file that lists the published examples to take, made by `python -m stts_jax.data
+        check --write-usable`; empty takes all. It is applied to validation and test only where it
+        lists something of them.
       tokenizer: `tiny` for the embedded one, or the path of a `tokenizer.json`.
-      wording: of own data, `templates` as published models were trained, or `plain`.
+      wording: how own data are worded: by `templates`, as published models were trained, or
+        `plain`, as they stand.
       max_frames: frames sampled from a video, at most.
       fps: frames per second that are sampled where the video is short enough.
       frame_tokens: where `<frame_start>` and `<frame_end>` stand: around each `frame`, as the STTS
         weights were trained, or once around the `video`.
       subtitles: which lines of subtitles are shown: `frame_N` those within N seconds of a frame,
-        `all`, `ignore`, or `truncate_K` all but only K tokens.
-      decoder: `pyav`, or `torchcodec` or `decord2`, which the extra `video` installs.
+        `all`, `ignore` none, or `truncate_K` the first K tokens of all.
+      decoder: library that decodes: `pyav`, or one that the extra `video` installs, `torchcodec` or
+        `decord2`.
       max_crops: overlapping crops of an image, at most; one of the whole comes on top.
-      max_images: in an example, at most.
-      row_frames, row_examples, row_text_tokens: what one row holds; the visual tokens that
-        survive the prune come on top of the text tokens.
+      max_images: images in an example, at most.
+      row_frames: frames and crops that one row has room for.
+      row_examples: examples that one row has room for.
+      row_text_tokens: text tokens that one row has room for; the visual tokens that survive the
+        prune come on top.
       batch_rows: rows in a batch, over all devices.
-      questions_per_video: at most that many questions of own data share one video in a row.
+      questions_per_video: questions of own data that share one video in a row, at most.
       topk: if given, must equal model.prune.topk; the reference states the ratio twice.
+      seed: of the order of examples and of what is random in them.
       workers: processes that decode; 0 decodes in the main process.
       cache_frames: keep decoded frames in memory (small sets only).
       max_bad_share: the run stops when more than this share of the examples cannot be read or

@@ -42,10 +42,24 @@ IMAGE_STRUCTURE_TOKENS = (
 
 @dataclass(frozen=True)
 class VitConfig:
-    """Vision transformer (SigLIP2 so400m/14-384 by default; MODEL 1.1).
+    """Vision transformer, by default SigLIP2 so400m/14-384.
 
     `layers` is what the pretrained checkpoint says; only the blocks that `feature_layers` need are
     built (`depth`). Negative feature layers count from the end of `layers`, before that trimming.
+
+    Attributes:
+      image_size: side of a frame or crop in pixels; a multiple of `patch_size`.
+      patch_size: side of a patch in pixels.
+      width: hidden width.
+      heads: attention heads.
+      head_dim: width of a head.
+      mlp_width: hidden width of the MLPs.
+      layers: blocks that the pretrained checkpoint has.
+      feature_layers: blocks whose outputs are concatenated for the connector, in this order;
+        negative numbers count from the last block.
+      positions: rows of the position embedding, a square number; another grid of patches gets
+        interpolated ones.
+      norm_epsilon: added to the variance in layer norms.
     """
 
     image_size: int = 378
@@ -109,21 +123,23 @@ class VitConfig:
 
 @dataclass(frozen=True)
 class PruneConfig:
-    """Token scoring and pruning (the paper; defaults as the reference's `TemporalVitConfig`).
+    """Token scoring and pruning, as in the paper; defaults are those of the reference.
 
     Attributes:
-      method: `scorer` is STTS; `heuristic`, `easy` and `random` are the paper's baselines.
+      method: how tokens are rated: `none` drops nothing, `scorer` is STTS; `heuristic`, `easy`
+        and `random` are the paper's baselines.
       topk: fraction of a video's pooled tokens that is REMOVED, 0 <= topk < 1.
       prune_at: 0-based block l after which tokens are scored; the log-score biases block l+1 and
         tokens are dropped after that one. The baselines score the block-0 inputs and drop after l.
       pooling: side of the square of patches that makes one pooled token.
-      pruning_in_scorer: False keeps every patch in the ViT (the bias then stays in all later
+      pruning_in_scorer: `false` keeps every patch in the ViT (the bias then stays in all later
         blocks) and drops tokens only at the connector.
-      prune_from_frame: that many frames are taken off the count that the budget is made from.
+      prune_from_frame: frames that are taken off the count that the budget is made from.
       rescale_bias_min: the worst cell of each row of cells gets log(rescale_bias_min) as its bias.
       loss_coefficient: weight of the temporal loss.
-      new_reference_threshold: baselines only, mean similarity under which a frame is protected.
-      packing: `stream` or, to reproduce the reference exactly, `first_fit`.
+      new_reference_threshold: mean similarity under which the baselines protect a frame.
+      packing: layout of the kept patches: `stream` or, to reproduce the reference exactly,
+        `first_fit`.
       protect_first_frame: never drop tokens of a first frame, also where the budget asks for more
         tokens than the other frames have (1-frame videos). The reference drops them.
     """
@@ -184,7 +200,18 @@ class PruneConfig:
 
 @dataclass(frozen=True)
 class ConnectorConfig:
-    """Attention pooling and SwiGLU projector between ViT and LLM (MODEL 1.2)."""
+    """Attention pooling and SwiGLU projector between ViT and LLM.
+
+    Attributes:
+      heads: attention heads of the pooling.
+      head_dim: width of a head of the pooling.
+      width: width of a pooled token, before it is projected to the LLM's width.
+      mlp_width: hidden width of the projector.
+      pooling_attention_mask: patches that a window lacks (dropped, or beyond the edge) have no part
+        in its pooling; otherwise they count as zeros.
+      image_pooling: side of the square of patches that makes one token of an image; for videos
+        see `model.prune.pooling`.
+    """
 
     heads: int = 16
     head_dim: int = 72
@@ -200,7 +227,18 @@ class ConnectorConfig:
 
 @dataclass(frozen=True)
 class YarnConfig:
-    """YaRN context extension of the rotary embedding, on some layers (OLMo3; MODEL 2.5)."""
+    """YaRN context extension of the rotary embedding, on some layers; only OLMo3 has it.
+
+    Attributes:
+      layers: 0-based layers whose rotary embedding is extended.
+      factor: how many times longer the context becomes.
+      original_length: context in tokens that the model was first trained on.
+      beta_fast: frequencies that turn at least this often in the original context stay.
+      beta_slow: frequencies that turn at most this often in the original context are divided by
+        `factor`.
+      attention_factor: what sines and cosines are multiplied by; `none` takes YaRN's own,
+        0.1 ln(factor) + 1.
+    """
 
     layers: tuple[int, ...]
     factor: float = 8.0
@@ -220,15 +258,30 @@ class YarnConfig:
 
 @dataclass(frozen=True)
 class LlmConfig:
-    """Language model in either form: Qwen3 (pre-norm) or OLMo3 (post-norm) (MODEL 1.3).
+    """Language model in either form: Qwen3 (pre-norm) or OLMo3 (post-norm).
 
     Attributes:
       vocab_size: V, rows of the base embedding; only these can be predicted.
       extra_vocab_size: rows of the embedding of new tokens, numbered from V.
+      width: hidden width.
+      layers: number of layers.
+      heads: heads of queries; a multiple of `kv_heads`.
+      kv_heads: heads of keys and values.
+      head_dim: width of a head; even.
       mlp_width: width of gate and of up, each.
+      norm_epsilon: added to the mean square in RMS norms.
       norm_position: `pre` normalises what goes into a sub-layer, `post` what comes out of it.
-      qk_norm: RMS norm of q and k per head, over the full projection, or none.
-      bidirectional: who sees whom among visual tokens, see `layers.attention_mask`.
+      qk_norm: RMS norm of q and k per `head`, over the `full` projection, or `none`.
+      rope_theta: base of the rotary embedding's frequencies.
+      yarn: extension of the context, absent by default.
+      tied_head: the output head is the base embedding.
+      bidirectional: which later visual tokens a visual token sees: `none`, all `image_tokens` of
+        its example, or those of its own frame or picture (`within_image`).
+      max_positions: length of text and visual tokens that the model was trained on; longer examples
+        are warned of.
+      residual_dropout: share of what each sub-layer adds that is dropped in training.
+      response_residual_dropout: the same for the tokens of answers; 0 gives them the rate of all
+        others.
     """
 
     vocab_size: int = 151936
@@ -290,7 +343,17 @@ class LlmConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The whole video language model."""
+    """The whole video language model.
+
+    Attributes:
+      vit: vision transformer.
+      prune: which visual tokens are dropped.
+      connector: between vision transformer and language model.
+      llm: language model.
+      compute_dtype: type of activations; `auto` is bfloat16 on TPUs and GPUs, float32 on CPUs.
+      remat: activations that the backward pass recomputes: those of `blocks`, which saves memory,
+        or `none`, which saves time.
+    """
 
     vit: VitConfig = field(default_factory=VitConfig)
     prune: PruneConfig = field(default_factory=PruneConfig)

@@ -15,7 +15,16 @@ from stts_jax.config.train import TrainConfig
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Answering: greedy unless `temperature` is above 0."""
+    """Answering: greedy unless `temperature` is above 0.
+
+    Attributes:
+      batch_rows: questions that are answered at once, over all devices.
+      max_new_tokens: tokens of an answer, at most.
+      temperature: 0 takes the likeliest token; above 0 tokens are drawn, the more evenly the
+        higher it is.
+      top_k: draw from this many of the likeliest tokens; 0 from all.
+      top_p: draw from the likeliest tokens that together have this probability; 1 from all.
+    """
 
     batch_rows: int = 8
     max_new_tokens: int = 32
@@ -32,7 +41,15 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything a run needs. Saved as `config.json` beside what comes out."""
+    """Everything a run needs. Saved as `config.json` beside what comes out.
+
+    Attributes:
+      name: what the setup is called.
+      model: sizes of the model.
+      data: what is read, and how rows are made of it.
+      train: how the model is trained.
+      eval: how questions are answered.
+    """
 
     name: str = "custom"
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -10,7 +10,12 @@ from stts_jax.config.checks import require, require_positive
 
 @dataclass(frozen=True)
 class GroupConfig:
-    """Learning rate and linear warm-up (in steps) of one group of parameters."""
+    """Learning rate and warm-up of one group of parameters.
+
+    Attributes:
+      learning_rate: at its peak, after the warm-up.
+      warmup: steps in which the learning rate rises from 0 in a straight line.
+    """
 
     learning_rate: float
     warmup: int = 200
@@ -47,23 +52,35 @@ class MeshConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Optimisation (the paper's recipe: PEERS 1.7, MODEL 5.1).
+    """Optimisation; defaults are the paper's recipe.
 
     Attributes:
+      steps: updates of the parameters in the whole run.
+      seed: of fresh parameters and of dropout.
+      llm: parameters of the language model.
+      vit: parameters of the vision transformer.
+      connector: parameters of the connector.
+      scorer: parameters of the scorer.
       optimizer: `adamw`, as the paper, or `muon`, which learns the tiny model in far fewer steps;
         it orthogonalises the updates of the kernels and leaves all else to Adam.
-      beta1, beta2, epsilon: of Adam; with `muon`, beta2 is also the decay of its momentum.
       final_learning_rate: share of the peak at which the cosine ends.
+      beta1: decay of Adam's mean of the gradient.
+      beta2: decay of Adam's mean of the squared gradient; with `muon` also that of its momentum.
+      epsilon: added to Adam's divisor.
+      weight_decay: share of a parameter that is taken off at a learning rate of 1.
       clip: the gradient of each group is scaled to at most this norm.
       accumulate: parts of a batch's rows that are computed one after the other, and their gradients
         summed: a batch of any size in the memory of a part. The update is that of the whole batch;
         only `first_fit` fills its bins with the rows of a part.
       z_loss: weight of the squared log-partition term.
       freeze_base_embedding: leave the base embedding (and a tied head) as it was.
-      log_every, evaluate_every, save_every: steps; 0 turns the thing off. A log line tells of the
-        steps since the last one.
-      evaluate_examples: questions of the validation set that are answered then, the first.
-      keep_checkpoints: that many of the newest are kept.
+      log_every: steps between log lines, each of which tells of the steps since the last one; 0
+        prints none.
+      evaluate_every: steps between evaluations; 0 turns them off.
+      evaluate_examples: questions of the validation set that an evaluation answers, the first.
+      save_every: steps between checkpoints; 0 saves when the run ends or is
+        stopped.
+      keep_checkpoints: how many of the newest checkpoints are kept.
       keep_best: keep the checkpoint with the best validation accuracy too, however old.
       mesh: how devices share the work.
       skip_loss_spikes: leave the parameters as they are in a step whose loss or gradient norm is
