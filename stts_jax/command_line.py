@@ -97,7 +97,7 @@ def leave(code: int, at_once: bool = False) -> int:
 
 def keep_compiled_code() -> None:
     """Make the next run start quickly; JAX_COMPILATION_CACHE_DIR chooses another folder."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", str(cache / "stts_jax" / "compiled"))
 

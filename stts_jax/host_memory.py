@@ -52,6 +52,7 @@ def give_back_much() -> None:
 
 def _computes_here() -> bool:
     """Whether JAX will compute on the CPU, without starting it."""
-    if jax.config.jax_platforms:
-        return jax.config.jax_platforms.split(",")[0] == "cpu"
+    wanted: str | None = getattr(jax.config, "jax_platforms", None)
+    if wanted:
+        return wanted.split(",")[0] == "cpu"
     return not any(find_spec(package) for package in _ACCELERATORS)

@@ -18,7 +18,7 @@ from stts_jax.bench.ideal import part_flops
 from stts_jax.bench.model import bench_budget, bench_config, small_config
 from stts_jax.bench.peer import DROPPED, peer_table, race_with_peer
 from stts_jax.bench.programs import PARTS, SELECTION, Programs
-from stts_jax.bench.race import race
+from stts_jax.bench.race import Times, race
 from stts_jax.bench.report import (
     as_table,
     draw_stages,
@@ -153,7 +153,7 @@ def _race_ratios(options: argparse.Namespace, make: Callable[[float], Config]) -
         for part, count in part_flops(config, budget, runs[ratio].kept).items():
             flops[part, ratio] = count
         print(f"compiled for {ratio:.0%} dropped", flush=True)
-    times = {}
+    times: dict[tuple[str, float], Times] = {}
     for part in parts:
         programs = {ratio: partial(own.run, part) for ratio, own in runs.items()}
         measured = race(programs, options.rounds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def race_with_peer(
     times: dict[tuple[str, float | str], Times] = {}
     for part in ("forward", "step"):
         programs: dict[Any, Callable[[], None]] = {
-            ratio: lambda part=part, run=run: run.run(part) for ratio, run in ours.items()
+            ratio: partial(run.run, part) for ratio, run in ours.items()
         }
         programs["peer"] = getattr(peer, part)
         programs["peer"]()

@@ -102,9 +102,11 @@ def _read(name: str, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _nest(key: str, value: Any) -> dict[str, Any]:
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return value
+    *outer, last = key.split(".")
+    nested: dict[str, Any] = {last: value}
+    for part in reversed(outer):
+        nested = {part: nested}
+    return nested
 
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:

@@ -30,7 +30,7 @@ class Draw(NamedTuple):
     """
 
     source: int
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple has a method of this name
     epoch: int
 
 

@@ -100,17 +100,17 @@ def _pick(rng: np.random.Generator, actors: list[Actor]) -> Actor | None:
 
 def _shape(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked:
     actor = _pick(rng, scene.having("static", "mover"))
-    return actor and _shape_of(actor)
+    return _shape_of(actor) if actor else None
 
 
 def _colour(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked:
     actor = _pick(rng, scene.having("static", "mover"))
-    return actor and _colour_of(actor)
+    return _colour_of(actor) if actor else None
 
 
 def _where(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked:
     actor = _pick(rng, scene.having("static"))
-    return actor and _place_of(actor, config)
+    return _place_of(actor, config) if actor else None
 
 
 def _count(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked:
@@ -119,7 +119,9 @@ def _count(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked
 
 def _direction(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked:
     actor = _pick(rng, scene.having("mover"))
-    return actor and (
+    if actor is None:
+        return None
+    return (
         f"Which way does the {actor.colour} one move?",
         f"{actor.colour} {direction(actor)}",
     )
@@ -127,22 +129,26 @@ def _direction(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> A
 
 def _change(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked:
     actor = _pick(rng, scene.having("changer"))
-    return actor and (f"What colour does the {actor.shape} turn?", f"{actor.shape} {actor.turns}")
+    if actor is None:
+        return None
+    return f"What colour does the {actor.shape} turn?", f"{actor.shape} {actor.turns}"
 
 
 def _brief_colour(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked:
     actor = _pick(rng, scene.having("brief"))
-    return actor and _colour_of(actor)
+    return _colour_of(actor) if actor else None
 
 
 def _brief_where(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked:
     actor = _pick(rng, scene.having("brief"))
-    return actor and _place_of(actor, config)
+    return _place_of(actor, config) if actor else None
 
 
 def _when(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked:
     actor = _pick(rng, scene.having("brief"))
-    return actor and (
+    if actor is None:
+        return None
+    return (
         f"When is the {actor.colour} one there?",
         f"{actor.colour} {half_of(actor, config)}",
     )

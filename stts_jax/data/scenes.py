@@ -190,7 +190,8 @@ def _leading_edge(window: np.ndarray, step: np.ndarray) -> np.ndarray:
 def _plan_actors(
     rng: np.random.Generator, count: int, briefs: int, config: SceneConfig
 ) -> tuple[Actor, ...] | None:
-    roles: list[Role] = [*_start_roles(rng, count), *(["brief"] * briefs)]
+    brief: list[Role] = ["brief"]
+    roles = [*_start_roles(rng, count), *brief * briefs]
     lasting, passing = rng.permutation(LASTING_SHAPES), rng.permutation(BRIEF_SHAPES)
     shapes = [*lasting[:count].tolist(), *passing[:briefs].tolist()]
     colours = rng.permutation(list(COLOURS)).tolist()
@@ -224,7 +225,8 @@ def _start_roles(rng: np.random.Generator, count: int) -> list[Role]:
         return [rng.choice(["static", "mover", "changer"]).item()]
     if count == 2:
         return ["mover", rng.choice(["static", "changer"]).item()]
-    return ["mover", "changer", *(["static"] * (count - 2))]
+    still: list[Role] = ["static"]
+    return ["mover", "changer", *still * (count - 2)]
 
 
 def _colour_far_from(colour: str, others: list[str], config: SceneConfig) -> str:

@@ -154,17 +154,17 @@ def _write(folder: Path, videos: int, seed: int, config: SceneConfig, progress: 
         start = 0
         for split, size in split_sizes(videos).items():
             (folder / split).mkdir()
-            make = partial(_make_video, folder, split, seed, config)
+            make_video = partial(_make_video, folder, split, seed, config)
             with (folder / f"{split}.jsonl").open("w") as lines:
-                for questions, scene in each(make, range(start, start + size)):
+                for questions, scene in each(make_video, range(start, start + size)):
                     lines.write(questions)
                     scenes.write(scene)
                     bar.update()
             start += size
         (folder / PICTURES).mkdir()
-        make = partial(_make_picture, folder, seed, config)
+        make_picture = partial(_make_picture, folder, seed, config)
         with (folder / f"{PICTURES}.jsonl").open("w") as lines:
-            for questions in each(make, range(pictures)):
+            for questions in each(make_picture, range(pictures)):
                 lines.write(questions)
                 bar.update()
 

@@ -75,7 +75,7 @@ def pictures_of_kept_tokens(demo: Demo) -> dict[str, Any]:
     """Draw what STTS keeps of held-out clips and of a real one; count what moves among it."""
     ratio = demo.plan.fine_tune_ratio
     model, config = at_ratio(*load_model(demo.parts / STTS.name), ratio)
-    clips = sorted({example.video for example in examples_of(config, "test")})
+    clips = sorted({e.video for e in examples_of(config, "test") if e.video is not None})
     kept = [kept_tokens(model, config, clip) for clip in clips[:CLIPS_COUNTED]]
     moving, still = kept_shares(kept)
     draw(model, config, [*clips[: demo.plan.clips], REAL_CLIP], demo.output / OVERLAYS)

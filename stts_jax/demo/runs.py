@@ -114,7 +114,7 @@ class Demo:
         """Train a model; `begun` is what this returned of the one that it starts from."""
 
         def run() -> dict[str, Any]:
-            init_from = begun and self.parts / begun["name"]
+            init_from = self.parts / begun["name"] if begun else None
             summary = train(config, self.parts / name, init_from=init_from, resume=False)
             if summary["stopped"]:
                 raise KeyboardInterrupt

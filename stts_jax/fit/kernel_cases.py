@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +66,7 @@ class Case:
         return first if self.bias is None else (*first, len(self.arrays) - 1)
 
 
-def _between(attend: Attend, places: int) -> dict[str, object]:
+def _between(attend: Attend, places: int) -> dict[str, Any]:
     """Of a row of so many places, with the projections before and behind."""
 
     def run(x: jax.Array, kernels: jax.Array, out: jax.Array, *rest: jax.Array) -> jax.Array:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 # As in `__main__`: no device of this machine is started, nothing is taken from a cache.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -41,7 +42,7 @@ WAYS = ("forward", "gradient")
 COMPILERS = {"tpu": "libtpu", "gpu": "jax-cuda13-plugin"}
 # A kernel whose sums don't fit into registers would go to memory with them. The other two undo
 # what makes tests compile quickly. XLA must compile the kernel to see it: up to jaxlib 0.10.2.
-NO_SPILLS: jax.stages.CompilerOptions = {
+NO_SPILLS: dict[str, Any] = {
     "xla_gpu_fail_ptx_compilation_on_register_spilling": True,
     "xla_backend_optimization_level": 3,
     "xla_llvm_disable_expensive_passes": False,
@@ -96,9 +97,10 @@ def _compile(case: Case, name: str, way: str) -> Record:
     options = NO_SPILLS if chip.platform == "gpu" and "triton" in case.name else None
     compiled = lowered.compile(compiler_options=options)
     seconds = time.perf_counter() - begun
-    cycles = None
+    cycles: int | None = None
     if case.between:
-        cycles = sum(own.cycles for own in estimates(parse_module(compiled.as_text())))
+        cycles = sum(own.cycles for own in estimates(parse_module(compiled.as_text() or "")))
+    memory: Any = compiled.memory_analysis()
     compiler = COMPILERS[chip.platform]
     return Record(
         case.name,
@@ -106,7 +108,7 @@ def _compile(case: Case, name: str, way: str) -> Record:
         chip.name,
         f"{compiler} {version(compiler)}, jax {jax.__version__}",
         round(seconds, 1),
-        compiled.memory_analysis().temp_size_in_bytes,
+        memory.temp_size_in_bytes,
         cycles,
     )
 

@@ -102,7 +102,7 @@ def get_topology(name: str) -> Topology:
             raise ConfigError(
                 f"topology '{name}' is no slice that there is; use one such as {EXAMPLES}: {error}"
             ) from error
-    devices = list(found.devices)
+    devices: list[Any] = list(found.devices)
     return Topology(name, devices, CHIPS[devices[0].device_kind])
 
 

@@ -38,7 +38,7 @@ class Connector(nnx.Module):
           (B, V, d); finite, if meaningless, for a token without any filled slot.
         """
         slots = slots * filled[..., None].astype(slots.dtype)
-        count = slots.shape[-2]
+        count: int | jax.Array = slots.shape[-2]
         if self.masked:
             count = jnp.maximum(filled.sum(-1), 1)[..., None, None].astype(slots.dtype)
         query = slots.sum(-2, keepdims=True) / count

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
@@ -224,7 +224,7 @@ def require_even_rows(rows: int, mesh: Mesh, accumulate: int = 1) -> None:
 def mesh_of(model: Any) -> Mesh | None:
     """The mesh that a model's parameters lie on, None if they were placed without one."""
     sharding = getattr(jax.tree.leaves(model)[0], "sharding", None)
-    return sharding.mesh if isinstance(sharding, NamedSharding) else None
+    return cast(Mesh, sharding.mesh) if isinstance(sharding, NamedSharding) else None
 
 
 def rows_for(rows: int, mesh: Mesh | None) -> int:

@@ -67,7 +67,7 @@ def named_parameters(module: Any) -> dict[str, Any]:
     return {parameter_name(path): leaf for path, leaf in leaves}
 
 
-def parameter_name(path: Sequence[Any]) -> str:
+def parameter_name(path: tuple[Any, ...]) -> str:
     """Dotted name of a leaf from its pytree path."""
     name = jax.tree_util.keystr(path, simple=True, separator=".")
     return name.removesuffix(".value")

@@ -71,7 +71,9 @@ class FirstFitLayout:
             return jnp.pad(y, [(0, self.sizes[-1] - size), (0, 0), (0, 0)])
 
         rung = jnp.searchsorted(jnp.array(self.sizes), self.used_bins)
-        return switch(rung, [partial(of_size, size) for size in self.sizes], (block, x), self)
+        sizes = [partial(of_size, size) for size in self.sizes]
+        stepped: jax.Array = switch(rung, sizes, (block, x), self)
+        return stepped
 
     def first(self, bins: int) -> FirstFitLayout:
         """The same of the first `bins` bins; the others must be empty."""

@@ -66,7 +66,9 @@ def _limits(ratings: jax.Array, frames: FrameTable) -> jax.Array:
         below = ratings < _of_frames(higher, frames)[..., None]
         return jnp.where(_count(below, frames) <= frames.to_prune, higher, limits)
 
-    return jax.lax.fori_loop(0, 32, with_bit, jnp.zeros(frames.to_prune.shape, jnp.uint32))
+    none = jnp.zeros(frames.to_prune.shape, jnp.uint32)
+    limits: jax.Array = jax.lax.fori_loop(0, 32, with_bit, none)
+    return limits
 
 
 def _of_frames(x: jax.Array, frames: FrameTable) -> jax.Array:

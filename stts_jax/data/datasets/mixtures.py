@@ -10,6 +10,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from stts_jax.data.datasets import academic  # noqa: F401  enters the datasets in the registry
 from stts_jax.data.datasets.base import Dataset, DatasetError, dataset_class, dataset_names
@@ -143,7 +144,7 @@ def _refuse(names: Sequence[str], what: str, remedy: str) -> None:
         raise DatasetError(f"{what}: {', '.join(names)}; {remedy}")
 
 
-def _shares(names: str, **settings: float | MessageWeight | None) -> tuple[Share, ...]:
+def _shares(names: str, **settings: Any) -> tuple[Share, ...]:
     """Datasets between white space, "name:size" for those with a fixed size."""
     shares = []
     for word in names.split():

@@ -184,7 +184,7 @@ def _draw_layout(
     """The layout, and the instruction that stands in it ("" if the layout holds its own)."""
     if not with_instruction:
         return draw_one(wordings.LABEL_LAYOUTS if label_only else wordings.OPTION_LAYOUTS, rng), ""
-    instructions = wordings.OPTION_INSTRUCTIONS
+    instructions: tuple[str, ...] = wordings.OPTION_INSTRUCTIONS
     if label_only:
         instructions = wordings.LABEL_INSTRUCTIONS
     elif labelled:

@@ -59,7 +59,7 @@ def parse_multi_image_points(text: str, sizes: Sequence[tuple[float, float]]) ->
     A group that names no image is dropped; the reference stops with an error there, or takes an
     image from the end for index 0.
     """
-    found = []
+    found: list[ParsedPoint] = []
     for group, numbers in _groups(text):
         if group.is_integer() and 1 <= group <= len(sizes):
             found.extend(_points(group, numbers, *sizes[int(group) - 1]))

@@ -57,9 +57,9 @@ def separator(settings: FormatterSettings) -> str:
 
 def xy(point: Point | Mapping[str, Any]) -> tuple[float, float]:
     """A point given as (x, y) or as {"x": x, "y": y}; FormatterError if it is neither."""
-    x_name, y_name = ("x", "y") if isinstance(point, Mapping) else (0, 1)
     try:
-        return float(point[x_name]), float(point[y_name])
+        x, y = (point["x"], point["y"]) if isinstance(point, Mapping) else (point[0], point[1])
+        return float(x), float(y)
     except (LookupError, TypeError, ValueError):
         raise FormatterError(
             f"{point!r} is no point; give (x, y) or {{'x': x, 'y': y}} in numbers"

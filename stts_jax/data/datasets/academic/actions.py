@@ -188,7 +188,7 @@ class EpicKitchens(VideoDataset):
     def collect(self) -> Iterator[VideoRecord]:
         path = self.file("EPIC_100_train_with_missing.csv")
         listed = self.split == "train" and path.is_file()
-        columns = self.COLUMNS
+        columns: tuple[str, ...] = self.COLUMNS
         if listed:
             columns = (*columns, "missing")
         else:

@@ -54,7 +54,7 @@ class Paxion(VideoDataset):
         rng = random.Random(self.SEED)
         by_video = ByVideo()
         path = self.file(f"ssv2/antonyms/{self.short_split}_with_rel_path.json")
-        columns = ("rel_vid_path", "label", "label_action_antonym_clip_text")
+        columns: tuple[str, ...] = ("rel_vid_path", "label", "label_action_antonym_clip_text")
         for row in read_json_rows(path, columns):
             draft = self._ask(row["label"], row["label_action_antonym_clip_text"], rng)
             by_video.add(f"sth-sth-v2/videos/{row['rel_vid_path']}", draft)

@@ -134,7 +134,7 @@ class ActivityNet(VideoDataset):
                     yield name, (start, end), Asked("activitynet_label", self.QUESTIONS, label)
 
     def _questions(self) -> Iterator[Asking]:
-        columns = ("question_id", "answer")
+        columns: tuple[str, ...] = ("question_id", "answer")
         rows = read_json_rows(self.file(f"{self.short_split}_a.json"), columns)
         answers = {row["question_id"]: row["answer"] for row in rows}
         columns = ("question_id", "video_name", "question")

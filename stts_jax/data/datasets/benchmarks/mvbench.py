@@ -87,5 +87,5 @@ class MvBench(Dataset):
             joined(row["question"], lettered(options), RESPOND_WITH_LETTER),
             f"{letter_of(row['answer'], options, where)}.",
             {"example_id": f"{task}_{number}", "task_type": task},
-            clip=None if start is None else (float(start), float(end)),
+            clip=None if start is None or end is None else (float(start), float(end)),
         )
