@@ -56,9 +56,10 @@ test-all: $(SETUP_ALL)  ## run all tests: slow ones, those against PyTorch, thos
 	$(PYTEST) -m "not compilers"
 	$(MAKE) test-compilers
 
-lint: $(SETUP)  ## check style and formatting
+lint: $(SETUP)  ## check style, formatting and types
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m ruff format --check .
+	.venv/bin/python -m mypy
 
 settings: $(SETUP)  ## remake docs/settings.md from stts_jax/config and configs/
 	.venv/bin/python -m stts_jax.config.reference > docs/settings.md
@@ -72,7 +73,7 @@ lock: | .venv/bin/python  ## remake requirements.lock; UPGRADE=1 takes newer ver
 	    --custom-compile-command "make lock"
 
 clean:  ## remove caches and build outputs; .venv and runs/ stay
-	rm -rf build *.egg-info .pytest_cache .ruff_cache .jax_cache
+	rm -rf build *.egg-info .mypy_cache .pytest_cache .ruff_cache .jax_cache
 	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
 .venv/bin/python $(COMPILERS)/bin/python:
