@@ -24,8 +24,8 @@ class DataConfig:
       validation: what is evaluated on during training: as `train`, but no mixture.
       test: what `eval.py` answers: as `validation`.
       root: folder that published datasets lie below.
-      usable: file that lists the published examples to take, made by `python -m stts_jax.data
-        check --write-usable`; empty takes all. It is applied to validation and test only where it
+      usable: file that lists the published examples to take, from `python -m stts_jax.data check
+        --write-usable FILE`; empty takes all. It is applied to validation and test only where it
         lists something of them.
       tokenizer: `tiny` for the embedded one, or the path of a `tokenizer.json`.
       wording: how own data are worded: by `templates`, as published models were trained, or

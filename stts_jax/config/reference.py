@@ -131,8 +131,10 @@ def sections_of(
 
 def _part(hint: Any) -> type | None:
     """Returns the dataclass that a field holds, None where it holds a plain value."""
-    options = typing.get_args(hint) or (hint,)
-    return next((option for option in options if dataclasses.is_dataclass(option)), None)
+    for option in typing.get_args(hint) or (hint,):
+        if isinstance(option, type) and dataclasses.is_dataclass(option):
+            return option
+    return None
 
 
 def _absent(cls: type) -> Any:
@@ -207,7 +209,9 @@ def _row(setting: Setting) -> str:
     for setup, value in setting.setups.items():
         by_value.setdefault(value, []).append(f"`{setup}`")
     setups = "; ".join(f"{value}: {', '.join(names)}" for value, names in by_value.items())
-    cells = (f"`{setting.name}`", setting.type, f"`{setting.default}`", setting.meaning, setups)
+    # Docstrings write `python -m`, as `--help` does; pages write what runs after `make setup`.
+    meaning = setting.meaning.replace("`python -m", "`.venv/bin/python -m")
+    cells = (f"`{setting.name}`", setting.type, f"`{setting.default}`", meaning, setups)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells).rstrip() + " |"
 
 
