@@ -19,7 +19,8 @@ from stts_jax.config import ConfigError, load_config
 
 PYTHON = ".venv/bin/python"
 # Programs that `make setup` puts into .venv, so that their bare names are not on the path.
-ONLY_IN_VENV = ("python", "pip", "pip3", "pytest", "mypy", "ruff")
+ONLY_IN_VENV = ("python", "pip", "pip3", "pytest", "mypy", "ruff", "hf")
+DOWNLOADER = "huggingface_hub"
 CHECKPOINT_CONFIGS = ("molmo2_4b_stts_50", "molmo2_4b", "tiny")
 IN_REPOSITORY = ("stts_jax/", "tests/", "docs/", "configs/", "convert/")
 
@@ -153,6 +154,8 @@ def _code_fault(code: str) -> str:
 
 
 def _extras_fault(arguments: list[str]) -> str:
+    if arguments == ["install", DOWNLOADER]:
+        return ""
     if arguments[:2] != ["install", "-e"]:
         return "install from the clone: pip install -e '.[EXTRA]'"
     known = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]

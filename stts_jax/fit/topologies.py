@@ -121,7 +121,7 @@ def _require(module: str, extra: str, name: str) -> None:
     if not found:
         raise ConfigError(
             f"compiling for '{name}' needs the package '{module}'; install the extra: "
-            f"pip install 'stts-jax[{extra}]' (no such chip is needed)"
+            f"pip install -e '.[{extra}]' in the clone (no such chip is needed)"
         )
 
 

@@ -86,6 +86,6 @@ def _coco_masks() -> ModuleType:
     except ImportError:
         raise DatasetError(
             "the masks of this dataset are packed and need pycocotools; install it with "
-            "pip install 'stts-jax[pointing]'"
+            "pip install -e '.[pointing]' in the clone"
         ) from None
     return mask
