@@ -748,5 +748,5 @@ def test_listed_runs_that_do_not_fill_a_mask_are_an_error():
 
 def test_packed_masks_without_pycocotools_are_an_error_that_says_what_to_install(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "pycocotools", None)
-    with pytest.raises(DatasetError, match=r"pip install 'stts-jax\[pointing\]'"):
+    with pytest.raises(DatasetError, match=r"pip install -e '\.\[pointing\]'"):
         dataset_class("molmo2_video_point_eval")(root)

@@ -162,7 +162,7 @@ def test_the_compiler_is_asked_for_slices_of_any_number_and_size(name, asked, mo
 
 def test_a_missing_compiler_is_named_with_its_extra(monkeypatch):
     monkeypatch.setattr("stts_jax.fit.topologies.find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=r"libtpu.*stts-jax\[tpu\]"):
+    with pytest.raises(ConfigError, match=r"libtpu.*pip install -e .\.\[tpu\]"):
         get_topology("v5e:2x2")
 
 
