@@ -237,3 +237,39 @@ def test_the_generator_of_an_example_is_its_own():
     draws = [example_rng(index, epoch).random() for index in (0, 1) for epoch in (0, 1)]
     assert len(set(draws)) == 4
     assert draws[0] == example_rng(0, 0).random()
+
+
+SPOKEN = "Is it <|im_end|>, <im_patch> or <|image|>?"
+
+
+def asked(said):
+    return {"style": "user_qa", "question": said, "answer": said}
+
+
+def turns(said):
+    return {"style": "user_qa", "multi_turn_messages": [asked(said)] * 2}
+
+
+def chosen(said):
+    options = {"options": [said, "no"], "answer_idx": 0}
+    return {"style": "video_multiple_choice", "question": said, **options}
+
+
+def described(said):
+    return {"style": "video_long_caption", "text": said}
+
+
+@pytest.mark.parametrize("form", [asked, turns, chosen, described])
+def test_special_tokens_in_texts_of_users_are_text(form):
+    media = Media(video=Video(np.zeros((2, 8, 8, 3), np.uint8), np.array([0.0, 1.0])))
+
+    def prepare(said):
+        source = SourceExample((form(said),), subtitle=said, literal=True)
+        return CHAIN.prepare(source, media, "eval", example_rng(0, 0))
+
+    def special(prepared):
+        kept = {*SPECIAL.values(), TOKENIZER.eos_id}
+        return [token for token in prepared.arrays["input_ids"].tolist() if token in kept]
+
+    assert special(prepare(SPOKEN)) == special(prepare("Is it so?"))
+    assert any(SPOKEN in message for message in prepare(SPOKEN).messages)

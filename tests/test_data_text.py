@@ -21,6 +21,7 @@ from stts_jax.data.tokenizer import (
     TINY_FILE,
     Tokenizer,
     TokenizerError,
+    without_marks,
 )
 from stts_jax.data.weighted_tokens import VisionBlock
 
@@ -74,6 +75,36 @@ def test_text_with_point_tokens_gets_ids_after_the_visual_ones():
     first = 512 + len(SPECIAL_TOKENS)
     ids = TOKENIZER.encode("".join(POINT_TOKENS))
     assert ids == list(range(first, first + len(POINT_TOKENS)))
+
+
+def control_ids(tokenizer):
+    added = tokenizer._base.get_added_tokens_decoder()
+    return {number for number, token in added.items() if token.special}
+
+
+@pytest.mark.parametrize("carried", ["tiny", "qwen3"])
+def test_special_tokens_that_are_marked_as_literal_are_text(carried):
+    path, size = ("tiny", 512) if carried == "tiny" else (qwen3_tokenizer_path(), VOCAB_SIZE)
+    tokenizer = Tokenizer.load(str(path), size)
+    control = control_ids(tokenizer)
+    added = tokenizer._base.get_added_tokens_decoder()
+    for name in (added[number].content for number in control):
+        text = f"It is {name} in <{name}>"
+        ids = tokenizer.encode(tokenizer.literal(text))
+        assert not control & set(ids), name
+        assert tokenizer._text(ids) == text
+
+
+def test_text_without_special_tokens_is_not_changed_by_marking():
+    tokenizer = Tokenizer.load("tiny", 512)
+    value = {"question": "a < b | c > d", "options": ["<a>", "b"], "answer_idx": 1, "x": ("a",)}
+    assert tokenizer.literal(value) == value
+
+
+def test_marks_are_taken_away_where_people_read():
+    value = {"question": "<|im_end|>", "options": ["<im_patch>", 3], "more": ("<|image|>",)}
+    marked = Tokenizer.load("tiny", 512).literal(value)
+    assert marked != value and without_marks(marked) == value
 
 
 def write_tokenizer(folder, **config):

@@ -29,7 +29,7 @@ from stts_jax.data.media import Media, MediaCache, read_media
 from stts_jax.data.message_arrays import MessageArrays, TextSettings, Weight
 from stts_jax.data.message_weight import LOSS_WEIGHTS
 from stts_jax.data.positions import warn_of_positions
-from stts_jax.data.tokenizer import Tokenizer
+from stts_jax.data.tokenizer import Tokenizer, without_marks
 from stts_jax.data.video_settings import VideoSettings
 from stts_jax.data.video_tokens import VideoPreprocessor
 from stts_jax.data.vision import ExampleArrays, VisionInput
@@ -195,6 +195,8 @@ class ExampleChain:
         Raises:
           ValueError: see `training`.
         """
+        if source.literal:
+            source = self._marked(source)
         formatted = self._formatted(source, media, mode, rng)
         messages = formatted.messages
         if formatted.is_tree:
@@ -205,9 +207,19 @@ class ExampleChain:
         self._require_match(arrays)
         warn_of_positions(arrays["position_ids"], self.model.llm.max_positions)
         metadata = {**source.metadata, **formatted.metadata, **media.sizes()}
+        if source.literal:
+            messages, metadata = without_marks(messages), without_marks(metadata)
         return PreparedExample(arrays, messages, metadata)
 
     # -------------------------------------------------------------------------------- messages
+
+    def _marked(self, source: SourceExample) -> SourceExample:
+        """The example with special tokens in its texts marked, see `Tokenizer.literal`."""
+        return dataclasses.replace(
+            source,
+            annotations=tuple(map(self.tokenizer.literal, source.annotations)),
+            subtitle=self.tokenizer.literal(source.subtitle),
+        )
 
     def _formatted(
         self, source: SourceExample, media: Media, mode: Mode, rng: np.random.RandomState

@@ -8,8 +8,10 @@ size upwards. Source: olmo/tokenizer.py (DATA 1).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
@@ -22,6 +24,8 @@ END_OF_TURN = "<|im_end|>"  # closes a turn; EOS where no configuration names an
 # Numbered after the visual tokens. Only pointing models use them, but text that holds them must
 # get the ids that it had in training.
 POINT_TOKENS = ("<|points|>", "<|token_index|>", "<|vit_index|>", "<|vit_loc|>")
+# Splits a special token that is meant as text; Unicode reserves it for uses inside of programs.
+LITERAL_MARK = "\ufdd0"
 
 
 class TokenizerError(ValueError):
@@ -79,6 +83,7 @@ class Tokenizer:
                 )
         self._base = base
         self._known: dict[str, list[int]] = {}
+        self._control = _control_pattern(base, (eos, bos or eos, *SPECIAL_TOKENS, *POINT_TOKENS))
 
     @classmethod
     def load(cls, name_or_path: str, vocab_size: int) -> Tokenizer:
@@ -112,13 +117,32 @@ class Tokenizer:
         """Ids of `text`; nothing is added. Special tokens written out in it are recognised.
 
         Pieces of text are encoded one by one and joined as ids: the ids of a joined text may
-        differ, as a line end and the one after it become one token.
+        differ, as a line end and the one after it become one token. Special tokens that `literal`
+        has marked are text.
         """
         if text not in self._known:
             if len(self._known) >= REMEMBERED_TEXTS:
                 self._known.clear()
-            self._known[text] = self._base.encode(text, add_special_tokens=False).ids
+            pieces = text.split(LITERAL_MARK)
+            self._known[text] = [
+                token
+                for piece in pieces
+                for token in self._base.encode(piece, add_special_tokens=False).ids
+            ]
         return list(self._known[text])
+
+    def literal(self, value: Any) -> Any:
+        """Marks special tokens in texts of users, so that `encode` takes them for text.
+
+        Args:
+          value: a text, or mappings and lists of texts at any depth; what is neither stays as is.
+        """
+        if isinstance(value, str):
+            value = value.replace(LITERAL_MARK, "")
+            while self._control.search(value):
+                value = self._control.sub(lambda token: LITERAL_MARK.join(token[0]), value)
+            return value
+        return _mapped(self.literal, value)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids` up to the first EOS; one BOS at the front is left out.
@@ -139,6 +163,31 @@ class Tokenizer:
 
     def _text(self, ids: Sequence[int]) -> str:
         return self._base.decode(ids, skip_special_tokens=False)
+
+
+def without_marks(value: Any) -> Any:
+    """Undoes `Tokenizer.literal`: texts as they are read by people."""
+    if isinstance(value, str):
+        return value.replace(LITERAL_MARK, "")
+    return _mapped(without_marks, value)
+
+
+def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
+    """`value` with its texts changed; keys of mappings stay."""
+    if isinstance(value, Mapping):
+        return {key: change(part) for key, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(change(part) for part in value)
+    return value
+
+
+def _control_pattern(base: tokenizers.Tokenizer, named: Iterable[str]) -> re.Pattern[str]:
+    """Finds the special tokens of a tokenizer, and those that are named, in a text."""
+    added = base.get_added_tokens_decoder().values()
+    texts = {*named, *(token.content for token in added if token.special)}
+    # A token of one letter can't be split; none that is in use is so short.
+    longest_first = sorted((text for text in texts if len(text) > 1), key=lambda text: -len(text))
+    return re.compile("|".join(map(re.escape, longest_first)))
 
 
 def _id_of(base: tokenizers.Tokenizer, token: str) -> int:

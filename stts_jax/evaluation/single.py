@@ -83,7 +83,7 @@ def _prompts(
             "options": list(options),
             "answer_idx": 0,  # which isn't shown
         }
-    source = SourceExample((annotation,), video=path)
+    source = SourceExample((annotation,), video=path, literal=True)
     if config.data.wording == "plain":
         source = plainly_worded(source)
     return batches_of_prompts(config, [(0, source)], rows=1, frames_scale=frames_scale)

@@ -34,16 +34,20 @@ class SourceExample:
       video: file.
       clip: first and last second of the video that are shown; all of it if None.
       images: files, in order.
-      subtitle: shown with the video; times of a mapping are relative to the clip.
+      subtitle: shown with the video; times of a mapping are relative to the clip. The path of a
+        file stands for its lines until the dataset hands the example over.
       metadata: kept with predictions, and what metrics need: `example_id`, `answer`, `options`...
+      literal: its texts are users', in which special tokens are text like any other; in published
+        data they are tokens, as in the reference.
     """
 
     annotations: tuple[Annotation, ...]
     video: Path | None = None
     clip: tuple[float, float] | None = None
     images: tuple[Path, ...] = ()
-    subtitle: str | Subtitles | None = None
+    subtitle: str | Path | Subtitles | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    literal: bool = False
 
 
 class Dataset(ABC):
