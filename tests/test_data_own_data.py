@@ -1,12 +1,18 @@
 """Users' own data: what a line may say, what it becomes, and what is said of a wrong one."""
 
 import json
+import os
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from stts_jax.data.datasets.own_data import OwnData, OwnDataError, own_lines, read_own_data
+from stts_jax.data.datasets import own_records
+from stts_jax.data.datasets.base import DatasetError
+from stts_jax.data.datasets.own_data import OwnData, OwnDataError, read_own_data
+from stts_jax.data.datasets.own_records import own_lines
+from stts_jax.data.datasets.subtitle_files import read_subtitle_file
 from stts_jax.data.formatting.formatter import Formatter
 
 QUESTION = {"video": "a.mp4", "question": "What is opened?", "answer": "a door"}
@@ -119,11 +125,6 @@ def test_a_single_turn_is_a_question(example):
     assert example(TURNS | {"turns": TURNS["turns"][:1]}).annotations[0]["question"] == "Who is it?"
 
 
-def test_a_video_and_pictures_may_be_shown_together(example, tmp_path):
-    read = example(QUESTION | {"images": ["1.jpg"]})
-    assert (read.video, read.images) == (tmp_path / "a.mp4", (tmp_path / "1.jpg",))
-
-
 def test_a_clip_is_shown(example):
     assert example(QUESTION | {"clip": [2, 9.5]}).clip == (2.0, 9.5)
 
@@ -179,9 +180,7 @@ def test_lines_about_the_same_media_are_branches_of_one_example(file):
     assert len(second.annotations) == 1
 
 
-@pytest.mark.parametrize(
-    "other", [{"clip": [0, 1]}, {"subtitle": "Come in."}, {"images": ["1.jpg"]}, {"video": "b.mp4"}]
-)
+@pytest.mark.parametrize("other", [{"clip": [0, 1]}, {"subtitle": "Come in."}, {"video": "b.mp4"}])
 def test_other_media_are_another_example(file, other):
     assert len(read_own_data(file(QUESTION, QUESTION | other))) == 2
 
@@ -220,8 +219,8 @@ def test_unusual_lines_are_taken(file, line):
 
 
 WRONG = {
-    "no_json": ("{", "no JSON"),
-    "no_object": ("[1]", r"'\[1\]' is no JSON object; write"),
+    "no_json": ("{", "not valid JSON"),
+    "no_object": ("[1]", r"\[1\] is not a JSON object; write"),
     "unknown_field": (QUESTION | {"vidoe": "b.mp4"}, "field 'vidoe' is unknown; write 'video'"),
     "no_media": ({"question": "a", "answer": "b"}, "field 'video' is missing, and so is 'images'"),
     "no_question": ({"video": "a.mp4"}, "'question' is missing, and so are 'caption' and 'turns'"),
@@ -229,7 +228,19 @@ WRONG = {
     "empty_question": (QUESTION | {"question": " "}, "field 'question' is ' '; it must be text"),
     "null_question": (QUESTION | {"question": None}, "field 'question' is None; it must be text"),
     "number_answer": (QUESTION | {"answer": 3}, "field 'answer' is 3; it must be text"),
-    "visual_token": (QUESTION | {"question": "<|image|> what?"}, r"holds '<\|image\|>', which"),
+    "video_and_images": (QUESTION | {"images": ["1.jpg"]}, "there is 'video' too, and an example"),
+    "address": (QUESTION | {"video": "gs://b/a.mp4"}, "'gs://b/a.mp4', an address, and addresses"),
+    "address_of_picture": (PICTURES | {"images": ["http://x/1.jpg"]}, "an address, and addresses"),
+    "content_as_path": (PICTURES | {"images": ["data:image/png;base64,iV"]}, "an address, and"),
+    "other_name": (QUESTION | {"image": "1.jpg"}, "field 'image' is unknown; write 'images'"),
+    "query": ({"video": "a.mp4", "query": "a", "answer": "b"}, "'query' is unknown; write 'quest"),
+    "subtitle_format": (QUESTION | {"subtitle": "a.ass"}, "files are read that end in .srt, .vtt"),
+    "deep": ("[" * 100_000 + "]" * 100_000, "not valid JSON .too deeply nested"),
+    "deep_value": ('{"id": ' + "[" * 900 + "]" * 900 + "}", "too deeply nested|is missing"),
+    "huge_number": ('{"id": ' + "1" * 10_000 + "}", "not valid JSON"),
+    "not_a_number": ('{"video": "a", "caption": "b", "clip": [NaN, 1]}', r"'clip' is \[nan, 1\]"),
+    "half_character_in_id": (QUESTION | {"id": "\ud83d"}, "'id' is .*holds half a character"),
+    "half_character_in_name": (QUESTION | {"\ud83d": 1}, r"field '\\ud83d' is unknown"),
     "half_character": (QUESTION | {"answer": "\ud83d"}, "holds half a character"),
     "zero_in_path": (QUESTION | {"video": "a\0.mp4"}, "field 'video' is .* no path holds a zero"),
     "options_no_list": (CHOICE | {"options": "left"}, "'options' is 'left'; it must be a list"),
@@ -274,7 +285,7 @@ def test_a_wrong_line_is_named(file, line, message):
     with pytest.raises(OwnDataError, match=message) as raised:
         read_own_data(path)
     assert str(raised.value).startswith(f"{path}:2: ")
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(raised.value) and len(str(raised.value).removeprefix(str(path))) < 400
 
 
 def test_all_wrong_lines_are_found(file):
@@ -296,7 +307,7 @@ def test_an_empty_file_is_named(file):
 def test_a_file_that_is_no_utf8_is_named_with_the_line(file):
     path = file(QUESTION)
     path.write_bytes(path.read_bytes() + '{"video": "ä"}'.encode("latin-1"))
-    with pytest.raises(OwnDataError, match=r"my\.jsonl:2: byte 0xe4 is no UTF-8"):
+    with pytest.raises(OwnDataError, match=r"my\.jsonl:2: byte 0xe4 is not UTF-8"):
         read_own_data(path)
 
 
@@ -306,3 +317,131 @@ def test_a_byte_order_mark_and_separators_inside_of_texts_do_no_harm(file):
     path.write_bytes(f"{text}\r\n{text}\r\n".encode("utf-8-sig"))
     (example,) = read_own_data(path)
     assert [annotation["answer"] for annotation in example.annotations] == ["a\u2028b"] * 2
+
+
+def test_a_line_that_is_too_long_is_named_and_the_rest_is_read(file, monkeypatch):
+    monkeypatch.setattr(own_records, "LONGEST_LINE", 200)
+    path = file(QUESTION, QUESTION | {"answer": "a" * 1000}, CAPTION, QUESTION)
+    good, wrong, *rest = own_lines(path)
+    assert f"{path}:2: the line has over 200 bytes" in str(wrong)
+    assert [line.id for line in (good, *rest)] == ["my.jsonl:1", "my.jsonl:3", "my.jsonl:4"]
+
+
+# ------------------------------------------------------------------------------ other files
+
+
+def test_a_file_that_is_one_list_is_read_by_its_entries(file):
+    path = file("[", json.dumps(QUESTION) + ",", json.dumps(PICTURES, indent=1), "]")
+    first, second = read_own_data(path)
+    assert first.metadata["example_id"] == "my.jsonl:2"
+    assert second.metadata["example_id"] == "my.jsonl:3" and len(second.images) == 2
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["[", "{]"], r"my.jsonl:2: an entry begins here that is not valid JSON"),
+        (['[{"video": "a"}', "{}]"], r"my.jsonl:1: the list goes on without a comma"),
+        ([json.dumps([QUESTION]), "{}"], "goes on after its list has ended"),
+        (["[" * 100_000], "not valid JSON .too deeply nested"),
+        (["{", '"video": "a.mp4"', "}"], "has an object that goes over several lines"),
+        (["{}", "\0"], "is not UTF-8 text"),
+    ],
+)
+def test_a_file_of_another_form_is_one_sentence(file, lines, message):
+    with pytest.raises(OwnDataError, match=message) as raised:
+        list(own_lines(file(*lines)))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_named_pipe_a_folder_and_an_address_are_named_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, message in (
+        (tmp_path / "pipe", "is a named pipe"),
+        (tmp_path, "is a folder"),
+        (Path("/dev/zero"), "is a device"),
+        (Path("gs://bucket/my.jsonl"), "is an address"),
+    ):
+        with pytest.raises(OwnDataError, match=message):
+            read_own_data(path)
+
+
+# ------------------------------------------------------------------------- files of subtitles
+
+SRT = """1
+00:00:01,000 --> 00:00:02,500
+<i>Come</i>
+in.
+
+2
+00:01:00,000 --> 00:01:01,000
+A &amp; <b>B
+"""
+VTT = """WEBVTT
+
+NOTE a comment
+
+first
+00:01.000 --> 00:02.500 align:start
+<v Ann>Come in.
+
+second
+01:00:00.000 --> 01:00:01.000
+A &amp; B
+"""
+
+
+def write(folder, name, content, encoding="utf-8"):
+    path = folder / name
+    path.write_bytes(content.encode(encoding))
+    return path
+
+
+def with_subtitles(file, name, **fields):
+    path = file(QUESTION | {"subtitle": name} | fields)
+    return OwnData(path).get(0, np.random.RandomState(0)).subtitle
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_of_subtitles_is_read(file, tmp_path, encoding):
+    write(tmp_path, "a.srt", SRT.replace("in.", "ïn."), encoding)
+    lines = {(1.0, 2.5): "Come ïn.", (60.0, 61.0): "A &amp; B"}
+    assert with_subtitles(file, "a.srt") == lines
+
+
+def test_a_vtt_file_is_read_without_comments_and_names(file, tmp_path):
+    write(tmp_path, "b.VTT", VTT.replace("\n", "\r\n"))
+    assert with_subtitles(file, "b.VTT") == {(1.0, 2.5): "Come in.", (3600.0, 3601.0): "A & B"}
+
+
+def test_a_file_of_subtitles_is_counted_from_the_start_of_the_clip(file, tmp_path):
+    write(tmp_path, "a.srt", SRT)
+    assert with_subtitles(file, "a.srt", clip=[59, 70]) == {(1.0, 2.0): "A &amp; B"}
+
+
+def test_several_lines_of_text_are_no_path(file):
+    assert with_subtitles(file, "See\na.srt") == "See\na.srt"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"a.srt' does not exist"),
+        (b"hello", "holds no subtitles in the form of .srt"),
+        (SRT.encode().replace(b"Come", b"\xe9"), "neither UTF-8 nor UTF-16"),
+        (SRT.encode().replace(b"02,500", b"00,500"), "ends at 0.5 s, before its start at 1 s"),
+    ],
+)
+def test_a_wrong_file_of_subtitles_is_named(file, tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "a.srt").write_bytes(content)
+    with pytest.raises(DatasetError, match=message):
+        with_subtitles(file, "a.srt")
+
+
+@pytest.mark.parametrize("letters", ["<a", "\n", "{\\", "< ", "\n1 "])
+def test_reading_subtitles_takes_time_in_proportion_to_their_length(tmp_path, letters):
+    path = write(tmp_path, "a.srt", "00:00:01,000 --> 00:00:02,500\nx" + letters * 200_000 + "x")
+    begun = time.monotonic()
+    assert len(read_subtitle_file(path)) == 1
+    assert time.monotonic() - begun < 5

@@ -15,7 +15,8 @@ from stts_jax.data.check_files import FileState, MediaFile, check_files
 from stts_jax.data.check_rows import RowCheck
 from stts_jax.data.datasets import academic, benchmarks  # noqa: F401  (enter the datasets by name)
 from stts_jax.data.datasets.base import Dataset, DatasetError, SourceExample, dataset_class
-from stts_jax.data.datasets.own_data import OwnData, OwnDataError, own_lines
+from stts_jax.data.datasets.own_data import OwnData, OwnDataError
+from stts_jax.data.datasets.own_records import own_lines
 from stts_jax.data.usable import Selection
 
 SECONDS_PER_HOUR = 3600

@@ -6,11 +6,12 @@
     {"images": ["1.jpg", "2.jpg"], "turns": [{"question": "What changed?", "answer": "the hat"}]}
 
 `docs/data.md` describes every field. Paths are relative to the file.
+Lines in the formats of other programs are read too, see `foreign_lines`.
 """
 
 from __future__ import annotations
 
-import io
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,11 @@ from typing import Any
 import numpy as np
 
 from stts_jax.data.datasets.base import Annotation, Dataset, SourceExample
-from stts_jax.data.datasets.own_line import Line, OwnDataError, parse
+from stts_jax.data.datasets.own_line import Line, OwnDataError
+from stts_jax.data.datasets.own_records import own_lines
+from stts_jax.data.datasets.subtitle_files import read_subtitle_file
+
+TimedLines = tuple[tuple[float, float, str], ...]
 
 
 @dataclass(frozen=True)
@@ -30,13 +35,13 @@ class Media:
       video: file.
       clip: first and last second of the video that are shown.
       images: files.
-      subtitle: a text, or lines of (start, end, text) in seconds of the whole video.
+      subtitle: a text, a file, or lines of (start, end, text) in seconds of the whole video.
     """
 
     video: Path | None
     clip: tuple[float, float] | None
     images: tuple[Path, ...]
-    subtitle: str | tuple[tuple[float, float, str], ...] | None
+    subtitle: str | Path | TimedLines | None
 
 
 def read_own_data(path: str | Path, per_example: int | None = None) -> list[SourceExample]:
@@ -73,43 +78,12 @@ def _split(lines: Sequence[Line], size: int) -> Iterator[Sequence[Line]]:
         yield lines[start : start + size]
 
 
-def own_lines(path: str | Path) -> Iterator[Line | OwnDataError]:
-    """All lines of a file, each parsed, or what is wrong with it.
-
-    Raises:
-      OwnDataError: if the file cannot be read at all.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise OwnDataError(f"'{path}' is a folder; give the path of a .jsonl file")
-    if not path.is_file():
-        raise OwnDataError(f"'{path}' does not exist; check the path")
-    # Splits where a text editor does: str.splitlines would also split inside of JSON texts.
-    for number, text in enumerate(io.StringIO(_decoded(path), newline=None), start=1):
-        if text.strip():
-            try:
-                yield parse(text, f"{path}:{number}", f"{path.name}:{number}")
-            except OwnDataError as error:
-                yield error
-
-
-def _decoded(path: Path) -> str:
-    content = path.read_bytes()
-    try:
-        return content.decode("utf-8-sig")  # some editors begin a file with a mark
-    except UnicodeDecodeError as error:
-        number = content[: error.start].count(b"\n") + 1
-        raise OwnDataError(
-            f"{path}:{number}: byte {content[error.start]:#04x} is no UTF-8; save the file as UTF-8"
-        ) from error
-
-
 def _media(line: Line, folder: Path) -> Media:
     return Media(
         video=folder / line.video if line.video is not None else None,
         clip=line.clip,
         images=tuple(folder / image for image in line.images),
-        subtitle=line.subtitle,
+        subtitle=folder / str(line.subtitle).strip() if line.subtitle_is_file else line.subtitle,
     )
 
 
@@ -123,8 +97,9 @@ def _example(media: Media, lines: Sequence[Line]) -> SourceExample:
         video=media.video,
         clip=media.clip,
         images=media.images,
-        subtitle=_within_clip(media),
+        subtitle=_shown_subtitle(media.subtitle, media.clip),
         metadata=metadata,
+        literal=True,
     )
 
 
@@ -160,13 +135,15 @@ def _multiple_choice_style(line: Line) -> str:
     return "video_multiple_choice_w_subtitle" if line.subtitle else "video_multiple_choice"
 
 
-def _within_clip(media: Media) -> str | Mapping[tuple[float, float], str] | None:
-    """Subtitles of the shown part, in seconds from its start; lines of equal times are joined."""
-    if media.subtitle is None or isinstance(media.subtitle, str):
-        return media.subtitle
-    first, last = media.clip or (0.0, float("inf"))
+def _shown_subtitle(
+    subtitle: str | Path | TimedLines | None, clip: tuple[float, float] | None
+) -> str | Path | Mapping[tuple[float, float], str] | None:
+    """Timed lines of the shown part, in seconds from its start; those of equal times are joined."""
+    if not isinstance(subtitle, tuple):
+        return subtitle
+    first, last = clip or (0.0, float("inf"))
     shown: dict[tuple[float, float], str] = {}
-    for start, end, text in media.subtitle:
+    for start, end, text in subtitle:
         if end >= first and start <= last:
             times = (max(start - first, 0.0), end - first)
             shown[times] = f"{shown[times]} {text}" if times in shown else text
@@ -194,5 +171,12 @@ class OwnData(Dataset):
         return read_own_data(self.path, self._per_example)
 
     def example(self, record: SourceExample, rng: np.random.RandomState) -> SourceExample:
-        """As it was read; nothing is drawn."""
-        return record
+        """As it was read, with the lines of a file of subtitles; nothing is drawn.
+
+        Raises:
+          DatasetError: if that file cannot be read.
+        """
+        if not isinstance(record.subtitle, Path):
+            return record
+        lines = read_subtitle_file(record.subtitle)
+        return dataclasses.replace(record, subtitle=_shown_subtitle(lines, record.clip))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
-from stts_jax.config import SPECIAL_TOKENS
 from stts_jax.data.datasets.base import DatasetError
+from stts_jax.data.datasets.foreign_lines import ForeignLineError, is_foreign, own_fields
+from stts_jax.data.datasets.quoting import SHOWN_CHARACTERS, shown
 
 KNOWN_FIELDS = (
     "video",
@@ -23,9 +25,22 @@ KNOWN_FIELDS = (
     "type",
     "id",
 )
+# What other programs call a field.
+OTHER_NAMES = {
+    **dict.fromkeys(("video_path", "video_file", "videos"), "video"),
+    **dict.fromkeys(("image", "image_path", "picture", "pictures"), "images"),
+    **dict.fromkeys(("query", "prompt", "instruction", "problem"), "question"),
+    **dict.fromkeys(("response", "output", "label", "target", "solution"), "answer"),
+    **dict.fromkeys(("choices", "candidates"), "options"),
+    **dict.fromkeys(("conversation", "dialog", "dialogue", "history"), "turns"),
+    **dict.fromkeys(("subtitles", "srt"), "subtitle"),
+}
 PATHS = ("video", "images")
-SHOWN_CHARACTERS = 80
+SUBTITLE_FILES = (".srt", ".vtt")
+OTHER_SUBTITLE_FILES = (".ass", ".ssa", ".sbv", ".ttml", ".lrc")
 LONGEST_SECONDS = 1e9
+# "data:" holds a file's content; "C://" may be a folder of Windows.
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+://)|data:[a-z]+/")
 
 
 class OwnDataError(DatasetError):
@@ -41,7 +56,8 @@ class Line:
       video: path as it is written, None if there is none.
       images: paths as they are written.
       clip: first and last second that are shown.
-      subtitle: a text, or lines of (start, end, text) in seconds of the whole video.
+      subtitle: a text, the path of a file as it is written where `subtitle_is_file`, or lines of
+        (start, end, text) in seconds of the whole video.
       turns: questions and answers, several if they are asked one after the other.
       options: of the only question; its answer is one of them.
       caption: instead of turns.
@@ -57,6 +73,11 @@ class Line:
     options: tuple[str, ...] | None = None
     caption: str | None = None
     type: str | None = None
+
+    @property
+    def subtitle_is_file(self) -> bool:
+        """Whether the subtitle is the path of a file: one line that ends in .srt or .vtt."""
+        return isinstance(self.subtitle, str) and _names_file(self.subtitle, SUBTITLE_FILES)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -86,27 +107,42 @@ def parse(text: str, where: str, default_id: str) -> Line:
     Raises:
       OwnDataError: if it is wrong.
     """
-    fields = _Fields(_json_object(text, where), where)
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = "too deeply nested" if isinstance(error, RecursionError) else error
+        raise OwnDataError(
+            f"{where}: not valid JSON ({reason}); write one object per line"
+        ) from error
+    return parse_value(values, where, default_id)
+
+
+def parse_value(values: Any, where: str, default_id: str) -> Line:
+    """The line of a JSON value; see `parse`."""
+    if not isinstance(values, dict):
+        raise OwnDataError(f"{where}: {shown(values)} is not a JSON object; write {{...}}")
+    try:
+        if is_foreign(values):
+            values = own_fields(values)
+        return _line(_Fields(values, where), default_id)
+    except ForeignLineError as error:
+        raise OwnDataError(f"{where}: {error}") from error
+    except RecursionError as error:
+        raise OwnDataError(f"{where}: it is too deeply nested; write it flatter") from error
+
+
+def _line(fields: _Fields, default_id: str) -> Line:
     fields.require_known()
     turns, options, caption = _asked(fields)
+    named = fields.name("id")
     return Line(
-        id=str(fields.values["id"]) if fields.has("id") else default_id,
+        id=default_id if named is None else named,
         **_media(fields),
         turns=turns,
         options=options,
         caption=caption,
-        type=str(fields.values["type"]) if fields.has("type") else None,
+        type=fields.name("type"),
     )
-
-
-def _json_object(text: str, where: str) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise OwnDataError(f"{where}: no JSON ({error}); write one object per line") from error
-    if not isinstance(values, dict):
-        raise OwnDataError(f"{where}: {_shown(text.strip())} is no JSON object; write {{...}}")
-    return values
 
 
 @dataclass(frozen=True)
@@ -123,15 +159,25 @@ class _Fields:
 
     def error(self, key: str, remedy: str) -> OwnDataError:
         """Names the field and its value."""
-        value = _shown(self.values.get(key))
+        value = shown(self.values.get(key))
         return OwnDataError(f"{self.where}: field '{self.inside}{key}' is {value}; {remedy}")
 
     def require_known(self, known: tuple[str, ...] = KNOWN_FIELDS) -> None:
         for key in self.values:
             if key not in known:
-                close = difflib.get_close_matches(key, known, n=1)
-                remedy = f"write '{close[0]}'" if close else f"use {', '.join(known)}"
-                raise OwnDataError(f"{self.where}: field '{self.inside}{key}' is unknown; {remedy}")
+                close = difflib.get_close_matches(key[:SHOWN_CHARACTERS], known, n=1)
+                meant = OTHER_NAMES.get(key.lower()) or (close[0] if close else None)
+                remedy = f"write '{meant}'" if meant in known else f"use {', '.join(known)}"
+                raise OwnDataError(
+                    f"{self.where}: field {shown(self.inside + key)} is unknown; {remedy}"
+                )
+
+    def name(self, key: str) -> str | None:
+        """What lines are called or grouped by: a text or anything else in its place."""
+        value = self.values.get(key)
+        if value is None:
+            return None
+        return self.whole_text(value, key) if isinstance(value, str) else shown(value)
 
     def text(self, key: str) -> str:
         if key not in self.values:
@@ -141,23 +187,30 @@ class _Fields:
     def checked_text(self, value: Any, key: str) -> str:
         if not isinstance(value, str) or not value.strip():
             raise OwnDataError(
-                f"{self.where}: field '{self.inside}{key}' is {_shown(value)}; it must be text, "
+                f"{self.where}: field '{self.inside}{key}' is {shown(value)}; it must be text, "
                 "not empty"
             )
+        if key in PATHS:
+            self.require_path(value, key)
+        return self.whole_text(value, key)
+
+    def whole_text(self, value: str, key: str) -> str:
         if any("\ud800" <= letter <= "\udfff" for letter in value):  # as JSON can write
             raise OwnDataError(
-                f"{self.where}: field '{self.inside}{key}' is {_shown(value)}, which holds half a "
+                f"{self.where}: field '{self.inside}{key}' is {shown(value)}, which holds half a "
                 "character; write it again"
             )
-        if "\0" in value and key in PATHS:
-            raise self.error(key, "no path holds a zero character; remove it")
-        for token in SPECIAL_TOKENS:
-            if token in value:
-                raise OwnDataError(
-                    f"{self.where}: field '{self.inside}{key}' holds '{token}', which stands for "
-                    "visual input; remove it"
-                )
         return value
+
+    def require_path(self, value: str, key: str) -> None:
+        """Refuse what can't be the path of a file."""
+        if "\0" in value:
+            raise self.error(key, "no path holds a zero character; remove it")
+        if _ADDRESS.match(value):
+            raise OwnDataError(
+                f"{self.where}: field '{self.inside}{key}' is {shown(value)}, an address, and "
+                "addresses are not fetched; download the file and write its path"
+            )
 
     def texts(self, key: str, least: int) -> tuple[str, ...]:
         values = self.values[key]
@@ -176,7 +229,7 @@ class _Fields:
             part = _Fields(value, self.where, f"{key}[{number}].")
             if not isinstance(value, dict):
                 raise OwnDataError(
-                    f"{self.where}: field '{key}[{number}]' is {_shown(value)}; write an object "
+                    f"{self.where}: field '{key}[{number}]' is {shown(value)}; write an object "
                     f"with {', '.join(known)}"
                 )
             part.require_known(known)
@@ -196,9 +249,8 @@ def _is_seconds(value: Any) -> bool:
     return number and 0 <= value < LONGEST_SECONDS
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+def _names_file(text: str, endings: tuple[str, ...]) -> bool:
+    return "\n" not in text.strip() and text.strip().lower().endswith(endings)
 
 
 # ---------------------------------------------------------------------------- what is looked at
@@ -214,6 +266,10 @@ def _media(fields: _Fields) -> dict[str, Any]:
         for key in ("clip", "subtitle"):
             if fields.has(key):
                 raise fields.error(key, "it goes with a video; add 'video', or remove it")
+    elif fields.has("images"):
+        raise fields.error(
+            "images", "there is 'video' too, and an example shows one of them; remove the other"
+        )
     return {
         "video": fields.text("video") if fields.has("video") else None,
         "images": fields.texts("images", 1) if fields.has("images") else (),
@@ -232,7 +288,14 @@ def _clip(fields: _Fields) -> tuple[float, float]:
 
 def _subtitle(fields: _Fields) -> str | tuple[tuple[float, float, str], ...]:
     if not isinstance(fields.values["subtitle"], list):
-        return fields.text("subtitle")
+        text = fields.text("subtitle")
+        if _names_file(text, SUBTITLE_FILES):
+            fields.require_path(text, "subtitle")
+        elif _names_file(text, OTHER_SUBTITLE_FILES):
+            raise fields.error(
+                "subtitle", f"files are read that end in {', '.join(SUBTITLE_FILES)}; convert it"
+            )
+        return text
     lines = []
     for part in fields.parts("subtitle", ("start", "end", "text")):
         start, end = part.seconds("start"), part.seconds("end")
@@ -280,6 +343,6 @@ def _options(fields: _Fields, answer: str) -> tuple[str, ...] | None:
         raise fields.error("options", "an option is there twice; remove it")
     if answer not in options:
         raise fields.error(
-            "answer", f"it is none of the options {_shown(list(options))}; write the text of one"
+            "answer", f"it is none of the options {shown(list(options))}; write the text of one"
         )
     return options
