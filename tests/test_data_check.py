@@ -8,7 +8,6 @@ from benchmark_fixtures import VIDEO_SECONDS, build_root, write_video
 from deadly_worker import length_or_death
 from PIL import Image
 
-from stts_jax.budget import row_budget
 from stts_jax.config import load_config
 from stts_jax.data.__main__ import main
 from stts_jax.data.chains import chain_of
@@ -18,7 +17,7 @@ from stts_jax.data.check_report import HEAD
 from stts_jax.data.check_rows import RowCheck
 from stts_jax.data.datasets.base import DatasetError
 from stts_jax.data.mixture_order import Draw
-from stts_jax.data.pipeline import Reader
+from stts_jax.data.reader import Reader
 from stts_jax.data.sources import sources_of
 from stts_jax.data.usable import Selection, read_usable, write_usable
 from stts_jax.data.video_pyav import PyAvDecoder
@@ -313,7 +312,7 @@ def test_examples_that_fit_no_row_of_a_setup_are_named_with_the_remedy(own, tmp_
     assert run("--file", path) == 0
     assert run("--file", path, "--config", "tiny", "--write-usable", usable) == 1
     assert re.search(
-        r"example 1: it \(my.jsonl:2\) has \d+ tokens, \d+ more than a row holds; raise data.row_t",
+        r"my.jsonl:2: it has \d+ tokens, \d+ more than a row holds; raise data.row_t",
         capsys.readouterr().out,
     )
     assert read_usable(usable) == {Selection(str(path), None): [0, 2]}
@@ -332,11 +331,11 @@ def test_sizes_are_those_of_training_though_no_video_is_decoded(own, monkeypatch
     setup = ["data.row_text_tokens=1", "data.questions_per_video=2", "data.wording=templates"]
     config = load_config("tiny", [*setup, f"data.train={path}"])
     (source,), chain = sources_of(config, "train"), chain_of(config)
-    read = Reader((source,), (chain,), row_budget(config.model, config.data), config.data.seed)
+    read = Reader((source,), (chain,), config.data, config.data.seed)
     wanted = {index: read(Draw(0, index, 0)).reason for index in range(3)}
     monkeypatch.setattr(PyAvDecoder, "frames_numbered", None)
     (state,) = check([own_file(path, 2)], CheckOptions(rows=RowCheck.of(config)))
-    assert state.wrong == [f"example {n}: {reason}" for n, reason in wanted.items()]
+    assert state.wrong == [f"{source.called(n)}: {reason}" for n, reason in wanted.items()]
     assert not state.usable and len(wanted) == len(source)
 
 

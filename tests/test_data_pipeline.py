@@ -15,7 +15,7 @@ from deadly_worker import length_or_death
 from stts_jax.budget import batch_arrays, row_budget, video_budget
 from stts_jax.config import ConfigError, load_config
 from stts_jax.data import synthetic
-from stts_jax.data.bad_examples import BadExamples, BadExamplesError
+from stts_jax.data.bad_examples import BadExamples, BadExamplesError, Unreadable
 from stts_jax.data.datasets.base import DatasetError
 from stts_jax.data.evaluation_batches import (
     PromptBatches,
@@ -25,6 +25,7 @@ from stts_jax.data.evaluation_batches import (
     text_room,
 )
 from stts_jax.data.image import resize, to_patches
+from stts_jax.data.mixture_order import Draw
 from stts_jax.data.pipeline import TrainingBatches, _accept_flags, training_batches
 from stts_jax.data.questions import question_of
 from stts_jax.data.rows import SIZES
@@ -326,10 +327,10 @@ def test_an_example_that_fits_no_row_is_left_out_and_named(folder, tmp_path, cap
             next(batches)
         ((name, reason),) = batches.bad.reasons.items()
     assert re.match(
-        r"it \(train.jsonl:1\) has \d+ tokens, \d+ more than a row holds; raise data.row_text_tok",
+        r"it has \d+ tokens, \d+ more than a row holds; raise data.row_text_tok",
         reason,
     )
-    assert f"{name} is left out (1 so far): {reason}" in caplog.text
+    assert f"skipping {name}: {reason}" in caplog.text
 
 
 def test_rows_too_small_for_many_examples_stop_the_run_with_the_remedy(folder):
@@ -337,7 +338,54 @@ def test_rows_too_small_for_many_examples_stop_the_run_with_the_remedy(folder):
         training_batches(config_for(folder, "data.row_text_tokens=64")) as batches,
         pytest.raises(BadExamplesError, match=r"raise data.row_text_tokens"),
     ):
+        for _ in range(12):
+            next(batches)
+
+
+def test_a_line_that_is_too_long_costs_itself_alone(folder, tmp_path, caplog):
+    video = folder / lines(folder / "train.jsonl")[0]["video"]
+    asked = [{"video": str(video), "question": f"q{n}", "answer": "a"} for n in range(5)]
+    asked[3]["question"] = "word " * 900
+    path = tmp_path / "long.jsonl"
+    path.write_text("\n".join(map(json.dumps, asked)))
+    config = config_for(folder, f"data.train={path}", "data.batch_rows=1", "data.max_bad_share=0.2")
+    with training_batches(config) as batches:
+        batch = next(batches)
+        assert list(batches.bad.reasons) == ["long.jsonl:4"]
+    # Four branches and the trunk that they share.
+    assert len(set(batch["subsegment_ids"].ravel().tolist()) - {-1}) == 5
+    assert re.search(r"skipping long.jsonl:4: it has \d+ tokens.* raise data.row_text", caplog.text)
+
+
+def test_a_run_ends_where_nothing_is_of_use_though_all_may_be_bad(tmp_path):
+    path = tmp_path / "bad.jsonl"
+    asked = [{"video": f"{n}.mp4", "question": "q", "answer": "a"} for n in range(3)]
+    path.write_text("\n".join(map(json.dumps, asked)))
+    config = load_config("tiny", [f"data.train={path}", "data.max_bad_share=1"])
+    with (
+        training_batches(config) as batches,
+        pytest.raises(BadExamplesError, match=r"not one of the 3 examples can be used") as raised,
+    ):
         next(batches)
+    assert all(f"bad.jsonl:{n}: " in str(raised.value) for n in (1, 2, 3))
+
+
+def test_a_dataset_of_a_mixture_of_which_nothing_is_of_use_ends_the_run():
+    bad = BadExamples(1002, 1.0, (1000, 2))
+    for index in (0, 0, 1):
+        bad.see("a", 0)
+        bad.add(Unreadable(f"b{index % 2}", "empty", draw=Draw(1, 0, index)))
+    with pytest.raises(BadExamplesError, match="not one of the 2 examples of one of the datasets"):
+        bad.add(Unreadable("b1", "empty", draw=Draw(1, 1, 0)))
+
+
+def test_one_example_that_is_of_use_is_enough():
+    bad = BadExamples(3, 1.0, (3,))
+    for epoch in range(3):
+        for index in (1, 2):
+            bad.add(Unreadable(f"b{index}", "empty", draw=Draw(0, index, epoch)))
+        bad.see("b0", 0)
+    assert len(bad.reasons) == 2
 
 
 # ----------------------------------------------------------------------------------- evaluation

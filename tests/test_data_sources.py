@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from dataset_fixtures import build_root
 
-from stts_jax.budget import batch_arrays, row_budget
+from stts_jax.budget import batch_arrays
 from stts_jax.config import ConfigError, load_config
 from stts_jax.data.bad_examples import Unreadable
 from stts_jax.data.chains import chain_of
 from stts_jax.data.datasets.base import DatasetError
 from stts_jax.data.example_chain import example_rng
 from stts_jax.data.mixture_order import Draw
-from stts_jax.data.pipeline import Reader, training_batches
+from stts_jax.data.pipeline import training_batches
 from stts_jax.data.questions import question_of
+from stts_jax.data.reader import Reader
 from stts_jax.data.sources import sources_of
 from stts_jax.data.synthetic import write_video
 from stts_jax.data.usable import Selection, write_usable
@@ -62,8 +63,7 @@ def test_a_mixture_makes_batches_of_the_contract(root):
 def test_every_example_of_the_mixture_can_be_read(root):
     config = config_for(root, f"data.train={MIXTURE}")
     sources = sources_of(config, "train")
-    budget = row_budget(config.model, config.data)
-    reader = Reader(sources, (chain_of(config),) * len(sources), budget, seed=0)
+    reader = Reader(sources, (chain_of(config),) * len(sources), config.data, seed=0)
     for number, source in enumerate(sources):
         for index in range(len(source)):
             read = reader(Draw(number, index, 0))

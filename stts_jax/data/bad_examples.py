@@ -11,6 +11,7 @@ from stts_jax.data.formatting import FormatterError
 from stts_jax.data.image import ImageError
 from stts_jax.data.media import MediaError
 from stts_jax.data.message_arrays import MessageError
+from stts_jax.data.mixture_order import Draw
 from stts_jax.data.video import VideoError
 
 logger = logging.getLogger(__name__)
@@ -31,30 +32,47 @@ class BadExamplesError(ValueError):
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Stands in the stream for an example that could not be read, or fits no row."""
+    """Stands in the stream for an example that could not be read, or fits no row.
+
+    Attributes:
+      example: what it is called.
+      reason: why it can't be used.
+      share: of the example that is bad, below 1 for a line of several.
+      draw: that it was read for; of a whole example.
+    """
 
     example: str
     reason: str
+    share: float = 1.0
+    draw: Draw | None = None
 
 
 @dataclass
 class BadExamples:
     """Counts and names examples that could not be used, and stops a run with too many.
 
+    A run also ends where not one example of a dataset is of use, whatever share may be bad: it
+    would read on for ever, or learn from the others alone.
+
     Attributes:
       total: examples in the set.
       max_share: of them that may be bad (`data.max_bad_share`).
+      sizes: examples of each dataset of the set.
       reasons: by the example's name.
     """
 
     total: int
     max_share: float
+    sizes: tuple[int, ...] = ()
     reasons: dict[str, str] = field(default_factory=dict)
     _seen: set[str] = field(default_factory=set, repr=False)
+    _share: float = 0.0
+    _useless: dict[int, set[int]] = field(default_factory=dict, repr=False)
 
-    def see(self, example: str) -> None:
-        """Note an example that was read."""
+    def see(self, example: str, source: int | None = None) -> None:
+        """Note an example that was read, and the number of its dataset."""
         self._seen.add(example)
+        self._useless.pop(source, None)
 
     def add(self, bad: Unreadable) -> None:
         """Note a bad example.
@@ -62,23 +80,36 @@ class BadExamples:
         Raises:
           BadExamplesError: if there are too many.
         """
-        self._seen.add(bad.example)
-        if bad.example in self.reasons:
-            return
-        self.reasons[bad.example] = bad.reason
-        count = len(self.reasons)
-        logger.warning("%s is left out (%d so far): %s", bad.example, count, bad.reason)
+        if bad.share == 1:
+            self._seen.add(bad.example)
+        if bad.example not in self.reasons:
+            self.reasons[bad.example] = bad.reason
+            self._share += bad.share
+            count = len(self.reasons)
+            logger.warning("skipping %s: %s (%d skipped so far)", bad.example, bad.reason, count)
         judged = max(len(self._seen), min(self.total, JUDGED_AFTER))
-        if len(self.reasons) > self.max_share * judged:
+        if self._share > self.max_share * judged:
             raise BadExamplesError(self.report())
+        self._require_any_of_use(bad.draw)
 
-    def report(self) -> str:
-        """What is wrong, example by example; empty if nothing is."""
+    def _require_any_of_use(self, draw: Draw | None) -> None:
+        """Ends the run where all of a dataset was bad since the last one that was of use."""
+        if draw is None or not self.sizes:
+            return
+        useless, size = self._useless.setdefault(draw.source, set()), self.sizes[draw.source]
+        useless.add(draw.index)
+        if len(useless) == size:
+            dataset = "" if len(self.sizes) == 1 else " of one of the datasets"
+            head = f"not one of the {size} examples{dataset} can be used; correct or remove them:"
+            raise BadExamplesError(self.report(head))
+
+    def report(self, head: str = "") -> str:
+        """What is wrong, example by example, below a line that says how many; empty if nothing."""
         if not self.reasons:
             return ""
-        head = (
+        head = head or (
             f"{len(self.reasons)} of {len(self._seen)} examples could not be used (up to "
-            f"data.max_bad_share={self.max_share:g} are left out); mend or remove them:"
+            f"data.max_bad_share={self.max_share:g} are skipped); correct or remove them:"
         )
         shown = [f"{example}: {reason}" for example, reason in self.reasons.items()][:10]
         more = len(self.reasons) - len(shown)

@@ -140,6 +140,7 @@ class _Needed:
     """What an example needs: its files, of which a video is the first, and its clip."""
 
     index: int
+    name: str
     files: tuple[MediaFile, ...]
     clip: tuple[float, float] | None
 
@@ -187,9 +188,13 @@ def _needed_files(dataset: Dataset, options: CheckOptions, state: DatasetState) 
         try:
             example = dataset.get(index, _example_rng(index))
         except Exception as error:  # a damaged record can raise anything
-            state.wrong.append(f"example {index}: {_reason(error)}")
+            state.wrong.append(f"{_called(dataset, index)}: {_reason(error)}")
+            continue
+        name = _called(dataset, index)
+        if example.video is not None and example.images:
+            state.wrong.append(f"{name}: it has both a video and images; leave one out")
         else:
-            needed.append(_Needed(index, tuple(_files(example)), example.clip))
+            needed.append(_Needed(index, name, tuple(_files(example)), example.clip))
     return needed
 
 
@@ -203,7 +208,7 @@ def _account(
         if any(files[file].problem for file in example.files):
             continue
         if reason := _wrong_clip(example, files):
-            state.wrong.append(f"example {example.index}: {reason}")
+            state.wrong.append(f"{example.name}: {reason}")
         else:
             state.usable.append(example.index)
 
@@ -211,10 +216,13 @@ def _account(
 def _account_rows(
     state: DatasetState, dataset: Dataset, rows: RowCheck, options: CheckOptions
 ) -> None:
-    """Take what fits no row away from what is usable."""
-    found = dict(rows.problems(dataset, _bar(state.usable, "rows", "example", options)))
-    state.wrong += [f"example {index}: {reason}" for index, reason in found.items()]
-    state.usable = [index for index in state.usable if index not in found]
+    """Take what fits no row away from what is usable; an example without some lines stays."""
+    found = list(rows.problems(dataset, _bar(state.usable, "rows", "example", options)))
+    for index, bad in found:
+        name = bad.example if bad.share < 1 else _called(dataset, index)
+        state.wrong.append(f"{name}: {bad.reason}")
+    useless = {index for index, bad in found if bad.share == 1}
+    state.usable = [index for index in state.usable if index not in useless]
 
 
 def _wrong_clip(example: _Needed, files: dict[MediaFile, FileState]) -> str:
@@ -236,6 +244,11 @@ def _files(example: SourceExample) -> Iterator[MediaFile]:
         yield MediaFile(Path(example.video), "video")
     for image in example.images:
         yield MediaFile(Path(image), "image")
+
+
+def _called(dataset: Dataset, index: int) -> str:
+    """Users' data by file and line; published ones by number, below the name of the dataset."""
+    return dataset.called(index) if isinstance(dataset, OwnData) else f"example {index}"
 
 
 def _spread(count: int, limit: int | None) -> Sequence[int]:

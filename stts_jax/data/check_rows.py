@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from stts_jax.budget import Budget, row_budget
 from stts_jax.config import Config
 from stts_jax.data.bad_examples import Unreadable
 from stts_jax.data.chains import chain_of
@@ -17,7 +16,7 @@ from stts_jax.data.datasets.own_data import OwnData
 from stts_jax.data.example_chain import ExampleChain
 from stts_jax.data.media import Media, MediaCache, read_media, video_overrides
 from stts_jax.data.mixture_order import Draw
-from stts_jax.data.pipeline import Reader
+from stts_jax.data.reader import Reader
 from stts_jax.data.sources import Source
 from stts_jax.data.video import sampled_from
 from stts_jax.data.video_pyav import open_pyav
@@ -31,12 +30,10 @@ class RowCheck:
     Attributes:
       config: of the setup.
       chain: makes arrays of examples.
-      budget: of a row.
     """
 
     config: Config
     chain: ExampleChain
-    budget: Budget
 
     @classmethod
     def of(cls, config: Config) -> RowCheck:
@@ -46,17 +43,22 @@ class RowCheck:
           TokenizerError: see `Tokenizer.load`.
         """
         chain = replace(chain_of(config), cache=_BlackVideos(keep=False))
-        return cls(config, chain, row_budget(config.model, config.data))
+        return cls(config, chain)
 
-    def problems(self, dataset: Dataset, indices: Iterable[int]) -> Iterator[tuple[int, str]]:
-        """Those of the examples that training would leave out, and why; their files are there."""
+    def problems(
+        self, dataset: Dataset, indices: Iterable[int]
+    ) -> Iterator[tuple[int, Unreadable]]:
+        """Those of the examples, or lines of them, that training would skip; their files are there.
+
+        Each comes with the number of the example.
+        """
         plain = isinstance(dataset, OwnData) and self.config.data.wording == "plain"
         source = Source(dataset, plain=plain)
-        read = Reader((source,), (self.chain,), self.budget, self.config.data.seed)
+        read = Reader((source,), (self.chain,), self.config.data, self.config.data.seed)
         for index in indices:
             found = read(Draw(source=0, index=index, epoch=0))
-            if isinstance(found, Unreadable):
-                yield index, found.reason
+            bad = (found,) if isinstance(found, Unreadable) else found["left_out"]
+            yield from ((index, one) for one in bad)
 
 
 class _BlackVideos(MediaCache):

@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,61 +23,22 @@ from absl import flags
 
 from stts_jax.budget import Budget, row_budget
 from stts_jax.config import Config, ConfigError, ModelConfig
-from stts_jax.data.bad_examples import READING_ERRORS, BadExamples, Unreadable
+from stts_jax.data.bad_examples import BadExamples, Unreadable
 from stts_jax.data.chains import chain_of
-from stts_jax.data.datasets.base import DatasetError, SourceExample
-from stts_jax.data.example_chain import ExampleChain, example_rng
+from stts_jax.data.datasets.base import DatasetError
 from stts_jax.data.fill_rates import FillRates
-from stts_jax.data.mixture_order import Draw, MixtureOrder
+from stts_jax.data.mixture_order import MixtureOrder
 from stts_jax.data.packing import pack_examples
 from stts_jax.data.read_order import AnyWorkersIterDataset
-from stts_jax.data.rows import BudgetError, example_sizes, require_fit, row_sizes, stack_rows
-from stts_jax.data.sources import Source, sources_of
+from stts_jax.data.reader import Reader
+from stts_jax.data.rows import row_sizes, stack_rows
+from stts_jax.data.sources import sources_of
 from stts_jax.data.synthetic import DEFAULT_FOLDER
 
 Batch = dict[str, np.ndarray]
 PREPARED_BATCHES = 2
 # In the words of grain, which has no error of its own for it.
 _WORKER_DIED = "Worker process was terminated unexpectedly with exit code "
-
-
-@dataclass(frozen=True)
-class Reader:
-    """Turns draws of examples into arrays; runs in the worker processes.
-
-    Attributes:
-      sources: the datasets.
-      chains: for each of them.
-      budget: of a row, which every example has to fit.
-      seed: of all that is random in examples.
-    """
-
-    sources: tuple[Source, ...]
-    chains: tuple[ExampleChain, ...]
-    budget: Budget
-    seed: int
-
-    def __call__(self, draw: Draw) -> dict[str, Any] | Unreadable:
-        """Read an example; its randomness depends on seed, number and epoch only."""
-        source, chain = self.sources[draw.source], self.chains[draw.source]
-        number = source.number(draw.index)
-        name = f"example {number} of '{source.dataset.name}'"
-        rng = example_rng(number, draw.epoch, self.seed)
-        try:
-            example = source.get(draw.index, rng)
-            media = chain.load(example, rng)
-            arrays = chain.prepare(example, media, "train", rng, source.weight).arrays
-            sizes = example_sizes(arrays, chain.model)
-            require_fit(sizes, self.budget, _called(example))
-        except (*READING_ERRORS, BudgetError) as error:
-            return Unreadable(name, str(error))
-        return {"name": name, "example": arrays, "sizes": sizes}
-
-
-def _called(example: SourceExample) -> str:
-    """What a sentence calls an example whose number is named before it: its id helps to find it."""
-    found = example.metadata.get("example_id")
-    return "it" if found is None else f"it ({found})"
 
 
 class TrainingBatches:
@@ -173,8 +133,8 @@ def training_batches(
     sources = sources_of(config, "train", folder)
     budget = row_budget(model, data)
     chains = tuple(chain_of(config, p_high_res=source.p_high_res or 0.0) for source in sources)
-    reader = Reader(sources, chains, budget, seed)
-    bad = BadExamples(sum(map(len, sources)), data.max_bad_share)
+    reader = Reader(sources, chains, data, seed)
+    bad = BadExamples(sum(map(len, sources)), data.max_bad_share, tuple(map(len, sources)))
     order = MixtureOrder(
         [len(source) for source in sources], [source.rate for source in sources], seed=seed
     )
@@ -228,5 +188,7 @@ def _accept(item: dict[str, Any] | Unreadable, bad: BadExamples) -> bool:
     if isinstance(item, Unreadable):
         bad.add(item)
         return False
-    bad.see(item["name"])
+    bad.see(item["name"], item["draw"][0])
+    for line in item["left_out"]:
+        bad.add(line)
     return True

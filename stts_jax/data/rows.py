@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -70,15 +71,43 @@ def row_sizes(batch: Arrays, model: ModelConfig) -> dict[str, np.ndarray]:
     return {**sizes, "examples": (kinds >= 0).sum(1)}
 
 
-def require_fit(sizes: Mapping[str, int], budget: Budget, name: str) -> None:
-    """Raise a `BudgetError` naming the example if it doesn't fit a row on its own."""
+@dataclass(frozen=True)
+class Excess:
+    """By how much an example is too large for a row; as text what follows its name.
+
+    Attributes:
+      key: one of `SIZES`.
+      size: that it has.
+      count: of these that are too many.
+    """
+
+    key: str
+    size: int
+    count: int
+
+    @property
+    def of_text(self) -> bool:
+        """Whether less text is what it takes."""
+        return self.key in ("tokens", "tokens_before")
+
+    def __str__(self) -> str:
+        label = self.key.replace("_before", " before pruning")
+        return f"has {self.size} {label}, {self.count} more than a row holds"
+
+
+def excess(sizes: Mapping[str, int], budget: Budget) -> Excess | None:
+    """The first size of an example that is too large for a row; None if it fits on its own."""
     for key in SIZES:
         over = sizes[key] - getattr(budget, key)
         if over > 0:
-            label = key.replace("_before", " before pruning")
-            raise BudgetError(
-                f"{name} has {sizes[key]} {label}, {over} more than a row holds; {_REMEDIES[key]}"
-            )
+            return Excess(key, sizes[key], over)
+    return None
+
+
+def require_fit(sizes: Mapping[str, int], budget: Budget, name: str) -> None:
+    """Raise a `BudgetError` naming the example if it doesn't fit a row on its own."""
+    if over := excess(sizes, budget):
+        raise BudgetError(f"{name} {over}; {_REMEDIES[over.key]}")
 
 
 def pack_row(

@@ -46,6 +46,10 @@ class Source:
         """Number in the dataset of the `index`-th example that is taken."""
         return index if self.indices is None else int(self.indices[index])
 
+    def called(self, index: int) -> str:
+        """What messages call the `index`-th example that is taken."""
+        return self.dataset.called(self.number(index))
+
     def get(self, index: int, rng: np.random.RandomState) -> SourceExample:
         """The `index`-th example that is taken."""
         found = self.dataset.get(self.number(index), rng)

@@ -37,6 +37,7 @@ class SourceExample:
       subtitle: shown with the video; times of a mapping are relative to the clip. The path of a
         file stands for its lines until the dataset hands the example over.
       metadata: kept with predictions, and what metrics need: `example_id`, `answer`, `options`...
+      names: what messages call the annotations, file and line of users' data; none of others.
       literal: its texts are users', in which special tokens are text like any other; in published
         data they are tokens, as in the reference.
     """
@@ -47,6 +48,7 @@ class SourceExample:
     images: tuple[Path, ...] = ()
     subtitle: str | Path | Subtitles | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
     literal: bool = False
 
 
@@ -92,6 +94,10 @@ class Dataset(ABC):
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def called(self, index: int) -> str:
+        """What messages call example `index`."""
+        return f"example {index} of '{self.name}'"
 
     def get(self, index: int, rng: np.random.RandomState) -> SourceExample:
         """Example `index`; what is random in it is drawn from `rng`."""

@@ -99,6 +99,7 @@ def _example(media: Media, lines: Sequence[Line]) -> SourceExample:
         images=media.images,
         subtitle=_shown_subtitle(media.subtitle, media.clip),
         metadata=metadata,
+        names=tuple(line.place for line in lines),
         literal=True,
     )
 
@@ -169,6 +170,11 @@ class OwnData(Dataset):
     def read(self) -> Sequence[SourceExample]:
         """The examples."""
         return read_own_data(self.path, self._per_example)
+
+    def called(self, index: int) -> str:
+        """Its file and line, of several lines the first."""
+        first, *others = self.records[index].names
+        return f"{first} (and {len(others)} more about the same)" if others else first
 
     def example(self, record: SourceExample, rng: np.random.RandomState) -> SourceExample:
         """As it was read, with the lines of a file of subtitles; nothing is drawn.

@@ -52,7 +52,8 @@ class Line:
     """A line that is right.
 
     Attributes:
-      id: given, or the file's name and the number of the line.
+      id: given, or the same as `place`.
+      place: the file's name and the number of the line.
       video: path as it is written, None if there is none.
       images: paths as they are written.
       clip: first and last second that are shown.
@@ -65,6 +66,7 @@ class Line:
     """
 
     id: str
+    place: str
     video: str | None = None
     images: tuple[str, ...] = ()
     clip: tuple[float, float] | None = None
@@ -96,13 +98,13 @@ class Line:
         return metadata
 
 
-def parse(text: str, where: str, default_id: str) -> Line:
+def parse(text: str, where: str, place: str) -> Line:
     """Parse a line.
 
     Args:
       text: of the line.
       where: file and number of the line, for errors.
-      default_id: if the line has none.
+      place: name of the file and number of the line, which is its id where it has none.
 
     Raises:
       OwnDataError: if it is wrong.
@@ -114,29 +116,30 @@ def parse(text: str, where: str, default_id: str) -> Line:
         raise OwnDataError(
             f"{where}: not valid JSON ({reason}); write one object per line"
         ) from error
-    return parse_value(values, where, default_id)
+    return parse_value(values, where, place)
 
 
-def parse_value(values: Any, where: str, default_id: str) -> Line:
+def parse_value(values: Any, where: str, place: str) -> Line:
     """The line of a JSON value; see `parse`."""
     if not isinstance(values, dict):
         raise OwnDataError(f"{where}: {shown(values)} is not a JSON object; write {{...}}")
     try:
         if is_foreign(values):
             values = own_fields(values)
-        return _line(_Fields(values, where), default_id)
+        return _line(_Fields(values, where), place)
     except ForeignLineError as error:
         raise OwnDataError(f"{where}: {error}") from error
     except RecursionError as error:
         raise OwnDataError(f"{where}: it is too deeply nested; write it flatter") from error
 
 
-def _line(fields: _Fields, default_id: str) -> Line:
+def _line(fields: _Fields, place: str) -> Line:
     fields.require_known()
     turns, options, caption = _asked(fields)
     named = fields.name("id")
     return Line(
-        id=default_id if named is None else named,
+        id=place if named is None else named,
+        place=place,
         **_media(fields),
         turns=turns,
         options=options,
