@@ -195,8 +195,8 @@ def tokenize_images(
         raise ImageError("a group of images is empty; give at least one image")
     if too_many == "raise" and len(images) > settings.max_images:
         raise ImageError(
-            f"a group has {len(images)} images, more than ImageSettings.max_images="
-            f"{settings.max_images}; give fewer or raise that"
+            f"a group has {len(images)} images, more than max_images="
+            f"{settings.max_images}; give fewer, or raise data.max_images"
         )
     pieces = []
     for number, image in enumerate(images[: settings.max_images], 1):

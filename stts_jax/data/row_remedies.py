@@ -11,8 +11,8 @@ from stts_jax.budget import row_budget
 from stts_jax.config import DataConfig, ModelConfig
 from stts_jax.data.rows import excess
 
-# Rows are made at most that many times as large.
-LARGEST_FACTOR = 16
+# Rows are made at most that many times as large, in steps of that part of them.
+LARGEST_FACTOR, STEPS = 16, 8
 
 
 def remedy(
@@ -46,9 +46,8 @@ def _larger_rows(
     sizes: Mapping[str, int], model: ModelConfig, data: DataConfig
 ) -> Iterator[dict[str, int]]:
     """Changes that make rows larger, those that cost least first."""
-    least = max(data.row_frames, sizes["frames"])
-    for factor in range(1, LARGEST_FACTOR + 1):
-        frames = max(least, factor * data.row_frames)
+    least, step = max(data.row_frames, sizes["frames"]), max(data.row_frames // STEPS, 1)
+    for frames in range(least, LARGEST_FACTOR * data.row_frames + 1, step):
         # What a row holds after the prune grows with its videos, each of max_frames at most.
         videos = max(data.row_examples, math.ceil(frames / data.max_frames))
         for examples in dict.fromkeys((data.row_examples, videos)):
