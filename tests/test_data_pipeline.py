@@ -31,6 +31,7 @@ from stts_jax.data.questions import question_of
 from stts_jax.data.rows import SIZES
 from stts_jax.data.scene_questions import ask_picture, direction, place
 from stts_jax.data.scenes import COLOURS, Actor, SceneConfig, plan_picture, shape_mask
+from stts_jax.data.sources import changed_sources
 from stts_jax.data.synthetic import (
     PICTURES_PER_VIDEO,
     SyntheticError,
@@ -217,6 +218,31 @@ def test_the_stream_goes_on_where_it_was_saved(folder):
                 found = next(batches)
                 for name, array in batch.items():
                     np.testing.assert_array_equal(array, found[name], err_msg=name)
+
+
+def test_a_place_without_fingerprints_is_gone_on_from(folder):
+    with training_batches(config_for(folder)) as batches:
+        next(batches)
+        state = batches.get_state()
+        expected = next(batches)
+    older = state["stream"]
+    with training_batches(config_for(folder)) as batches:
+        assert changed_sources(batches.get_state(), older) == []
+        batches.set_state(older)
+        assert (next(batches)["input_ids"] == expected["input_ids"]).all()
+
+
+def test_a_file_of_other_content_is_noticed_and_a_copy_is_not(folder, tmp_path):
+    def state_of(config):
+        with training_batches(config) as batches:
+            return json.loads(json.dumps(batches.get_state()))
+
+    before = state_of(config_for(folder))
+    shutil.copytree(folder, tmp_path / "set")
+    assert changed_sources(state_of(config_for(tmp_path / "set")), before) == []
+    path = tmp_path / "set" / "train.jsonl"
+    path.write_text(path.read_text().replace("left", "LEFT").replace("blue", "BLUE"))
+    assert changed_sources(state_of(config_for(tmp_path / "set")), before) == ["train.jsonl"]
 
 
 def test_short_videos_fill_a_row_together(folder):

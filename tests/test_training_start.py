@@ -69,6 +69,27 @@ def test_a_run_whose_processes_read_the_same_data_says_so(tmp_path, monkeypatch,
         assert (said in capsys.readouterr().out) == together
 
 
+def test_data_of_other_content_start_anew_in_one_line(tmp_path, monkeypatch, capsys):
+    class Named(FakeBatches):
+        content = "a"
+
+        def get_state(self):
+            return {**super().get_state(), "sources": {"mine.jsonl": self.content}}
+
+        def set_state(self, state):
+            restored.append(state)
+            super().set_state(state)
+
+    restored = []
+    monkeypatch.setattr(start, "training_batches", Named)
+    for content, said, places in (("a", 0, 0), ("a", 0, 1), ("b", 1, 1)):
+        Named.content = content
+        short(tmp_path)
+        told = capsys.readouterr().out
+        assert told.count("the data start anew: mine.jsonl has other content than") == said
+        assert len(restored) == places
+
+
 @pytest.fixture(scope="module")
 def two_steps(tmp_path_factory):
     """The folder of a run with checkpoints of steps 1 and 2."""

@@ -10,10 +10,12 @@ would have seen next, whatever the number of worker processes.
 from __future__ import annotations
 
 import atexit
+import errno
 import multiprocessing
 import os
+import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,11 +34,13 @@ from stts_jax.data.packing import pack_examples
 from stts_jax.data.read_order import AnyWorkersIterDataset
 from stts_jax.data.reader import Reader
 from stts_jax.data.rows import row_sizes, stack_rows
-from stts_jax.data.sources import sources_of
+from stts_jax.data.shared_memory import SharedMemory
+from stts_jax.data.sources import SOURCES, fingerprints, sources_of
 from stts_jax.data.synthetic import DEFAULT_FOLDER
 
 Batch = dict[str, np.ndarray]
 PREPARED_BATCHES = 2
+_STREAM = "stream"
 # In the words of grain, which has no error of its own for it.
 _WORKER_DIED = "Worker process was terminated unexpectedly with exit code "
 
@@ -52,11 +56,28 @@ class TrainingBatches:
     """
 
     def __init__(
-        self, dataset: grain.IterDataset, budget: Budget, bad: BadExamples, model: ModelConfig
+        self,
+        dataset: grain.IterDataset,
+        budget: Budget,
+        bad: BadExamples,
+        model: ModelConfig,
+        contents: Mapping[str, str] | None = None,
+        memory: SharedMemory | None = None,
     ) -> None:
+        """Begin the stream.
+
+        Args:
+          dataset: of batches.
+          budget: of every row.
+          bad: account of examples that could not be used.
+          model: sizes.
+          contents: fingerprints of what is read.
+          memory: shared memory that its workers take.
+        """
         self.budget, self.bad, self.examples = budget, bad, bad.total
         self.fill_rates = FillRates(budget)
         self._model = model
+        self._contents, self._memory = contents, memory
         self._iterator: grain.DatasetIterator | None = iter(dataset)
         atexit.register(self.close)  # an open one may not outlive the interpreter
 
@@ -68,7 +89,11 @@ class TrainingBatches:
             batch = next(self._open)
         except RuntimeError as error:
             if _WORKER_DIED in str(error):
-                raise _death_of(error) from error
+                raise _death_of(error, self._memory) from error
+            raise
+        except OSError as error:
+            if error.errno == errno.ENOSPC and self._memory is not None:
+                raise self._memory.full() from error
             raise
         self.fill_rates.add(row_sizes(batch, self._model))
         return batch
@@ -80,12 +105,14 @@ class TrainingBatches:
         return self._iterator
 
     def get_state(self) -> dict[str, Any]:
-        """Where the stream stands, JSON-compatible."""
-        return self._open.get_state()
+        """Where the stream stands, and what it reads, JSON-compatible."""
+        state = {_STREAM: self._open.get_state()}
+        return state if self._contents is None else {**state, SOURCES: dict(self._contents)}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on where `get_state` was called."""
-        self._open.set_state(state)
+        # Older checkpoints have the place alone.
+        self._open.set_state(state.get(_STREAM, state))
 
     def close(self) -> None:
         """End threads and worker processes."""
@@ -120,6 +147,7 @@ def training_batches(
 
     Raises:
       ConfigError: if the rows can't be shared among the processes.
+      DatasetError: if there is too little shared memory for the workers.
       DatasetError, TokenizerError: see `sources_of`, `Tokenizer.load`.
       BadExamplesError: while iterating; DatasetError if a worker process dies.
     """
@@ -130,6 +158,8 @@ def training_batches(
             "make it one"
         )
     seed = data.seed if seed is None else seed
+    memory = SharedMemory.of(model, data)
+    memory.require()
     sources = sources_of(config, "train", folder)
     budget = row_budget(model, data)
     chains = tuple(chain_of(config, p_high_res=source.p_high_res or 0.0) for source in sources)
@@ -153,12 +183,14 @@ def training_batches(
     stream = grain.experimental.ThreadPrefetchIterDataset(
         stream, prefetch_buffer_size=PREPARED_BATCHES
     )
-    return TrainingBatches(stream, budget, bad, model)
+    return TrainingBatches(stream, budget, bad, model, fingerprints(sources), memory)
 
 
-def _death_of(error: RuntimeError) -> DatasetError:
+def _death_of(error: RuntimeError, memory: SharedMemory | None) -> DatasetError:
     """What to do where reading ends a process: it would do so again whenever the run goes on."""
     code = str(error).partition(_WORKER_DIED)[2].partition(".")[0]
+    if code == str(-signal.SIGBUS) and memory is not None:  # what the system sends where it's full
+        return memory.full()
     return DatasetError(
         f"a worker process that reads data died (exit code {code}); it ran out of memory (lower "
         "data.workers), or a file crashes the decoder: find it with `python -m stts_jax.data check "

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +20,8 @@ from stts_jax.data.message_weight import MessageWeight
 from stts_jax.data.prompts import plainly_worded
 from stts_jax.data.synthetic import DEFAULT_FOLDER, PICTURES, ensure_synthetic
 from stts_jax.data.usable import Selection, read_usable
+
+SOURCES = "sources"  # the key of fingerprints in a stream's state
 
 
 @dataclass(frozen=True)
@@ -50,10 +55,35 @@ class Source:
         """What messages call the `index`-th example that is taken."""
         return self.dataset.called(self.number(index))
 
+    def fingerprint(self) -> str:
+        """Changes where the examples that are taken do."""
+        if self.indices is None:
+            return self.dataset.fingerprint()
+        taken = hashlib.sha256(self.indices.astype(np.int64).tobytes()).hexdigest()[:16]
+        return f"{self.dataset.fingerprint()}:{taken}"
+
     def get(self, index: int, rng: np.random.RandomState) -> SourceExample:
         """The `index`-th example that is taken."""
         found = self.dataset.get(self.number(index), rng)
         return plainly_worded(found) if self.plain else found
+
+
+def fingerprints(sources: Sequence[Source]) -> dict[str, str]:
+    """Of each source by what messages call it, for the next start to see what has changed."""
+    return {source.dataset.label(): source.fingerprint() for source in sources}
+
+
+def changed_sources(now: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
+    """Those of which a saved state has other fingerprints; none if it has no fingerprints.
+
+    Args:
+      now: state of a stream, see `TrainingBatches.get_state`.
+      saved: one of a checkpoint.
+    """
+    ours, theirs = now.get(SOURCES), saved.get(SOURCES)
+    if ours is None or theirs is None:
+        return []
+    return [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
 
 
 def sources_of(

@@ -24,6 +24,7 @@ from jax.sharding import Mesh
 from stts_jax.budget import Budget
 from stts_jax.config import ConfigError
 from stts_jax.data.pipeline import TrainingBatches
+from stts_jax.data.sources import changed_sources
 from stts_jax.parallel.mesh import batch_sharding
 from stts_jax.training.stop import in_background
 
@@ -122,6 +123,11 @@ class DataParts:
         for part, batches in self._parts.items():
             batches.set_state(states[part])
         self.state = self._states()
+
+    def changed_sources(self, states: Sequence[Any]) -> list[str]:
+        """What is read here and has other content than in the states of a checkpoint."""
+        changed = (changed_sources(self.state[part], states[part]) for part in self._parts)
+        return sorted({name for names in changed for name in names})
 
     def fill_rates(self) -> Mapping[str, float]:
         """Used shares of the rows' room, see `FillRates`; of the parts that this process reads."""

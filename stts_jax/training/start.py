@@ -202,6 +202,13 @@ def _resumed_data(
         notice(f"the data start anew, as the settings changed: {reason}")
         return _new_data(config, mesh, stack, data_dir)
     batches = _open(config, mesh, stack, len(progress.data), data_dir)
+    if changed := batches.changed_sources(progress.data):
+        notice(
+            f"the data start anew: {', '.join(changed)} has other content than when the run was "
+            "saved; the model goes on"
+        )
+        _tell_of_shared(batches)
+        return batches
     batches.restore(progress.data)
     if len(progress.data) == natural_parts(rows, mesh):
         _tell_of_shared(batches)

@@ -99,6 +99,14 @@ class Dataset(ABC):
         """What messages call example `index`."""
         return f"example {index} of '{self.name}'"
 
+    def label(self) -> str:
+        """What messages call the dataset."""
+        return self.name
+
+    def fingerprint(self) -> str:
+        """Changes where the examples do: here with their number alone."""
+        return str(len(self))
+
     def get(self, index: int, rng: np.random.RandomState) -> SourceExample:
         """Example `index`; what is random in it is drawn from `rng`."""
         return self.example(self.records[index], rng)

@@ -12,6 +12,7 @@ Lines in the formats of other programs are read too, see `foreign_lines`.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,6 +176,15 @@ class OwnData(Dataset):
         """Its file and line, of several lines the first."""
         first, *others = self.records[index].names
         return f"{first} (and {len(others)} more about the same)" if others else first
+
+    def label(self) -> str:
+        """The name of the file."""
+        return self.path.name
+
+    def fingerprint(self) -> str:
+        """Changes with the content of the file, wherever and whenever it was written."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
     def example(self, record: SourceExample, rng: np.random.RandomState) -> SourceExample:
         """As it was read, with the lines of a file of subtitles; nothing is drawn.
