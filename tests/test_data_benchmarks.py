@@ -209,7 +209,7 @@ def test_the_video_of_an_episode_is_made_of_its_pictures_by_number(tmp_path):
 def test_an_answer_that_is_no_option_is_an_error(root):
     dataset = dataset_class("mvbench")(root)
     task, number, row = dataset.records[0]
-    with pytest.raises(DatasetError, match="'Slept' is none of the options"):
+    with pytest.raises(DatasetError, match="'Slept' is not one of the options"):
         dataset.example((task, number, row | {"answer": "Slept"}), np.random.RandomState(0))
 
 

@@ -245,7 +245,7 @@ def test_the_usable_examples_can_be_read_back(root, tmp_path):
     [
         ((), "there is nothing to check"),
         (("--benchmarks",), "--root is missing"),
-        (("--benchmarks", "--root", "/nowhere"), "--root is '/nowhere', which is no folder"),
+        (("--benchmarks", "--root", "/nowhere"), "--root is '/nowhere', which is not a folder"),
         (("--datasets", "tomatoes", "--root", "."), "no dataset is called 'tomatoes'"),
         (("--mixture", "soup", "--root", "."), "no mixture is called 'soup'"),
         (("--benchmarks", "--root", ".", "--set", "data.seed=1"), "--set is given without --conf"),

@@ -662,8 +662,8 @@ class TestWrongFiles:
     @pytest.mark.parametrize(
         ("read", "content", "message"),
         [
-            (lambda p: reading.read_json(p), "{", "line 1 is not JSON"),
-            (lambda p: reading.read_json_lines(p), '{"a": 1}\n{', "line 2 is not JSON"),
+            (lambda p: reading.read_json(p), "{", "line 1 is not valid JSON"),
+            (lambda p: reading.read_json_lines(p), '{"a": 1}\n{', "line 2 is not valid JSON"),
             (lambda p: reading.read_json_lines(p, ["b"]), '{"a": 1}', "record 1 has no field 'b'"),
             (lambda p: reading.read_json_rows(p), "3", "not a list of records"),
             (lambda p: reading.read_json_rows(p), "[3]", "record 1 is not an object"),
@@ -736,5 +736,5 @@ class TestReading:
     def test_a_damaged_table_is_named(self, tmp_path):
         (tmp_path / "file").write_text("no table")
         for read in (reading.read_parquet, reading.read_arrow):
-            with pytest.raises(DatasetError, match="no such table"):
+            with pytest.raises(DatasetError, match="it is not a table"):
                 read(tmp_path / "file", [])

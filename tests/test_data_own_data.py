@@ -246,7 +246,7 @@ WRONG = {
     "options_no_list": (CHOICE | {"options": "left"}, "'options' is 'left'; it must be a list"),
     "one_option": (CHOICE | {"options": ["right"]}, "must be a list of two texts or more"),
     "option_twice": (CHOICE | {"options": ["right", "right"]}, "an option is there twice"),
-    "letter": (CHOICE | {"answer": "B"}, r"'answer' is 'B'; it is none of the options \['left'"),
+    "letter": (CHOICE | {"answer": "B"}, r"'answer' is 'B'; it is not one of the options \['left'"),
     "options_alone": (CAPTION | {"options": ["a", "b"]}, "'options' is .*; they go with one quest"),
     "two_forms": (QUESTION | CAPTION, "'caption' is 'A man .*; there is 'question' too; write two"),
     "answered_turns": (TURNS | {"answer": "a"}, "'answer' is 'a'; it goes with 'question', not w"),

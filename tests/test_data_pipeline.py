@@ -284,7 +284,7 @@ def test_processes_share_the_examples(folder):
         with training_batches(config, process_index=index, process_count=2) as batches:
             seen.append([r.tobytes() for _ in range(6) for r in next(batches)["images"]])
     assert len(seen[0]) == 12 and len(set(seen[0]) | set(seen[1])) == 24
-    with pytest.raises(ConfigError, match="no multiple of the 3 processes"):
+    with pytest.raises(ConfigError, match="not a multiple of the 3 processes"):
         training_batches(config, process_count=3)
 
 

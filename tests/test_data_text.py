@@ -149,7 +149,7 @@ def test_tokenizers_with_other_marks_are_refused(tmp_path):
     with pytest.raises(TokenizerError, match="has no '</s>'"):
         Tokenizer.load(write_tokenizer(tmp_path, eos_token="</s>"), 512)
     (tmp_path / CONFIG_FILE).write_text("{")
-    with pytest.raises(TokenizerError, match=f"{CONFIG_FILE}' is no JSON"):
+    with pytest.raises(TokenizerError, match=f"{CONFIG_FILE}' is not valid JSON"):
         Tokenizer.load(str(tmp_path / "tokenizer.json"), 512)
 
 

@@ -92,7 +92,7 @@ class VitConfig:
         side = math.isqrt(self.positions)
         require(
             side * side == self.positions,
-            f"{owner}.positions is {self.positions}, which is no square grid; use a square number",
+            f"{owner}.positions is {self.positions}, which is not a square; use a square number",
         )
 
     @property
@@ -319,7 +319,7 @@ class LlmConfig:
         )
         require(
             self.heads % self.kv_heads == 0,
-            f"{owner}.heads is {self.heads}, no multiple of {owner}.kv_heads={self.kv_heads}; "
+            f"{owner}.heads is {self.heads}, not a multiple of {owner}.kv_heads={self.kv_heads}; "
             "every key head serves the same number of query heads",
         )
         require(

@@ -118,7 +118,7 @@ def _targets(options: argparse.Namespace, config: Config | None) -> Iterator[Tar
     if (names or options.mixture) and options.root is None:
         raise DatasetError("--root is missing; name the folder that holds all datasets' folders")
     if options.root is not None and not options.root.is_dir():
-        raise DatasetError(f"--root is '{options.root}', which is no folder; correct it")
+        raise DatasetError(f"--root is '{options.root}', which is not a folder; correct it")
     # Without a setup, all lines about a video are one example.
     per_example = None if config is None else config.data.questions_per_video
     seen = set()

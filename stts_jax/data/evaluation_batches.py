@@ -87,12 +87,13 @@ class PromptBatches:
 
     def _prompts(self) -> Iterator[tuple[ExampleArrays, Prompt]]:
         for index, source in self.examples:
+            name = source.names[0] if source.names else f"question {index}"
             try:
                 prepared = self.chain.prompt(source, index)
             except READING_ERRORS as error:
-                self.bad.add(Unreadable(f"question {index}", str(error)))
+                self.bad.add(Unreadable(name, str(error)))
                 continue
-            self.bad.see(f"question {index}")
+            self.bad.see(name)
             wording = prepared.messages[-1]
             text = wording if isinstance(wording, str) else wording[-1]
             visual = example_sizes(prepared.arrays, self.chain.model)["visual"]

@@ -317,7 +317,7 @@ def _rates_of(mode: str) -> tuple[float, ...] | None:
 def _require_mode(mode: str, known: bool, kind: str, shown: Sequence[str]) -> None:
     if not known:
         raise SamplingError(
-            f"frame_sample_mode is '{mode}', which is no way to sample {kind}; use one of "
+            f"frame_sample_mode is '{mode}', which is not a way to sample {kind}; use one of "
             f"{', '.join(shown)}"
         )
 

@@ -154,8 +154,8 @@ def training_batches(
     data, model = config.data, config.model
     if data.batch_rows % process_count:
         raise ConfigError(
-            f"data.batch_rows is {data.batch_rows}, no multiple of the {process_count} processes; "
-            "make it one"
+            f"data.batch_rows is {data.batch_rows}, not a multiple of the {process_count} "
+            "processes; make it one"
         )
     seed = data.seed if seed is None else seed
     memory = SharedMemory.of(model, data)

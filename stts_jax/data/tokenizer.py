@@ -208,7 +208,8 @@ def _marks(path: Path) -> dict[str, str]:
         stated = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise TokenizerError(
-            f"'{path}' is no JSON: {error}; copy it again, or remove it to use '{END_OF_TURN}'"
+            f"'{path}' is not valid JSON: {error}; copy it again, or remove it to use "
+            f"'{END_OF_TURN}'"
         ) from error
     marks = {name: stated.get(f"{name}_token") for name in ("eos", "bos")}
     # A token is given by its text, or by a table that has it as "content".

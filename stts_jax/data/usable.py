@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stts_jax.data.datasets.base import DatasetError
+from stts_jax.data.datasets.regular_file import require_regular_file
 
 
 class Selection(NamedTuple):
@@ -31,8 +32,9 @@ def read_usable(path: Path) -> dict[Selection, list[int]]:
     Raises:
       DatasetError: if it is missing or of another form.
     """
-    if not path.is_file():
-        raise DatasetError(f"'{path}' does not exist; make it with python -m stts_jax.data check")
+    require_regular_file(
+        path, "a list that python -m stts_jax.data check --write-usable has made", DatasetError
+    )
     usable: dict[Selection, list[int]] = {}
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
@@ -40,7 +42,7 @@ def read_usable(path: Path) -> dict[Selection, list[int]]:
                 values = json.loads(line)
                 selection = Selection(values["dataset"], values["split"])
                 usable.setdefault(selection, []).append(int(values["index"]))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
                 raise DatasetError(
                     f"{path}:{number}: {line.strip()[:80]!r} does not name a dataset, a split and "
                     "an index; make the file again with python -m stts_jax.data check"

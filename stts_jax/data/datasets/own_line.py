@@ -346,6 +346,6 @@ def _options(fields: _Fields, answer: str) -> tuple[str, ...] | None:
         raise fields.error("options", "an option is there twice; remove it")
     if answer not in options:
         raise fields.error(
-            "answer", f"it is none of the options {shown(list(options))}; write the text of one"
+            "answer", f"it is not one of the options {shown(list(options))}; write the text of one"
         )
     return options

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stts_jax.data.datasets.base import DatasetError
+from stts_jax.data.datasets.regular_file import require_regular_file
 
 Row = dict[str, Any]
 
@@ -25,8 +26,7 @@ def read_text(path: Path) -> str:
     Raises:
       DatasetError: if it is missing or not UTF-8, as in all functions here.
     """
-    if not path.is_file():
-        raise DatasetError(f"'{path}' does not exist")
+    require_regular_file(path, "a file", DatasetError)
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -40,10 +40,13 @@ def read_lines(path: Path) -> list[str]:
 
 def read_json(path: Path) -> Any:
     """A JSON file; DatasetError if it is damaged."""
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        raise _damaged(path, f"line {error.lineno} is not JSON") from error
+        raise _damaged(path, f"line {error.lineno} is not valid JSON") from error
+    except (ValueError, RecursionError) as error:  # numbers of too many digits, deep nesting
+        raise _damaged(path, "it is not valid JSON") from error
 
 
 def read_json_rows(path: Path, columns: Sequence[str] = ()) -> list[Row]:
@@ -208,8 +211,8 @@ def _values_of_lines(path: Path) -> list[Any]:
             continue
         try:
             values.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise _damaged(path, f"line {number} is not JSON") from error
+        except (ValueError, RecursionError) as error:
+            raise _damaged(path, f"line {number} is not valid JSON") from error
     return values
 
 
@@ -225,21 +228,20 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[list[str]]:
     try:
         rows = list(csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter))
     except csv.Error as error:
-        raise _damaged(path, f"it is no table ({error})") from error
+        raise _damaged(path, f"it is not a table ({error})") from error
     return (cells for cells in rows if cells)
 
 
 @contextmanager
 def _table(path: Path) -> Iterator[None]:
     """Around what pyarrow does with a file: says what is wrong in our own words."""
-    if not path.is_file():
-        raise DatasetError(f"'{path}' does not exist")
+    require_regular_file(path, "a file", DatasetError)
     try:
         yield
     except DatasetError:
         raise
     except (ValueError, OSError) as error:  # all that pyarrow raises for a damaged file
-        raise _damaged(path, f"it is no such table ({error})") from error
+        raise _damaged(path, f"it is not a table ({error})") from error
 
 
 def _with_columns(path: Path, rows: list[Any], columns: Sequence[str]) -> list[Row]:

@@ -37,5 +37,5 @@ def required_text(annotation: Annotation, name: str) -> str:
 def checked_text(value: Any, what: str) -> str:
     """`value` if it is a text, else FormatterError naming `what`."""
     if not isinstance(value, str):
-        raise FormatterError(f"{what} is {value!r}, which is no text; give it as a string")
+        raise FormatterError(f"{what} is {value!r}, which is not text; give it as a string")
     return value

@@ -62,7 +62,7 @@ def xy(point: Point | Mapping[str, Any]) -> tuple[float, float]:
         return float(x), float(y)
     except (LookupError, TypeError, ValueError):
         raise FormatterError(
-            f"{point!r} is no point; give (x, y) or {{'x': x, 'y': y}} in numbers"
+            f"{point!r} is not a point; give (x, y) or {{'x': x, 'y': y}} in numbers"
         ) from None
 
 
@@ -140,7 +140,7 @@ def with_count(element: str, count: int, mode: str | None) -> str:
         return str(count)
     if mode in (None, "point", "pointing"):
         return element
-    raise FormatterError(f"{mode!r} is no way to write points; choose point, count or both")
+    raise FormatterError(f"{mode!r} is not a way to write points; choose point, count or both")
 
 
 def _element(tag: str, coordinates: str, label: str, alt: str | None = None) -> str:

@@ -130,7 +130,7 @@ class FormatterSettings:
             if name in _REFERENCE_ONLY:
                 continue
             if name not in known:
-                raise FormatterError(f"'{key}' is no setting of the formatter; remove it")
+                raise FormatterError(f"'{key}' is not a setting of the formatter; remove it")
             values[name] = _from_reference_value(name, value)
         return cls(**values)
 

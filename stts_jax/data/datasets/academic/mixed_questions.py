@@ -129,7 +129,7 @@ class FunQA(VideoDataset):
 
     def _video(self, kind: str, name: str) -> str:
         if kind[:1] not in self.KINDS:
-            raise DatasetError(f"'{kind}' is none of the tasks {', '.join(self.KINDS)}")
+            raise DatasetError(f"'{kind}' is not one of the tasks {', '.join(self.KINDS)}")
         return f"{self.short_split}_{self.KINDS[kind[:1]]}/{name}"
 
     def _choice(self, instruction: str, right: Any) -> Iterator[Choice]:

@@ -83,7 +83,7 @@ class Choice:
         if not 0 <= self.answer_idx < len(self.options):
             raise DatasetError(
                 f"the question '{self.question}' has {len(self.options)} options, and answer "
-                f"{self.answer_idx} (from 0) is none of them"
+                f"{self.answer_idx} (from 0) is not one of them"
             )
 
     def draw(self, rng: np.random.RandomState) -> Annotation:

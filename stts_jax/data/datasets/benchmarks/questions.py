@@ -43,7 +43,7 @@ def letter_of(answer: Any, options: Sequence[Any], where: str) -> str:
     """
     if answer not in options:
         raise DatasetError(
-            f"{where}: the answer {answer!r} is none of the options {list(options)!r}; "
+            f"{where}: the answer {answer!r} is not one of the options {list(options)!r}; "
             "download the annotations again"
         )
     return letter(options.index(answer))
