@@ -232,6 +232,7 @@ WRONG = {
     "address": (QUESTION | {"video": "gs://b/a.mp4"}, "'gs://b/a.mp4', an address, and addresses"),
     "address_of_picture": (PICTURES | {"images": ["http://x/1.jpg"]}, "an address, and addresses"),
     "content_as_path": (PICTURES | {"images": ["data:image/png;base64,iV"]}, "an address, and"),
+    "long_path": (QUESTION | {"video": "a" * 5000}, "no path is longer than 4096 letters"),
     "other_name": (QUESTION | {"image": "1.jpg"}, "field 'image' is unknown; write 'images'"),
     "query": ({"video": "a.mp4", "query": "a", "answer": "b"}, "'query' is unknown; write 'quest"),
     "subtitle_format": (QUESTION | {"subtitle": "a.ass"}, "files are read that end in .srt, .vtt"),

@@ -39,6 +39,7 @@ PATHS = ("video", "images")
 SUBTITLE_FILES = (".srt", ".vtt")
 OTHER_SUBTITLE_FILES = (".ass", ".ssa", ".sbv", ".ttml", ".lrc")
 LONGEST_SECONDS = 1e9
+LONGEST_PATH = 4096
 # "data:" holds a file's content; "C://" may be a folder of Windows.
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+://)|data:[a-z]+/")
 
@@ -209,6 +210,8 @@ class _Fields:
         """Refuse what can't be the path of a file."""
         if "\0" in value:
             raise self.error(key, "no path holds a zero character; remove it")
+        if len(value) > LONGEST_PATH:
+            raise self.error(key, f"no path is longer than {LONGEST_PATH} letters; correct it")
         if _ADDRESS.match(value):
             raise OwnDataError(
                 f"{self.where}: field '{self.inside}{key}' is {shown(value)}, an address, and "
