@@ -320,6 +320,16 @@ def test_examples_that_fit_no_row_of_a_setup_are_named_with_the_remedy(own, tmp_
     assert run("--file", path, "--config", "tiny", *room) == 0
 
 
+def test_a_line_that_is_too_long_is_named_and_its_example_stays(own, tmp_path, capsys):
+    asked = [{"video": "a.mp4", "question": f"q{n}", "answer": "a"} for n in range(3)]
+    asked[1]["answer"] = "7" * 3000
+    usable = tmp_path / "usable.jsonl"
+    assert run("--file", own(*asked), "--config", "tiny", "--write-usable", usable) == 1
+    said = capsys.readouterr().out
+    assert re.search(r"  my.jsonl:2: it has \d+ tokens, .* raise data.row_text_tokens to \d+", said)
+    assert "my.jsonl:1" not in said and list(read_usable(usable).values()) == [[0]]
+
+
 def test_sizes_are_those_of_training_though_no_video_is_decoded(own, monkeypatch):
     path = own(
         {"video": "a.mp4", "clip": [0.4, 1.7], "subtitle": "Come here!", "caption": "Grey."},

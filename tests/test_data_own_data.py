@@ -346,6 +346,7 @@ def test_a_file_that_is_one_list_is_read_by_its_entries(file):
         ([json.dumps([QUESTION]), "{}"], "goes on after its list has ended"),
         (["[" * 100_000], "not valid JSON .too deeply nested"),
         (["{", '"video": "a.mp4"', "}"], "has an object that goes over several lines"),
+        (['{"data": [', "{}", "]}"], "has an object that goes over several lines"),
         (["{}", "\0"], "is not UTF-8 text"),
     ],
 )

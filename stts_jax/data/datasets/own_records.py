@@ -32,17 +32,23 @@ def own_lines(path: str | Path) -> Iterator[Line | OwnDataError]:
         start = start.removeprefix(b"\xef\xbb\xbf").lstrip()
         if start.startswith(b"["):
             yield from _list_entries(path)
-        elif start.split(b"\n", 1)[0].strip() == b"{":
+            return
+        if _goes_on(start):
             raise OwnDataError(
                 f"'{path}' has an object that goes over several lines; write each object on one "
                 "line, or all in one list"
             )
-        else:
-            yield from _lines(path)
+        yield from _lines(path)
     except OSError as error:
         raise OwnDataError(
             f"'{path}' cannot be read: {error.strerror}; check its permissions and its disk"
         ) from error
+
+
+def _goes_on(start: bytes) -> bool:
+    """Whether the first line ends within an object, right after a bracket or a comma."""
+    first, end, _ = start.partition(b"\n")
+    return bool(end) and first.startswith(b"{") and first.rstrip().endswith((b"{", b"[", b","))
 
 
 def _lines(path: Path) -> Iterator[Line | OwnDataError]:
