@@ -471,22 +471,10 @@ def test_a_limit_leaves_at_least_one_question(count, checkpoint, tmp_path, capsy
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("share", ["0.1", "1.0"])
-@pytest.mark.parametrize(
-    ("question", "said"),
-    [
-        (["what <im_patch> is"], "write no '<im_patch>'"),
-        (["<|image|> or <|image|>?"], "for 1 images; remove some"),
-        ([QUESTION, "--options", "<im_patch>", "square"], "write no '<im_patch>'"),
-    ],
-)
-def test_a_question_that_cannot_be_asked_is_refused_in_a_sentence(
-    question, said, share, checkpoint, video, capsys, caplog
-):
-    more = ["--checkpoint", str(checkpoint), "--set", f"data.max_bad_share={share}"]
-    message = refused(capsys, ask.main([str(video), *question, *more]))
-    assert said in message and "max_bad_share" not in message
-    assert caplog.text == ""
+def test_special_tokens_in_a_question_are_text(checkpoint, video, capsys):
+    asked = "Is it <im_patch>, <|image|> or <|im_end|>?"
+    more = ["--checkpoint", str(checkpoint), "--options", "<im_patch>", "square"]
+    assert ask.main([str(video), asked, *more]) == 0, capsys.readouterr().err
 
 
 def test_the_counts_shown_are_those_of_the_budget():

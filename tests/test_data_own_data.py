@@ -207,6 +207,7 @@ def test_a_file_is_a_dataset(file):
         QUESTION | {"type": None, "options": None},
         QUESTION | {"type": 3, "id": [1]},
         CHOICE | {"video": "/elsewhere/ä b.mp4"},
+        QUESTION | {"video": "data:12:30.mp4"},
     ],
 )
 def test_unusual_lines_are_taken(file, line):
@@ -231,7 +232,10 @@ WRONG = {
     "video_and_images": (QUESTION | {"images": ["1.jpg"]}, "there is 'video' too, and an example"),
     "address": (QUESTION | {"video": "gs://b/a.mp4"}, "'gs://b/a.mp4', an address, and addresses"),
     "address_of_picture": (PICTURES | {"images": ["http://x/1.jpg"]}, "an address, and addresses"),
-    "content_as_path": (PICTURES | {"images": ["data:image/png;base64,iV"]}, "an address, and"),
+    "content_as_path": (
+        PICTURES | {"images": ["data:image/png;base64,iV"]},
+        "it holds a file's content",
+    ),
     "long_path": (QUESTION | {"video": "a" * 5000}, "no path is longer than 4096 letters"),
     "other_name": (QUESTION | {"image": "1.jpg"}, "field 'image' is unknown; write 'images'"),
     "query": ({"video": "a.mp4", "query": "a", "answer": "b"}, "'query' is unknown; write 'quest"),

@@ -40,8 +40,8 @@ SUBTITLE_FILES = (".srt", ".vtt")
 OTHER_SUBTITLE_FILES = (".ass", ".ssa", ".sbv", ".ttml", ".lrc")
 LONGEST_SECONDS = 1e9
 LONGEST_PATH = 4096
-# "data:" holds a file's content; "C://" may be a folder of Windows.
-_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+://)|data:[a-z]+/")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # "C://" may be a folder of Windows
+_CONTENT = re.compile(r"data:\w+/[\w.+-]+[;,]")
 
 
 class OwnDataError(DatasetError):
@@ -212,6 +212,8 @@ class _Fields:
             raise self.error(key, "no path holds a zero character; remove it")
         if len(value) > LONGEST_PATH:
             raise self.error(key, f"no path is longer than {LONGEST_PATH} letters; correct it")
+        if _CONTENT.match(value):
+            raise self.error(key, "it holds a file's content; save that and write its path")
         if _ADDRESS.match(value):
             raise OwnDataError(
                 f"{self.where}: field '{self.inside}{key}' is {shown(value)}, an address, and "
