@@ -1,4 +1,4 @@
-"""What messages say to set for an example that fits no row makes it fit."""
+"""Remedies for an example that fits no row make it fit."""
 
 import re
 
@@ -17,7 +17,7 @@ PRUNED = [f"molmo2_{size}_stts_{share}" for size in ("4b", "8b", "o_7b") for sha
 
 
 def picture_sizes(config, images, crops=None):
-    """What an example of so many pictures of full crops takes, at most."""
+    """Sizes of an example of so many pictures of full crops, at most."""
     settings = ImageSettings(max_images=images, max_group_crops=crops or config.data.max_crops)
     most = largest_group_sizes(settings, TOKENIZER)
     visual = {"visual": most.pooled, "visual_before": most.pooled}

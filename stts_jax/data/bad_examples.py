@@ -104,7 +104,7 @@ class BadExamples:
             raise BadExamplesError(self.report(head))
 
     def report(self, head: str = "") -> str:
-        """What is wrong, example by example, below a line that says how many; empty if nothing."""
+        """Says how many could not be used and why; empty if all could."""
         if not self.reasons:
             return ""
         head = head or (

@@ -40,7 +40,7 @@ class Reader:
 
     @cached_property
     def budget(self) -> Budget:
-        """Of a row."""
+        """The sizes of a row."""
         return row_budget(self.chains[0].model, self.data)
 
     def __call__(self, draw: Draw) -> dict[str, Any] | Unreadable:
@@ -122,7 +122,7 @@ class _Fitting:
         return _of_lines(example, kept), Unreadable(named, reason, share)
 
     def _remedy(self, example: SourceExample, sizes: dict[str, int], state: Any) -> str:
-        """What to set so that the example fits a row."""
+        """Says what to set so that the example fits a row."""
 
         def with_crops(count: int) -> dict[str, int]:
             settings = self.chain.settings

@@ -1,4 +1,4 @@
-"""What to set so that an example fits a row, found by trying each change on the budget."""
+"""Remedies for an example that fits no row, found by trying each change on the budget."""
 
 from __future__ import annotations
 

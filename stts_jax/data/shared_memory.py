@@ -26,7 +26,7 @@ LOCKS = MIB // 4  # of the queues between processes, which lie there too
 
 @dataclass(frozen=True)
 class SharedMemory:
-    """What reading takes of it.
+    """Sizes of what is handed over.
 
     Attributes:
       workers: processes that read.
@@ -72,7 +72,7 @@ class SharedMemory:
             logger.warning("%s, if videos are that long; %s", self._there(free), self._remedy())
 
     def full(self, folder: Path = FOLDER) -> DatasetError:
-        """What to say where a worker found none left."""
+        """The error of a worker that found none left."""
         size = shutil.disk_usage(folder).total
         return DatasetError(
             f"shared memory ({folder}, {_mib(size)} MiB) is full: data.workers={self.workers} take "

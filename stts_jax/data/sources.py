@@ -52,7 +52,7 @@ class Source:
         return index if self.indices is None else int(self.indices[index])
 
     def called(self, index: int) -> str:
-        """What messages call the `index`-th example that is taken."""
+        """The name of the `index`-th example that is taken, in messages."""
         return self.dataset.called(self.number(index))
 
     def fingerprint(self) -> str:
@@ -69,7 +69,7 @@ class Source:
 
 
 def fingerprints(sources: Sequence[Source]) -> dict[str, str]:
-    """Of each source by what messages call it, for the next start to see what has changed."""
+    """Fingerprints by name, for the next start to see what has changed."""
     return {source.dataset.label(): source.fingerprint() for source in sources}
 
 

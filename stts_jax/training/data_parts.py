@@ -125,7 +125,7 @@ class DataParts:
         self.state = self._states()
 
     def changed_sources(self, states: Sequence[Any]) -> list[str]:
-        """What is read here and has other content than in the states of a checkpoint."""
+        """Names what is read here and has other content than in the states of a checkpoint."""
         changed = (changed_sources(self.state[part], states[part]) for part in self._parts)
         return sorted({name for names in changed for name in names})
 

@@ -96,11 +96,11 @@ class Dataset(ABC):
         return len(self.records)
 
     def called(self, index: int) -> str:
-        """What messages call example `index`."""
+        """The name of example `index` in messages."""
         return f"example {index} of '{self.name}'"
 
     def label(self) -> str:
-        """What messages call the dataset."""
+        """The name of the dataset in messages."""
         return self.name
 
     def fingerprint(self) -> str:

@@ -174,7 +174,7 @@ def _path(part: dict[str, Any], kind: str, where: str) -> str | None:
 
 
 def _without_system(messages: Sequence[Message], form: str) -> tuple[str, Sequence[Message]]:
-    """What a system turn at the start says, and the turns after it, user and assistant in turn."""
+    """Splits the text of a system turn at the start from the turns after it, which it checks."""
     system = ""
     if messages[0].role == "system":
         system, messages = _text(messages[0].content).strip(), messages[1:]

@@ -187,7 +187,7 @@ class OwnData(Dataset):
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
     def example(self, record: SourceExample, rng: np.random.RandomState) -> SourceExample:
-        """As it was read, with the lines of a file of subtitles; nothing is drawn.
+        """Returns it as it was read, with the lines of a file of subtitles; nothing is drawn.
 
         Raises:
           DatasetError: if that file cannot be read.

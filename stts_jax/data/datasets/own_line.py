@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-import re
 from dataclasses import dataclass
 from typing import Any
 
-from stts_jax.data.datasets.base import DatasetError
+from stts_jax.data.datasets.checked_fields import Fields, OwnDataError, is_seconds
 from stts_jax.data.datasets.foreign_lines import ForeignLineError, is_foreign, own_fields
-from stts_jax.data.datasets.quoting import SHOWN_CHARACTERS, shown
+from stts_jax.data.datasets.quoting import shown
 
 KNOWN_FIELDS = (
     "video",
@@ -25,27 +23,8 @@ KNOWN_FIELDS = (
     "type",
     "id",
 )
-# What other programs call a field.
-OTHER_NAMES = {
-    **dict.fromkeys(("video_path", "video_file", "videos"), "video"),
-    **dict.fromkeys(("image", "image_path", "picture", "pictures"), "images"),
-    **dict.fromkeys(("query", "prompt", "instruction", "problem"), "question"),
-    **dict.fromkeys(("response", "output", "label", "target", "solution"), "answer"),
-    **dict.fromkeys(("choices", "candidates"), "options"),
-    **dict.fromkeys(("conversation", "dialog", "dialogue", "history"), "turns"),
-    **dict.fromkeys(("subtitles", "srt"), "subtitle"),
-}
-PATHS = ("video", "images")
 SUBTITLE_FILES = (".srt", ".vtt")
 OTHER_SUBTITLE_FILES = (".ass", ".ssa", ".sbv", ".ttml", ".lrc")
-LONGEST_SECONDS = 1e9
-LONGEST_PATH = 4096
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # "C://" may be a folder of Windows
-_CONTENT = re.compile(r"data:\w+/[\w.+-]+[;,]")
-
-
-class OwnDataError(DatasetError):
-    """A line that cannot be used; the message names file, line, field, value and remedy."""
 
 
 @dataclass(frozen=True)
@@ -127,15 +106,15 @@ def parse_value(values: Any, where: str, place: str) -> Line:
     try:
         if is_foreign(values):
             values = own_fields(values)
-        return _line(_Fields(values, where), place)
+        return _line(Fields(values, where), place)
     except ForeignLineError as error:
         raise OwnDataError(f"{where}: {error}") from error
     except RecursionError as error:
         raise OwnDataError(f"{where}: it is too deeply nested; write it flatter") from error
 
 
-def _line(fields: _Fields, place: str) -> Line:
-    fields.require_known()
+def _line(fields: Fields, place: str) -> Line:
+    fields.require_known(KNOWN_FIELDS)
     turns, options, caption = _asked(fields)
     named = fields.name("id")
     return Line(
@@ -149,114 +128,6 @@ def _line(fields: _Fields, place: str) -> Line:
     )
 
 
-@dataclass(frozen=True)
-class _Fields:
-    """The fields of a line, or of a part of it, with checked access."""
-
-    values: dict[str, Any]
-    where: str
-    inside: str = ""  # name of the field that they are in
-
-    def has(self, key: str) -> bool:
-        """A field that is null counts as absent."""
-        return self.values.get(key) is not None
-
-    def error(self, key: str, remedy: str) -> OwnDataError:
-        """Names the field and its value."""
-        value = shown(self.values.get(key))
-        return OwnDataError(f"{self.where}: field '{self.inside}{key}' is {value}; {remedy}")
-
-    def require_known(self, known: tuple[str, ...] = KNOWN_FIELDS) -> None:
-        for key in self.values:
-            if key not in known:
-                close = difflib.get_close_matches(key[:SHOWN_CHARACTERS], known, n=1)
-                meant = OTHER_NAMES.get(key.lower()) or (close[0] if close else None)
-                remedy = f"write '{meant}'" if meant in known else f"use {', '.join(known)}"
-                raise OwnDataError(
-                    f"{self.where}: field {shown(self.inside + key)} is unknown; {remedy}"
-                )
-
-    def name(self, key: str) -> str | None:
-        """What lines are called or grouped by: a text or anything else in its place."""
-        value = self.values.get(key)
-        if value is None:
-            return None
-        return self.whole_text(value, key) if isinstance(value, str) else shown(value)
-
-    def text(self, key: str) -> str:
-        if key not in self.values:
-            raise OwnDataError(f"{self.where}: field '{self.inside}{key}' is missing; add it")
-        return self.checked_text(self.values[key], key)
-
-    def checked_text(self, value: Any, key: str) -> str:
-        if not isinstance(value, str) or not value.strip():
-            raise OwnDataError(
-                f"{self.where}: field '{self.inside}{key}' is {shown(value)}; it must be text, "
-                "not empty"
-            )
-        if key in PATHS:
-            self.require_path(value, key)
-        return self.whole_text(value, key)
-
-    def whole_text(self, value: str, key: str) -> str:
-        if any("\ud800" <= letter <= "\udfff" for letter in value):  # as JSON can write
-            raise OwnDataError(
-                f"{self.where}: field '{self.inside}{key}' is {shown(value)}, which holds half a "
-                "character; write it again"
-            )
-        return value
-
-    def require_path(self, value: str, key: str) -> None:
-        """Refuse what can't be the path of a file."""
-        if "\0" in value:
-            raise self.error(key, "no path holds a zero character; remove it")
-        if len(value) > LONGEST_PATH:
-            raise self.error(key, f"no path is longer than {LONGEST_PATH} letters; correct it")
-        if _CONTENT.match(value):
-            raise self.error(key, "it holds a file's content; save that and write its path")
-        if _ADDRESS.match(value):
-            raise OwnDataError(
-                f"{self.where}: field '{self.inside}{key}' is {shown(value)}, an address, and "
-                "addresses are not fetched; download the file and write its path"
-            )
-
-    def texts(self, key: str, least: int) -> tuple[str, ...]:
-        values = self.values[key]
-        if not isinstance(values, list) or len(values) < least:
-            number = "one text" if least == 1 else "two texts"
-            raise self.error(key, f"it must be a list of {number} or more")
-        return tuple(self.checked_text(value, key) for value in values)
-
-    def parts(self, key: str, known: tuple[str, ...]) -> list[_Fields]:
-        """A list of objects with the fields `known`."""
-        values = self.values[key]
-        if not isinstance(values, list) or not values:
-            raise self.error(key, f"it must be a list of objects with {', '.join(known)}")
-        parts = []
-        for number, value in enumerate(values):
-            part = _Fields(value, self.where, f"{key}[{number}].")
-            if not isinstance(value, dict):
-                raise OwnDataError(
-                    f"{self.where}: field '{key}[{number}]' is {shown(value)}; write an object "
-                    f"with {', '.join(known)}"
-                )
-            part.require_known(known)
-            parts.append(part)
-        return parts
-
-    def seconds(self, key: str) -> float:
-        if key not in self.values:
-            raise OwnDataError(f"{self.where}: field '{self.inside}{key}' is missing; add it")
-        if not _is_seconds(self.values[key]):
-            raise self.error(key, "it must be a number of seconds, 0 or more")
-        return float(self.values[key])
-
-
-def _is_seconds(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and 0 <= value < LONGEST_SECONDS
-
-
 def _names_file(text: str, endings: tuple[str, ...]) -> bool:
     return "\n" not in text.strip() and text.strip().lower().endswith(endings)
 
@@ -264,7 +135,7 @@ def _names_file(text: str, endings: tuple[str, ...]) -> bool:
 # ---------------------------------------------------------------------------- what is looked at
 
 
-def _media(fields: _Fields) -> dict[str, Any]:
+def _media(fields: Fields) -> dict[str, Any]:
     """The arguments of `Line` that are about media."""
     if not fields.has("video") and not fields.has("images"):
         raise OwnDataError(
@@ -286,15 +157,15 @@ def _media(fields: _Fields) -> dict[str, Any]:
     }
 
 
-def _clip(fields: _Fields) -> tuple[float, float]:
+def _clip(fields: Fields) -> tuple[float, float]:
     clip = fields.values["clip"]
-    pair = isinstance(clip, list) and len(clip) == 2 and all(map(_is_seconds, clip))
+    pair = isinstance(clip, list) and len(clip) == 2 and all(map(is_seconds, clip))
     if not pair or clip[0] >= clip[1]:
         raise fields.error("clip", "write [start, end] in seconds, the start before the end")
     return float(clip[0]), float(clip[1])
 
 
-def _subtitle(fields: _Fields) -> str | tuple[tuple[float, float, str], ...]:
+def _subtitle(fields: Fields) -> str | tuple[tuple[float, float, str], ...]:
     if not isinstance(fields.values["subtitle"], list):
         text = fields.text("subtitle")
         if _names_file(text, SUBTITLE_FILES):
@@ -317,7 +188,7 @@ def _subtitle(fields: _Fields) -> str | tuple[tuple[float, float, str], ...]:
 
 
 def _asked(
-    fields: _Fields,
+    fields: Fields,
 ) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...] | None, str | None]:
     """Turns, options and caption, of which a line has turns or a caption."""
     forms = [key for key in ("question", "caption", "turns") if fields.has(key)]
@@ -343,7 +214,7 @@ def _asked(
     return ((question, answer),), _options(fields, answer), None
 
 
-def _options(fields: _Fields, answer: str) -> tuple[str, ...] | None:
+def _options(fields: Fields, answer: str) -> tuple[str, ...] | None:
     if not fields.has("options"):
         return None
     options = fields.texts("options", 2)

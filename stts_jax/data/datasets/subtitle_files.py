@@ -68,7 +68,7 @@ def _decoded(path: Path) -> str:
 
 
 def _plain(text: str, kind: str) -> str:
-    """What is said, on one line."""
+    """Joins what is said to one line without tags."""
     lines = text.split(r"\N")
     if kind == "vtt":  # a blank line ends a cue; a comment or the next one's name may follow
         lines = lines[: next((k for k, line in enumerate(lines) if not line.strip()), None)]
