@@ -72,7 +72,8 @@ class BadExamples:
     def see(self, example: str, source: int | None = None) -> None:
         """Note an example that was read, and the number of its dataset."""
         self._seen.add(example)
-        self._useless.pop(source, None)
+        if source is not None:
+            self._useless.pop(source, None)
 
     def add(self, bad: Unreadable) -> None:
         """Note a bad example.

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from stts_jax.budget import row_budget
 from stts_jax.config import DataConfig, ModelConfig
@@ -30,9 +31,10 @@ def remedy(
       with_crops: sizes of the example with so many `data.max_crops`, if it shows pictures.
     """
     found = []
-    fewer = range(data.max_crops - 1, 0, -1) if with_crops is not None else ()
-    crops = (count for count in fewer if _fits(with_crops(count), model, data))
-    found += [f"lower data.max_crops to {count}" for count in itertools.islice(crops, 1)]
+    if with_crops is not None:
+        fewer = range(data.max_crops - 1, 0, -1)
+        crops = (count for count in fewer if _fits(with_crops(count), model, data))
+        found += [f"lower data.max_crops to {count}" for count in itertools.islice(crops, 1)]
     larger = (c for c in _larger_rows(sizes, model, data) if _fits(sizes, model, _with(data, c)))
     for change in itertools.islice(larger, 1):
         found.append("raise " + " and ".join(f"data.{k} to {v}" for k, v in change.items()))
@@ -60,7 +62,7 @@ def _larger_rows(
             yield {name: new for name, new in change.items() if new != getattr(data, name)}
 
 
-def _with(data: DataConfig, change: Mapping[str, int]) -> DataConfig:
+def _with(data: DataConfig, change: Mapping[str, Any]) -> DataConfig:
     return dataclasses.replace(data, **change)
 
 

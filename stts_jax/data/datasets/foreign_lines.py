@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from stts_jax.data.datasets.quoting import shown
 
@@ -44,11 +44,11 @@ class Mark:
     """Stands in a message where a video or picture is shown.
 
     Attributes:
-      kind: of what is shown.
+      kind: of what is shown, one of `KINDS`.
       path: of its file, if the message names it.
     """
 
-    kind: Literal["video", "image"]
+    kind: str
     path: str | None = None
 
 
@@ -275,8 +275,9 @@ def _listed(record: dict[str, Any], kind: str) -> list[str]:
         if value is None or value == []:
             continue
         entries = value if isinstance(value, list) else [value]
-        paths = [entry.get("path") if isinstance(entry, dict) else entry for entry in entries]
-        if found or not all(isinstance(path, str) for path in paths):
+        listed = [entry.get("path") if isinstance(entry, dict) else entry for entry in entries]
+        paths = [path for path in listed if isinstance(path, str)]
+        if found or len(paths) < len(listed):
             raise ForeignLineError(
                 f"field '{name}' is {shown(value)}; write the path of a file, or a list of paths"
             )
