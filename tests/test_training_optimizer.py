@@ -1,5 +1,6 @@
 """Groups, rates, clipping, freezing and decay."""
 
+import dataclasses
 import math
 
 import jax
@@ -22,6 +23,7 @@ from stts_jax.training.optimizer import (
     learning_rate,
     make_optimizer,
 )
+from stts_jax.training.schedule_change import schedule_lines
 
 NAMES = {
     "llm.embedding": 5.0,
@@ -198,3 +200,37 @@ def test_muon_updates_are_as_large_as_those_of_adam():
     for name, update in updates.items():
         size = float(jnp.sqrt(jnp.mean(update**2)))
         assert size == pytest.approx(rate[group_of(name, train_config())], rel=0.5), name
+
+
+def test_going_on_with_other_steps_tells_of_the_rate_that_changes():
+    groups = {group: GroupConfig(1e-3, 2) for group in GROUPS}
+    saved = TrainConfig(steps=12, **groups)
+    (line,) = schedule_lines(dataclasses.replace(saved, steps=24), saved, 12)
+    assert line == (
+        "the learning rate at step 13 goes from 1.00e-04 to 5.50e-04 (llm, vit, connector, "
+        "scorer), because of train.steps=24 (saved: 12)"
+    )
+
+
+def test_going_on_tells_which_groups_change_and_which_other_settings():
+    saved = train_config()
+    other = dataclasses.replace(saved, vit=GroupConfig(5e-2, 10), weight_decay=0.1)
+    (line,) = schedule_lines(other, saved, 50)
+    assert "(vit), because of train.vit.learning_rate=0.05 (saved: 0.02)" in line
+    assert "train.weight_decay=0.1 (saved: 0.0)" in line and "llm" not in line
+    (line,) = schedule_lines(dataclasses.replace(saved, clip=2.0), saved, 50)
+    assert line == "settings of training change from step 51 on: train.clip=2.0 (saved: 1.0)"
+
+
+def test_going_on_as_before_or_saving_more_often_says_nothing():
+    saved = train_config()
+    assert not list(schedule_lines(saved, saved, 50))
+    assert not list(
+        schedule_lines(dataclasses.replace(saved, save_every=7, accumulate=2), saved, 50)
+    )
+
+
+def test_a_run_that_has_more_steps_than_are_asked_for_says_so():
+    saved = train_config()
+    (line,) = schedule_lines(dataclasses.replace(saved, steps=40), saved, 50)
+    assert line.startswith("nothing is left to train: the run is at step 50 and train.steps is 40")

@@ -189,3 +189,13 @@ def test_a_save_and_a_deletion_that_were_killed_are_no_damage(run, capsys):
     shutil.rmtree(run / "checkpoints" / "1" / "model")
     assert go_on(run)["step"] == 2
     assert "damaged" not in capsys.readouterr().out and not (run / "damaged").exists()
+
+
+def test_going_on_with_more_steps_says_where_the_learning_rate_goes_once(tmp_path, capsys):
+    short(tmp_path)
+    longer = ("train.steps=2", "train.log_every=0", "train.llm.learning_rate=1e-3")
+    train(small_config(*longer), tmp_path)
+    said = [line for line in capsys.readouterr().out.splitlines() if "learning rate" in line]
+    assert len(said) == 1 and "because of train.steps=2 (saved: 1)" in said[0]
+    train(small_config(*longer), tmp_path)
+    assert "nothing is left to train" in capsys.readouterr().out

@@ -126,7 +126,7 @@ class _Loop:
         self.profile = Profile(output, self.config.profile)
         stack.callback(self.profile.close)
         self.checkpoints = stack.enter_context(
-            Checkpoints(output, self.config.keep_checkpoints, config.data)
+            Checkpoints(output, self.config.keep_checkpoints, config.data, config.train)
         )
         self.agreement = Agreement()
         self.stop = stack.enter_context(StopRequest(self.agreement))

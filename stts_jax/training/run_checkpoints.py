@@ -45,20 +45,22 @@ class Progress:
       data: state of each part of the data stream, see `DataParts`.
       data_settings: that `data` was read with, None in older checkpoints. `config.json` can't
         tell: a run that goes on with other settings writes it before its first checkpoint.
+      train_settings: that the last step was trained with, None in older checkpoints.
     """
 
     step: int
     seconds: dict[str, float]
     data: list[Any]
     data_settings: dict[str, Any] | None = None
+    train_settings: dict[str, Any] | None = None
 
     @staticmethod
     def of(metadata: Mapping[str, Any]) -> Progress:
         """From a checkpoint's metadata; older ones have only the seconds spent in steps."""
         seconds = metadata["seconds"]
         seconds = dict(seconds) if isinstance(seconds, Mapping) else {"step": seconds}
-        data, settings = list(metadata["data"]), metadata.get("data_settings")
-        return Progress(metadata["step"], seconds, data, settings)
+        settings = (metadata.get(name) for name in ("data_settings", "train_settings"))
+        return Progress(metadata["step"], seconds, list(metadata["data"]), *settings)
 
 
 class Checkpoints:
@@ -70,12 +72,16 @@ class Checkpoints:
       output: folder of the run.
       keep: how many of the newest.
       data: what the run's data are read with, see `Progress`.
+      train: what its steps are trained with.
     """
 
-    def __init__(self, output: Path, keep: int, data: DataConfig) -> None:
+    def __init__(
+        self, output: Path, keep: int, data: DataConfig, train: TrainConfig | None = None
+    ) -> None:
         policies = ocp.training.preservation_policies
         self.folder = output.resolve() / CHECKPOINTS
         self._data_settings = dataclasses.asdict(data)
+        self._train_settings = None if train is None else dataclasses.asdict(train)
         require_writable(output)
         self._best = _Best(self.folder)
         self._checkpointer = ocp.training.Checkpointer(
@@ -104,7 +110,8 @@ class Checkpoints:
         """
         self.wait()
         data_of_all = _of_all_processes(data)
-        progress = Progress(step, dict(seconds), data_of_all, self._data_settings)
+        settings = (self._data_settings, self._train_settings)
+        progress = Progress(step, dict(seconds), data_of_all, *settings)
         with self._explained():
             self._checkpointer.save_checkpointables_async(
                 step,

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from stts_jax.config import Config, DataConfig, replace
+from stts_jax.config import Config, DataConfig, TrainConfig, replace
 from stts_jax.data.pipeline import TrainingBatches, training_batches
 from stts_jax.parallel.processes import Share, is_first, notice
 from stts_jax.training.checkpoint import (
@@ -36,6 +36,7 @@ from stts_jax.training.restore import (
     set_incomplete_aside,
 )
 from stts_jax.training.run_checkpoints import Progress, require_room
+from stts_jax.training.schedule_change import schedule_lines
 from stts_jax.training.step import TrainState, abstract_state, init_state
 from stts_jax.training.trackers import require_trackers
 
@@ -94,6 +95,8 @@ def start(
     require_room(output, abstract, config.train)
     if saved is not None:
         state, progress = _resumed(output, abstract, init_from)
+        for line in schedule_lines(config.train, _train_settings(progress, saved), progress.step):
+            notice(line)
         read_with = _data_settings(progress, saved)
         other_data = _differing(config.data, read_with, "data", _FREE_DATA_KEYS)
         batches = _resumed_data(config, mesh, stack, progress, other_data, data_dir)
@@ -149,6 +152,12 @@ def _data_settings(progress: Progress, saved: Config) -> DataConfig:
     """Those that the place in the data is of."""
     settings = progress.data_settings
     return saved.data if settings is None else replace(saved, {"data": settings}).data
+
+
+def _train_settings(progress: Progress, saved: Config) -> TrainConfig:
+    """Those that the checkpoint was trained with."""
+    settings = progress.train_settings
+    return saved.train if settings is None else replace(saved, {"train": settings}).train
 
 
 def _require_apart(init_from: Path, output: Path) -> None:
