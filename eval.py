@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from convert.cache import local_checkpoint
+from stts_jax.arguments import Parser
 from stts_jax.command_line import add_checkpoint_options, at_least_one, leave, run_on_hosts
 from stts_jax.config import Config, ConfigError, override, replace
 from stts_jax.data.datasets.base import SourceExample
@@ -51,7 +52,7 @@ devices and answers its share of the questions.
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Answer the questions of a split and score the answers.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

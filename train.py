@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from convert.cache import local_checkpoint
+from stts_jax.arguments import Parser
 from stts_jax.command_line import add_set_option, leave, run_on_hosts
 from stts_jax.config import Config, ConfigError, config_names, load_config
 from stts_jax.data.datasets.base import DatasetError
@@ -37,7 +38,7 @@ SIGTERM and Ctrl-C save and leave, with exit code 143 and 130.
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Train a video language model that drops video tokens inside its ViT.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -11,6 +11,7 @@ from convert.assemble import assemble_start
 from convert.run import DTYPES, Plan, convert, plan, table_lines
 from convert.sources import DEFAULT_TOPK, Options, open_source
 from convert.stored import ConvertError
+from stts_jax.arguments import Parser
 from stts_jax.config import ConfigError, load_config
 
 EXAMPLES = """\
@@ -27,7 +28,7 @@ Hugging Face folder, or one of ours; it is recognised by what lies in it. No cod
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m convert",
         description="Bring a PyTorch Molmo2 or STTS checkpoint, or take one back.",
         epilog=EXAMPLES,

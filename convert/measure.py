@@ -27,6 +27,7 @@ from convert.hf_folder import write_folder
 from convert.names import HF, HF_HEAD, name_table
 from convert.run import DTYPES, abstract_parameters
 from convert.stored import Rows
+from stts_jax.arguments import Parser
 from stts_jax.config import ModelConfig, load_config
 
 # Random rows are drawn once and repeated: drawing billions would take longer than converting them.
@@ -108,7 +109,7 @@ def _measure(folder: Path, model: ModelConfig, source_dtype: str, dtype: str) ->
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the figures as JSON."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m convert.measure",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

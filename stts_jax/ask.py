@@ -7,15 +7,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from stts_jax.arguments import Parser
 from stts_jax.command_line import add_checkpoint_options, open_checkpoint, run
 from stts_jax.evaluation.single import ask
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stts_jax.ask", description="Ask a question about a video."
-    )
+    parser = Parser(prog="python -m stts_jax.ask", description="Ask a question about a video.")
     parser.add_argument("video", type=Path, help="any file that FFmpeg reads")
     parser.add_argument("question")
     parser.add_argument("--options", nargs="+", default=[], help="to choose the answer from")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import math
+import errno
 import os
 import sys
 import traceback
@@ -26,10 +26,13 @@ from stts_jax.evaluation.suites import SuiteError
 from stts_jax.host_memory import keep_freed_memory
 from stts_jax.local_path import local_path
 from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.quoting import shorten, shorten_words
 from stts_jax.training.checkpoint import CheckpointError, config_of, load_to_answer
 from stts_jax.training.distributed import several_processes
 from stts_jax.training.loop import TrainingError
 
+# Times the frames that a model was trained on.
+MOST_FRAMES_SCALE = 1024
 # What a user can mend; all else is a defect and shows its traceback.
 USER_ERRORS = (
     BadExamplesError,
@@ -59,7 +62,13 @@ def run(name: str, command: Callable[[], None]) -> int:
     try:
         command()
     except USER_ERRORS as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        print(f"{name}: {shorten_words(str(error))}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        path = shorten(error.filename)
+        print(f"{name}: the path {path} is too long for this system; use another", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
@@ -146,7 +155,9 @@ def at_least_one(text: str) -> int:
     except ValueError:
         count = 0
     if count < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is no count; write a whole number from 1")
+        raise argparse.ArgumentTypeError(
+            f"{shorten(text)} is no count; write a whole number from 1"
+        )
     return count
 
 
@@ -156,6 +167,8 @@ def frames_scale(text: str) -> float:
         scale = float(text.removesuffix("x"))
     except ValueError:
         scale = 0.0
-    if not 0 < scale < math.inf:
-        raise argparse.ArgumentTypeError(f"'{text}' is no factor; write 2x, for example")
+    if not 0 < scale <= MOST_FRAMES_SCALE:
+        raise argparse.ArgumentTypeError(
+            f"{shorten(text)} is no factor from 0 to {MOST_FRAMES_SCALE}; write 2x, for example"
+        )
     return scale

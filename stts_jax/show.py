@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from stts_jax.arguments import Parser
 from stts_jax.command_line import add_checkpoint_options, open_checkpoint, run
 from stts_jax.evaluation.overlay import contact_sheet, overlay_video
 from stts_jax.evaluation.single import kept_tokens
@@ -21,7 +22,7 @@ from stts_jax.training.checkpoint import require_writable, writing
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m stts_jax.show", description="Show which tokens of a video are kept."
     )
     parser.add_argument("video", type=Path, help="any file that FFmpeg reads")

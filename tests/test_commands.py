@@ -430,8 +430,10 @@ def test_a_set_that_cannot_be_made_is_refused_in_a_sentence(tmp_path, capsys):
 
 
 def test_a_set_has_no_negative_seed(tmp_path, capsys):
-    assert synthetic.main([str(tmp_path / "set"), "--seed", "-1"]) == 1
-    assert capsys.readouterr().err == "--seed is -1; use 0 or more\n"
+    with pytest.raises(SystemExit) as left:
+        synthetic.main([str(tmp_path / "set"), "--seed", "-1"])
+    assert left.value.code == 2
+    assert "'-1' is no seed; write a whole number from 0 to 2^63 - 1" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from stts_jax.arguments import Parser
 from stts_jax.bench.decode import decode_lines, race_of_batches
 from stts_jax.bench.ideal import part_flops
 from stts_jax.bench.model import bench_budget, bench_config, small_config
@@ -43,7 +44,7 @@ time is the steadier of the two. docs/performance.md has more.
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m stts_jax.bench",
         description="Time pruned against unpruned, and both against their arithmetic.",
         epilog=EPILOG,

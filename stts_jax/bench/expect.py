@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from stts_jax.arguments import Parser
 from stts_jax.bench.operations import Operation, operations
 from stts_jax.budget import video_budget
 from stts_jax.command_line import run
@@ -25,7 +26,7 @@ BATCH, SHARE = 128, 0.35
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m stts_jax.bench.expect",
         description="Count FLOPs and bytes of a setup, unpruned and pruned, and what they take "
         "at the peak rates of real chips. Nothing is run.",

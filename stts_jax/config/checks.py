@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
+
+from stts_jax.config.limits import MAXIMA, MOST_ENTRIES
+from stts_jax.quoting import shorten
 
 
 class ConfigError(ValueError):
@@ -12,6 +16,32 @@ class ConfigError(ValueError):
 def require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
+
+
+def require_within_limits(owner: str, config: Any, path: str | None = None) -> None:
+    """Refuse numbers beyond `MAXIMA`; called first, so that later messages may show any number.
+
+    Args:
+      owner: whose limits, a key of `MAXIMA`.
+      config: dataclass with these settings.
+      path: that messages name, by default `owner`.
+    """
+    for name, most in MAXIMA[owner].items():
+        value = getattr(config, name)
+        where = f"{owner if path is None else path}.{name}".removeprefix(".")
+        numbers = value if isinstance(value, list | tuple) else [] if value is None else [value]
+        require(
+            len(numbers) <= MOST_ENTRIES,
+            f"{where} has {len(numbers)} entries; use at most {MOST_ENTRIES}",
+        )
+        for number in numbers:
+            if not isinstance(number, Real):
+                raise ConfigError(f"{where} is {shorten(number)}; it must be a number")
+            if not -most <= number <= most:
+                bound = "at most" if number > 0 else "above"
+                raise ConfigError(
+                    f"{where} is {shorten(number)}; use {bound} {most if number > 0 else -most}"
+                )
 
 
 def require_positive(owner: str, config: Any, *names: str) -> None:

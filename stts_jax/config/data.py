@@ -6,10 +6,11 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from stts_jax.config.checks import require, require_positive
+from stts_jax.config.checks import require, require_positive, require_within_limits
+from stts_jax.quoting import shorten
 
 # Which lines of subtitles are shown.
-NUMBERED_SUBTITLES = r"(frame|truncate)_(\d+)"
+NUMBERED_SUBTITLES = r"(frame|truncate)_(\d{1,9})"
 SUBTITLES = rf"{NUMBERED_SUBTITLES}|all|ignore"
 
 
@@ -80,6 +81,7 @@ class DataConfig:
     max_bad_share: float = 0.1
 
     def __post_init__(self) -> None:
+        require_within_limits("data", self)
         require_positive("data", self, "max_frames", "fps", "row_frames", "row_examples")
         require_positive("data", self, "row_text_tokens", "batch_rows", "questions_per_video")
         require_positive("data", self, "max_crops", "max_images")
@@ -90,8 +92,8 @@ class DataConfig:
         )
         require(
             re.fullmatch(SUBTITLES, self.subtitles) is not None,
-            f"data.subtitles is '{self.subtitles}'; use frame_N with seconds, all, ignore, or "
-            "truncate_K with tokens",
+            f"data.subtitles is {shorten(self.subtitles)}; use frame_N with seconds, all, ignore, "
+            "or truncate_K with tokens",
         )
         require(self.seed >= 0, f"data.seed is {self.seed}; use 0 or more")
         require(self.workers >= 0, f"data.workers is {self.workers}; use 0 or more")
@@ -102,8 +104,8 @@ class DataConfig:
         published = [s for s in (self.train, self.validation, self.test) if is_published(s)]
         require(
             not published or bool(self.root),
-            f"data.root is empty, but '{published[0] if published else ''}' lies below it; set it "
-            "to the folder of all datasets",
+            f"data.root is empty, but {shorten(published[0] if published else '')} lies below it; "
+            "set it to the folder of all datasets",
         )
 
 

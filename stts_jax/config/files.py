@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import math
+import stat
 import tomllib
 import types
 import typing
@@ -14,11 +14,20 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from stts_jax.config.checks import ConfigError, require
+from stts_jax.config.limits import MOST_LETTERS
+from stts_jax.config.parsing import MOST_NESTED, parse_toml, read_table
 from stts_jax.config.run import Config
+from stts_jax.quoting import shorten
 
 # In an installed package, and in a checkout; see setup.py.
 _INSTALLED, _CHECKOUT = (parent / "configs" for parent in Path(__file__).resolve().parents[1:3])
 CONFIG_DIR = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
+# A chain of files that name each other as their base.
+_MOST_BASES = 32
+# Of a key that is looked for among those that are known.
+MOST_KEY_LETTERS = 64
+# Of a whole number: any float can be made of it.
+_MOST_BITS = 1000
 T = TypeVar("T")
 
 
@@ -47,8 +56,9 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
 def _overridden(values: dict[str, Any], overrides: Sequence[str]) -> Config:
     for item in overrides:
         key, separator, text = item.partition("=")
-        require(bool(separator), f"override '{item}' has no '='; write section.key=value")
-        _merge(values, _nest(key.strip(), _parse_value(text.strip())))
+        require(bool(separator), f"override {shorten(item)} has no '='; write section.key=value")
+        key = key.strip()
+        _merge(values, _nest(key, _parse_value(key, text.strip())))
     return config_from_dict(values)
 
 
@@ -66,30 +76,15 @@ def replace(config: T, overrides: Mapping[str, Any]) -> T:
 
 
 def _read(name: str, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
-    path = Path(name)
-    if path.suffix not in (".toml", ".json"):
-        path = CONFIG_DIR / f"{name}.toml"
-        require(
-            path.is_file(),
-            f"there is no config named '{name}'; choose from {', '.join(config_names())}, or give "
-            "the path of a .toml or .json file",
-        )
-    require(
-        not path.is_dir(),
-        f"config file '{path}' is a folder; give the path of a .toml or .json file",
-    )
-    require(path.is_file(), f"config file '{path}' does not exist; check the path")
-    try:
-        text = path.read_text()
-        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"config file '{path}' cannot be read: {error}; mend it") from error
-    require(isinstance(values, dict), f"config file '{path}' holds no table; mend it")
+    path = _file_of(name)
+    values = read_table(path)
     base = values.pop("base", None)
     if base is None:
         return values
-    require(isinstance(base, str), f"base in '{path}' is {base!r}; name a config or a file")
+    require(isinstance(base, str), f"base in '{path}' is {shorten(base)}; name a config or a file")
+    _require_text("base", base)
     readers = (*readers, path.resolve())
+    require(len(readers) <= _MOST_BASES, f"config file '{path}' has too long a chain of bases")
     named = str(path.parent / base) if base.endswith((".toml", ".json")) else base
     require(
         (CONFIG_DIR / f"{named}.toml").resolve() not in readers
@@ -101,8 +96,38 @@ def _read(name: str, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
     return merged
 
 
+def _file_of(name: str) -> Path:
+    """The file of a setup, which exists."""
+    path = Path(name)
+    named = path.suffix not in (".toml", ".json")
+    if named:
+        path = CONFIG_DIR / f"{name}.toml"
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        mode = 0
+    except (OSError, ValueError) as error:  # too long, or not the name of a file at all
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(
+            f"config file {shorten(name)} cannot be read: {reason}; check the path"
+        ) from error
+    if named and not stat.S_ISREG(mode):
+        raise ConfigError(
+            f"there is no config named {shorten(name)}; choose from {', '.join(config_names())}, "
+            "or give the path of a .toml or .json file"
+        )
+    require(
+        not stat.S_ISDIR(mode),
+        f"config file '{path}' is a folder; give the path of a .toml or .json file",
+    )
+    require(mode != 0, f"config file '{path}' does not exist; check the path")
+    require(stat.S_ISREG(mode), f"config file '{path}' is no regular file; check the path")
+    return path
+
+
 def _nest(key: str, value: Any) -> dict[str, Any]:
     *outer, last = key.split(".")
+    require(len(outer) < MOST_NESTED, f"unknown setting {shorten(key)}; it has too many dots")
     nested: dict[str, Any] = {last: value}
     for part in reversed(outer):
         nested = {part: nested}
@@ -117,25 +142,31 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
             into[key] = dict(value) if isinstance(value, Mapping) else value
 
 
-def _parse_value(text: str) -> Any:
+def _parse_value(key: str, text: str) -> Any:
     """A TOML value; what is no TOML value is taken as a plain string."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        return parse_toml(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    except ValueError as error:
+        raise ConfigError(
+            f"{shorten(key)} is {shorten(text)}, which cannot be read: {error}"
+        ) from error
 
 
 def _build(cls: type[T], values: Any, path: str) -> T:
     where = path or "the config"
-    require(isinstance(values, Mapping), f"{where} is {values!r}; it must be a table of settings")
+    require(
+        isinstance(values, Mapping), f"{where} is {shorten(values)}; it must be a table of settings"
+    )
     hints = typing.get_type_hints(cls)
     known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in values:
         if key not in known:
             full = f"{path}.{key}" if path else str(key)
-            close = difflib.get_close_matches(str(key), known, n=1)
+            close = difflib.get_close_matches(str(key)[:MOST_KEY_LETTERS], known, n=1)
             hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"
-            raise ConfigError(f"unknown setting '{full}'; {hint}")
+            raise ConfigError(f"unknown setting {shorten(full)}; {hint}")
     arguments = {
         key: _convert(hints[key], value, f"{path}.{key}" if path else key)
         for key, value in values.items()
@@ -161,17 +192,33 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return _build(typing.cast(type, hint), value, path)
     if origin is Literal:
-        require(value in args, f"{path} is {value!r}; choose from {', '.join(map(str, args))}")
+        require(
+            value in args, f"{path} is {shorten(value)}; choose from {', '.join(map(str, args))}"
+        )
         return value
     if origin is tuple:
-        require(isinstance(value, list | tuple), f"{path} is {value!r}; it must be a list, [1, 2]")
+        require(
+            isinstance(value, list | tuple),
+            f"{path} is {shorten(value)}; it must be a list, [1, 2]",
+        )
         return tuple(_convert(args[0], item, path) for item in value)
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS and hint in (int, float, str):
+        raise ConfigError(f"{path} is {shorten(value)}; use a number that is not so far from 0")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
     correct = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
-    require(correct, f"{path} is {value!r}; it must be of type {hint.__name__}")
+    require(correct, f"{path} is {shorten(value)}; it must be of type {hint.__name__}")
+    if hint is str:
+        _require_text(path, value)
     if hint is float:
         require(math.isfinite(value), f"{path} is {value}; it must be a finite number")
     return value
+
+
+def _require_text(path: str, value: str) -> None:
+    if len(value) > MOST_LETTERS or "\0" in value:
+        raise ConfigError(
+            f"{path} is {shorten(value)}; use at most {MOST_LETTERS} letters, none of which is NUL"
+        )

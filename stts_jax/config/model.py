@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from stts_jax.config.checks import require, require_positive
+from stts_jax.config.checks import require, require_positive, require_within_limits
 
 PruneMethod = Literal["none", "scorer", "heuristic", "easy", "random"]
 Packing = Literal["stream", "first_fit"]
@@ -75,6 +75,7 @@ class VitConfig:
 
     def __post_init__(self) -> None:
         owner = "model.vit"
+        require_within_limits(owner, self)
         require_positive(owner, self, "image_size", "patch_size", "width", "heads", "head_dim")
         require_positive(owner, self, "mlp_width", "layers", "positions", "norm_epsilon")
         require(
@@ -158,6 +159,7 @@ class PruneConfig:
 
     def __post_init__(self) -> None:
         owner = "model.prune"
+        require_within_limits(owner, self)
         require_positive(owner, self, "pooling")
         require(
             0.0 <= self.topk < 1.0,
@@ -221,6 +223,7 @@ class ConnectorConfig:
     image_pooling: int = 2
 
     def __post_init__(self) -> None:
+        require_within_limits("model.connector", self)
         require_positive("model.connector", self, "heads", "head_dim", "width", "mlp_width")
         require_positive("model.connector", self, "image_pooling")
 
@@ -249,6 +252,7 @@ class YarnConfig:
 
     def __post_init__(self) -> None:
         owner = "model.llm.yarn"
+        require_within_limits(owner, self)
         require_positive(owner, self, "factor", "original_length", "beta_fast", "beta_slow")
         require(
             self.beta_fast >= self.beta_slow,
@@ -305,6 +309,7 @@ class LlmConfig:
 
     def __post_init__(self) -> None:
         owner = "model.llm"
+        require_within_limits(owner, self)
         require_positive(owner, self, "vocab_size", "width", "layers", "heads", "kv_heads")
         require_positive(owner, self, "head_dim", "mlp_width", "norm_epsilon")
         require_positive(owner, self, "max_positions")

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stts_jax.config.checks import require, require_positive
+from stts_jax.config.checks import require, require_positive, require_within_limits
 from stts_jax.config.data import DataConfig
 from stts_jax.config.model import ModelConfig
 from stts_jax.config.train import TrainConfig
@@ -33,6 +33,7 @@ class EvalConfig:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
+        require_within_limits("eval", self)
         require_positive("eval", self, "batch_rows", "max_new_tokens")
         require(self.temperature >= 0, f"eval.temperature is {self.temperature}; use 0 or more")
         require(self.top_k >= 0, f"eval.top_k is {self.top_k}; use 0 (off) or more")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from stts_jax.config.checks import require, require_positive
+from stts_jax.config.checks import require, require_positive, require_within_limits
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class GroupConfig:
     warmup: int = 200
 
     def __post_init__(self) -> None:
+        require_within_limits("train group", self, path="")
         require(self.learning_rate >= 0, f"learning_rate is {self.learning_rate}; use 0 or more")
         require(self.warmup >= 0, f"warmup is {self.warmup} steps; use 0 or more")
 
@@ -44,6 +45,7 @@ class MeshConfig:
     context: int = 1
 
     def __post_init__(self) -> None:
+        require_within_limits("train.mesh", self)
         for name, least in (("data", 0), ("fsdp", 0), ("tensor", 1), ("context", 1)):
             value = getattr(self, name)
             hint = "0 (what is left) or more" if least == 0 else "1 or more"
@@ -120,6 +122,8 @@ class TrainConfig:
     wandb: str = ""
 
     def __post_init__(self) -> None:
+        require_within_limits("train", self)
+        require(self.seed >= 0, f"train.seed is {self.seed}; use 0 or more")
         require_positive("train", self, "steps", "clip", "epsilon", "keep_checkpoints")
         require_positive("train", self, "accumulate", "evaluate_examples")
         for name in ("log_every", "evaluate_every", "save_every", "weight_decay", "z_loss"):

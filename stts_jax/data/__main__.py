@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from stts_jax.arguments import Parser
 from stts_jax.config import Config, ConfigError, load_config, replace
 from stts_jax.data.check import CheckOptions, Target, check, own_file, registered
 from stts_jax.data.check_report import details, table, write_report
@@ -28,6 +29,7 @@ from stts_jax.data.speed_clip import made_clip_set
 from stts_jax.data.synthetic import DEFAULT_FOLDER, SyntheticError
 from stts_jax.data.tokenizer import TokenizerError
 from stts_jax.data.usable import Selection, write_usable
+from stts_jax.quoting import shorten_words
 
 USER_ERRORS = (DatasetError, ConfigError, TokenizerError, SyntheticError, BudgetError)
 INCOMPLETE, WRONG_USE, INTERRUPTED = 1, 2, 130
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return command(options)
     except (*USER_ERRORS, OSError) as error:
-        print(f"stts_jax.data: {error}", file=sys.stderr)
+        print(f"stts_jax.data: {shorten_words(str(error))}", file=sys.stderr)
         return WRONG_USE
     except KeyboardInterrupt:
         print("stts_jax.data: interrupted", file=sys.stderr)
@@ -159,7 +161,7 @@ def _check_options(options: argparse.Namespace, config: Config | None) -> CheckO
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m stts_jax.data", description="Look at data.")
+    parser = Parser(prog="python -m stts_jax.data", description="Look at data.")
     commands = parser.add_subparsers(required=True)
     listing = commands.add_parser("list", help="list datasets and mixtures")
     listing.set_defaults(command=list_all)

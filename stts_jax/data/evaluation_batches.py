@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from stts_jax.budget import Budget, video_budget
-from stts_jax.config import Config, DataConfig
+from stts_jax.config import Config, ConfigError, DataConfig
+from stts_jax.config.limits import MAXIMA
 from stts_jax.data.bad_examples import READING_ERRORS, BadExamples, Unreadable
+from stts_jax.data.batch_memory import require_batch_fits
 from stts_jax.data.chains import chain_of
 from stts_jax.data.datasets.base import SourceExample
 from stts_jax.data.example_chain import ExampleArrays, ExampleChain, example_rng
@@ -118,8 +120,18 @@ def grown(budget: Budget, sizes: dict[str, int]) -> Budget:
 
 
 def scaled_frames(data: DataConfig, frames_scale: float) -> int:
-    """Frames of a video, at most: `data.max_frames` times a factor."""
-    return max(1, round(data.max_frames * frames_scale))
+    """Frames of a video, at most: `data.max_frames` times a factor.
+
+    Raises:
+      ConfigError: if that is more than any setup may take.
+    """
+    frames, most = max(1, round(data.max_frames * frames_scale)), MAXIMA["data"]["max_frames"]
+    if frames > most:
+        raise ConfigError(
+            f"--frames {frames_scale:g}x of data.max_frames={data.max_frames} are {frames} frames; "
+            f"take at most {most}"
+        )
+    return frames
 
 
 def text_room(tokens: int) -> int:
@@ -169,10 +181,12 @@ def batches_of_prompts(
     asked = list(examples)
     frames = scaled_frames(config.data, frames_scale)
     smallest = video_budget(config.model, frames=frames, videos=1, text_tokens=TEXT_STEP)
+    rows = rows or config.eval.batch_rows
+    require_batch_fits(smallest, config.model, rows, "lower eval.batch_rows or --frames")
     return PromptBatches(
         asked,
         budget or smallest,
         chain_of(config, max_frames=frames),
         BadExamples(len(asked), config.data.max_bad_share),
-        rows or config.eval.batch_rows,
+        rows,
     )

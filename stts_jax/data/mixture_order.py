@@ -106,7 +106,7 @@ class MixtureOrder:
 
     def _forget(self) -> None:
         # Where each chunk so far begins: state of the generator, and draws of each dataset before.
-        generator = np.random.RandomState(self._seed)
+        generator = np.random.RandomState(_legacy_seed(self._seed))
         before = np.zeros(len(self._sizes), np.int64)
         self._starts: list[tuple[Any, np.ndarray]] = [(generator.get_state(), before)]
         self._number, self._tables = -1, (before, before)
@@ -160,3 +160,8 @@ class MixtureOrder:
             np.random.RandomState(np.random.MT19937(seed)).shuffle(order)
             kept = self._orders[source] = (epoch, order)
         return kept[1]
+
+
+def _legacy_seed(seed: int) -> int | list[int]:
+    """As `RandomState` takes it: a number of 32 bits, or such numbers where it has more."""
+    return seed if seed < 2**32 else [seed % 2**32, seed >> 32]

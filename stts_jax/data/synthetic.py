@@ -9,7 +9,6 @@ and `pictures.jsonl` with videos of one frame, to learn to see from before learn
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import multiprocessing
@@ -28,6 +27,7 @@ import av
 import numpy as np
 from tqdm import tqdm
 
+from stts_jax.arguments import Parser, seed
 from stts_jax.data.scene_questions import SceneQuestion, ask, ask_picture
 from stts_jax.data.scenes import Scene, SceneConfig, plan_picture, plan_scene, render
 
@@ -212,10 +212,10 @@ def _line(video: str, question: SceneQuestion) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(description="Make the procedural video question set.")
+    parser = Parser(description="Make the procedural video question set.")
     parser.add_argument("folder", type=Path, help="where to; it must not hold other files")
     parser.add_argument("--videos", type=int, default=DEFAULT_VIDEOS, help="of all splits together")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed, default=0)
     options = parser.parse_args(arguments)
     try:
         ensure_synthetic(options.folder, videos=options.videos, seed=options.seed)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from stts_jax.arguments import Parser, seed
 from stts_jax.command_line import run
 from stts_jax.data.evaluation_batches import examples_of
 from stts_jax.data.questions import question_of
@@ -29,11 +30,11 @@ OVERLAYS = "overlays"
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m stts_jax.demo", description=__doc__)
+    parser = Parser(prog="python -m stts_jax.demo", description=__doc__)
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--short", action="store_true", help="all parts in under 3 minutes")
     length.add_argument("--long", action="store_true", help="with the other baselines")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/demo"))
     return parser.parse_args(arguments)
 

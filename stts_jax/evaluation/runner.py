@@ -31,6 +31,7 @@ from stts_jax.model.generation import Sampling, generate
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import mesh_of, place_whole_batch, rows_for
 from stts_jax.parallel.processes import ALONE, Share
+from stts_jax.seeds import key_of_seed
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ def answer(
             max_new_tokens=settings.max_new_tokens,
             end_token=batches.tokenizer.eos_id,
             sampling=sampling,
-            key=jax.random.fold_in(jax.random.key(config.train.seed), number),
+            key=jax.random.fold_in(key_of_seed(config.train.seed), number),
         )
         # Rows beyond the prompts are padding.
         for prompt, row in zip(prompts, _fetched(tokens), strict=False):

@@ -15,6 +15,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # What is compiled for devices that aren't here can be stored but not loaded again.
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
+from stts_jax.arguments import Parser
 from stts_jax.command_line import add_set_option, run
 from stts_jax.config import Config, ConfigError
 from stts_jax.fit.compiler import Compiler, compile_wholly
@@ -46,7 +47,7 @@ DEFECT = 3
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m stts_jax.fit",
         description="Compile for hardware that isn't here: does it fit, and how fast could it be.",
         epilog=EPILOG,

@@ -7,7 +7,6 @@ are made of these files and nothing else.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -26,6 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from stts_jax.arguments import Parser
 from stts_jax.command_line import run
 from stts_jax.config import ConfigError
 from stts_jax.fit.cycles import estimates
@@ -195,7 +195,7 @@ def document_with(text: str, records: Sequence[Record]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compile the cases, one after the other, each written when done."""
-    parser = argparse.ArgumentParser(prog="python -m stts_jax.fit.kernels", description=__doc__)
+    parser = Parser(prog="python -m stts_jax.fit.kernels", description=__doc__)
     parser.add_argument("--only", default="", help="cases whose names contain this text")
     parser.add_argument("--chips", nargs="+", metavar="CHIP", help="such as v5e (default all)")
     options = parser.parse_args(arguments)

@@ -7,7 +7,6 @@ too, with the compiler's words. The table in docs/fit.md is made of that file an
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import re
@@ -18,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stts_jax.arguments import Parser
 from stts_jax.command_line import run
 from stts_jax.config import ConfigError
 from stts_jax.fit.hardware import GIB
@@ -178,7 +178,7 @@ def document_with(text: str, lines: Sequence[str]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the table; the exit code is 1 where a row broke down."""
-    parser = argparse.ArgumentParser(prog="python -m stts_jax.fit.table", description=__doc__)
+    parser = Parser(prog="python -m stts_jax.fit.table", description=__doc__)
     parser.add_argument("--only", default="", help="rows whose options contain this text")
     parser.add_argument(
         "--stale", action="store_true", help="make those again too that other code made"

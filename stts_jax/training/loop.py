@@ -17,6 +17,7 @@ from stts_jax.config import Config
 from stts_jax.host_memory import give_back_much
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import shard_batch
+from stts_jax.seeds import key_of_seed
 from stts_jax.training.checkpoint import CHECKPOINTS, CheckpointError, checkpoint_steps
 from stts_jax.training.clock import Clock
 from stts_jax.training.data_parts import DataParts
@@ -119,7 +120,7 @@ class _Loop:
         self.evaluate, self.on_step = evaluate, on_step
         self.train_step = make_train_step(config, batches.budget, mesh)
         self.compiled = not hasattr(self.train_step, "lower")
-        self.key = jax.random.key(config.train.seed)
+        self.key = key_of_seed(config.train.seed)
         self.clock = Clock(progress.seconds)
         throughput = Throughput.of(config, batches.budget, list(mesh.devices.flat))
         self.reporter = Reporter(config, output, self.step, self.clock, throughput, stack)

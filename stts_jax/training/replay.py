@@ -8,7 +8,6 @@ since then.
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,12 +17,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from stts_jax.arguments import Parser
 from stts_jax.budget import Budget, row_budget
 from stts_jax.config import Config, ConfigError, replace
 from stts_jax.local_path import local_path
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import BATCH_AXES, make_mesh, parameter_shardings, shard_batch
 from stts_jax.parallel.parameters import named_parameters
+from stts_jax.seeds import key_of_seed
 from stts_jax.training.checkpoint import CheckpointError, initialize_from, load_model
 from stts_jax.training.dump import Dump, fingerprint, read_dump
 from stts_jax.training.run_mesh import run_mesh
@@ -50,7 +51,7 @@ def replay(folder: Path, checkpoint: Path | None = None) -> dict[str, float]:
     mesh = _mesh(config, dump)
     model = _model(config, dump, mesh, checkpoint)
     budget = row_budget(config.model, config.data)
-    key = jax.random.fold_in(jax.random.key(dump.seed), dump.step - 1)
+    key = jax.random.fold_in(key_of_seed(dump.seed), dump.step - 1)
     parts = config.train.accumulate
     rows = {name: array[_order(len(array), parts, dump, mesh)] for name, array in batch.items()}
     metrics, bad = _gradients(model, config, budget, mesh, rows, key)
@@ -101,7 +102,7 @@ def _model(config: Config, dump: Dump, mesh: Mesh, chosen: Path | None) -> Video
     def make(key: jax.Array) -> VideoLanguageModel:
         return VideoLanguageModel(config.model, key=key)
 
-    key = jax.random.key(dump.seed)
+    key = key_of_seed(dump.seed)
     shardings = parameter_shardings(jax.eval_shape(make, key), mesh)
     model = jax.jit(make, out_shardings=shardings)(key)
     return initialize_from(model, _there(Path(dump.init_from))) if dump.init_from else model
@@ -141,7 +142,7 @@ def _gradients(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Replay; the exit code: 0 if all is finite, 1 if not, 2 for what can't be replayed."""
-    parser = argparse.ArgumentParser(prog="python -m stts_jax.training.replay", description=__doc__)
+    parser = Parser(prog="python -m stts_jax.training.replay", description=__doc__)
     parser.add_argument("dump", type=Path, help="folder OUTPUT/dumps/step-N")
     parser.add_argument("--checkpoint", type=local_path, help="whose parameters to use")
     options = parser.parse_args(arguments)

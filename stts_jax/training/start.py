@@ -12,9 +12,12 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from stts_jax.budget import row_budget
 from stts_jax.config import Config, DataConfig, TrainConfig, replace
+from stts_jax.data.batch_memory import require_batch_fits
 from stts_jax.data.pipeline import TrainingBatches, training_batches
 from stts_jax.parallel.processes import Share, is_first, notice
+from stts_jax.seeds import key_of_seed
 from stts_jax.training.checkpoint import (
     CHECKPOINTS,
     CheckpointError,
@@ -79,6 +82,9 @@ def start(
     Raises:
       CheckpointError, ConfigError: in the cases above.
     """
+    rows = -(-config.data.batch_rows // jax.process_count())
+    budget = row_budget(config.model, config.data)
+    require_batch_fits(budget, config.model, rows, "lower data.batch_rows or data.row_frames")
     require_writable(output)
     require_shared(output)
     _require_no_file(output / CHECKPOINTS)
@@ -235,7 +241,7 @@ def _resumed_data(
 
 
 def _fresh(config: Config, mesh: Mesh, init_from: Path | None) -> TrainState:
-    state = init_state(config, mesh, jax.random.key(config.train.seed))
+    state = init_state(config, mesh, key_of_seed(config.train.seed))
     if init_from is not None:
         state = dataclasses.replace(state, model=initialize_from(state.model, init_from, notice))
         notice(f"starting from the parameters in '{init_from}'")
