@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +13,10 @@ import pytest
 from model_cases import BUDGET, KEY, numpy_rows, rows, small_model, small_model_config
 from random_batches import IMAGE, MULTI_IMAGE, TEXT, VIDEO
 
-from stts_jax.budget import tokens_to_prune
-from stts_jax.config import PruneConfig
+from stts_jax.budget import tokens_to_prune, video_budget
+from stts_jax.config import ModelConfig, PruneConfig, VitConfig
+from stts_jax.config.model import PruneMethod
+from stts_jax.model import vision
 from stts_jax.model.vision import encode
 from stts_jax.pruning.baselines import PROTECTED, easy_ratings, heuristic_ratings
 from stts_jax.pruning.cells import to_cells
@@ -421,3 +425,32 @@ def test_a_retry_of_one_video_leaves_the_other_alone(method):
     ratings = np.asarray(_rated(method, x, table(prune(0.5), counts, kinds), 0.85)[0])[0]
     # Of the second video, frames 6 and 7 have the 18 tokens without a retry.
     assert (ratings[1] < 0).all() and (ratings[5] == PROTECTED).all()
+
+
+@pytest.mark.parametrize("method", sorted({*get_args(PruneMethod)} - {"scorer"}))
+def test_every_method_that_can_be_set_has_ratings_of_its_own(method):
+    config = _of_method(method)
+    generator = np.random.default_rng(0)
+    still, moving = (generator.standard_normal((3, n, P * 9, 4), np.float32) for n in (1, T))
+    x = jnp.asarray(still + 0.1 * moving)
+    ratings = vision._baseline_ratings(x, table(config.prune), config, jax.random.key(0))
+    assert ratings.shape == (3, T, P)
+    assert (np.ptp(np.asarray(ratings)) > 0) == (method != "none")
+
+
+def test_a_method_that_the_model_does_not_compute_raises():
+    config = _of_method("random")
+    new = dataclasses.replace(config, prune=dataclasses.replace(config.prune, method="newest"))
+    with pytest.raises(ValueError, match=r"method 'newest' is not one that the model"):
+        vision._baseline_ratings(jnp.zeros((3, T, P * 9, 4)), table(), new, jax.random.key(0))
+    other = dataclasses.replace(config, prune=dataclasses.replace(config.prune, packing="tight"))
+    budget = video_budget(config, frames=T, videos=1, text_tokens=8)
+    with pytest.raises(ValueError, match=r"model\.prune\.packing 'tight' is not one of"):
+        vision.pack(jnp.ones((3, T, P * 9), bool), budget, other)
+
+
+def _of_method(method: str) -> ModelConfig:
+    """A model of 3 x 3 tokens a frame."""
+    vit = VitConfig(image_size=9, patch_size=1, positions=81, layers=12)
+    topk = 0.0 if method == "none" else 0.5
+    return ModelConfig(vit=vit, prune=PruneConfig(method=method, topk=topk))

@@ -123,7 +123,11 @@ def encode(
 def _baseline_ratings(
     x: jax.Array, frames: FrameTable, config: ModelConfig, key: jax.Array
 ) -> jax.Array:
-    """(B, T, P) ratings by the method's name; all equal where nothing is pruned."""
+    """(B, T, P) ratings by the method's name; all equal where nothing is pruned.
+
+    Raises:
+      ValueError: for a method that has none; equal ratings would pass for its.
+    """
     prune = config.prune
     shape = (*x.shape[:2], config.tokens_per_frame)
     if prune.method == "heuristic":
@@ -132,7 +136,9 @@ def _baseline_ratings(
         return easy_ratings(x, frames, prune.pooling, prune.new_reference_threshold)
     if prune.method == "random":
         return random_ratings(shape, key)
-    return jnp.ones(shape, jnp.float32)
+    if prune.method == "none":
+        return jnp.ones(shape, jnp.float32)
+    raise ValueError(f"model.prune.method '{prune.method}' is not one that the model computes")
 
 
 def pack(keep_patches: jax.Array, budget: Budget, config: ModelConfig) -> Layout:
@@ -142,9 +148,14 @@ def pack(keep_patches: jax.Array, budget: Budget, config: ModelConfig) -> Layout
       keep_patches: (B, T, N) bool.
       budget: static sizes; they fit.
       config: the model's configuration.
+
+    Raises:
+      ValueError: for a packing that there isn't.
     """
     rows, frames, patches = keep_patches.shape
     if config.prune.packing == "stream":
         # Whole tiles of memory, so that a TPU's kernel takes the stream as it is.
         return stream_layout(keep_patches, -(-budget.patches // TILE) * TILE)
+    if config.prune.packing != "first_fit":
+        raise ValueError(f"model.prune.packing '{config.prune.packing}' is not one of the model's")
     return first_fit_layout(keep_patches, bin_ladder(rows, frames, budget.patches, patches))
