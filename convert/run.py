@@ -16,7 +16,6 @@ from typing import Any, Literal
 import jax
 import ml_dtypes
 import numpy as np
-from tqdm import tqdm
 
 from convert.fresh import fresh_scorer
 from convert.hf_folder import write_folder
@@ -29,6 +28,7 @@ from stts_jax.config import Config, ModelConfig, replace
 from stts_jax.data.tokenizer import CONFIG_FILE
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.parameters import named_parameters
+from stts_jax.progress import progress_bar
 from stts_jax.training.checkpoint import CHECKPOINTS
 
 Target = Literal["orbax", "hf"]
@@ -125,12 +125,12 @@ def convert(
     wanted = planned.parameters * DTYPES[dtype].itemsize
     temporary = _prepare(target, wanted)
     try:
-        with tqdm(
+        with progress_bar(
             total=planned.parameters,
             desc="converting",
-            unit="param",
+            unit="parameters",
             unit_scale=True,
-            disable=None if progress else True,
+            shown=progress,
         ) as bar:
             if to == "hf":
                 tensors = hf_tensors(planned)

@@ -10,6 +10,7 @@ from pathlib import Path
 from stts_jax.arguments import Parser
 from stts_jax.command_line import add_checkpoint_options, open_checkpoint, run
 from stts_jax.evaluation.single import ask
+from stts_jax.progress import doing
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -29,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> None:
         model, config = open_checkpoint(options)
         choices = tuple(options.options)
-        print(ask(model, config, options.video, options.question, choices, options.frames))
+        with doing("reading the video, compiling and answering"):
+            said = ask(model, config, options.video, options.question, choices, options.frames)
+        print(said)
 
     return run("ask", command)
 

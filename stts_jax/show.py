@@ -17,6 +17,7 @@ from stts_jax.command_line import add_checkpoint_options, open_checkpoint, run
 from stts_jax.evaluation.overlay import contact_sheet, overlay_video
 from stts_jax.evaluation.single import kept_tokens
 from stts_jax.local_path import local_path
+from stts_jax.progress import doing
 from stts_jax.training.checkpoint import require_writable, writing
 
 
@@ -38,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> None:
         require_writable(options.output)
         model, config = open_checkpoint(options)
-        kept = kept_tokens(model, config, options.video, options.frames)
+        with doing("reading the video, compiling and scoring its tokens"):
+            kept = kept_tokens(model, config, options.video, options.frames)
         sheet = options.output / f"{options.video.stem}_kept.png"
         video, settings = sheet.with_suffix(".mp4"), sheet.with_suffix(".json")
         frames, times = kept.video.frames, kept.video.timestamps

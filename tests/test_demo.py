@@ -129,7 +129,9 @@ def test_a_finished_part_is_done_again_only_when_it_is_made_of_something_else(tm
     path, done = tmp_path / "part" / "result.json", []
 
     def part(made_of: dict) -> dict:
-        return FinishedParts().once(path, made_of, lambda: done.append(made_of) or {"n": len(done)})
+        return FinishedParts().once(
+            "a part", path, made_of, lambda: done.append(made_of) or {"n": len(done)}
+        )
 
     first = part({"steps": 1})
     assert part({"steps": 1}) == first and done == [{"steps": 1}]
@@ -141,10 +143,10 @@ def test_a_finished_part_is_done_again_only_when_it_is_made_of_something_else(tm
 
 def test_what_finished_parts_took_is_remembered(tmp_path) -> None:
     path = tmp_path / "result.json"
-    FinishedParts().once(path, {}, dict)
+    FinishedParts().once("a part", path, {}, dict)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"minutes": 3.0}))
     again = FinishedParts()
-    again.once(path, {}, dict)
+    again.once("a part", path, {}, dict)
     assert again.minutes == 3.0
 
 

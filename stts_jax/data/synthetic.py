@@ -25,11 +25,11 @@ from typing import Any
 
 import av
 import numpy as np
-from tqdm import tqdm
 
 from stts_jax.arguments import Parser, seed
 from stts_jax.data.scene_questions import SceneQuestion, ask, ask_picture
 from stts_jax.data.scenes import Scene, SceneConfig, plan_picture, plan_scene, render
+from stts_jax.progress import progress_bar
 
 SPLITS = ("train", "validation", "test")
 DEFAULT_FOLDER = Path("runs/data/synthetic")
@@ -147,8 +147,11 @@ def _not_made(folder: Path, error: OSError) -> SyntheticError:
 
 def _write(folder: Path, videos: int, seed: int, config: SceneConfig, progress: bool) -> None:
     pictures = PICTURES_PER_VIDEO * videos
-    bar = tqdm(
-        total=videos + pictures, desc="videos", unit="video", disable=None if progress else True
+    bar = progress_bar(
+        total=videos + pictures,
+        desc=f"making the procedural set in '{folder}'",
+        unit="videos",
+        shown=progress,
     )
     with bar, _mapping(videos) as each, (folder / "scenes.jsonl").open("w") as scenes:
         start = 0

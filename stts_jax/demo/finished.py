@@ -22,11 +22,12 @@ class FinishedParts:
     minutes: float = 0.0
 
     def once(
-        self, path: Path, made_of: dict[str, Any], run: Callable[[], dict[str, Any]]
+        self, what: str, path: Path, made_of: dict[str, Any], run: Callable[[], dict[str, Any]]
     ) -> dict[str, Any]:
         """The result in `path` if it was made of the same, else that of `run`, kept there.
 
         Args:
+          what: is done, for the line that tells of it.
           path: of a JSON file.
           made_of: all that the result depends on, JSON-compatible; of another part its `id`.
           run: does the part.
@@ -39,10 +40,13 @@ class FinishedParts:
             found = json.loads(path.read_text())
             if found.get("made_of") == made_of:
                 self.minutes += found["minutes"]
+                print(f"{what}: done before, taken from '{path}'", flush=True)
                 return found["result"]
+        print(f"{what} ...", flush=True)
         started = time.monotonic()
         result = run() | {"id": uuid.uuid4().hex}
         minutes = (time.monotonic() - started) / 60
+        print(f"{what}: {60 * minutes:.0f} s", flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = {"made_of": made_of, "minutes": minutes, "result": result}
         path.write_text(json.dumps(kept, indent=2) + "\n")

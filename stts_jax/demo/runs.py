@@ -68,6 +68,7 @@ class Demo:
 
     def make_videos(self) -> None:
         """Make the procedural set unless it is there."""
+        print(f"the demo's {self.plan.videos} videos are in '{self.data_dir}'", flush=True)
         ensure_synthetic(self.data_dir, videos=self.plan.videos, seed=self.seed)
 
     def train_unpruned(self) -> dict[str, Any]:
@@ -126,7 +127,12 @@ class Demo:
             }
 
         made_of = self._made_of(config) | {"begun": begun and begun["id"]}
-        return self.finished.once(self.parts / name / "trained.json", made_of, run)
+        return self.finished.once(
+            f"training '{name}', {config.train.steps} steps",
+            self.parts / name / "trained.json",
+            made_of,
+            run,
+        )
 
     def _evaluated(
         self,
@@ -161,7 +167,9 @@ class Demo:
 
         folder = self.parts / "evaluations" / f"{name.replace(' ', '_')}-{k}-{packing}"
         made_of = self._made_of(config) | {"of": trained["id"], "questions": self.plan.questions}
-        found = self.finished.once(folder / "result.json", made_of, run)
+        found = self.finished.once(
+            f"evaluating '{name}' at {k} %, {packing}", folder / "result.json", made_of, run
+        )
         print(f"{name:28s} {k:3d} %  {packing:9s}  accuracy {100 * found['accuracy']:.1f} %")
         return found
 

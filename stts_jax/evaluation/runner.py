@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from tqdm import tqdm
 
 from stts_jax.config import Config
 from stts_jax.data.datasets.base import SourceExample
@@ -31,6 +30,7 @@ from stts_jax.model.generation import Sampling, generate
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import mesh_of, place_whole_batch, rows_for
 from stts_jax.parallel.processes import ALONE, Share
+from stts_jax.progress import progress_bar
 from stts_jax.seeds import key_of_seed
 
 
@@ -196,7 +196,7 @@ def answer(
     sampling = Sampling(settings.temperature, settings.top_k, settings.top_p)
     answers: list[tuple[Prompt, str]] = []
     compiled, started, timed = None, 0.0, 0
-    bar = tqdm(batches, desc="answering", unit="batch", disable=None if progress else True)
+    bar = progress_bar(batches, desc="answering", unit="batches", shown=progress)
     for number, (batch, prompts, budget) in enumerate(bar):
         if blind:  # a visual token that pools no patch is dropped
             batch["token_pooling"] = np.full_like(batch["token_pooling"], -1)
