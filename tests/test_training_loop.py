@@ -31,8 +31,9 @@ from stts_jax.training.plots import plot_training
 from stts_jax.training.utilization import Throughput
 
 LINE = re.compile(
-    r"step \d+/\d+ \(\d+\.\d %\) \| loss \d+\.\d{4} \| aux \d+\.\d{4} \| lr \d\.\de-\d\d \| "
-    r"gnorm \d+\.\d\d \| kept \d+ % \| \d+ tok/s/dev \| (MFU \d+\.\d % \| )?(fill \d+ % \| )?"
+    r"step \d+/\d+ \(\d+\.\d %\) \| loss \d+\.\d{4} \| temporal loss \d+\.\d{4} \| "
+    r"lr \d\.\de-\d\d \| gnorm \d+\.\d\d \| kept \d+ % \| \d+ tok/s/dev \| "
+    r"(MFU \d+\.\d % \| )?(fill \d+ % \| )?"
     r"data wait \d+ % \| "
     r"ETA (\d+ days?, )?\d+:\d\d:\d\d( \| skipped \d+)?"
 )
@@ -274,8 +275,8 @@ def test_log_line(throughput, mfu):
     line = log_line(120, 6250, window.close(6250 - 120, 2.0))
     assert LINE.fullmatch(line)
     assert line == (
-        "step 120/6250 (1.9 %) | loss 2.0000 | aux 0.2500 | lr 1.0e-05 | gnorm 5.00 | kept 50 % | "
-        f"125 tok/s/dev | {mfu}data wait 10 % | ETA 0:51:05"
+        "step 120/6250 (1.9 %) | loss 2.0000 | temporal loss 0.2500 | lr 1.0e-05 | gnorm 5.00 | "
+        f"kept 50 % | 125 tok/s/dev | {mfu}data wait 10 % | ETA 0:51:05"
     )
 
 
@@ -442,3 +443,35 @@ def test_a_command_trains(tmp_path, capsys):
     arguments = ["--config", str(tmp_path / "config.json"), "--output", str(tmp_path / "run")]
     assert command.main(arguments) == 0
     assert "done at step 2; everything is in" in capsys.readouterr().out
+
+
+def test_the_last_line_has_the_rate_of_the_others(tmp_path, monkeypatch):
+    """Also where a step is computed while it is started, as CPUs do."""
+
+    def slow(*_):
+        def step(state, batch, key):
+            time.sleep(0.2)
+            return train_step()(state, batch, key)
+
+        return step
+
+    monkeypatch.setattr(loop, "make_train_step", slow)
+    train(small_config("train.steps=3", "train.log_every=1", "train.save_every=0"), tmp_path)
+    windows = [r["window"] for r in read_metrics(tmp_path / "metrics.jsonl") if "window" in r]
+    assert len(windows) == 3
+    assert all(window["steps_per_second"] < 1 / 0.19 for window in windows)
+
+
+def test_two_accuracies_have_a_picture_each(tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(
+        "stts_jax.training.plots.Figure.savefig",
+        lambda figure, *_, **__: titles.extend(axis.get_title() for axis in figure.axes),
+    )
+    with MetricsLog(tmp_path, 0) as log:
+        log.write({"step": 1, **METRICS})
+        plot_training(tmp_path)
+        log.write({"step": 1, "evaluation": {"accuracy": 0.5}})
+        plot_training(tmp_path)
+    training, validation = "training: tokens predicted right", "validation: answers that are right"
+    assert titles == 2 * ["loss", training, "temporal loss"] + [validation]

@@ -139,7 +139,7 @@ def log_line(step: int, steps: int, values: Mapping[str, float]) -> str:
     parts = [
         f"step {step}/{steps} ({100 * step / steps:.1f} %)",
         f"loss {values['loss']:.4f}",
-        f"aux {values['auxiliary_loss']:.4f}",
+        f"temporal loss {values['auxiliary_loss']:.4f}",
         f"lr {values[_LEARNING_RATE + 'llm']:.1e}",
         f"gnorm {values['gradient_norm']:.2f}",
         f"kept {100 * values['kept']:.0f} %",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -199,11 +200,12 @@ class _Loop:
             return False
         assert batch is not None and states is not None
         waited = self.clock.buckets["data"] - before
+        started = time.perf_counter()
         with self.profile.step(self.step + 1):
             self.state, metrics = self.train_step(self.state, placed, self.key)
         self.step += 1
         self.batches.state = states
-        self._report()
+        self._report(ahead=time.perf_counter() - started)
         self.pending = _Pending(self.step, metrics, waited, batch)
         return True
 
@@ -219,8 +221,12 @@ class _Loop:
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
 
-    def _report(self) -> None:
-        """Fetch and write the metrics of the step that was dispatched last, if any."""
+    def _report(self, ahead: float = 0.0) -> None:
+        """Fetch and write the metrics of the step that was dispatched last, if any.
+
+        Args:
+          ahead: seconds that the next step has taken already.
+        """
         if self.pending is None:
             return
         pending, self.pending = self.pending, None
@@ -231,7 +237,7 @@ class _Loop:
         self.profile.step_done(step)
         self.metrics = {**metrics, "data_wait": pending.waited}
         self.clock.step_done()
-        self.reporter.step(step, self.metrics, self.batches.account)
+        self.reporter.step(step, self.metrics, self.batches.account, ahead)
         if self.on_step is not None:
             self.on_step(step, self.metrics)
 

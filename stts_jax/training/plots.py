@@ -19,7 +19,11 @@ _SMOOTHING = 0.05
 
 
 def plot_training(output: Path) -> Path | None:
-    """Draw loss, accuracy and temporal loss over the steps, from `metrics.jsonl` of a run.
+    """Draw the curves of a run over its steps, from `metrics.jsonl`.
+
+    The share of single tokens that are predicted right, of the training set with the right answer
+    before them, and the share of whole answers that are right, of the validation set, are two
+    measures, and have a picture each.
 
     Returns:
       The picture, or None if there is no step to draw yet.
@@ -28,18 +32,21 @@ def plot_training(output: Path) -> Path | None:
     steps = [record for record in records if "loss" in record]
     if not steps:
         return None
-    figure = Figure(figsize=(12, 3.5), layout="constrained")
-    axes = figure.subplots(1, 3)
-    for axis, (title, name) in zip(
-        axes,
-        (("loss", "loss"), ("accuracy", "accuracy"), ("temporal loss", "auxiliary_loss")),
-        strict=True,
-    ):
+    evaluations = [r for r in records if "accuracy" in r.get("evaluation", {})]
+    curves = [("loss", "loss"), ("training: tokens predicted right", "accuracy")]
+    curves.append(("temporal loss", "auxiliary_loss"))
+    figure = Figure(figsize=(4 * (len(curves) + bool(evaluations)), 3.5), layout="constrained")
+    axes = figure.subplots(1, len(curves) + bool(evaluations))
+    for axis, (title, name) in zip(axes, curves, strict=False):
         _curve(axis, [r["step"] for r in steps], [r[name] for r in steps])
-        axis.set(title=title, xlabel="step")
-        axis.grid(alpha=0.3)
-    _evaluations(axes[1], [record for record in records if "evaluation" in record])
+        axis.set_title(title)
     axes[1].set_ylim(0, 1)
+    if evaluations:
+        _evaluations(axes[-1], evaluations)
+        axes[-1].set_xlim(axes[0].get_xlim())
+    for axis in axes:
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
     path = output / LOSS_PLOT
     with writing(path):
         figure.savefig(path, dpi=110)
@@ -51,14 +58,11 @@ def _curve(axis: Axes, steps: Sequence[int], values: Sequence[float]) -> None:
     width = max(1, round(_SMOOTHING * len(values)))
     if width > 1:
         mean = np.convolve(values, np.full(width, 1 / width), mode="valid")
-        axis.plot(steps[width - 1 :], mean, color="tab:blue", linewidth=1.5, label="training")
+        axis.plot(steps[width - 1 :], mean, color="tab:blue", linewidth=1.5)
 
 
 def _evaluations(axis: Axes, records: Sequence[dict[str, Any]]) -> None:
-    """Answers that are right on the validation set; the curve is of single tokens."""
-    points = [
-        (r["step"], r["evaluation"]["accuracy"]) for r in records if "accuracy" in r["evaluation"]
-    ]
-    if points:
-        axis.plot(*zip(*points, strict=True), "o-", color="tab:orange", label="validation")
-        axis.legend(loc="lower right")
+    points = [(r["step"], r["evaluation"]["accuracy"]) for r in records]
+    axis.plot(*zip(*points, strict=True), "o-", color="tab:orange")
+    axis.set_title("validation: answers that are right")
+    axis.set_ylim(0, 1)

@@ -61,10 +61,22 @@ class Reporter:
         self._console.line(text)
 
     def step(
-        self, step: int, metrics: Mapping[str, float], account: Callable[[], Mapping[str, float]]
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        account: Callable[[], Mapping[str, float]],
+        ahead: float = 0.0,
     ) -> None:
-        """Tell of a step that is done; every `train.log_every` steps also of those since."""
-        before, self._reported_at = self._reported_at, self._clock.seconds
+        """Tell of a step that is done; every `train.log_every` steps also of those since.
+
+        Args:
+          step: its number.
+          metrics: what it computed.
+          account: returns what is told of the data.
+          ahead: seconds that starting the next step has taken already. A CPU computes a step while
+            it is started, so that they are the next one's; the last step would seem to take none.
+        """
+        before, self._reported_at = self._reported_at, self._clock.seconds - ahead
         self._window.add(metrics, before, self._reported_at)
         self._write({"step": step, **metrics, "seconds": self._reported_at})
         self._console.advance(metrics["loss"])
