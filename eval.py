@@ -6,13 +6,21 @@ With `--mode` the published benchmarks are answered and set beside the paper's f
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+
+import jax
 
 from convert.cache import local_checkpoint
 from stts_jax.arguments import Parser
-from stts_jax.command_line import add_checkpoint_options, at_least_one, leave, run_on_hosts
+from stts_jax.command_line import (
+    add_checkpoint_options,
+    at_least_one,
+    end_program,
+    leave,
+    run_on_hosts,
+)
 from stts_jax.config import Config, ConfigError, override, replace
 from stts_jax.data.datasets.base import SourceExample
 from stts_jax.data.synthetic import DEFAULT_FOLDER, SPLITS
@@ -25,7 +33,9 @@ from stts_jax.evaluation.suites import GROUPS, tasks_of
 from stts_jax.evaluation.tasks import TaskRun, evaluate_tasks
 from stts_jax.local_path import local_path
 from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
+from stts_jax.output_lock import hold_output
 from stts_jax.parallel.processes import Share, first_then_others, is_first, notice
+from stts_jax.progress import doing, to_stderr
 from stts_jax.training.checkpoint import (
     config_of,
     find_checkpoint,
@@ -34,6 +44,7 @@ from stts_jax.training.checkpoint import (
     writing,
 )
 from stts_jax.training.distributed import join_processes
+from stts_jax.training.partners import keep_native_log, native_log_of
 from stts_jax.training.run_mesh import answering_mesh
 
 EXAMPLES = """\
@@ -96,6 +107,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="folder for metrics and predictions (default: in CHECKPOINT)",
     )
     return parser.parse_args(arguments)
+
+
+def tell(text: str) -> None:
+    """Print a line on the standard error, once for all processes."""
+    if is_first():
+        to_stderr(text)
 
 
 def require_split(split: str) -> None:
@@ -161,6 +178,7 @@ def answer_split(
     """Answer a split at each ratio; save and print."""
     results: dict[str, Evaluation] = {}
     for name, setup in wanted.items():
+        tell(f"answering {len(questions)} questions, {name} dropped; the first batch compiles")
         results[name] = evaluate_questions(
             reconfigure(model, setup.model),
             setup,
@@ -226,25 +244,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.mode:
             tasks_of(options.mode)  # says at once what is wrong with it
             judge = HttpJudge(options.judge) if options.judge else None
-        join_processes()
+        if join_processes() > 1:
+            log = options.output or options.checkpoint
+            keep_native_log("eval.py", native_log_of(log, jax.process_index()))
         options.checkpoint = first_then_others(lambda: local_checkpoint(options.checkpoint))
         config = trained_config(options)
-        questions = None if options.mode else first_then_others(lambda: asked_of(options, config))
+        questions = None
+        if not options.mode:
+            with doing("reading the questions", tell):
+                questions = first_then_others(lambda: asked_of(options, config))
         wanted = setups(options, config, questions)
         output = options.output or options.checkpoint / "eval"
         if is_first():
-            require_writable(output)
+            for name in wanted:
+                folder = output / f"k{name.removesuffix(' %')}"
+                require_writable(folder)
+                stack.enter_context(hold_output(folder, "evaluating", notice))
         # A run may save a newer step meanwhile; results are kept with the one that is loaded.
         options.checkpoint = find_checkpoint(options.checkpoint)
-        model, _ = load_to_answer(options.checkpoint, config, answering_mesh(config))
+        with doing(f"loading the model of '{options.checkpoint}'", tell):
+            model, _ = load_to_answer(options.checkpoint, config, answering_mesh(config))
         if questions is None:
             answer_tasks(options, model, wanted, output, judge)
         else:
             answer_split(options, model, wanted, output, questions)
         notice(f"metrics and predictions are in '{output}'")
 
-    return leave(run_on_hosts("eval.py", command))
+    with ExitStack() as stack:  # lets go of the results' folders
+        code = run_on_hosts("eval.py", command)
+    return leave(code)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_program(main())

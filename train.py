@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from convert.cache import local_checkpoint
 from stts_jax.arguments import Parser
-from stts_jax.command_line import add_set_option, leave, run_on_hosts
+from stts_jax.command_line import add_set_option, end_program, leave, run_on_hosts
 from stts_jax.config import Config, ConfigError, config_names, load_config
 from stts_jax.data.datasets.base import DatasetError
 from stts_jax.data.synthetic import DEFAULT_FOLDER
@@ -19,8 +20,10 @@ from stts_jax.evaluation.runner import evaluate_questions, read_questions
 from stts_jax.local_path import local_path
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.processes import first_then_others, notice
+from stts_jax.progress import doing
 from stts_jax.training.distributed import join_processes
 from stts_jax.training.loop import Evaluate, train
+from stts_jax.training.partners import keep_native_log, native_log_of
 from stts_jax.training.run_tokenizer import with_tokenizer_of_start
 
 EXAMPLES = """\
@@ -70,7 +73,10 @@ def evaluation(config: Config, data_dir: Path) -> Evaluate:
     """
     limit = config.train.evaluate_examples
     try:
-        questions = first_then_others(lambda: read_questions(config, "validation", data_dir, limit))
+        with doing(f"reading the questions of '{config.data.validation}'", notice):
+            questions = first_then_others(
+                lambda: read_questions(config, "validation", data_dir, limit)
+            )
     except (ConfigError, DatasetError) as error:
         raise ConfigError(
             f"data.validation is '{config.data.validation}', which cannot be evaluated on: {error}"
@@ -91,7 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         config = load_config(options.config, options.overrides)
-        join_processes()
+        if join_processes() > 1:
+            keep_native_log("train.py", native_log_of(options.output, jax.process_index()))
         wanted = config.train.evaluate_every > 0
         evaluate = evaluation(config, options.data_dir) if wanted else None
         start = options.init_from
@@ -120,4 +127,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_program(main())

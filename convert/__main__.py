@@ -12,6 +12,7 @@ from convert.run import DTYPES, Plan, convert, plan, table_lines
 from convert.sources import DEFAULT_TOPK, Options, open_source
 from convert.stored import ConvertError
 from stts_jax.arguments import Parser
+from stts_jax.broken_pipe import end_quietly, is_stdout_closed
 from stts_jax.config import ConfigError, load_config
 
 EXAMPLES = """\
@@ -74,6 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
         _convert(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not is_stdout_closed():
+            raise
+        return end_quietly()
     except (ConvertError, ConfigError) as error:
         print(f"convert: {error}", file=sys.stderr)
         return 2

@@ -9,11 +9,13 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 
 from convert.cache import local_checkpoint
 from convert.stored import ConvertError
+from stts_jax.broken_pipe import end_quietly, is_stdout_closed
 from stts_jax.config import Config, ConfigError, override
 from stts_jax.data.bad_examples import READING_ERRORS, BadExamplesError
 from stts_jax.data.rows import BudgetError
@@ -26,10 +28,13 @@ from stts_jax.evaluation.suites import SuiteError
 from stts_jax.host_memory import keep_freed_memory
 from stts_jax.local_path import local_path
 from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.output_lock import LockedError
+from stts_jax.progress import doing, to_stderr
 from stts_jax.quoting import shorten, shorten_words
 from stts_jax.training.checkpoint import CheckpointError, config_of, load_to_answer
 from stts_jax.training.distributed import several_processes
 from stts_jax.training.loop import TrainingError
+from stts_jax.training.partners import LOST_PARTNER, SENTENCE, is_lost_partner
 
 # Times the frames that a model was trained on.
 MOST_FRAMES_SCALE = 1024
@@ -41,6 +46,7 @@ USER_ERRORS = (
     ConfigError,
     ConvertError,
     JudgeError,
+    LockedError,
     *READING_ERRORS,
     ResultError,
     ScoringError,
@@ -55,13 +61,21 @@ def run(name: str, command: Callable[[], None]) -> int:
     """Run a command; the exit code.
 
     Returns:
-      0 when done, 2 for what the user can mend (one sentence is printed), 130 if interrupted.
+      0 when done, 2 for what the user can mend (one sentence is printed), 130 if interrupted, 141
+      if nobody reads what is printed any more.
     """
     keep_compiled_code()
     keep_freed_memory()
     try:
         command()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not is_stdout_closed():
+            raise
+        return end_quietly()
     except USER_ERRORS as error:
+        if is_lost_partner(error):
+            return _without_partner(name)
         print(f"{name}: {shorten_words(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
@@ -80,13 +94,21 @@ def run_on_hosts(name: str, command: Callable[[], None]) -> int:
     """`run` a command that several hosts may share; `leave` with the exit code.
 
     Returns:
-      That of `run`, and 1 for a defect, whose traceback is printed.
+      That of `run`, `LOST_PARTNER` if another process of the run is gone, and 1 for a defect,
+      whose traceback is printed.
     """
     try:
         return run(name, command)
-    except Exception:
+    except Exception as error:
+        if is_lost_partner(error):
+            return _without_partner(name)
         traceback.print_exc()
         return 1
+
+
+def _without_partner(name: str) -> int:
+    print(f"{name}: {SENTENCE}", file=sys.stderr)
+    return LOST_PARTNER
 
 
 def leave(code: int, at_once: bool = False) -> int:
@@ -102,6 +124,11 @@ def leave(code: int, at_once: bool = False) -> int:
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def end_program(code: int) -> NoReturn:
+    """Exit; at once where something failed, as threads of a failed save may wait for minutes."""
+    sys.exit(leave(code, at_once=code != 0))
 
 
 def keep_compiled_code() -> None:
@@ -144,8 +171,10 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
 
 def open_checkpoint(options: argparse.Namespace) -> tuple[VideoLanguageModel, Config]:
     """The model that `add_checkpoint_options` names, and its configuration with `--set`."""
-    checkpoint = local_checkpoint(options.checkpoint)
-    return load_to_answer(checkpoint, override(config_of(checkpoint), options.overrides))
+    checkpoint = local_checkpoint(options.checkpoint, to_stderr)
+    config = override(config_of(checkpoint), options.overrides)
+    with doing(f"loading the model of '{checkpoint}'"):
+        return load_to_answer(checkpoint, config)
 
 
 def at_least_one(text: str) -> int:

@@ -85,6 +85,7 @@ def test_the_published_setups_are_within_the_limits() -> None:
         "data.subtitles=frame_" + "9" * 4000,
         "train.steps={a={a=1}}",
         "train.steps=1979-05-27",
+        "train.steps=1\nclip=2",
         "train.seed=-1",
         f"data.seed={2**63}",
     ],

@@ -1,5 +1,6 @@
 """A disk that fills up while a run goes on: one sentence, and nothing that is hidden by it."""
 
+import time
 from contextlib import ExitStack, suppress
 
 import numpy as np
@@ -12,7 +13,7 @@ from training_cases import (
     use_small_parts,
 )
 
-from stts_jax.training import loop
+from stts_jax.training import loop, run_checkpoints
 from stts_jax.training.checkpoint import CheckpointError
 from stts_jax.training.log import MetricsLog
 from stts_jax.training.loop import TrainingError, train
@@ -93,3 +94,23 @@ def test_a_checkpoint_that_cannot_be_written_hides_no_other_error(tmp_path, caps
         checkpoints.save(state, 1, {}, {0: None})
         raise KeyError
     assert "cannot be written" in capsys.readouterr().out
+
+
+def test_threads_of_a_save_that_failed_are_not_waited_for(tmp_path, monkeypatch):
+    class Stuck:
+        def wait(self):
+            raise OSError("Directory not empty")
+
+        def close(self):
+            time.sleep(600)
+
+    monkeypatch.setattr(run_checkpoints, "_CLOSE_SECONDS", 0.05)
+    started = time.monotonic()
+    with (
+        pytest.raises(CheckpointError, match="cannot be written: Directory not empty"),
+        Checkpoints(tmp_path, 1, small_config().data) as checkpoints,
+    ):
+        checkpoints._checkpointer.close()
+        checkpoints._checkpointer = Stuck()
+        checkpoints.wait()
+    assert time.monotonic() - started < 60

@@ -1,6 +1,7 @@
 """What a run starts from, and what must not be lost in starting."""
 
 import errno
+import os
 import shutil
 
 import jax
@@ -16,6 +17,7 @@ from training_cases import (
     use_small_parts,
 )
 
+from stts_jax.output_lock import hold_output
 from stts_jax.training import data_parts, loop, restore, start
 from stts_jax.training.checkpoint import CheckpointError, checkpoint_steps, save_model
 from stts_jax.training.loop import train
@@ -199,3 +201,23 @@ def test_going_on_with_more_steps_says_where_the_learning_rate_goes_once(tmp_pat
     assert len(said) == 1 and "because of train.steps=2 (saved: 1)" in said[0]
     train(small_config(*longer), tmp_path)
     assert "nothing is left to train" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_run_in_a_folder_that_another_one_holds_is_refused_and_changes_nothing(tmp_path, resume):
+    (tmp_path / "checkpoints" / "7").mkdir(parents=True)
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    with hold_output(tmp_path, "training"):
+        names = sorted(tmp_path.rglob("*"))
+        with pytest.raises(CheckpointError, match=rf"in use by process {os.getpid()} on host"):
+            short(tmp_path, resume=resume)
+        assert sorted(tmp_path.rglob("*")) == names
+
+
+def test_a_run_whose_lock_was_taken_over_saves_nothing_more(tmp_path):
+    def take_over(step, _):
+        (tmp_path / "lock").write_text("{}")
+
+    with pytest.raises(CheckpointError, match="another run took over"):
+        train(small_config("train.steps=2", "train.log_every=0"), tmp_path, on_step=take_over)
+    assert not checkpoint_steps(tmp_path)

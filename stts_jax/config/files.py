@@ -145,7 +145,8 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
 def _parse_value(key: str, text: str) -> Any:
     """A TOML value; what is no TOML value is taken as a plain string."""
     try:
-        return parse_toml(f"value = {text}")["value"]
+        found = parse_toml(f"value = {text}")
+        return found["value"] if len(found) == 1 else text
     except tomllib.TOMLDecodeError:
         return text
     except ValueError as error:

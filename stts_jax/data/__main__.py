@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from stts_jax.arguments import Parser
+from stts_jax.broken_pipe import end_quietly, is_stdout_closed
 from stts_jax.config import Config, ConfigError, load_config, replace
 from stts_jax.data.check import CheckOptions, Target, check, own_file, registered
 from stts_jax.data.check_report import details, table, write_report
@@ -29,9 +30,11 @@ from stts_jax.data.speed_clip import made_clip_set
 from stts_jax.data.synthetic import DEFAULT_FOLDER, SyntheticError
 from stts_jax.data.tokenizer import TokenizerError
 from stts_jax.data.usable import Selection, write_usable
-from stts_jax.quoting import shorten_words
+from stts_jax.quoting import shorten, shorten_words
 
 USER_ERRORS = (DatasetError, ConfigError, TokenizerError, SyntheticError, BudgetError)
+# Of a clip that is made to be measured, in seconds, and of what is read of it.
+LONGEST_CLIP, MOST_EXAMPLES = 3600, 10**9
 INCOMPLETE, WRONG_USE, INTERRUPTED = 1, 2, 130
 
 
@@ -44,7 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
-        return command(options)
+        code = command(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        if not is_stdout_closed():
+            raise
+        return end_quietly()
     except (*USER_ERRORS, OSError) as error:
         print(f"stts_jax.data: {shorten_words(str(error))}", file=sys.stderr)
         return WRONG_USE
@@ -94,6 +103,14 @@ def measure_speed(options: argparse.Namespace) -> int:
         value = getattr(options, name)
         if value is not None and value <= 0:
             raise DatasetError(f"--{name.replace('_', '-')} is {value}; it must be above 0")
+    if options.made_clip is not None and not options.made_clip <= LONGEST_CLIP:
+        raise DatasetError(
+            f"--made-clip is {options.made_clip} s; make one of at most {LONGEST_CLIP} s"
+        )
+    if options.examples > MOST_EXAMPLES:
+        raise DatasetError(
+            f"--examples is {shorten(options.examples)}; read at most {MOST_EXAMPLES}"
+        )
     config = load_config(options.config, options.overrides)
     with tempfile.TemporaryDirectory() as folder:
         if options.made_clip is not None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from stts_jax.arguments import Parser, seed
-from stts_jax.command_line import run
+from stts_jax.command_line import end_program, run
 from stts_jax.data.evaluation_batches import examples_of
 from stts_jax.data.questions import question_of
 from stts_jax.demo.claims import Claim, claims
@@ -21,7 +20,8 @@ from stts_jax.demo.plan import FULL, LONG, SHORT, STTS, UNPRUNED, Plan
 from stts_jax.demo.report import comparison_table, write_report
 from stts_jax.demo.runs import FINE_TUNE, Demo, at_ratio
 from stts_jax.evaluation.single import kept_tokens
-from stts_jax.training.checkpoint import load_model
+from stts_jax.output_lock import hold_output
+from stts_jax.training.checkpoint import load_model, require_writable
 
 REAL_CLIP = Path(__file__).parent / "bigbuckbunny.mp4"
 CLIPS_COUNTED = 20
@@ -75,6 +75,7 @@ def perform(demo: Demo) -> tuple[dict[str, Any], list[Claim]]:
 def pictures_of_kept_tokens(demo: Demo) -> dict[str, Any]:
     """Draw what STTS keeps of held-out clips and of a real one; count what moves among it."""
     ratio = demo.plan.fine_tune_ratio
+    print(f"drawing what is kept of {CLIPS_COUNTED} clips at most ...", flush=True)
     model, config = at_ratio(*load_model(demo.parts / STTS.name), ratio)
     clips = sorted({e.video for e in examples_of(config, "test") if e.video is not None})
     kept = [kept_tokens(model, config, clip) for clip in clips[:CLIPS_COUNTED]]
@@ -112,8 +113,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed: list[Claim] = []
 
     def command() -> None:
-        summary, held = perform(demo)
-        publish(demo, summary, held)
+        require_writable(demo.output)
+        with hold_output(demo.output, "the demo"):
+            summary, held = perform(demo)
+            publish(demo, summary, held)
         print("\n".join(comparison_table(summary)))
         for claim in held:
             print(f"{'holds' if claim.holds else 'FAILS'}: {claim.text} ({claim.figures})")
@@ -124,4 +127,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_program(main())

@@ -14,6 +14,7 @@ from stts_jax.budget import Budget, row_budget, video_budget
 from stts_jax.config import Config, ConfigError, load_config, override, replace
 from stts_jax.fit.topologies import Topology
 from stts_jax.parallel.mesh import BATCH_AXES, make_mesh, slices_of
+from stts_jax.quoting import shorten
 from stts_jax.training.run_mesh import answering_shape, mesh_shape, require_even_shares
 
 Program = Literal["train", "prefill", "decode"]
@@ -148,12 +149,14 @@ def parse_mesh(text: str) -> dict[str, int]:
     shape = {}
     for part in text.split(","):
         axis, _, size = part.partition("=")
-        if not size.isdigit():
-            raise ConfigError(f"--mesh is '{text}'; write axis=devices, as in data=2,fsdp=128")
+        if not (size.isdecimal() and len(size) < 10):
+            raise ConfigError(
+                f"--mesh is {shorten(text)}; write axis=devices, as in data=2,fsdp=128"
+            )
         axis = axis.strip()
         if axis in shape:
             raise ConfigError(
-                f"--mesh is '{text}', which names {axis} twice; leave out one of them"
+                f"--mesh is {shorten(text)}, which names {axis} twice; leave out one of them"
             )
         shape[axis] = int(size)
     return shape

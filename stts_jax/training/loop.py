@@ -17,7 +17,9 @@ from jax.sharding import Mesh
 from stts_jax.config import Config
 from stts_jax.host_memory import give_back_much
 from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.output_lock import OutputLock
 from stts_jax.parallel.mesh import shard_batch
+from stts_jax.progress import doing
 from stts_jax.seeds import key_of_seed
 from stts_jax.training.checkpoint import CHECKPOINTS, CheckpointError, checkpoint_steps
 from stts_jax.training.clock import Clock
@@ -25,11 +27,12 @@ from stts_jax.training.data_parts import DataParts
 from stts_jax.training.distributed import Agreement
 from stts_jax.training.dump import fingerprint, write_dump
 from stts_jax.training.finite import not_finite
+from stts_jax.training.library_log import library_log
 from stts_jax.training.profile import Profile
 from stts_jax.training.reporting import Reporter
 from stts_jax.training.run_checkpoints import Checkpoints, Progress
 from stts_jax.training.run_mesh import run_mesh
-from stts_jax.training.start import start
+from stts_jax.training.start import hold_run, start
 from stts_jax.training.step import TrainState, make_train_step
 from stts_jax.training.stop import Stopped, StopRequest
 from stts_jax.training.utilization import Throughput
@@ -81,11 +84,13 @@ def train(
     """
     output, mesh = Path(output), run_mesh(config)
     with ExitStack() as stack:
+        lock = stack.enter_context(hold_run(output))
+        stack.enter_context(library_log(output, jax.process_index()))
         state, progress, batches = start(
             config, output, mesh, stack, init_from=init_from, resume=resume, data_dir=data_dir
         )
         loop = _Loop(config, output, mesh, batches, state, progress, evaluate, on_step, stack)
-        loop.init_from = init_from and init_from.resolve()
+        loop.init_from, loop.lock = init_from and init_from.resolve(), lock
         return loop.run()
 
 
@@ -103,6 +108,7 @@ class _Loop:
     """One run in one process; see `train`."""
 
     init_from: Path | None = None
+    lock: OutputLock | None = None
 
     def __init__(
         self,
@@ -213,7 +219,8 @@ class _Loop:
         """Before the first step; apart from it, so that it can be left with the state intact."""
         if self.compiled:
             return
-        with self.clock.spending("compile"):
+        compiling = doing("compiling the training step", self.reporter.line)
+        with self.clock.spending("compile"), compiling:
             lowered = self.train_step.lower
             self.stop.unless_stopped(lambda: lowered(self.state, batch, self.key).compile())
         self.compiled = True
@@ -243,6 +250,11 @@ class _Loop:
 
     def _save(self) -> None:
         self._report()  # so that nothing that isn't finite is saved
+        if self.lock is not None and not self.lock.is_held():
+            raise CheckpointError(
+                f"another run took over '{self.output}' while this one was not heard of for "
+                "minutes; nothing more is written there, let that one go on"
+            )
         with self.clock.spending("save"):
             self._require_finite_state()
             self.checkpoints.save(self.state, self.step, self.clock.buckets, self.batches.state)
@@ -258,7 +270,8 @@ class _Loop:
             self._save()
         evaluate, model = self.evaluate, self.state.model
         give_back_much()
-        with self.clock.spending("eval"):
+        answering = doing(f"step {self.step}: answering the validation set", self.reporter.line)
+        with self.clock.spending("eval"), answering:
             try:
                 scores = self.stop.unless_stopped(lambda: dict(evaluate(model, self.step)))
             except Stopped:

@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from stts_jax.arguments import Parser
+from stts_jax.broken_pipe import end_quietly, is_stdout_closed
 from stts_jax.budget import Budget, row_budget
 from stts_jax.config import Config, ConfigError, replace
 from stts_jax.local_path import local_path
@@ -148,6 +149,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         metrics = replay(options.dump, options.checkpoint)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not is_stdout_closed():
+            raise
+        return end_quietly()
     except (FileNotFoundError, CheckpointError, ConfigError) as error:
         print(f"replay: {error}", file=sys.stderr)
         return 2

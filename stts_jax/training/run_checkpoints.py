@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -29,10 +30,12 @@ from stts_jax.training.checkpoint import (
     require_writable,
 )
 from stts_jax.training.step import TrainState
+from stts_jax.training.stop import in_background
 
 OPTIMIZER = "optimizer"
 SPIKES = "spikes"
 BEST = "best.json"
+_CLOSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class Checkpoints:
         self._train_settings = None if train is None else dataclasses.asdict(train)
         require_writable(output)
         self._best = _Best(self.folder)
+        self._failed = False
         self._checkpointer = ocp.training.Checkpointer(
             self.folder,
             preservation_policy=policies.AnyPreservationPolicy(
@@ -144,39 +148,38 @@ class Checkpoints:
         try:
             with self._explained():
                 try:
-                    self._checkpointer.wait()
+                    if not self._failed:
+                        self._checkpointer.wait()
                 finally:
-                    self._checkpointer.close()  # waits too, and fails again
+                    self._close()
         except CheckpointError as failure:
             if error is None:
                 raise
             if str(failure) != str(error):
                 notice(str(failure))  # what happened before is not hidden
 
-    def _explained(self) -> _Explained:
-        return _Explained(self.folder)
+    def _close(self) -> None:
+        """Wait for what is being written; not for long once something failed.
 
+        Threads of Orbax would then wait for minutes for each other.
+        """
+        if not self._failed:
+            self._checkpointer.close()
+            return
+        with suppress(TimeoutError):
+            in_background(self._checkpointer.close).exception(timeout=_CLOSE_SECONDS)
 
-class _Explained:
-    """Turns whatever goes wrong while a checkpoint is written into one sentence."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn whatever goes wrong while a checkpoint is written into one sentence."""
+        try:
+            yield
         # TensorStore, which writes the arrays, reports a full disk as a ValueError or its like.
-        if isinstance(error, Exception):
+        except Exception as error:
+            self._failed = True
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise CheckpointError(
-                f"the checkpoint in '{self._folder}' cannot be written: {reason}; make room or "
+                f"the checkpoint in '{self.folder}' cannot be written: {reason}; make room or "
                 "choose another folder"
             ) from error
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from stts_jax.budget import row_budget
 from stts_jax.config import Config, DataConfig, TrainConfig, replace
 from stts_jax.data.batch_memory import require_batch_fits
 from stts_jax.data.pipeline import TrainingBatches, training_batches
+from stts_jax.output_lock import LOCK, LockedError, OutputLock, hold_output
 from stts_jax.parallel.processes import Share, is_first, notice
+from stts_jax.progress import doing
 from stts_jax.seeds import key_of_seed
 from stts_jax.training.checkpoint import (
     CHECKPOINTS,
@@ -65,13 +68,12 @@ def start(
 ) -> tuple[TrainState, Progress, DataParts]:
     """The state to go on from, how far the run is, and its data at that place.
 
-    All that can be refused is refused before anything large is made: a folder that can't be
-    written or that processes don't share, a full disk, settings that contradict the run in it, a
-    tracker that isn't installed.
+    All that can be refused is refused before anything large is made: a full disk, settings that
+    contradict the run in it, a tracker that isn't installed.
 
     Args:
       config: of the run; it is written to `output`.
-      output: folder of the run.
+      output: folder of the run, see `hold_run`.
       mesh: that state and batches lie on.
       stack: closes the data.
       init_from: folder of a run or checkpoint whose parameters to start from; for a new run not
@@ -85,8 +87,6 @@ def start(
     rows = -(-config.data.batch_rows // jax.process_count())
     budget = row_budget(config.model, config.data)
     require_batch_fits(budget, config.model, rows, "lower data.batch_rows or data.row_frames")
-    require_writable(output)
-    require_shared(output)
     _require_no_file(output / CHECKPOINTS)
     require_trackers(config)
     if resume:
@@ -114,6 +114,34 @@ def start(
     if is_first():
         save_config(config, output)
     return state, progress, batches
+
+
+@contextmanager
+def hold_run(output: Path) -> Iterator[OutputLock | None]:
+    """Make the folder of a run and hold it, as one holder for all processes of the run.
+
+    Yields:
+      the lock in the first process, None in the others.
+
+    Raises:
+      CheckpointError: if the folder can't be written, isn't shared by the processes, or another
+        run that lives holds it.
+    """
+    require_writable(output)
+    require_shared(output)
+    with ExitStack() as stack:
+        agreement, lock, problem = Agreement(), None, ""
+        if is_first():
+            try:
+                with writing(output / LOCK):
+                    lock = stack.enter_context(hold_output(output, "training", notice))
+            except (LockedError, CheckpointError) as error:
+                problem = str(error)
+        agreement.meet("lock")  # it may have taken minutes to see that a holder is dead
+        problem = Share.of_this_process().gather(problem)[0]
+        if problem:
+            raise CheckpointError(problem)
+        yield lock
 
 
 def save_config(config: Config, output: Path) -> None:
@@ -179,7 +207,8 @@ def _require_apart(init_from: Path, output: Path) -> None:
 def _resumed(
     output: Path, abstract: TrainState, init_from: Path | None
 ) -> tuple[TrainState, Progress]:
-    restored = restore_latest(output, abstract, notice)
+    with doing(f"reading the newest checkpoint of '{output}'", notice):
+        restored = restore_latest(output, abstract, notice)
     assert restored is not None
     state, progress = restored
     notice(f"resuming '{output}' at step {progress.step}; {time_line(_filled(progress.seconds))}")
@@ -190,7 +219,10 @@ def _resumed(
 
 def _new_data(config: Config, mesh: Mesh, stack: ExitStack, data_dir: Path | None) -> DataParts:
     parts = natural_parts(config.data.batch_rows, mesh)
-    batches = _open(config, mesh, stack, parts, data_dir)
+    with doing(
+        f"opening the data, '{config.data.train}', tokenizer '{config.data.tokenizer}'", notice
+    ):
+        batches = _open(config, mesh, stack, parts, data_dir)
     _tell_of_shared(batches)
     return batches
 
@@ -241,11 +273,17 @@ def _resumed_data(
 
 
 def _fresh(config: Config, mesh: Mesh, init_from: Path | None) -> TrainState:
-    state = init_state(config, mesh, key_of_seed(config.train.seed))
+    with doing(f"making the parameters on {_devices(mesh)}", notice):
+        state = jax.block_until_ready(init_state(config, mesh, key_of_seed(config.train.seed)))
     if init_from is not None:
         state = dataclasses.replace(state, model=initialize_from(state.model, init_from, notice))
         notice(f"starting from the parameters in '{init_from}'")
     return state
+
+
+def _devices(mesh: Mesh) -> str:
+    kind = mesh.devices.flat[0].device_kind
+    return f"{mesh.size} device{'s' if mesh.size > 1 else ''} ({kind})"
 
 
 def _remove_checkpoints(output: Path) -> None:

@@ -1,0 +1,236 @@
+"""A lock on a folder that results are written to: one run at a time, on whichever host.
+
+`FOLDER/lock` names host and process of its holder, who touches it every few seconds. A lock whose
+holder is dead is taken over: on the same host its process is looked for, by number and time of
+start; on another one the file is watched until it is touched, or hasn't been for long enough. It
+needs no more of a file store than that links and new files are made by one host only, and compares
+no clocks of different machines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+LOCK = "lock"
+# The holder touches the lock that often.
+HEARTBEAT_SECONDS = 10.0
+# A lock that hasn't been touched for so long has no holder; file stores may show changes late.
+STALE_SECONDS = 120.0
+_WATCH_SECONDS = 1.0
+
+
+class LockedError(RuntimeError):
+    """A folder that another process writes to; the message names it."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that holds a lock.
+
+    Attributes:
+      token: of this lock, unlike any other.
+      host: its name.
+      machine: the boot and the process numbering that `pid` belongs to, empty where unknown.
+      pid: its number.
+      started: when it did, in ticks since the boot; None where unknown.
+      what: it does.
+    """
+
+    token: str
+    host: str
+    machine: str
+    pid: int
+    started: int | None
+    what: str
+
+    @staticmethod
+    def this_process(what: str) -> Holder:
+        """Returns this process, with a new token."""
+        pid = os.getpid()
+        return Holder(uuid.uuid4().hex, socket.gethostname(), _machine(), pid, _started(pid), what)
+
+    def is_here(self) -> bool:
+        """Whether its process number is one of this machine's."""
+        return bool(self.machine) and self.machine == _machine()
+
+    def is_alive(self) -> bool:
+        """Whether its process runs; only for one that is here."""
+        return _started(self.pid) == self.started is not None
+
+
+@contextlib.contextmanager
+def hold_output(
+    folder: Path, what: str, notice: Callable[[str], None] = print
+) -> Iterator[OutputLock]:
+    """Hold the lock of a folder, which exists, while the block runs.
+
+    Args:
+      folder: that is written to.
+      what: this process does, for the message that others get.
+      notice: takes a line of text.
+
+    Raises:
+      LockedError: if a process that lives holds it.
+    """
+    lock = OutputLock(folder, what)
+    lock.acquire(notice)
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+class OutputLock:
+    """The lock of one folder; see `hold_output`."""
+
+    def __init__(self, folder: Path, what: str) -> None:
+        self.folder, self.path = folder, folder / LOCK
+        self._mine = Holder.this_process(what)
+        self._released = threading.Event()
+
+    def acquire(self, notice: Callable[[str], None] = print) -> None:
+        """Take the lock, if need be from a dead holder; see `hold_output`."""
+        while not self._create():
+            self._require_dead_holder(notice)
+        threading.Thread(target=self._touch_until_released, daemon=True, name="lock").start()
+
+    def is_held(self) -> bool:
+        """Whether nobody has taken the lock over, as from a machine that slept."""
+        holder = read_holder(self.path)
+        return holder is not None and holder.token == self._mine.token
+
+    def release(self) -> None:
+        """Give the lock up."""
+        self._released.set()
+        if self.is_held():
+            self.path.unlink(missing_ok=True)
+
+    def _create(self) -> bool:
+        """Make the file with all that is in it, unless there is one."""
+        new = self.folder / f".{LOCK}-{self._mine.token}"
+        try:
+            new.write_text(json.dumps(asdict(self._mine)) + "\n")
+            try:
+                os.link(new, self.path)
+            except FileExistsError:
+                return False
+            except OSError:  # a file store without links
+                return self._create_alone()
+            return True
+        finally:
+            new.unlink(missing_ok=True)
+
+    def _create_alone(self) -> bool:
+        try:
+            with self.path.open("x") as file:
+                file.write(json.dumps(asdict(self._mine)) + "\n")
+        except FileExistsError:
+            return False
+        return True
+
+    def _require_dead_holder(self, notice: Callable[[str], None]) -> None:
+        """Remove the lock of a dead holder, or raise a `LockedError`."""
+        holder, seen = read_holder(self.path), _touched(self.path)
+        if holder is not None and holder.is_here():
+            if holder.is_alive():
+                raise self._locked(holder)
+        elif seen is not None and self._is_touched(holder, seen, notice):
+            raise self._locked(holder)
+        if self._remove(holder):
+            who = "a process" if holder is None else f"process {holder.pid} on '{holder.host}'"
+            notice(f"'{self.folder}' was left locked by {who}, which is gone; its lock is removed")
+
+    def _is_touched(self, holder: Holder | None, seen: int, notice: Callable[[str], None]) -> bool:
+        """Whether somebody touches the lock while it is watched."""
+        if holder is not None:
+            notice(
+                f"'{self.folder}' is locked by process {holder.pid} on '{holder.host}'; waiting up "
+                f"to {STALE_SECONDS:.0f} s to see whether that is alive"
+            )
+        end = time.monotonic() + STALE_SECONDS
+        while time.monotonic() < end:
+            time.sleep(_WATCH_SECONDS)
+            now = _touched(self.path)
+            if now is None:
+                return False
+            if now != seen:
+                return read_holder(self.path) is not None
+        return False
+
+    def _remove(self, holder: Holder | None) -> bool:
+        """Remove the lock if it is still the same; of several that try, one does."""
+        aside = self.folder / f".{LOCK}-stale-{self._mine.token}"
+        try:
+            self.path.rename(aside)
+        except FileNotFoundError:
+            return False
+        moved = read_holder(aside)
+        if moved != holder and moved is not None:  # somebody was faster, and this is the new one
+            with contextlib.suppress(OSError):
+                os.link(aside, self.path)
+            aside.unlink(missing_ok=True)
+            return False
+        aside.unlink(missing_ok=True)
+        return True
+
+    def _touch_until_released(self) -> None:
+        while not self._released.wait(HEARTBEAT_SECONDS):
+            with contextlib.suppress(OSError):
+                if self.is_held():
+                    os.utime(self.path)
+
+    def _locked(self, holder: Holder | None) -> LockedError:
+        if holder is None:
+            return LockedError(f"'{self.folder}' is in use by another process; choose another")
+        return LockedError(
+            f"'{self.folder}' is in use by process {holder.pid} on host '{holder.host}' "
+            f"({holder.what[:100]}); wait for it, stop it, or choose another --output"
+        )
+
+
+def read_holder(path: Path) -> Holder | None:
+    """Who a lock names; None if there is none, or it can't be read."""
+    try:
+        with path.open("rb") as file:
+            found = json.loads(file.read(10_000))
+        holder = Holder(**found)
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+    correct = isinstance(holder.pid, int) and isinstance(holder.host, str)
+    return holder if correct else None
+
+
+def _touched(path: Path) -> int | None:
+    """When it was, by the clock of the file store; opening makes NFS ask for it."""
+    try:
+        with path.open("rb") as file:
+            return os.fstat(file.fileno()).st_mtime_ns
+    except OSError:
+        return None
+
+
+def _machine() -> str:
+    """Returns the boot and the process numbering of this machine; empty without /proc."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> int | None:
+    """Ticks from boot to the start of a process; None if it doesn't run."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
