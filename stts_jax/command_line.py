@@ -34,7 +34,7 @@ from stts_jax.quoting import shorten, shorten_words
 from stts_jax.training.checkpoint import CheckpointError, config_of, load_to_answer
 from stts_jax.training.distributed import several_processes
 from stts_jax.training.loop import TrainingError
-from stts_jax.training.partners import LOST_PARTNER, SENTENCE, is_lost_partner
+from stts_jax.training.partners import is_lost_partner, tell_lost_partner
 
 # Times the frames that a model was trained on.
 MOST_FRAMES_SCALE = 1024
@@ -75,7 +75,7 @@ def run(name: str, command: Callable[[], None]) -> int:
         return end_quietly()
     except USER_ERRORS as error:
         if is_lost_partner(error):
-            return _without_partner(name)
+            return tell_lost_partner(name)
         print(f"{name}: {shorten_words(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
@@ -101,14 +101,9 @@ def run_on_hosts(name: str, command: Callable[[], None]) -> int:
         return run(name, command)
     except Exception as error:
         if is_lost_partner(error):
-            return _without_partner(name)
+            return tell_lost_partner(name)
         traceback.print_exc()
         return 1
-
-
-def _without_partner(name: str) -> int:
-    print(f"{name}: {SENTENCE}", file=sys.stderr)
-    return LOST_PARTNER
 
 
 def leave(code: int, at_once: bool = False) -> int:

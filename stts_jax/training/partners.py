@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +38,8 @@ _TAIL_BYTES = 20_000
 _OnSignal = ctypes.CFUNCTYPE(None, ctypes.c_int)
 # What C calls must not be collected.
 _kept: list[object] = []
+# Set once the sentence was printed: JAX's service may abort a process that is about to end.
+_told = threading.Event()
 
 
 def is_lost_partner(error: BaseException) -> bool:
@@ -49,6 +52,13 @@ def is_lost_partner(error: BaseException) -> bool:
             return True
         links = links.__cause__ or links.__context__
     return False
+
+
+def tell_lost_partner(name: str) -> int:
+    """Print the sentence; returns the exit code."""
+    _told.set()
+    print(f"{name}: {SENTENCE}", file=sys.stderr, flush=True)
+    return LOST_PARTNER
 
 
 def native_log_of(output: Path, index: int) -> Path:
@@ -89,7 +99,8 @@ def _on_abort(explain: Callable[[], None]) -> None:
 
 def _explain_abort(name: str, log: Path, terminal: int) -> None:
     if _ABORTS in _tail(log):
-        os.write(terminal, f"{name}: {SENTENCE} ('{log}' has more)\n".encode())
+        if not _told.is_set():
+            os.write(terminal, f"{name}: {SENTENCE} ('{log}' has more)\n".encode())
         os._exit(LOST_PARTNER)
     os.write(terminal, f"{name}: aborted by a library; '{log}' has what it said\n".encode())
 
