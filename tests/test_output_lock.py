@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+import eval as evaluate
 from stts_jax import output_lock
+from stts_jax.config import load_config
 from stts_jax.output_lock import Holder, LockedError, OutputLock, hold_output, read_holder
 
 HOLD = """
@@ -128,3 +130,14 @@ def test_a_store_without_links_has_locks_too(tmp_path, monkeypatch):
     with hold_output(tmp_path, "training"), pytest.raises(LockedError):
         OutputLock(tmp_path, "training").acquire()
     assert not list(tmp_path.iterdir())
+
+
+def test_eval_writes_to_no_folder_that_another_one_fills(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(evaluate, "local_checkpoint", lambda path: path)
+    monkeypatch.setattr(evaluate, "trained_config", lambda _: load_config("tiny"))
+    monkeypatch.setattr(evaluate, "asked_of", lambda *_: [])
+    monkeypatch.setattr(evaluate, "find_checkpoint", lambda _: pytest.fail("the model is loaded"))
+    (tmp_path / "k50").mkdir()
+    with hold_output(tmp_path / "k50", "evaluating"):
+        assert evaluate.main(["--checkpoint", "x", "--output", str(tmp_path)]) == 2
+    assert f"'{tmp_path / 'k50'}' is in use by process {os.getpid()}" in capsys.readouterr().err
