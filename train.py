@@ -35,7 +35,8 @@ examples:
 Run the same command again to go on after an interruption. OUTPUT gets config.json, metrics.jsonl,
 loss.png and checkpoints/. Setups are the files in configs/; a .toml or .json file will do as well.
 On several hosts, start this command once on each: docs/running.md has the launch lines.
-SIGTERM and Ctrl-C save and leave, with exit code 143 and 130.
+SIGTERM and Ctrl-C save and leave, with exit code 143 and 130; what you can mend ends with 2, and a
+process of a run that loses another one with 75.
 """
 
 
