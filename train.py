@@ -15,7 +15,9 @@ from stts_jax.arguments import Parser
 from stts_jax.command_line import add_set_option, end_program, leave, run_on_hosts
 from stts_jax.config import Config, ConfigError, config_names, load_config
 from stts_jax.data.datasets.base import DatasetError
+from stts_jax.data.questions import question_of
 from stts_jax.data.synthetic import DEFAULT_FOLDER
+from stts_jax.evaluation.metrics import BY_TEXT, is_free_text
 from stts_jax.evaluation.runner import evaluate_questions, read_questions
 from stts_jax.local_path import local_path
 from stts_jax.model.video_language_model import VideoLanguageModel
@@ -68,7 +70,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def evaluation(config: Config, data_dir: Path) -> Evaluate:
-    """What the loop calls now and then: accuracy on a part of the validation set.
+    """Returns what the loop calls now and then: scores on a part of the validation set.
 
     Its questions are read here, so that what is wrong with them is said before the run starts.
     """
@@ -84,9 +86,16 @@ def evaluation(config: Config, data_dir: Path) -> Evaluate:
             ", or set train.evaluate_every=0 to train without evaluating"
         ) from error
 
+    free = sum(is_free_text(question_of(question)) for question in questions)
+    if free:
+        best = "train.keep_best goes by it" if free == len(questions) else "not in the accuracy"
+        notice(
+            f"{free} of {len(questions)} validation answers are captions or long; they are scored "
+            f"by {BY_TEXT}, and {best}"
+        )
+
     def evaluate(model: VideoLanguageModel, step: int) -> dict[str, float]:
-        result = evaluate_questions(model, config, questions)
-        return {"accuracy": result.accuracy, **result.by_type}
+        return evaluate_questions(model, config, questions).scores()
 
     return evaluate
 

@@ -261,7 +261,7 @@ def test_eval_takes_a_file_of_questions(checkpoint, video, tmp_path):
     arguments = ["--checkpoint", str(checkpoint), "--split", str(mine)]
     assert evaluate.main([*arguments, "--output", str(tmp_path / "out")]) == 0
     found = metrics(tmp_path / "out" / "k50")
-    assert found["questions"] == 1 and list(found["accuracy_by_type"]) == ["all"]
+    assert found["questions"] == 1 and list(found["accuracy_by_type"]) == ["untyped"]
 
 
 def test_eval_writes_into_the_run_unless_told_otherwise(checkpoint):

@@ -83,7 +83,8 @@ class TrainConfig:
       save_every: steps between checkpoints; 0 saves when the run ends or is
         stopped.
       keep_checkpoints: how many of the newest checkpoints are kept.
-      keep_best: keep the checkpoint with the best validation accuracy too, however old.
+      keep_best: keep the checkpoint with the best validation accuracy too, however old; the best
+        ROUGE-L where all validation answers are captions or long.
       mesh: how devices share the work.
       skip_loss_spikes: leave the parameters as they are in a step whose loss or gradient norm is
         more than this many times its running mean; 0 turns it off. A loss that is not finite

@@ -1,4 +1,4 @@
-"""A question with what its answer is judged by, as own data and the procedural set have it."""
+"""A question with what its answer is scored by, as own data and the procedural set have it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from stts_jax.data.datasets.base import DatasetError, SourceExample
 
 @dataclass(frozen=True)
 class Question:
-    """One question and its answer, the text of an option if there are options."""
+    """One question and its answer, the text of an option if there are options.
+
+    A caption is the answer to the empty question.
+    """
 
     question: str
     answer: str

@@ -4,20 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from stts_jax.evaluation.metrics import BY_EXACT_ANSWER, BY_OPTION, BY_TEXT
 from stts_jax.evaluation.runner import Evaluation
 from stts_jax.evaluation.tables import aligned
 
 
 def print_table(results: Mapping[str, Evaluation]) -> None:
-    """One line a type of question, one column a result, and what each cost."""
-    types = sorted({name for result in results.values() for name in result.by_type})
-    rows = [["type", *results]]
-    for name in types:
-        shares = [result.by_type.get(name) for result in results.values()]
-        rows.append([name, *("-" if s is None else f"{100 * s:.1f}" for s in shares)])
-    rows.append(["all", *(f"{100 * result.accuracy:.1f}" for result in results.values())])
-    rows.append(["questions", *(str(len(r.predictions)) for r in results.values())])
-    rows.append(["visual tokens", *(f"{round(r.visual_tokens, 1):g}" for r in results.values())])
-    rows.append(["questions/s", *(f"{r.questions_per_s:.1f}" for r in results.values())])
-    for line in aligned(rows):
+    """Print a line for each type of question and rule, a column for each result, and the costs."""
+    for line in table(results):
         print(line)
+
+
+def table(results: Mapping[str, Evaluation]) -> list[str]:
+    """Returns the lines of `print_table`.
+
+    Types whose answers are right or wrong add up to the accuracy; free texts have lines apart.
+    """
+    found = list(results.values())
+    rows = [["type", *results]]
+    for name in sorted({name for result in found for name in result.rules_by_type}):
+        rules = {rule for result in found for rule in result.rules_by_type.get(name, ())}
+        if judged := [rule for rule in (BY_OPTION, BY_EXACT_ANSWER) if rule in rules]:
+            shares = (result.by_type.get(name) for result in found)
+            rows.append([f"{name} ({', '.join(judged)})", *map(_percent, shares)])
+        if BY_TEXT in rules:
+            means = (result.text_score_by_type.get(name) for result in found)
+            rows.append([f"{name} ({BY_TEXT})", *map(_percent, means)])
+    totals = {
+        "all (accuracy)": [result.accuracy for result in found],
+        f"all ({BY_TEXT})": [result.text_score for result in found],
+    }
+    rows += [[n, *map(_percent, v)] for n, v in totals.items() if any(x is not None for x in v)]
+    rows.append(["questions", *(str(len(result.predictions)) for result in found)])
+    rows.append(["visual tokens", *(f"{round(r.visual_tokens, 1):g}" for r in found)])
+    rates = (f"{r.questions_per_s:.1f}" if r.questions_per_s else "-" for r in found)
+    rows.append(["questions/s", *rates])
+    return aligned(rows)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"

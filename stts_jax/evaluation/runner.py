@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,15 @@ from stts_jax.data.evaluation_batches import (
 )
 from stts_jax.data.questions import question_of
 from stts_jax.data.synthetic import DEFAULT_FOLDER
-from stts_jax.evaluation.metrics import Prediction, accuracy, accuracy_by_type
+from stts_jax.evaluation.metrics import (
+    BY_TEXT,
+    Prediction,
+    accuracy,
+    accuracy_by_type,
+    rules_by_type,
+    text_score,
+    text_score_by_type,
+)
 from stts_jax.model.generation import Sampling, generate
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import mesh_of, place_whole_batch, rows_for
@@ -40,7 +50,7 @@ class Answers:
 
     Attributes:
       said: each prompt with its answer, in order.
-      questions_per_s: after the last batch that compiled; 0 if there was no other.
+      questions_per_s: after the last batch that compiled; 0, which is unknown, without another.
       unreadable: questions left out because their files could not be read.
     """
 
@@ -65,8 +75,8 @@ class Evaluation:
     unreadable: int
 
     @cached_property
-    def accuracy(self) -> float:
-        """Share of right answers, 0 to 1."""
+    def accuracy(self) -> float | None:
+        """Share of right answers, 0 to 1; None if all questions want free texts."""
         return accuracy(self.predictions)
 
     @cached_property
@@ -74,23 +84,48 @@ class Evaluation:
         """`accuracy` of each type of question."""
         return accuracy_by_type(self.predictions)
 
+    @cached_property
+    def text_score(self) -> float | None:
+        """Mean ROUGE-L of free texts, 0 to 1; None if there are none."""
+        return text_score(self.predictions)
+
+    @cached_property
+    def text_score_by_type(self) -> dict[str, float]:
+        """`text_score` of each type of question."""
+        return text_score_by_type(self.predictions)
+
+    @cached_property
+    def rules_by_type(self) -> dict[str, dict[str, int]]:
+        """How many answers of each type are scored by each rule."""
+        return rules_by_type(self.predictions)
+
+    def scores(self) -> dict[str, float]:
+        """Returns `accuracy` and `ROUGE-L`, where there are such answers, in all and by type."""
+        found = {"accuracy": self.accuracy, BY_TEXT: self.text_score}
+        by_type = self.by_type | {f"{n} {BY_TEXT}": v for n, v in self.text_score_by_type.items()}
+        found |= {name: value for name, value in by_type.items() if name not in found}
+        return {name: value for name, value in found.items() if value is not None}
+
     def save(self, folder: Path, settings: dict[str, Any]) -> None:
         """Write `metrics.json` (with the settings it was made with) and `predictions.jsonl`."""
         folder.mkdir(parents=True, exist_ok=True)
         metrics = {
             "accuracy": self.accuracy,
             "accuracy_by_type": self.by_type,
+            "text_score": self.text_score,
+            "text_score_by_type": self.text_score_by_type,
+            "scored_by": self.rules_by_type,
             "questions": len(self.predictions),
             "unreadable": self.unreadable,
             "visual_tokens": self.visual_tokens,
-            "questions_per_s": self.questions_per_s,
+            "questions_per_s": self.questions_per_s or None,
             "settings": settings,
         }
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         lines = [
             json.dumps(
                 {"video": p.video, **dataclasses.asdict(p.question), "prediction": p.answer}
-                | {"correct": p.correct}
+                | {"scored_by": p.scored_by, "score": p.score, "correct": p.correct}
             )
             for p in self.predictions
         ]
@@ -168,14 +203,16 @@ def evaluate_questions(
         rows=rows_for(config.eval.batch_rows, mesh_of(model)),
     )
     answers = answer(model, config, batches, blind=blind, progress=progress)
-    said = [(prompt.index, text) for prompt, text in answers.said]
+    said = [(prompt.index, text, _labels(prompt)) for prompt, text in answers.said]
     visual = [0 if blind else prompt.visual_tokens for prompt, _ in answers.said]
     parts = share.gather([said, answers.questions_per_s, answers.unreadable, visual])
     seen = [tokens for part in parts for tokens in part[3]]
     return Evaluation(
         predictions=[
-            Prediction(question_of(examples[index]), str(examples[index].video), text)
-            for index, text in sorted((index, text) for part in parts for index, text in part[0])
+            _prediction(examples[index], text, labels)
+            for index, text, labels in sorted(
+                itertools.chain.from_iterable(part[0] for part in parts), key=itemgetter(0)
+            )
         ],
         visual_tokens=sum(seen) / len(seen) if seen else 0.0,
         questions_per_s=sum(part[1] for part in parts),
@@ -222,6 +259,19 @@ def answer(
         questions_per_s=timed / elapsed if timed else 0.0,
         unreadable=len(batches.bad.reasons),
     )
+
+
+def _prediction(source: SourceExample, text: str, labels: Sequence[str] | None) -> Prediction:
+    seen = ", ".join(map(str, source.images)) if source.video is None else str(source.video)
+    return Prediction(question_of(source), seen, text, None if labels is None else tuple(labels))
+
+
+def _labels(prompt: Prompt) -> Sequence[str] | None:
+    """What the options are called in a prompt: nothing if they have no labels, None if unknown."""
+    names, options = prompt.metadata.get("option_names"), prompt.metadata.get("options")
+    if names is None:
+        return () if "prompt" in prompt.source.annotations[0] else None
+    return () if options is not None and list(names) == list(options) else list(names)
 
 
 def _fetched(tokens: jax.Array) -> np.ndarray:

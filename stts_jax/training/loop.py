@@ -39,6 +39,8 @@ from stts_jax.training.utilization import Throughput
 
 Evaluate = Callable[[VideoLanguageModel, int], Mapping[str, float]]
 OnStep = Callable[[int, Mapping[str, float]], None]
+# Scores that the best checkpoint is chosen by: the first of them that an evaluation gives.
+BEST_BY = ("accuracy", "ROUGE-L")
 
 
 class TrainingError(RuntimeError):
@@ -65,8 +67,8 @@ def train(
       init_from: folder of a run or checkpoint whose parameters to start from.
       resume: go on from the newest checkpoint in `output`, if any; otherwise they are deleted.
       evaluate: `(model, step) -> scores`, called every `train.evaluate_every` steps and at the
-        end; `accuracy` among them is drawn, and the best is kept. It runs beside the main thread,
-        and is left when a signal comes.
+        end; `accuracy` among them is drawn, and the best by the first of `BEST_BY` is kept. It
+        runs beside the main thread, and is left when a signal comes.
       data_dir: where the procedural set is or is to be made.
       on_step: called with step and metrics after each step, one step late.
 
@@ -283,12 +285,13 @@ class _Loop:
         self.reporter.evaluation(self.step, scores)
 
     def _mark_best(self, scores: Mapping[str, float]) -> None:
-        if not self.config.keep_best or "accuracy" not in scores or self.saved_step != self.step:
+        score = next((name for name in BEST_BY if name in scores), None)
+        if not self.config.keep_best or score is None or self.saved_step != self.step:
             return
         best = self.checkpoints.best
-        if best is None or scores["accuracy"] > best["accuracy"]:
+        if best is None or score not in best or scores[score] > best[score]:
             with self.clock.spending("save"):
-                self.checkpoints.mark_best(self.step, scores["accuracy"])
+                self.checkpoints.mark_best(self.step, scores[score], score)
 
     def _require_finite(self, pending: _Pending, metrics: Mapping[str, float]) -> None:
         bad = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]

@@ -98,7 +98,7 @@ class Checkpoints:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """`step` and `accuracy` of the best one, if one was marked."""
+        """`step` and the score, by its name, of the best one, if one was marked."""
         return self._best.mark
 
     def save(
@@ -125,11 +125,11 @@ class Checkpoints:
                 custom_metadata=dataclasses.asdict(progress),
             )
 
-    def mark_best(self, step: int, accuracy: float) -> None:
+    def mark_best(self, step: int, score: float, name: str = "accuracy") -> None:
         """Keep the checkpoint of a step, which has been saved, until a better one is marked."""
         self.wait()
         with self._explained():
-            self._best.put(step, accuracy)
+            self._best.put(step, score, name)
 
     def wait(self) -> None:
         """Wait for what is being written."""
@@ -193,8 +193,8 @@ class _Best:
         # One that a resumed run has not come to yet, or that has gone, doesn't count.
         self.mark = mark if mark and (folder / str(mark["step"])).is_dir() else None
 
-    def put(self, step: int, accuracy: float) -> None:
-        self.mark = {"step": step, "accuracy": accuracy}
+    def put(self, step: int, score: float, name: str) -> None:
+        self.mark = {"step": step, name: score}
         if is_first():
             new = self._file.with_suffix(".new")
             new.write_text(json.dumps(self.mark) + "\n")

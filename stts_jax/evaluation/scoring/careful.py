@@ -10,21 +10,30 @@ import re
 from collections.abc import Sequence
 from string import ascii_uppercase
 
-SPECIAL_TOKEN = re.compile(r"<\|[^|<>]*\|>")
+from stts_jax.evaluation.scoring.words import SPECIAL_TOKEN, words
+
 LEAD_IN = re.compile(
     r"^\W*(?:so|therefore|thus)?\W*(?:i\s+(?:think|believe|choose|pick)\s+)?(?:that\s+)?"
     r"(?:(?:the|my)\s+)?(?:(?:best|correct|right|final)\s+)?"
     r"(?:\b(?:answer|option|choice)\b\s*(?:is|:|must be|would be)?\s*)+",
     re.IGNORECASE,
 )
+# No part of a longer name follows a letter that is a word of its own: not "C++", "A-team".
+_ALONE = r"(?![\w+#]|['\u2019-]\w)"
 # The first letter or digit of the answer, if it is a word of its own.
-OPENING = re.compile(r"^[^\w]*([A-Za-z])(?!\w|['\u2019]\w)(.*)$", re.DOTALL)
-# Goes on with another letter as a second choice: "B or C", "A, B", "B/C".
-HEDGE = re.compile(r"^\W{0,2}(?:(?:or|and)\W{1,2}|[,/&]\s?\W?)([A-Z])(?!\w|['\u2019]\w)")
-LONE_CAPITAL = re.compile(r"(?<!\w)(?<!\w['\u2019])([A-Z])(?!\w|['\u2019]\w)")
+OPENING = re.compile(rf"^[^\w]*([A-Za-z]){_ALONE}(.*)$", re.DOTALL)
+# Goes on with another letter as a second choice: "B or C", "A, B", "B/C", "B C".
+HEDGE = re.compile(
+    rf"^(?:\W{{0,2}}(?:or\W{{1,2}}(?:[a-z]+\W{{1,2}}){{0,2}}|and\W{{1,2}}|[,/&]\s?\W?)"
+    rf"([A-Z]){_ALONE}|[.,)\s]+([A-Z])\W*$)"
+)
+LONE_CAPITAL = re.compile(rf"(?<!\w)(?<!\w['\u2019-])([A-Z]){_ALONE}")
 VERDICT = re.compile(r"^\W*\bis\b.*\b(?:correct|right|answer)\b", re.IGNORECASE | re.DOTALL)
 # Capitals that are words, unless more than a space follows.
 WORDS = "AI"
+# Of the words before an option that is mentioned, so many may say that it is not the one.
+NEGATION_WORDS = 3
+NEGATIONS = frozenset(("not", "never", "neither", "nor", "cannot", "without"))
 
 
 def named_option(text: str, letters: int, options: Sequence[str] = ()) -> int | None:
@@ -50,17 +59,17 @@ def named_option(text: str, letters: int, options: Sequence[str] = ()) -> int | 
     opening = _opening_letter(rest, choices, options)
     if opening is not None:
         return choices.index(opening) if opening else None
-    return _only_capital(rest, choices, _held_wording(rest, options))
+    return _only_capital(rest, choices, _held_wording(rest, options), options)
 
 
 def wording(text: str) -> str:
-    """Words of a text in lower case with single spaces, without punctuation."""
-    return " ".join(re.findall(r"[\w.']+", text.casefold().replace("\u2019", "'"))).strip(" .'")
+    """Words of a text in lower case with single spaces, without the punctuation of sentences."""
+    return " ".join(words(text, articles=True))
 
 
 def _same_wording(text: str, options: Sequence[str]) -> int | None:
-    words = wording(text)
-    same = [index for index, option in enumerate(options) if words and wording(option) == words]
+    said = wording(text)
+    same = [index for index, option in enumerate(options) if said and wording(option) == said]
     return same[0] if len(same) == 1 else None
 
 
@@ -70,36 +79,71 @@ def _opening_letter(text: str, choices: str, options: Sequence[str]) -> str | No
     if not found or found[1].upper() not in choices:
         return None
     letter, tail = found[1], found[2]
-    hedge = HEDGE.match(tail)
-    if hedge and hedge[1] in choices and hedge[1] != letter.upper():
-        return ""
     own_wording = options and wording(tail) == wording(options[choices.index(letter.upper())])
-    if not tail.strip() or not tail[0].isspace() or own_wording:
+    if own_wording:
+        return letter.upper()
+    hedge = HEDGE.match(tail)
+    second = (hedge[1] or hedge[2]) if hedge else letter.upper()
+    if second in choices and second != letter.upper():
+        return ""
+    if not tail.strip() or not tail[0].isspace():
         return letter.upper()
     if letter.isupper() and (letter not in WORDS or VERDICT.match(tail)):
         return letter
     return None
 
 
-def _only_capital(text: str, choices: str, held: int | None) -> int | None:
-    capitals = {
+def _only_capital(text: str, choices: str, held: int | None, options: Sequence[str]) -> int | None:
+    """The only letter that stands alone, else the option that is held; None if they differ.
+
+    Letters of the held option's own wording ("vitamin C") name no other option.
+    """
+    capitals = _lone_capitals(text, choices)
+    if held is not None:
+        capitals -= _lone_capitals(options[held], choices) | {choices[held]}
+        return None if capitals else held
+    return choices.index(capitals.pop()) if len(capitals) == 1 else None
+
+
+def _lone_capitals(text: str, choices: str) -> set[str]:
+    return {
         found[1]
         for found in LONE_CAPITAL.finditer(text)
         if found[1] in choices
         and not (found[1] in WORDS and re.match(r"\s+[a-z]", text[found.end() :]))
+        and not _denied(wording(text[: found.start()]))
     }
-    if len(capitals) == 1:
-        return choices.index(capitals.pop())
-    return None if capitals else held
 
 
 def _held_wording(text: str, options: Sequence[str]) -> int | None:
-    """The only option whose words the text holds, words of longer options being taken first."""
-    text = f" {wording(text)} "
-    held = []
-    for index in sorted(range(len(options)), key=lambda i: -len(wording(options[i]))):
-        words = f" {wording(options[index])} "
-        if words.strip() and words in text:
-            held.append(index)
-            text = text.replace(words, " | ")
-    return held[0] if len(held) == 1 else None
+    """The only option whose words the text holds, words of longer options being taken first.
+
+    What the text denies ("not red", "isn't red") it doesn't hold.
+    """
+    text, named = f" {wording(text)} ", [wording(option) for option in options]
+    held = set()
+    for index in sorted(range(len(options)), key=lambda i: -len(named[i])):
+        if not named[index] or named.count(named[index]) > 1:
+            continue
+        option = f" {named[index]} "
+        before, found, after = text.partition(option)
+        while found:
+            if not _denied(before) and not _part_of_value(before, named[index], after):
+                held.add(index)
+            text = f"{before} | {after}"
+            before, found, after = text.partition(option)
+    return held.pop() if len(held) == 1 else None
+
+
+def _denied(before: str) -> bool:
+    last = re.split(r"\||\bbut\b", before)[-1].split()[-NEGATION_WORDS:]
+    return any(word in NEGATIONS or word.endswith("n't") for word in last)
+
+
+def _part_of_value(before: str, option: str, after: str) -> bool:
+    """Whether a number is only a part of what is said: "5" in "5 %" or "1/5"."""
+    sides = (before.split()[-1:], option.split()[:1]), (after.split()[:1], option.split()[-1:])
+    return any(
+        number[0][-1].isdecimal() and sign and sign[0] != "|" and not re.search(r"\w", sign[0])
+        for sign, number in sides
+    )
