@@ -19,12 +19,19 @@ from stts_jax.command_line import (
     at_least_one,
     end_program,
     leave,
+    percentage,
     run_on_hosts,
 )
 from stts_jax.config import Config, ConfigError, override, replace
 from stts_jax.data.datasets.base import SourceExample
 from stts_jax.data.synthetic import DEFAULT_FOLDER, SPLITS
-from stts_jax.evaluation.comparison import column_scores, comparison_table, results_table
+from stts_jax.evaluation.comparison import (
+    column_counts,
+    column_scores,
+    comparison_table,
+    results_table,
+)
+from stts_jax.evaluation.folders import free_folder, setup_name
 from stts_jax.evaluation.report import print_table
 from stts_jax.evaluation.runner import Evaluation, evaluate_questions, read_questions
 from stts_jax.evaluation.same_budget import same_budget_ratios
@@ -74,7 +81,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--k",
-        type=float,
+        type=percentage,
         nargs="+",
         metavar="PERCENT",
         help="percentages of the tokens to drop (default: as trained)",
@@ -104,7 +111,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--output",
         type=local_path,
-        help="folder for metrics and predictions (default: in CHECKPOINT)",
+        help="folder for metrics and predictions (default: CHECKPOINT/eval); below it are k50, or "
+        "k50-2x and k50-first_fit for other frames and packing",
     )
     return parser.parse_args(arguments)
 
@@ -187,9 +195,10 @@ def answer_split(
             progress=is_first(),
             share=Share.of_this_process(),
         )
-        folder = output / f"k{name.removesuffix(' %')}"
         settings = {"split": options.split, "frames_scale": options.frames, "k": name}
         if is_first():
+            named = output / setup_name(name, options.frames, setup)
+            folder = free_folder(named, settings, setup)
             with writing(folder):
                 results[name].save(folder, settings)
                 setup.save(folder)
@@ -207,6 +216,7 @@ def answer_tasks(
     """Answer benchmarks at each ratio; save and print, also beside the paper's rows."""
     tasks = tasks_of(options.mode)
     scores: dict[str, dict[str, float]] = {}
+    counts: dict[str, dict[str, int]] = {}
     for name, setup in wanted.items():
         root = options.root or (Path(setup.data.root) if setup.data.root else None)
         if root is None or not root.is_dir():
@@ -224,14 +234,15 @@ def answer_tasks(
             notice=notice,
             share=Share.of_this_process(),
         )
-        folder = output / f"k{name.removesuffix(' %')}"
+        folder = output / setup_name(name, options.frames, setup)
         results = evaluate_tasks(reconfigure(model, setup.model), setup, tasks, folder, run)
         if is_first():
             setup.save(folder)
             print("\n".join([f"{name} dropped:", *results_table(results)]))
             scores[name] = column_scores({r.task.name: r.summary.value for r in results})
+            counts[name] = column_counts({r.task.name: r.summary.questions for r in results})
     if is_first():
-        print("\n".join(["", *comparison_table(scores)]))
+        print("\n".join(["", *comparison_table(scores, questions=counts)]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -256,8 +267,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wanted = setups(options, config, questions)
         output = options.output or options.checkpoint / "eval"
         if is_first():
-            for name in wanted:
-                folder = output / f"k{name.removesuffix(' %')}"
+            for name, setup in wanted.items():
+                folder = output / setup_name(name, options.frames, setup)
                 require_writable(folder)
                 stack.enter_context(hold_output(folder, "evaluating", notice))
         # A run may save a newer step meanwhile; results are kept with the one that is loaded.

@@ -185,6 +185,21 @@ def at_least_one(text: str) -> int:
     return count
 
 
+def percentage(text: str) -> float:
+    """Returns a share in per cent: 0, or from 1 on, so that `0.5` is not taken for a half."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if 0 < value < 1:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is less than one per cent; write {100 * value:g} for {100 * value:g} %"
+        )
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"'{text}' is no percentage; write 0 or from 1 to 100")
+    return value
+
+
 def frames_scale(text: str) -> float:
     """`2x` or `2` -> 2.0."""
     try:

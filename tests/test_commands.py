@@ -22,6 +22,7 @@ from stts_jax.data import synthetic
 from stts_jax.data.synthetic import ensure_synthetic
 from stts_jax.data.video import probe, read_video
 from stts_jax.evaluation import single
+from stts_jax.evaluation.folders import free_folder, setup_name
 from stts_jax.evaluation.overlay import kept_overlay, overlay_video, score_map, stretch
 from stts_jax.evaluation.same_budget import FrameCounts, same_budget
 from stts_jax.model.video_language_model import VideoLanguageModel
@@ -208,8 +209,8 @@ def test_twice_the_frames_can_have_the_same_budget(checkpoint, tmp_path):
     common = ["--checkpoint", str(checkpoint), "--limit", "1", "--frames", "2x"]
     assert evaluate.main([*common, "--output", str(tmp_path / "a")]) == 0
     assert evaluate.main([*common, "--output", str(tmp_path / "b"), "--same-budget"]) == 0
-    assert metrics(tmp_path / "a" / "k50")["visual_tokens"] == 16
-    assert metrics(tmp_path / "b" / "k75")["visual_tokens"] == 8
+    assert metrics(tmp_path / "a" / "k50-2x")["visual_tokens"] == 16
+    assert metrics(tmp_path / "b" / "k75-2x")["visual_tokens"] == 8
 
 
 def test_the_same_budget_goes_by_the_frames_that_videos_have(checkpoint, tmp_path, capsys):
@@ -226,7 +227,7 @@ def test_the_same_budget_goes_by_the_frames_that_videos_have(checkpoint, tmp_pat
 def test_eval_counts_the_visual_tokens_that_the_llm_sees(checkpoint, tmp_path):
     arguments = ["--checkpoint", str(checkpoint), "--output", str(tmp_path), "--limit", "2"]
     assert evaluate.main([*arguments, "--frames", "8x", "--k", "0"]) == 0
-    assert metrics(tmp_path / "k0")["visual_tokens"] == 17 * TOKENS_PER_FRAME
+    assert metrics(tmp_path / "k0-8x")["visual_tokens"] == 17 * TOKENS_PER_FRAME
 
 
 def test_a_budget_that_fewer_frames_cannot_fill_is_refused_in_terms_of_the_flags(
@@ -415,6 +416,50 @@ def test_a_ratio_needs_a_method(checkpoint, capsys):
     off = ["--set", "model.prune.method=none", "model.prune.topk=0"]
     arguments = ["--checkpoint", str(checkpoint), "--k", "30", *off]
     assert "model.prune.method=random" in refused(capsys, evaluate.main(arguments))
+
+
+@pytest.mark.parametrize(
+    ("percentage", "said"),
+    [
+        ("0.5", "'0.5' is less than one per cent; write 50 for 50 %"),
+        ("0.01", "write 1 for 1 %"),
+        ("-5", "write 0 or from 1 to 100"),
+        ("nan", "'nan' is no percentage"),
+        ("half", "'half' is no percentage"),
+    ],
+)
+def test_a_share_is_no_percentage(percentage, said, checkpoint, capsys):
+    with pytest.raises(SystemExit) as left:
+        evaluate.main(["--checkpoint", str(checkpoint), f"--k={percentage}"])
+    assert left.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_results_of_other_frames_ratio_or_packing_have_other_folders():
+    stream, bins = (
+        load_config("tiny", [f"model.prune.packing={p}"]) for p in ("stream", "first_fit")
+    )
+    names = [
+        setup_name(ratio, frames, config)
+        for ratio in ("50 %", "0 %")
+        for frames in (1.0, 2.0, 0.25)
+        for config in (stream, bins)
+    ]
+    assert len(set(names)) == len(names) == 12
+    assert names[:4] == ["k50", "k50-first_fit", "k50-2x", "k50-2x-first_fit"]
+
+
+def test_results_of_other_settings_do_not_take_a_folder_that_has_some(tmp_path, capsys):
+    settings = {"split": "test", "k": "50 %"}
+    configs = [load_config("tiny", [f"data.test={name}.jsonl"]) for name in ("a", "b", "a")]
+    folders = []
+    for config in configs:
+        folders.append(free_folder(tmp_path / "k50", settings, config))
+        config.save(folders[-1])
+        (folders[-1] / "metrics.json").write_text(json.dumps({"settings": settings}))
+    assert [folder.name for folder in folders] == ["k50", "k50-2", "k50"]
+    assert capsys.readouterr().out == (
+        f"'{folders[0]}' has results of other settings, so these go to '{folders[1]}'\n"
+    )
 
 
 def test_a_folder_is_no_split(checkpoint, tmp_path, capsys):

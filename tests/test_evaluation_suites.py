@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import json
+import re
 import sys
 import types
 
@@ -15,6 +16,7 @@ from stts_jax.data.datasets.base import dataset_class
 from stts_jax.evaluation import single
 from stts_jax.evaluation.comparison import (
     averages,
+    column_counts,
     column_scores,
     comparison_table,
     results_table,
@@ -209,6 +211,23 @@ def test_the_table_marks_what_is_in_doubt_and_says_why():
     lines = comparison_table({"ours": column_scores(shares(0.5))})
     assert cells(lines, "Average")[-1] == "62.3?"
     assert any(line.startswith("? STTS 50 %:") and "57.9" in line for line in lines)
+
+
+def test_the_table_says_which_columns_are_the_papers():
+    header = comparison_table({"ours": column_scores(shares(0.5))})[0]
+    names = re.split(r"\s{2,}", header.strip())
+    assert names[0] == "ours" and len(names) > 1
+    assert all(name.startswith("paper: ") for name in names[1:])
+
+
+def test_the_table_marks_scores_of_few_questions():
+    counts = column_counts(dict.fromkeys(TASKS, 1000) | {"lvbench": 3})
+    lines = comparison_table({"ours": column_scores(shares(0.5))}, questions={"ours": counts})
+    rows = {label: cells(lines, label)[0] for label in ("LVBench", "MVBench", "Short", "Average")}
+    assert rows == {"LVBench": "50.0*", "MVBench": "50.0", "Short": "50.0", "Average": "50.0*"}
+    assert any(
+        line.startswith("* 'ours' has few questions") and "LVBench 3" in line for line in lines
+    )
 
 
 def test_the_table_says_what_is_missing():

@@ -18,11 +18,16 @@ from stts_jax.evaluation.results import TaskResult
 from stts_jax.evaluation.tables import aligned
 
 AVERAGES = ("Short", "Long", "Average")
+AVERAGED = {"short": SHORT_COLUMNS, "long": LONG_COLUMNS, "overall": tuple(COLUMNS)}
 # An average this close (points) to that of a model that sees only the text is suspicious.
 BLIND_MARGIN = 2.0
 # The paper's own models.
 OWN_ROWS = tuple(row for row in TABLE_1 if row.name.startswith(("baseline", "STTS")))
 IN_DOUBT = "?"
+# Of fewer questions than this a score of 50 % has a standard error of 5 points and more.
+FEW_QUESTIONS = 100
+FROM_FEW = "*"
+PAPER = "paper: "
 ABSENT = "-"
 
 
@@ -65,6 +70,11 @@ def column_scores(results: Mapping[str, float]) -> dict[str, float]:
     }
 
 
+def column_counts(questions: Mapping[str, int]) -> dict[str, int]:
+    """Returns the questions of each column from those of each task; other tasks are left out."""
+    return {column: questions[task] for column, task in COLUMNS.items() if task in questions}
+
+
 def results_table(results: Iterable[TaskResult]) -> list[str]:
     """A line a task: percent by the published and by the fixed rule, questions, what to know."""
     table = [["task", "published rule", "fixed rule", "questions"]]
@@ -79,27 +89,50 @@ def results_table(results: Iterable[TaskResult]) -> list[str]:
 
 
 def comparison_table(
-    own: Mapping[str, Mapping[str, float]], rows: Sequence[PaperRow] = OWN_ROWS
+    own: Mapping[str, Mapping[str, float]],
+    rows: Sequence[PaperRow] = OWN_ROWS,
+    questions: Mapping[str, Mapping[str, int]] | None = None,
 ) -> list[str]:
     """Lines of a table: benchmarks and averages down, one's own results and the paper's across.
 
     Args:
       own: scores by column (`column_scores`) of each result, by its name.
       rows: of the paper.
+      questions: behind each score by column, of each result; all of them if not given.
 
     Returns:
-      The table, and below it what is in doubt or missing.
+      The table, and below it what is in doubt, missing or made of few questions.
     """
     means = {name: averages(scores) for name, scores in own.items()}
-    table = [["", *own, *(row.name for row in rows)]]
+    few = {
+        name: {c: n for c, n in counts.items() if n < FEW_QUESTIONS and _known(own[name], c)}
+        for name, counts in (questions or {}).items()
+    }
+    table = [["", *own, *(PAPER + row.name for row in rows)]]
     for column in COLUMNS:
-        cells = [_cell(scores.get(column)) for scores in own.values()]
+        cells = [
+            _cell(scores.get(column)) + (FROM_FEW if column in few.get(name, ()) else "")
+            for name, scores in own.items()
+        ]
         table.append([column, *cells, *(_paper_cell(row, column) for row in rows)])
-    for label, field in zip(AVERAGES, ("short", "long", "overall"), strict=True):
-        cells = [_cell(getattr(mean, field)) for mean in means.values()]
+    for label, field in zip(AVERAGES, AVERAGED, strict=True):
+        cells = [
+            _cell(getattr(mean, field))
+            + (FROM_FEW if set(few.get(name, ())) & set(AVERAGED[field]) else "")
+            for name, mean in means.items()
+        ]
         printed = "average" if field == "overall" else field
         table.append([label, *cells, *(_paper_cell(row, printed) for row in rows)])
-    return [*aligned(table), *_notes(means, rows)]
+    return [*aligned(table), *_few_notes(few), *_notes(means, rows)]
+
+
+def _few_notes(few: Mapping[str, Mapping[str, int]]) -> list[str]:
+    return [
+        f"{FROM_FEW} '{name}' has few questions, so its score may be off by many points: "
+        + ", ".join(f"{column} {count}" for column, count in counts.items())
+        for name, counts in few.items()
+        if counts
+    ]
 
 
 def _notes(means: Mapping[str, Averages], rows: Iterable[PaperRow]) -> list[str]:

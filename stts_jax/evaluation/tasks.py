@@ -122,7 +122,7 @@ def _answered(
     dataset = dataset_class(task.dataset)(run.root, task.split)
     count = len(dataset) if run.limit is None else min(run.limit, len(dataset))
     examples = [(i, dataset.get(i, example_rng(i, 0))) for i, _ in run.share.of(range(count))]
-    run.notice(f"{task.label}: {count} questions")
+    run.notice(f"{task.label}: {count} question{'' if count == 1 else 's'}")
     frames = config.data.max_frames
     prompts = batches_of_prompts(
         config,

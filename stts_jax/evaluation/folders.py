@@ -1,0 +1,58 @@
+"""Folders of results: those of other frames, ratio, packing or settings never share one."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stts_jax.config import Config
+from stts_jax.parallel.processes import notice
+
+USUAL_PACKING = "stream"
+
+
+def setup_name(ratio: str, frames_scale: float, config: Config) -> str:
+    """Returns what the results of a setup are kept under: `k50`, `k50-2x`, `k50-2x-first_fit`.
+
+    Args:
+      ratio: of tokens that are dropped, as "50 %".
+      frames_scale: times `data.max_frames` frames are taken.
+      config: of the setup.
+    """
+    parts = [f"k{ratio.removesuffix(' %')}"]
+    if frames_scale != 1:
+        parts.append(f"{frames_scale:g}x")
+    if config.model.prune.packing != USUAL_PACKING:
+        parts.append(config.model.prune.packing)
+    return "-".join(parts)
+
+
+def free_folder(folder: Path, settings: Mapping[str, Any], config: Config) -> Path:
+    """Returns `folder`, or with a number after it where it has results of other settings.
+
+    Args:
+      folder: for the results of a split.
+      settings: they are saved with.
+      config: they are saved with.
+    """
+    wanted = json.loads(json.dumps([settings, dataclasses.asdict(config)]))
+    numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
+    for place in itertools.chain([folder], numbered):
+        if not (place / "metrics.json").exists() or _saved(place) == wanted:
+            break
+    if place != folder:
+        notice(f"'{folder}' has results of other settings, so these go to '{place}'")
+    return place
+
+
+def _saved(folder: Path) -> list[Any] | None:
+    """Settings and configuration of saved results; None if they cannot be read."""
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text())
+        return [metrics["settings"], json.loads((folder / "config.json").read_text())]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
