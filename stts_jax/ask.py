@@ -5,22 +5,46 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from stts_jax.arguments import Parser
-from stts_jax.command_line import add_checkpoint_options, open_checkpoint, run
+from stts_jax.command_line import (
+    add_checkpoint_options,
+    add_media_options,
+    asked_of,
+    open_checkpoint,
+    run,
+)
 from stts_jax.evaluation.single import ask
 from stts_jax.progress import doing
+
+EXAMPLES = """\
+examples:
+  python -m stts_jax.ask a.mp4 "What is opened?" --checkpoint runs/mine
+  python -m stts_jax.ask a.mp4 "Where is it?" --options left right --checkpoint runs/mine
+  python -m stts_jax.ask a.mp4 "Who calls?" --clip 2 9.5 --subtitle "Come!" --checkpoint runs/mine
+  python -m stts_jax.ask "What changed?" --images 1.png 2.png --checkpoint runs/mine
+"""
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = Parser(prog="python -m stts_jax.ask", description="Ask a question about a video.")
-    parser.add_argument("video", type=Path, help="any file that FFmpeg reads")
+    parser = Parser(
+        prog="python -m stts_jax.ask",
+        description="Ask a question about a video, or about pictures.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_media_options(parser)
     parser.add_argument("question")
-    parser.add_argument("--options", nargs="+", default=[], help="to choose the answer from")
+    parser.add_argument(
+        "--options",
+        nargs="+",
+        default=[],
+        help="to choose the answer from: the one that is most likely as an answer is printed",
+    )
     add_checkpoint_options(parser)
-    return parser.parse_args(arguments)
+    # The video may be missing, and options may stand between it and the question.
+    return parser.parse_intermixed_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,10 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
 
     def command() -> None:
+        asked = asked_of(options, options.question, options.options)
         model, config = open_checkpoint(options)
-        choices = tuple(options.options)
-        with doing("reading the video, compiling and answering"):
-            said = ask(model, config, options.video, options.question, choices, options.frames)
+        with doing("reading what is asked about, compiling and answering"):
+            said = ask(model, config, asked, frames_scale=options.frames)
         print(said)
 
     return run("ask", command)

@@ -7,7 +7,7 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,6 +21,7 @@ from stts_jax.data.bad_examples import READING_ERRORS, BadExamplesError
 from stts_jax.data.rows import BudgetError
 from stts_jax.data.synthetic import SyntheticError
 from stts_jax.data.tokenizer import TokenizerError
+from stts_jax.evaluation.asked import Asked
 from stts_jax.evaluation.results import ResultError
 from stts_jax.evaluation.scoring.judge import JudgeError
 from stts_jax.evaluation.scoring.score import ScoringError
@@ -162,6 +163,49 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
         metavar="2x",
         help="take that many times the frames the model was trained on (default 1x)",
     )
+
+
+def add_media_options(parser: argparse.ArgumentParser) -> None:
+    """The video, `--images`, `--clip` and `--subtitle`: what a line of own data may show."""
+    parser.add_argument("video", type=Path, nargs="?", help="any file that FFmpeg reads")
+    parser.add_argument(
+        "--images", type=Path, nargs="+", default=[], metavar="FILE", help="instead of a video"
+    )
+    parser.add_argument(
+        "--clip",
+        type=float,
+        nargs=2,
+        metavar=("START", "END"),
+        help="show only these seconds of the video",
+    )
+    parser.add_argument(
+        "--subtitle", metavar="TEXT", help="shown with the video; what 'subtitle' of a line may be"
+    )
+
+
+def asked_of(options: argparse.Namespace, question: str = "", choices: Sequence[str] = ()) -> Asked:
+    """Returns what `add_media_options` and a question come to.
+
+    Raises:
+      ConfigError: if there is nothing to look at, or a video and images.
+      OwnDataError: if a line of own data couldn't say so.
+    """
+    if options.video is None and not options.images:
+        raise ConfigError("there is no video; give the path of one, or pictures with --images")
+    if options.video is not None and options.images:
+        raise ConfigError(
+            f"there is the video '{options.video}' and --images too; leave one of them out"
+        )
+    asked = Asked(
+        options.video,
+        question,
+        tuple(choices),
+        tuple(options.images),
+        None if options.clip is None else tuple(options.clip),
+        options.subtitle,
+    )
+    asked.require_valid()
+    return asked
 
 
 def open_checkpoint(options: argparse.Namespace) -> tuple[VideoLanguageModel, Config]:

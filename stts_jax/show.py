@@ -13,7 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stts_jax.arguments import Parser
-from stts_jax.command_line import add_checkpoint_options, open_checkpoint, run
+from stts_jax.command_line import (
+    add_checkpoint_options,
+    add_media_options,
+    asked_of,
+    open_checkpoint,
+    run,
+)
 from stts_jax.evaluation.overlay import contact_sheet, overlay_video
 from stts_jax.evaluation.single import kept_tokens
 from stts_jax.local_path import local_path
@@ -24,9 +30,10 @@ from stts_jax.training.checkpoint import require_writable, writing
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = Parser(
-        prog="python -m stts_jax.show", description="Show which tokens of a video are kept."
+        prog="python -m stts_jax.show",
+        description="Show which tokens of a video, or of pictures, are kept.",
     )
-    parser.add_argument("video", type=Path, help="any file that FFmpeg reads")
+    add_media_options(parser)
     parser.add_argument("--output", type=local_path, default=Path(), help="folder (default: here)")
     add_checkpoint_options(parser)
     return parser.parse_args(arguments)
@@ -37,11 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
 
     def command() -> None:
+        asked = asked_of(options)
         require_writable(options.output)
         model, config = open_checkpoint(options)
-        with doing("reading the video, compiling and scoring its tokens"):
-            kept = kept_tokens(model, config, options.video, options.frames)
-        sheet = options.output / f"{options.video.stem}_kept.png"
+        with doing("reading what is shown, compiling and scoring its tokens"):
+            kept = kept_tokens(model, config, asked, options.frames)
+        sheet = options.output / f"{(options.video or options.images[0]).stem}_kept.png"
         video, settings = sheet.with_suffix(".mp4"), sheet.with_suffix(".json")
         frames, times = kept.video.frames, kept.video.timestamps
         with writing(sheet):

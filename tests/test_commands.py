@@ -20,8 +20,10 @@ from stts_jax.budget import surviving_tokens, tokens_to_prune
 from stts_jax.config import load_config, override, replace
 from stts_jax.data import synthetic
 from stts_jax.data.synthetic import ensure_synthetic
+from stts_jax.data.tokenizer import Tokenizer
 from stts_jax.data.video import probe, read_video
 from stts_jax.evaluation import single
+from stts_jax.evaluation.asked import Asked
 from stts_jax.evaluation.folders import free_folder, setup_name
 from stts_jax.evaluation.overlay import kept_overlay, overlay_video, score_map, stretch
 from stts_jax.evaluation.same_budget import FrameCounts, same_budget
@@ -76,12 +78,87 @@ def test_ask_prints_the_answer(checkpoint, video, capsys):
     begun = [line for line in printed.err.splitlines() if line.endswith(" ...")]
     assert begun == [
         f"loading the model of '{checkpoint}' ...",
-        "reading the video, compiling and answering ...",
+        "reading what is asked about, compiling and answering ...",
     ]
 
 
-def test_ask_takes_options_frames_and_settings(checkpoint, video, capsys):
-    more = ["--options", "circle", "square", "--frames", "2x", "--set", "model.prune.topk=0.25"]
+@pytest.mark.parametrize("wording", ["templates", "plain"])
+def test_ask_answers_with_one_of_the_options(wording, checkpoint, video, capsys):
+    more = ["--options", "circle", "a square", "--set", f"data.wording={wording}"]
+    assert ask.main([str(video), QUESTION, "--checkpoint", str(checkpoint), *more]) == 0
+    assert capsys.readouterr().out in ("circle\n", "a square\n")
+
+
+def test_the_most_likely_option_is_answered_as_the_run_words_it(checkpoint, video, monkeypatch):
+    model, config = load_model(checkpoint)
+    asked = []
+
+    def likelihoods(model, batch, budget, answers, key):
+        asked.extend(answers)
+        return np.array([-9.0, -2.0, -5.0])
+
+    monkeypatch.setattr(single, "log_likelihoods", likelihoods)
+    options = ("circle", "a square", "dot")
+    for wording in ("templates", "plain"):
+        worded = override(config, [f"data.wording={wording}"])
+        assert single.ask(model, worded, video, QUESTION, options) == "a square"
+    tokenizer = Tokenizer.load(config.data.tokenizer, config.model.llm.vocab_size)
+    assert {tokens[-1] for tokens in asked} == {tokenizer.eos_id}
+    texts = [tokenizer.decode(tokens[:-1]) for tokens in asked]
+    assert texts == ["A. circle", "B. a square", "C. dot", *options]
+
+
+def test_ask_and_show_take_what_a_line_may_say(checkpoint, video, tmp_path, capsys):
+    pictures = [tmp_path / name for name in ("a.png", "b.png")]
+    for number, picture in enumerate(pictures):
+        Image.fromarray(np.full((32, 32, 3), 99 * number, np.uint8)).save(picture)
+    common = ["--checkpoint", str(checkpoint)]
+    clip = ["--clip", "0.5", "1.5", "--subtitle", "Come here!", *common]
+    images = ["--images", *map(str, pictures), *common]
+    for media, arguments in (([str(video)], clip), ([], images)):
+        assert ask.main([*media, QUESTION, *arguments]) == 0
+        assert show.main([*media, *arguments, "--output", str(tmp_path / "out")]) == 0
+    stems = {path.stem for path in (tmp_path / "out").iterdir()}
+    assert stems == {f"{video.stem}_kept", "a_kept"}
+    assert "(100%)" in capsys.readouterr().out  # of pictures nothing is dropped
+
+
+def test_a_clip_shows_other_frames(checkpoint, video):
+    model, config = load_model(checkpoint)
+    whole, part = (single.kept_tokens(model, config, Asked(video, clip=c)) for c in (None, (1, 2)))
+    assert part.video.timestamps[-1] <= 1 < whole.video.timestamps[-1]
+
+
+def test_pictures_are_shown_as_the_crops_that_the_model_sees(checkpoint, tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    model, config = load_model(checkpoint)
+    kept = single.kept_tokens(model, config, Asked(None, images=(tmp_path / "a.png",)))
+    assert (kept.video.frames[0] == image).all() and kept.keep.all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "there is no video; give the path of one, or pictures with --images"),
+        (["a.mp4", "--images", "a.png"], "--images too; leave one of them out"),
+        (["a.mp4", "--clip", "9", "2"], "field 'clip' is [9.0, 2.0]; write [start, end]"),
+        (["a.mp4", "--clip", "nan", "2"], "field 'clip' is [nan, 2.0]; write [start, end]"),
+        (["--images", "a.png", "--subtitle", "x"], "field 'subtitle' is 'x'; it goes with a video"),
+    ],
+)
+@pytest.mark.parametrize("command", [ask, show], ids=["ask", "show"])
+def test_what_no_line_may_say_is_refused_before_the_model_is_read(
+    command, arguments, said, capsys, monkeypatch
+):
+    monkeypatch.setattr(command, "open_checkpoint", lambda _: pytest.fail("the model is read"))
+    question = [QUESTION] if command is ask else []
+    message = refused(capsys, command.main([*arguments, "--checkpoint", "run", *question]))
+    assert said in message
+
+
+def test_ask_takes_frames_and_settings(checkpoint, video, capsys):
+    more = ["--frames", "2x", "--set", "model.prune.topk=0.25"]
     assert ask.main([str(video), QUESTION, "--checkpoint", str(checkpoint), *more]) == 0
     assert capsys.readouterr().out.endswith("\n")
 

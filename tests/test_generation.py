@@ -20,13 +20,19 @@ from stts_jax.layers.linear import TurnedLinear
 from stts_jax.model import cache_layouts, generation
 from stts_jax.model import llm as llm_module
 from stts_jax.model.generation import Sampling, generate, sample
+from stts_jax.model.likelihood import log_likelihoods
 from stts_jax.model.split_cache import SplitCache
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import make_mesh, parameter_shardings
 
 # Worst seen: 4e-7.
 HIDDEN = 2e-5
+# Worst seen: 7e-8.
+LIKELIHOOD = 1e-5
 NEW = 6
+LONGER = dataclasses.replace(
+    BUDGET, tokens=BUDGET.tokens + NEW, tokens_before=BUDGET.tokens_before + NEW
+)
 NO_END = -2  # an id that is never chosen
 GREEDY = Sampling()
 # With a head of its own a model of random parameters doesn't just repeat the last token.
@@ -81,14 +87,30 @@ def all_logits(model: VideoLanguageModel, batch: Any, budget: Any) -> tuple[jax.
 def test_every_token_is_the_one_a_full_forward_pass_would_choose(seed):
     said = answers(seed)
     batch = on_device(with_answers(numpy_rows(seed=seed), said))
-    budget = dataclasses.replace(
-        BUDGET, tokens=BUDGET.tokens + NEW, tokens_before=BUDGET.tokens_before + NEW
-    )
-    logits, lengths = all_logits(small_model(UNTIED), batch, budget)
+    logits, lengths = all_logits(small_model(UNTIED), batch, LONGER)
     for row, length in enumerate(np.asarray(lengths)):
         chosen = np.asarray(logits)[row, length - NEW - 1 : length - 1].argmax(-1)
         assert (said[row] == chosen).all()
     assert len(np.unique(said)) > 4
+
+
+def test_likelihoods_of_answers_are_those_of_a_full_forward_pass(report_error):
+    prompts = numpy_rows(seed=0)
+    count, model = len(prompts["input_ids"]), small_model(UNTIED)
+    same = {name: np.repeat(array[:1], count, axis=0) for name, array in prompts.items()}
+    said = np.random.default_rng(0).integers(1, UNTIED.llm.vocab_size, (count, NEW))
+    logits, lengths = all_logits(model, on_device(with_answers(same, said)), LONGER)
+    first = int(lengths[0]) - NEW - 1
+    log_probabilities = jax.nn.log_softmax(np.asarray(logits, np.float32))[:, first : first + NEW]
+    gained = np.take_along_axis(np.asarray(log_probabilities), said[..., None], axis=2)[..., 0]
+    ends = [NEW, 2, 4][:count]
+    answers = [list(map(int, row[:end])) for row, end in zip(said, ends, strict=False)]
+    one = on_device({name: array[:1] for name, array in prompts.items()})
+    found = log_likelihoods(model, one, BUDGET, answers, KEY)
+    expected = [gained[row, :end].sum() for row, end in enumerate(ends)]
+    error = worst(found, np.array(expected))
+    report_error("log-likelihoods of answers", error, LIKELIHOOD)
+    assert error < LIKELIHOOD and len(found) == len(answers) > 1
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ Source: olmo/preprocessing/image_preprocessor.py and preprocessor_utils.py (DATA
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -277,6 +278,13 @@ def to_patches(frames: np.ndarray, patch_size: int) -> np.ndarray:
     n, height, width, channels = frames.shape
     grid = frames.reshape(n, height // patch_size, patch_size, width // patch_size, patch_size, -1)
     return grid.transpose(0, 1, 3, 2, 4, 5).reshape(n, -1, patch_size**2 * channels)
+
+
+def from_patches(patches: np.ndarray, patch_size: int) -> np.ndarray:
+    """Returns the square frames, (n, H, H, C), that `to_patches` cut into (n, P, p*p*C)."""
+    n, side = len(patches), math.isqrt(patches.shape[1])
+    grid = patches.reshape(n, side, side, patch_size, patch_size, -1).transpose(0, 1, 3, 2, 4, 5)
+    return grid.reshape(n, side * patch_size, side * patch_size, -1)
 
 
 def pool_cells(patches: np.ndarray, pooling: tuple[int, int]) -> np.ndarray:

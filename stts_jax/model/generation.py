@@ -151,6 +151,53 @@ def answers_from(
     return jax.lax.while_loop(unfinished, step, (jnp.int32(1), answers, state))[1]
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ReadPrompts:
+    """Prompts in a cache that has room for answers.
+
+    Attributes:
+      logits: (B, V) of the first token of each answer.
+      cache: keys and values of the prompts.
+      tokens: of each place of the cache, for the mask; (B, C).
+      position: (B,) rotary position of the first token of each answer.
+      place: () place in the cache of that token.
+      empty: (B,) bool, rows without a prompt.
+    """
+
+    logits: jax.Array
+    cache: Cache
+    tokens: TokenTable
+    position: jax.Array
+    place: jax.Array
+    empty: jax.Array
+
+
+def read_prompts(
+    model: VideoLanguageModel,
+    batch: dict[str, jax.Array],
+    budget: Budget,
+    max_new_tokens: int,
+    key: jax.Array,
+) -> ReadPrompts:
+    """Read the prompts; the arguments are those of `generate`, `key` is for method `random`."""
+    rows = model.fuse(batch, budget, key)
+    length = rows.embeddings.shape[1]
+    positions = rows.text["position_ids"]
+    mask = attention_mask(rows.tokens, rows.tokens, model.config.llm.bidirectional)
+    capacity = length + max_new_tokens
+    hidden, cache = model.llm.prefill(rows.embeddings, positions, mask, capacity)
+    last = jnp.maximum(rows.tokens.valid.sum(1) - 1, 0)[:, None]
+    return ReadPrompts(
+        logits=model.llm.logits(jnp.take_along_axis(hidden, last[..., None], axis=1)[:, 0]),
+        cache=cache,
+        tokens=_room_for_answers(rows.tokens, last, max_new_tokens),
+        position=jnp.take_along_axis(positions, last, axis=1)[:, 0] + 1,
+        place=jnp.int32(length),
+        empty=~rows.tokens.valid.any(1),
+    )
+
+
 def prefill(
     model: VideoLanguageModel,
     batch: dict[str, jax.Array],
@@ -168,23 +215,14 @@ def prefill(
       a cache with room for `max_new_tokens`, and what else `decode_step` needs.
     """
     prune_key, sample_key, later = jax.random.split(key, 3)
-    rows = model.fuse(batch, budget, prune_key)
-    length = rows.embeddings.shape[1]
-    capacity = length + max_new_tokens
-    positions = rows.text["position_ids"]
-    mask = attention_mask(rows.tokens, rows.tokens, model.config.llm.bidirectional)
-    hidden, cache = model.llm.prefill(rows.embeddings, positions, mask, capacity)
-    last = jnp.maximum(rows.tokens.valid.sum(1) - 1, 0)[:, None]
-    logits = model.llm.logits(jnp.take_along_axis(hidden, last[..., None], axis=1)[:, 0])
-    token = sample(logits, sampling, sample_key)
-    empty = ~rows.tokens.valid.any(1)
-    token = jnp.where(empty, end_token, token)
+    read = read_prompts(model, batch, budget, max_new_tokens, prune_key)
+    token = jnp.where(read.empty, end_token, sample(read.logits, sampling, sample_key))
     return DecodingState(
-        cache=cache,
-        tokens=_room_for_answers(rows.tokens, last, max_new_tokens),
+        cache=read.cache,
+        tokens=read.tokens,
         next_token=token,
-        position=jnp.take_along_axis(positions, last, axis=1)[:, 0] + 1,
-        place=jnp.int32(length),
+        position=read.position,
+        place=read.place,
         finished=token == end_token,
         key=later,
     )
@@ -220,16 +258,11 @@ def decode_step(
 
     The cache is written in place where the caller gives the state up (`donate_argnums`).
     """
-    query = jax.tree.map(
-        lambda x: jax.lax.dynamic_slice_in_dim(x, state.place, 1, axis=1), state.tokens
-    )
-    mask = attention_mask(query, state.tokens, model.config.llm.bidirectional)
-    x = model.llm.embed(state.next_token[:, None], model.dtype)
-    hidden, cache = model.llm.step(
-        x, state.position[:, None], mask, state.cache, state.place, blocks
+    logits, cache = next_logits(
+        model, state.cache, state.tokens, state.next_token, state.position, state.place, blocks
     )
     sample_key, later = jax.random.split(state.key)
-    token = sample(model.llm.logits(hidden[:, 0]), sampling, sample_key)
+    token = sample(logits, sampling, sample_key)
     token = jnp.where(state.finished, end_token, token)
     return DecodingState(
         cache=cache,
@@ -240,6 +273,33 @@ def decode_step(
         finished=state.finished | (token == end_token),
         key=later,
     )
+
+
+def next_logits(
+    model: VideoLanguageModel,
+    cache: Cache,
+    tokens: TokenTable,
+    token: jax.Array,
+    position: jax.Array,
+    place: jax.Array,
+    blocks: Sequence[LlmBlock] = (),
+) -> tuple[jax.Array, Cache]:
+    """Returns (B, V) logits of what follows a token of each row, and the cache with these tokens.
+
+    Args:
+      model: the model.
+      cache: of what stands before.
+      tokens: of each place of the cache; (B, C).
+      token: (B,) int32.
+      position: (B,) their rotary positions.
+      place: () their place in the cache.
+      blocks: those of `LanguageModel.blocks_apart`.
+    """
+    query = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, place, 1, axis=1), tokens)
+    mask = attention_mask(query, tokens, model.config.llm.bidirectional)
+    x = model.llm.embed(token[:, None], model.dtype)
+    hidden, cache = model.llm.step(x, position[:, None], mask, cache, place, blocks)
+    return model.llm.logits(hidden[:, 0]), cache
 
 
 def sample(logits: jax.Array, sampling: Sampling, key: jax.Array) -> jax.Array:

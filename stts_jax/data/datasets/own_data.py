@@ -74,6 +74,11 @@ def read_own_data(path: str | Path, per_example: int | None = None) -> list[Sour
     ]
 
 
+def example_of(line: Line, folder: Path) -> SourceExample:
+    """Returns the example of one line; its paths are relative to `folder`."""
+    return _example(_media(line, folder), [line])
+
+
 def _split(lines: Sequence[Line], size: int) -> Iterator[Sequence[Line]]:
     for start in range(0, len(lines), size):
         yield lines[start : start + size]

@@ -1,0 +1,69 @@
+"""What is asked on a command line, as the line of a file of own data that it would be."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from stts_jax.config import Config
+from stts_jax.data.datasets.base import SourceExample
+from stts_jax.data.datasets.own_data import example_of
+from stts_jax.data.datasets.own_line import Line, parse
+from stts_jax.data.prompts import plainly_worded
+
+WHERE = "command line"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Media and what is asked about them; the fields are those of a line (docs/data.md).
+
+    Attributes:
+      video: file, None if there are images.
+      question: empty to look only at what is kept.
+      options: to choose the answer from, if any.
+      images: files.
+      clip: first and last second of the video that are shown.
+      subtitle: of the video.
+    """
+
+    video: Path | None
+    question: str = ""
+    options: tuple[str, ...] = ()
+    images: tuple[Path, ...] = ()
+    clip: tuple[float, float] | None = None
+    subtitle: str | None = None
+
+    def example(self, config: Config, answer: str | None = None) -> SourceExample:
+        """Returns the example of the line, worded as the run's are.
+
+        Args:
+          config: of the run.
+          answer: that the line has, by default any: a prompt doesn't show it.
+
+        Raises:
+          OwnDataError: if a file of own data couldn't say so.
+        """
+        source = example_of(self._line(answer), Path())
+        return plainly_worded(source) if config.data.wording == "plain" else source
+
+    def require_valid(self) -> None:
+        """Raise an `OwnDataError` if a line of own data couldn't say so."""
+        self._line(None)
+
+    def _line(self, answer: str | None) -> Line:
+        return parse(json.dumps(self._fields(answer)), WHERE, WHERE)
+
+    def _fields(self, answer: str | None) -> dict[str, object]:
+        media = {
+            "video": None if self.video is None else str(self.video),
+            "images": list(map(str, self.images)) or None,
+            "clip": None if self.clip is None else list(self.clip),
+            "subtitle": self.subtitle,
+        }
+        if not self.question and not self.options:
+            return {**media, "caption": "-"}
+        some = self.options[0] if self.options else "-"
+        asked = {"question": self.question, "answer": some if answer is None else answer}
+        return {**media, **asked, "options": list(self.options) or None}

@@ -1,0 +1,88 @@
+"""How likely each of several answers to one prompt is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from stts_jax.budget import Budget
+from stts_jax.model.generation import next_logits, read_prompts
+from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.parallel.mesh import mesh_of, on_mesh
+
+# Answers are padded to multiples of this, so that others of a like length compile to like shapes.
+ANSWER_STEP = 8
+
+
+def log_likelihoods(
+    model: VideoLanguageModel,
+    batch: dict[str, jax.Array],
+    budget: Budget,
+    answers: Sequence[Sequence[int]],
+    key: jax.Array,
+) -> np.ndarray:
+    """Returns the (N,) logarithms of the probabilities of answers, the end included.
+
+    The prompt is read once, and the answers are the rows of one batch.
+
+    Args:
+      model: the model.
+      batch: the arrays of `budget.batch_arrays`, one row with one prompt.
+      budget: static sizes.
+      answers: N lists of token ids, each with the token that ends it.
+      key: for method `random`.
+    """
+    rows = 1 << (len(answers) - 1).bit_length()
+    longest = max(map(len, answers))
+    tokens = np.zeros((rows, -(-longest // ANSWER_STEP) * ANSWER_STEP), np.int32)
+    counts = np.zeros(tokens.shape, bool)
+    for row, answer in enumerate(answers):
+        tokens[row, : len(answer)], counts[row, : len(answer)] = answer, True
+    found = _log_likelihoods(model, batch, budget, tokens, counts, mesh_of(model), key)
+    return np.asarray(jax.device_get(found))[: len(answers)]
+
+
+@partial(jax.jit, static_argnums=(2, 5))
+def _log_likelihoods(
+    model: VideoLanguageModel,
+    batch: dict[str, jax.Array],
+    budget: Budget,
+    answers: jax.Array,
+    counts: jax.Array,
+    mesh: Mesh | None,
+    key: jax.Array,
+) -> jax.Array:
+    with on_mesh(mesh):
+        return _summed(model, batch, budget, answers, counts, key)
+
+
+def _summed(
+    model: VideoLanguageModel,
+    batch: dict[str, jax.Array],
+    budget: Budget,
+    answers: jax.Array,
+    counts: jax.Array,
+    key: jax.Array,
+) -> jax.Array:
+    rows, length = answers.shape
+    read = read_prompts(model, batch, budget, length, key)
+    cache = jax.tree.map(lambda x: jnp.repeat(x, rows, axis=1), read.cache)  # layers come first
+    tokens, logits = jax.tree.map(lambda x: jnp.repeat(x, rows, axis=0), (read.tokens, read.logits))
+
+    def step(carry: tuple[jax.Array, ...], number: jax.Array) -> tuple[tuple[jax.Array, ...], None]:
+        total, logits, cache = carry
+        token = answers[:, number]
+        log_probability = jax.nn.log_softmax(logits.astype(jnp.float32))
+        gained = jnp.take_along_axis(log_probability, token[:, None], axis=1)[:, 0]
+        total += jnp.where(counts[:, number], gained, 0.0)
+        position = jnp.broadcast_to(read.position + number, (rows,))
+        logits, cache = next_logits(model, cache, tokens, token, position, read.place + number)
+        return (total, logits, cache), None
+
+    start = (jnp.zeros(rows, jnp.float32), logits, cache)
+    return jax.lax.scan(step, start, jnp.arange(length))[0][0]
