@@ -1,4 +1,4 @@
-"""ask, show and eval.py on an untrained model: what they print and write, and how they refuse."""
+"""eval.py on an untrained model: what it prints and writes; and how it, ask and show refuse."""
 
 from __future__ import annotations
 
@@ -7,225 +7,26 @@ import shutil
 from pathlib import Path
 
 import av
-import jax
 import numpy as np
 import pytest
-from PIL import Image
+from command_cases import FRAMES, TOKENS_PER_FRAME, refused
 from training_cases import small_config
 
 import eval as evaluate
 import train
 from stts_jax import ask, show
 from stts_jax.budget import surviving_tokens, tokens_to_prune
-from stts_jax.config import load_config, override, replace
+from stts_jax.config import load_config, replace
 from stts_jax.data import synthetic
-from stts_jax.data.synthetic import ensure_synthetic
-from stts_jax.data.tokenizer import Tokenizer
-from stts_jax.data.video import probe, read_video
-from stts_jax.evaluation import single
-from stts_jax.evaluation.asked import Asked
 from stts_jax.evaluation.folders import free_folder, setup_name
-from stts_jax.evaluation.overlay import kept_overlay, overlay_video, score_map, stretch
 from stts_jax.evaluation.same_budget import FrameCounts, same_budget
-from stts_jax.model.video_language_model import VideoLanguageModel
-from stts_jax.training.checkpoint import load_model, save_model
 
 QUESTION = "Which shape is seen?"
-FRAMES, TOKENS_PER_FRAME = 4, 4
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("commands") / "synthetic"
-    return ensure_synthetic(folder, videos=3, seed=0, progress=False)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a run with an untrained model."""
-    config = small_config(
-        "model.vit.patch_size=8",
-        "model.prune.pooling=2",
-        "model.llm.vocab_size=512",
-        "eval.batch_rows=4",
-        "eval.max_new_tokens=3",
-        *(f"data.{split}={data}/{split}.jsonl" for split in ("train", "validation", "test")),
-    )
-    assert (config.data.max_frames, config.model.tokens_per_frame) == (FRAMES, TOKENS_PER_FRAME)
-    model = jax.jit(lambda: VideoLanguageModel(config.model, key=jax.random.key(0)))()
-    folder = tmp_path_factory.mktemp("commands") / "run"
-    save_model(model, config, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def video(data: Path) -> Path:
-    return next(iter(sorted((data / "test").glob("*.mp4"))))
+pytest_plugins = ["command_fixtures"]
 
 
 def questions(data: Path) -> int:
     return len((data / "test.jsonl").read_text().splitlines())
-
-
-# -------------------------------------------------------------------------------------------- ask
-
-
-def test_ask_prints_the_answer(checkpoint, video, capsys):
-    assert ask.main([str(video), QUESTION, "--checkpoint", str(checkpoint)]) == 0
-    printed = capsys.readouterr()
-    model, config = load_model(checkpoint)
-    assert printed.out == single.ask(model, config, video, QUESTION) + "\n"
-    begun = [line for line in printed.err.splitlines() if line.endswith(" ...")]
-    assert begun == [
-        f"loading the model of '{checkpoint}' ...",
-        "reading what is asked about, compiling and answering ...",
-    ]
-
-
-@pytest.mark.parametrize("wording", ["templates", "plain"])
-def test_ask_answers_with_one_of_the_options(wording, checkpoint, video, capsys):
-    more = ["--options", "circle", "a square", "--set", f"data.wording={wording}"]
-    assert ask.main([str(video), QUESTION, "--checkpoint", str(checkpoint), *more]) == 0
-    assert capsys.readouterr().out in ("circle\n", "a square\n")
-
-
-def test_the_most_likely_option_is_answered_as_the_run_words_it(checkpoint, video, monkeypatch):
-    model, config = load_model(checkpoint)
-    asked = []
-
-    def likelihoods(model, batch, budget, answers, key):
-        asked.extend(answers)
-        return np.array([-9.0, -2.0, -5.0])
-
-    monkeypatch.setattr(single, "log_likelihoods", likelihoods)
-    options = ("circle", "a square", "dot")
-    for wording in ("templates", "plain"):
-        worded = override(config, [f"data.wording={wording}"])
-        assert single.ask(model, worded, video, QUESTION, options) == "a square"
-    tokenizer = Tokenizer.load(config.data.tokenizer, config.model.llm.vocab_size)
-    assert {tokens[-1] for tokens in asked} == {tokenizer.eos_id}
-    texts = [tokenizer.decode(tokens[:-1]) for tokens in asked]
-    assert texts == ["A. circle", "B. a square", "C. dot", *options]
-
-
-def test_ask_and_show_take_what_a_line_may_say(checkpoint, video, tmp_path, capsys):
-    pictures = [tmp_path / name for name in ("a.png", "b.png")]
-    for number, picture in enumerate(pictures):
-        Image.fromarray(np.full((32, 32, 3), 99 * number, np.uint8)).save(picture)
-    common = ["--checkpoint", str(checkpoint)]
-    clip = ["--clip", "0.5", "1.5", "--subtitle", "Come here!", *common]
-    images = ["--images", *map(str, pictures), *common]
-    for media, arguments in (([str(video)], clip), ([], images)):
-        assert ask.main([*media, QUESTION, *arguments]) == 0
-        assert show.main([*media, *arguments, "--output", str(tmp_path / "out")]) == 0
-    stems = {path.stem for path in (tmp_path / "out").iterdir()}
-    assert stems == {f"{video.stem}_kept", "a_kept"}
-    assert "(100%)" in capsys.readouterr().out  # of pictures nothing is dropped
-
-
-def test_a_clip_shows_other_frames(checkpoint, video):
-    model, config = load_model(checkpoint)
-    whole, part = (single.kept_tokens(model, config, Asked(video, clip=c)) for c in (None, (1, 2)))
-    assert part.video.timestamps[-1] <= 1 < whole.video.timestamps[-1]
-
-
-def test_pictures_are_shown_as_the_crops_that_the_model_sees(checkpoint, tmp_path):
-    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-    Image.fromarray(image).save(tmp_path / "a.png")
-    model, config = load_model(checkpoint)
-    kept = single.kept_tokens(model, config, Asked(None, images=(tmp_path / "a.png",)))
-    assert (kept.video.frames[0] == image).all() and kept.keep.all()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ([], "there is no video; give the path of one, or pictures with --images"),
-        (["a.mp4", "--images", "a.png"], "--images too; leave one of them out"),
-        (["a.mp4", "--clip", "9", "2"], "field 'clip' is [9.0, 2.0]; write [start, end]"),
-        (["a.mp4", "--clip", "nan", "2"], "field 'clip' is [nan, 2.0]; write [start, end]"),
-        (["--images", "a.png", "--subtitle", "x"], "field 'subtitle' is 'x'; it goes with a video"),
-    ],
-)
-@pytest.mark.parametrize("command", [ask, show], ids=["ask", "show"])
-def test_what_no_line_may_say_is_refused_before_the_model_is_read(
-    command, arguments, said, capsys, monkeypatch
-):
-    monkeypatch.setattr(command, "open_checkpoint", lambda _: pytest.fail("the model is read"))
-    question = [QUESTION] if command is ask else []
-    message = refused(capsys, command.main([*arguments, "--checkpoint", "run", *question]))
-    assert said in message
-
-
-def test_ask_takes_frames_and_settings(checkpoint, video, capsys):
-    more = ["--frames", "2x", "--set", "model.prune.topk=0.25"]
-    assert ask.main([str(video), QUESTION, "--checkpoint", str(checkpoint), *more]) == 0
-    assert capsys.readouterr().out.endswith("\n")
-
-
-# ------------------------------------------------------------------------------------------- show
-
-
-def test_show_writes_a_sheet_and_a_video(checkpoint, video, tmp_path, capsys):
-    output = tmp_path / "new" / "folder"
-    arguments = [str(video), "--checkpoint", str(checkpoint), "--output", str(output)]
-    assert show.main(arguments) == 0
-    kept = FRAMES * TOKENS_PER_FRAME // 2
-    sheet, clip = (output / f"{video.stem}_kept.{kind}" for kind in ("png", "mp4"))
-    assert capsys.readouterr().out == (f"kept {kept} of {2 * kept} tokens (50%): {sheet}, {clip}\n")
-    with Image.open(sheet) as image:
-        assert image.format == "PNG" and np.asarray(image).std() > 0
-    source, written = probe(video), probe(clip)
-    assert (written.width, written.height) == (3 * source.width, source.height)
-    assert written.frames == FRAMES
-
-
-def test_show_saves_the_settings_of_each_video_beside_its_pictures(
-    checkpoint, video, tmp_path, capsys
-):
-    other = shutil.copy(video, tmp_path / "other.mp4")
-    common = ["--checkpoint", str(checkpoint), "--output", str(tmp_path)]
-    assert show.main([str(video), *common]) == 0
-    assert show.main([str(other), *common, "--set", "model.prune.topk=0.25"]) == 0
-    saved = [load_config(str(tmp_path / f"{path.stem}_kept.json")) for path in (video, other)]
-    trained = load_config(str(checkpoint / "config.json"))
-    assert saved == [trained, override(trained, ["model.prune.topk=0.25"])]
-
-
-def test_show_refuses_a_folder_that_cannot_be_written_before_the_model_is_read(
-    checkpoint, video, tmp_path, capsys, monkeypatch
-):
-    monkeypatch.setattr(show, "open_checkpoint", lambda _: pytest.fail("the model is read"))
-    (tmp_path / "file").touch()
-    arguments = [str(video), "--checkpoint", str(checkpoint), "--output", str(tmp_path / "file")]
-    assert "file' cannot be written" in refused(capsys, show.main(arguments))
-
-
-@pytest.mark.parametrize("kind", ["png", "mp4", "json"])
-def test_show_says_which_file_cannot_be_written(kind, checkpoint, video, tmp_path, capsys):
-    (tmp_path / f"{video.stem}_kept.{kind}").mkdir()
-    arguments = [str(video), "--checkpoint", str(checkpoint), "--output", str(tmp_path)]
-    assert f"_kept.{kind}' cannot be written" in refused(capsys, show.main(arguments))
-
-
-def test_the_overlay_shows_frame_kept_tokens_and_scores_side_by_side(tmp_path):
-    frames = np.full((2, 64, 64, 3), 200, np.uint8)
-    keep = np.array([[True, False, False, True], [False, True, True, False]])
-    scores = np.array([[0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.7, 0.8]], np.float32)
-    overlay_video(tmp_path / "a.mp4", frames, keep, scores, fps=2.0)
-    shown = read_video(tmp_path / "a.mp4", 2, 2.0).frames.astype(int)
-    for index, frame in enumerate(shown):
-        panels = np.split(frame, 3, axis=1)
-        colours = score_map(stretch(scores)[index], (64, 64))
-        wanted = (frames[index], kept_overlay(frames[index], keep[index]), colours)
-        for panel, expected in zip(panels, wanted, strict=True):
-            assert np.abs(panel - expected).mean() < 8
-
-
-def test_show_without_pruning_shows_all(checkpoint, video, tmp_path, capsys):
-    more = ["--output", str(tmp_path), "--set", "model.prune.method=none", "model.prune.topk=0"]
-    assert show.main([str(video), "--checkpoint", str(checkpoint), *more]) == 0
-    assert "kept 16 of 16 tokens (100%)" in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------------------- eval
@@ -388,15 +189,6 @@ REASONS = {
     "truncated": "is no readable video",
     "audio-only": "has no pictures, only sound",
 }
-
-
-def refused(capsys: pytest.CaptureFixture[str], code: int) -> str:
-    """The one sentence that a command refuses with."""
-    printed = capsys.readouterr()
-    assert code == 2
-    assert printed.out == ""
-    assert printed.err.count("\n") == 1 and "Traceback" not in printed.err
-    return printed.err
 
 
 @pytest.mark.parametrize("name", REASONS)

@@ -143,6 +143,11 @@ def test_a_number_among_numbers_is_neither_a_label_nor_a_part_of_another(answer)
     assert chosen_option(answer, ("5", "15", "2", "1.5")) is None
 
 
+def test_options_of_signs_alone_are_read():
+    assert chosen_option("it is | here", ("|", "||")) == 0
+    assert chosen_option("it is | and ||", ("|", "||")) is None
+
+
 def test_a_label_before_a_letter_that_is_another_option_is_the_label_where_the_prompt_had_labels():
     options = ("B", "C", "A")
     assert chosen_option("A", options, LETTERS) == 0

@@ -22,8 +22,8 @@ from stts_jax.data.sources import sources_of
 from stts_jax.data.synthetic import DEFAULT_FOLDER
 from stts_jax.data.tokenizer import Tokenizer
 
-# Room for text grows in steps of this and, beyond four of them, of a half or a third, so that like
-# sets compile to like shapes.
+# Room for text grows in buckets, steps of this and, beyond four of them, of a half or a third, so
+# that questions of other lengths and like sets compile to the same shapes.
 TEXT_STEP = 64
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -235,6 +236,12 @@ def answer(
     compiled, started, timed = None, 0.0, 0
     bar = progress_bar(batches, desc="answering", unit="batches", shown=progress)
     for number, (batch, prompts, budget) in enumerate(bar):
+        if progress and compiled not in (None, budget):
+            tqdm.write(
+                f"compiling anew for prompts with up to {budget.text} tokens of text, "
+                f"{budget.frames} frames and {budget.visual} visual tokens",
+                file=sys.stderr,
+            )
         if blind:  # a visual token that pools no patch is dropped
             batch["token_pooling"] = np.full_like(batch["token_pooling"], -1)
         tokens = generate(

@@ -31,6 +31,8 @@ LONE_CAPITAL = re.compile(rf"(?<!\w)(?<!\w['\u2019-])([A-Z]){_ALONE}")
 VERDICT = re.compile(r"^\W*\bis\b.*\b(?:correct|right|answer)\b", re.IGNORECASE | re.DOTALL)
 # Capitals that are words, unless more than a space follows.
 WORDS = "AI"
+# Stands where an option was mentioned; no word holds it.
+TAKEN = "\0"
 # Of the words before an option that is mentioned, so many may say that it is not the one.
 NEGATION_WORDS = 3
 NEGATIONS = frozenset(("not", "never", "neither", "nor", "cannot", "without"))
@@ -130,13 +132,13 @@ def _held_wording(text: str, options: Sequence[str]) -> int | None:
         while found:
             if not _denied(before) and not _part_of_value(before, named[index], after):
                 held.add(index)
-            text = f"{before} | {after}"
+            text = f"{before} {TAKEN} {after}"
             before, found, after = text.partition(option)
     return held.pop() if len(held) == 1 else None
 
 
 def _denied(before: str) -> bool:
-    last = re.split(r"\||\bbut\b", before)[-1].split()[-NEGATION_WORDS:]
+    last = re.split(rf"{TAKEN}|\bbut\b", before)[-1].split()[-NEGATION_WORDS:]
     return any(word in NEGATIONS or word.endswith("n't") for word in last)
 
 
@@ -144,6 +146,6 @@ def _part_of_value(before: str, option: str, after: str) -> bool:
     """Whether a number is only a part of what is said: "5" in "5 %" or "1/5"."""
     sides = (before.split()[-1:], option.split()[:1]), (after.split()[:1], option.split()[-1:])
     return any(
-        number[0][-1].isdecimal() and sign and sign[0] != "|" and not re.search(r"\w", sign[0])
+        number[0][-1].isdecimal() and sign and sign[0] != TAKEN and not re.search(r"\w", sign[0])
         for sign, number in sides
     )
