@@ -353,7 +353,10 @@ class StandInLmms:
 
 @pytest.fixture
 def adapter(monkeypatch):
-    """The adapter module, on top of stand-ins for lmms-eval, the checkpoint and the model."""
+    """The adapter module, without torch: on stand-ins for lmms-eval, checkpoint and model.
+
+    `docs/evaluation.md` has the commands that run it with lmms-eval itself.
+    """
     registered = {}
 
     def register_model(*names):
