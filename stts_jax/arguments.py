@@ -25,6 +25,6 @@ def seed(text: str) -> int:
         found = -1
     if not 0 <= found <= LARGEST_SEED:
         raise argparse.ArgumentTypeError(
-            f"{shorten(text)} is no seed; write a whole number from 0 to 2^63 - 1"
+            f"{shorten(text)} is not a seed; write a whole number from 0 to 2^63 - 1"
         )
     return found

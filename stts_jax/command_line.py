@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import math
 import os
 import sys
 import traceback
@@ -224,7 +225,7 @@ def at_least_one(text: str) -> int:
         count = 0
     if count < 1:
         raise argparse.ArgumentTypeError(
-            f"{shorten(text)} is no count; write a whole number from 1"
+            f"{shorten(text)} is not a count; write a whole number from 1"
         )
     return count
 
@@ -240,7 +241,7 @@ def percentage(text: str) -> float:
             f"'{text}' is less than one per cent; write {100 * value:g} for {100 * value:g} %"
         )
     if not 0 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"'{text}' is no percentage; write 0 or from 1 to 100")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a percentage; write 0 or from 1 to 100")
     return value
 
 
@@ -252,6 +253,6 @@ def frames_scale(text: str) -> float:
         scale = 0.0
     if not 0 < scale <= MOST_FRAMES_SCALE:
         raise argparse.ArgumentTypeError(
-            f"{shorten(text)} is no factor from 0 to {MOST_FRAMES_SCALE}; write 2x, for example"
+            f"{shorten(text)} is not a factor from 0 to {MOST_FRAMES_SCALE}; write 2x, for example"
         )
     return scale

@@ -293,8 +293,8 @@ def test_a_ratio_needs_a_method(checkpoint, capsys):
         ("0.5", "'0.5' is less than one per cent; write 50 for 50 %"),
         ("0.01", "write 1 for 1 %"),
         ("-5", "write 0 or from 1 to 100"),
-        ("nan", "'nan' is no percentage"),
-        ("half", "'half' is no percentage"),
+        ("nan", "'nan' is not a percentage"),
+        ("half", "'half' is not a percentage"),
     ],
 )
 def test_a_share_is_no_percentage(percentage, said, checkpoint, capsys):
@@ -351,7 +351,7 @@ def test_a_set_has_no_negative_seed(tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
         synthetic.main([str(tmp_path / "set"), "--seed", "-1"])
     assert left.value.code == 2
-    assert "'-1' is no seed; write a whole number from 0 to 2^63 - 1" in capsys.readouterr().err
+    assert "'-1' is not a seed; write a whole number from 0 to 2^63 - 1" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -149,7 +149,7 @@ def test_a_seed_is_a_whole_number_of_63_bits(value, capsys) -> None:
     parser.add_argument("--seed", type=seed)
     with pytest.raises(SystemExit):
         parser.parse_args([f"--seed={value}"])
-    assert "is no seed; write a whole number from 0 to 2^63 - 1" in capsys.readouterr().err
+    assert "is not a seed; write a whole number from 0 to 2^63 - 1" in capsys.readouterr().err
     assert parser.parse_args([f"--seed={LARGEST_SEED}"]).seed == LARGEST_SEED
 
 

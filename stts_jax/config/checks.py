@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any
 
 from stts_jax.config.limits import MAXIMA, MOST_ENTRIES
@@ -35,7 +34,7 @@ def require_within_limits(owner: str, config: Any, path: str | None = None) -> N
             f"{where} has {len(numbers)} entries; use at most {MOST_ENTRIES}",
         )
         for number in numbers:
-            if not isinstance(number, Real):
+            if not isinstance(number, int | float):
                 raise ConfigError(f"{where} is {shorten(number)}; it must be a number")
             if not -most <= number <= most:
                 bound = "at most" if number > 0 else "above"

@@ -237,7 +237,7 @@ def answer(
     bar = progress_bar(batches, desc="answering", unit="batches", shown=progress)
     for number, (batch, prompts, budget) in enumerate(bar):
         if progress and compiled not in (None, budget):
-            tqdm.write(
+            bar.write(
                 f"compiling anew for prompts with up to {budget.text} tokens of text, "
                 f"{budget.frames} frames and {budget.visual} visual tokens",
                 file=sys.stderr,

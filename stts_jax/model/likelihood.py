@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from stts_jax.budget import Budget
 from stts_jax.model.generation import next_logits, read_prompts
+from stts_jax.model.llm import Cache
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import mesh_of, on_mesh
 
@@ -74,7 +75,9 @@ def _summed(
     cache = jax.tree.map(lambda x: jnp.repeat(x, rows, axis=1), read.cache)  # layers come first
     tokens, logits = jax.tree.map(lambda x: jnp.repeat(x, rows, axis=0), (read.tokens, read.logits))
 
-    def step(carry: tuple[jax.Array, ...], number: jax.Array) -> tuple[tuple[jax.Array, ...], None]:
+    def step(
+        carry: tuple[jax.Array, jax.Array, Cache], number: jax.Array
+    ) -> tuple[tuple[jax.Array, jax.Array, Cache], None]:
         total, logits, cache = carry
         token = answers[:, number]
         log_probability = jax.nn.log_softmax(logits.astype(jnp.float32))
