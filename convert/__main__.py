@@ -83,6 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConvertError, ConfigError) as error:
         print(f"convert: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"convert: {error}; give access to it, or choose another one", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("convert: interrupted; nothing is left behind", file=sys.stderr)
         return 130

@@ -5,15 +5,16 @@ Source: scripts/prepare_pretrained_model.py of the reference (MODEL 5.2).
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from convert.fields import Fields
 from convert.fresh import fresh_connector, fresh_scorer
 from convert.matching import Origin, match
 from convert.names import (
@@ -27,9 +28,12 @@ from convert.names import (
 )
 from convert.run import Plan, abstract_parameters
 from convert.safetensors_files import read_folder
-from convert.sources import Source, require_tied, tokenizer_in
-from convert.stored import ConvertError, Rows, require_inside
-from stts_jax.config import ModelConfig
+from convert.sources import Source, require_tied
+from convert.stored import ConvertError, Rows, refusing, require_inside
+from convert.tokenizer_files import tokenizer_in
+from stts_jax.config import ConfigError, ModelConfig
+from stts_jax.plain_files import read_json_object
+from stts_jax.quoting import shorten
 
 # What a SigLIP checkpoint has besides the tower's blocks: its text tower, and what follows them.
 _SIGLIP_REST = (
@@ -78,10 +82,13 @@ def assemble_start(vit: Path, llm: Path, model: ModelConfig) -> Plan:
     """
     column = _llm_column(llm, model)
     _require_vit(vit, model)
-    towers, words = _towers(vit), read_folder(llm)
+    towers, noted = _towers(vit)
+    words, more = read_folder(llm)
     if model.llm.tied_head:
-        require_tied(words, llm)
+        stated = Fields(_config(llm)).flag("tie_word_embeddings", default=False)
+        require_tied(words, llm, stated)
     fresh, notes = _fresh(model)
+    notes = (*notes, *noted, *more)
     rest = [name for name in towers if any(re.fullmatch(each, name) for each in _SIGLIP_REST)]
     unused = (*rest, *unused_vit_blocks(model, SIGLIP))
     head = (HF_HEAD,) if model.llm.tied_head else ()
@@ -96,15 +103,16 @@ def assemble_start(vit: Path, llm: Path, model: ModelConfig) -> Plan:
     return Plan(source, model, fillings, notes)
 
 
-def _towers(folder: Path) -> dict[str, Rows]:
-    """Tensors of a SigLIP folder, as a whole SigLIP model would name them."""
+def _towers(folder: Path) -> tuple[dict[str, Rows], tuple[str, ...]]:
+    """Tensors of a SigLIP folder, as a whole SigLIP model would name them, and notes."""
+    found, notes = read_folder(folder)
     tensors = {
         name: PatchKernelRows(tensor) if len(tensor.shape) == 4 else tensor
-        for name, tensor in read_folder(folder).items()
+        for name, tensor in found.items()
     }
     if any(name.startswith("vision_model.") for name in tensors):
-        return tensors
-    return {f"vision_model.{name}": tensor for name, tensor in tensors.items()}
+        return tensors, notes
+    return {f"vision_model.{name}": tensor for name, tensor in tensors.items()}, notes
 
 
 def _fresh(model: ModelConfig) -> tuple[Origin, tuple[str, ...]]:
@@ -117,63 +125,76 @@ def _fresh(model: ModelConfig) -> tuple[Origin, tuple[str, ...]]:
 
 
 def _llm_column(folder: Path, model: ModelConfig) -> str:
-    config, llm = _config(folder), model.llm
-    kind = config.get("model_type")
-    if kind not in _LLM_TYPES:
-        raise ConvertError(
-            f"'{folder}' holds a model of type {kind!r}; --init takes {', '.join(_LLM_TYPES)}"
+    config, llm = Fields(_config(folder)), model.llm
+    with _named(folder):
+        kind = config.text("model_type", default="")
+        if kind not in _LLM_TYPES:
+            raise ConfigError(
+                f"it holds a model of type {shorten(kind)}; --init takes {', '.join(_LLM_TYPES)}"
+            )
+        rope = config.table("rope_parameters", default={})
+        # Of any of the layers' rotary embeddings; they share it.
+        rope = rope.table("full_attention", default=rope.plain())
+        _require_same(
+            {
+                "num_attention_heads": (config.whole("num_attention_heads"), llm.heads),
+                "num_key_value_heads": (
+                    config.whole("num_key_value_heads", default=llm.kv_heads),
+                    llm.kv_heads,
+                ),
+                "rms_norm_eps": (
+                    config.number("rms_norm_eps", default=llm.norm_epsilon),
+                    llm.norm_epsilon,
+                ),
+                "rope_theta": (
+                    (rope if "rope_theta" in rope else config).number(
+                        "rope_theta", default=llm.rope_theta
+                    ),
+                    llm.rope_theta,
+                ),
+            },
         )
-    _require_same(
-        folder,
-        {**config, "rope_theta": _rope_theta(config)},
-        {
-            "num_attention_heads": llm.heads,
-            "num_key_value_heads": llm.kv_heads,
-            "rms_norm_eps": llm.norm_epsilon,
-            "rope_theta": llm.rope_theta,
-        },
-    )
     return _LLM_TYPES[kind]
 
 
-def _rope_theta(config: Mapping[str, Any]) -> Any:
-    """Of any of the layers' rotary embeddings; they share it."""
-    rope = config.get("rope_parameters") or {}
-    return (rope.get("full_attention") or rope).get("rope_theta", config.get("rope_theta"))
-
-
 def _require_vit(folder: Path, model: ModelConfig) -> None:
-    config, vit = _config(folder), model.vit
-    _require_same(
-        folder,
-        config.get("vision_config", config),
-        {
+    config, vit = Fields(_config(folder)), model.vit
+    with _named(folder):
+        config = config.table("vision_config", default=config.plain())
+        wanted: dict[str, Any] = {
             "num_attention_heads": vit.heads,
             "num_hidden_layers": vit.layers,
             "patch_size": vit.patch_size,
-            "layer_norm_eps": vit.norm_epsilon,
-        },
-    )
+        }
+        pairs = {key: (config.whole(key, default=value), value) for key, value in wanted.items()}
+        epsilon = config.number("layer_norm_eps", default=vit.norm_epsilon)
+        _require_same(pairs | {"layer_norm_eps": (epsilon, vit.norm_epsilon)})
 
 
 def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    require_inside(path, folder)
+    with refusing("download it again"):
+        return read_json_object(path)
+
+
+@contextmanager
+def _named(folder: Path) -> Iterator[None]:
     try:
-        return json.loads(require_inside(folder / "config.json", folder).read_text())
-    except ValueError as error:
-        raise ConvertError(
-            f"'{folder / 'config.json'}' cannot be read: {error}; download it again"
-        ) from error
+        yield
+    except ConfigError as error:
+        raise ConvertError(f"'{folder / 'config.json'}': {error}") from error
 
 
-def _require_same(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def _require_same(pairs: Mapping[str, tuple[Any, Any]]) -> None:
     """What no tensor's shape shows must be as the model's configuration has it."""
     differing = [
-        f"{key} is {found[key]}, not {value}"
-        for key, value in wanted.items()
-        if found.get(key) is not None and found[key] != value
+        f"{key} is {found}, not {wanted}"
+        for key, (found, wanted) in pairs.items()
+        if found != wanted
     ]
     if differing:
-        raise ConvertError(
-            f"'{folder}' is not what --config describes: {'; '.join(differing)}; choose the "
-            "setup that belongs to it"
+        raise ConfigError(
+            f"this is not what --config describes: {'; '.join(differing)}; choose the setup that "
+            "belongs to it"
         )

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from convert.fields import MOST_LAYERS, MOST_WINDOW, Fields
 from convert.reference_config import QK_NORMS
 from stts_jax.config import (
     SPECIAL_TOKENS,
@@ -22,7 +23,9 @@ from stts_jax.config import (
     PruneConfig,
     VitConfig,
     YarnConfig,
+    replace,
 )
+from stts_jax.quoting import shorten
 
 # Our pruning, in a place of its own: no Hugging Face class knows it, and all of them leave it be.
 PRUNE_KEY = "stts_prune_config"
@@ -61,109 +64,128 @@ def model_config_from_hf(
     Raises:
       ConfigError: if it is no Molmo2, or one that can't be built.
     """
-    if config.get("model_type") != "molmo2":
-        raise ConfigError(
-            f"model_type is {config.get('model_type')!r}; only 'molmo2' folders can be converted "
-            "(for a vision tower or language model alone use --init)"
-        )
-    text, adapter = config["text_config"], config["adapter_config"]
-    llm = _llm(text, tied_head, bidirectional)
-    _require_token_ids(config, llm.vocab_size)
-    # Where the field of this name is missing, the file is transformers 5's.
-    layers = adapter.get("vit_layers", adapter.get("vision_feature_layer"))
+    fields = Fields(config)
+    _require_molmo2(fields)
+    adapter = fields.table("adapter_config")
+    llm = _llm(fields.table("text_config"), tied_head, bidirectional)
+    _require_token_ids(fields, llm.vocab_size)
+    # Where the field of the first name is missing, the file is transformers 5's.
+    layers = adapter.wholes(
+        "vit_layers", "vision_feature_layer", least=-MOST_LAYERS, most=MOST_LAYERS
+    )
     return ModelConfig(
-        vit=_vit(config.get("vit_config") or config["vision_config"], tuple(layers)),
-        prune=_prune(config, video_pooling),
+        vit=_vit(fields.table("vit_config", "vision_config"), layers),
+        prune=_prune(fields, video_pooling),
         connector=ConnectorConfig(
-            heads=adapter["num_attention_heads"],
-            head_dim=adapter["head_dim"],
-            width=adapter["hidden_size"],
-            mlp_width=adapter["intermediate_size"],
-            pooling_attention_mask=adapter["pooling_attention_mask"],
+            heads=adapter.whole("num_attention_heads"),
+            head_dim=adapter.whole("head_dim"),
+            width=adapter.whole("hidden_size"),
+            mlp_width=adapter.whole("intermediate_size"),
+            pooling_attention_mask=adapter.flag("pooling_attention_mask"),
             image_pooling=image_pooling,
         ),
         llm=llm,
     )
 
 
-def _vit(vit: Mapping[str, Any], feature_layers: tuple[int, ...]) -> VitConfig:
-    if vit["hidden_act"] != "gelu_pytorch_tanh":
-        raise ConfigError(
-            f"the ViT's hidden_act is {vit['hidden_act']!r}; only 'gelu_pytorch_tanh' can be read"
-        )
-    size = vit.get("image_default_input_size", vit.get("image_size"))
-    return VitConfig(
-        image_size=size if isinstance(size, int) else size[0],
-        patch_size=vit.get("image_patch_size", vit.get("patch_size")),
-        width=vit["hidden_size"],
-        heads=vit["num_attention_heads"],
-        head_dim=vit["head_dim"],
-        mlp_width=vit["intermediate_size"],
-        layers=vit["num_hidden_layers"],
-        feature_layers=feature_layers,
-        positions=vit.get("image_num_pos", vit.get("num_position_embeddings")),
-        norm_epsilon=vit["layer_norm_eps"],
+def states_tied_head(config: Mapping[str, Any]) -> bool:
+    """Whether the JSON of a folder says that the head is the embedding; by default it isn't."""
+    fields = Fields(config)
+    text = fields.table("text_config", default={})
+    return fields.flag(
+        "tie_word_embeddings", default=text.flag("tie_word_embeddings", default=False)
     )
 
 
-def _prune(config: Mapping[str, Any], pooling: int) -> PruneConfig:
-    prune = config.get(PRUNE_KEY)
-    if prune is None:
-        return PruneConfig(pooling=pooling)
-    try:
-        return PruneConfig(**prune)
-    except TypeError as error:
+def layers_of(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Layers that the JSON of a folder states, of the language model and of the ViT."""
+    fields = Fields(config)
+    _require_molmo2(fields)
+    parts = (fields.table("text_config"), fields.table("vit_config", "vision_config"))
+    text, vit = (part.whole("num_hidden_layers", most=MOST_WINDOW) for part in parts)
+    return text, vit
+
+
+def _require_molmo2(fields: Fields) -> None:
+    kind = fields.text("model_type", default="")
+    if kind != "molmo2":
+        raise ConfigError(
+            f"model_type is {shorten(kind)}; only 'molmo2' folders can be converted "
+            "(for a vision tower or language model alone use --init)"
+        )
+
+
+def _vit(vit: Fields, feature_layers: tuple[int, ...]) -> VitConfig:
+    vit.choice("hidden_act", {"gelu_pytorch_tanh": None})
+    return VitConfig(
+        image_size=vit.side("image_default_input_size", "image_size"),
+        patch_size=vit.whole("image_patch_size", "patch_size"),
+        width=vit.whole("hidden_size"),
+        heads=vit.whole("num_attention_heads"),
+        head_dim=vit.whole("head_dim"),
+        mlp_width=vit.whole("intermediate_size"),
+        layers=vit.whole("num_hidden_layers", most=MOST_LAYERS),
+        feature_layers=feature_layers,
+        positions=vit.whole("image_num_pos", "num_position_embeddings"),
+        norm_epsilon=vit.number("layer_norm_eps"),
+    )
+
+
+def _prune(fields: Fields, pooling: int) -> PruneConfig:
+    stated = fields.table(PRUNE_KEY, default={}).plain()
+    try:  # `replace` refuses unknown names and wrong types
+        return replace(PruneConfig(pooling=pooling), stated)
+    except ConfigError as error:
         raise ConfigError(f"'{PRUNE_KEY}' of config.json cannot be read: {error}") from error
 
 
-def _llm(text: Mapping[str, Any], tied_head: bool, bidirectional: Bidirectional) -> LlmConfig:
-    if text.get("qkv_bias", text.get("attention_bias", False)):
+def _llm(text: Fields, tied_head: bool, bidirectional: Bidirectional) -> LlmConfig:
+    if text.flag("qkv_bias", "attention_bias", default=False):
         raise ConfigError("text_config asks for biases in attention; only models without are read")
-    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    rope = text.table("rope_parameters", "rope_scaling", default={})
+    layers = text.whole("num_hidden_layers", most=MOST_LAYERS)
+    qk_norm = text.choice("qk_norm_type", QK_NORMS) if text.flag("use_qk_norm") else "none"
     return LlmConfig(
-        vocab_size=text["vocab_size"],
-        extra_vocab_size=text["additional_vocab_size"],
-        width=text["hidden_size"],
-        layers=text["num_hidden_layers"],
-        heads=text["num_attention_heads"],
-        kv_heads=text["num_key_value_heads"],
-        head_dim=text["head_dim"],
-        mlp_width=text["intermediate_size"],
-        norm_epsilon=text.get("layer_norm_eps", text.get("rms_norm_eps")),
-        norm_position="post" if text["norm_after"] else "pre",
-        qk_norm=QK_NORMS[text["qk_norm_type"]] if text["use_qk_norm"] else "none",
-        rope_theta=float(rope.get("rope_theta") or text["rope_theta"]),
-        yarn=_yarn(rope, text.get("rope_scaling_layers"), text["num_hidden_layers"]),
+        vocab_size=text.whole("vocab_size"),
+        extra_vocab_size=text.whole("additional_vocab_size", least=0),
+        width=text.whole("hidden_size"),
+        layers=layers,
+        heads=text.whole("num_attention_heads"),
+        kv_heads=text.whole("num_key_value_heads"),
+        head_dim=text.whole("head_dim"),
+        mlp_width=text.whole("intermediate_size"),
+        norm_epsilon=text.number("layer_norm_eps", "rms_norm_eps"),
+        norm_position="post" if text.flag("norm_after") else "pre",
+        qk_norm=qk_norm,
+        rope_theta=(rope if "rope_theta" in rope else text).number("rope_theta"),
+        yarn=_yarn(rope, text, layers),
         tied_head=tied_head,
         bidirectional=bidirectional,
-        max_positions=text["max_position_embeddings"],
+        max_positions=text.whole("max_position_embeddings", most=MOST_WINDOW),
     )
 
 
-def _yarn(rope: Mapping[str, Any], layers: list[int] | None, count: int) -> YarnConfig | None:
-    kind = rope.get("rope_type", "default")
-    if kind == "default":
+def _yarn(rope: Fields, text: Fields, count: int) -> YarnConfig | None:
+    if not rope.choice("rope_type", {"default": False, "yarn": True}, default=False):
         return None
-    if kind != "yarn":
-        raise ConfigError(f"rope_type is {kind!r}; only 'default' and 'yarn' can be read")
-    factor = rope.get("attention_factor")
     return YarnConfig(
-        layers=tuple(range(count) if layers is None else layers),
-        factor=float(rope["factor"]),
-        original_length=rope["original_max_position_embeddings"],
-        beta_fast=float(rope.get("beta_fast") or 32.0),
-        beta_slow=float(rope.get("beta_slow") or 1.0),
-        attention_factor=None if factor is None else float(factor),
+        layers=text.wholes("rope_scaling_layers", default=tuple(range(count)), least=0, most=count),
+        factor=rope.number("factor"),
+        original_length=rope.whole("original_max_position_embeddings", most=MOST_WINDOW),
+        beta_fast=rope.number("beta_fast", default=32.0),
+        beta_slow=rope.number("beta_slow", default=1.0),
+        attention_factor=rope.number("attention_factor", default=None),
     )
 
 
-def _require_token_ids(config: Mapping[str, Any], vocabulary: int) -> None:
+def _require_token_ids(fields: Fields, vocabulary: int) -> None:
     """The extra tokens are numbered from the vocabulary on; other numbers would be misread."""
     for key, token in _TOKEN_KEYS.items():
         wanted = vocabulary + SPECIAL_TOKENS.index(token)
-        if config.get(key, wanted) != wanted:
+        found = fields.whole(key, default=wanted, least=0, most=MOST_WINDOW)
+        if found != wanted:
             raise ConfigError(
-                f"{key} is {config[key]} in config.json, but {token} is token {wanted} of this "
+                f"{key} is {found} in config.json, but {token} is token {wanted} of this "
                 f"vocabulary of {vocabulary}; the file and its weights don't belong together"
             )
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from convert.hf_config import hf_config_of
 from convert.safetensors_files import INDEX, SINGLE
-from convert.stored import DTYPES, Rows, count_nan, row_blocks
+from convert.stored import DTYPES, NonFinite, Rows, count_non_finite, row_blocks
 from stts_jax.config import ModelConfig
 
 # A file gets no tensor beyond that size, unless it is the only one in there.
@@ -26,7 +26,7 @@ def write_folder(
     model: ModelConfig,
     dtype: np.dtype,
     advance: Callable[[int], Any] = lambda count: None,
-) -> dict[str, int]:
+) -> dict[str, NonFinite]:
     """Write a complete folder, tensor by tensor.
 
     Args:
@@ -37,15 +37,15 @@ def write_folder(
       advance: called with the number of values after each block.
 
     Returns:
-      For each tensor that holds NaN, how many.
+      For each tensor that holds NaN or Inf, how many.
     """
     parts = _parts({name: _bytes(rows, dtype) for name, rows in tensors.items()}, PART_BYTES)
     names = [f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors" for i in range(len(parts))]
     names = [SINGLE] if len(parts) == 1 else names
-    not_numbers: dict[str, int] = {}
+    not_finite: dict[str, NonFinite] = {}
     for name, part in zip(names, parts, strict=True):
         written = {key: tensors[key] for key in part}
-        not_numbers |= write_file(folder / name, written, dtype, advance)
+        not_finite |= write_file(folder / name, written, dtype, advance)
     if len(parts) > 1:
         sizes = [_bytes(rows, dtype) for rows in tensors.values()]
         index = {
@@ -58,7 +58,7 @@ def write_folder(
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
     config = hf_config_of(model, dtype.name)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    return not_numbers
+    return not_finite
 
 
 def write_file(
@@ -66,8 +66,8 @@ def write_file(
     tensors: Mapping[str, Rows],
     dtype: np.dtype,
     advance: Callable[[int], Any] = lambda count: None,
-) -> dict[str, int]:
-    """Write one safetensors file, a block of rows at a time; the count of NaN by tensor."""
+) -> dict[str, NonFinite]:
+    """Write one safetensors file, a block of rows at a time; what is not finite by tensor."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     reached = 0
     for name, rows in tensors.items():
@@ -77,17 +77,17 @@ def write_file(
         reached = end
     raw = json.dumps(header, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)  # the values start at a multiple of 8
-    not_numbers: dict[str, int] = {}
+    not_finite: dict[str, NonFinite] = {}
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(raw)) + raw)
         for name, rows in tensors.items():
             for start, stop in row_blocks(rows):
                 values = np.ascontiguousarray(rows.read(start, stop).astype(dtype, copy=False))
                 file.write(values.view(f"<u{dtype.itemsize}").data)
-                if count := count_nan(values):
-                    not_numbers[name] = not_numbers.get(name, 0) + count
+                if count := count_non_finite(values):
+                    not_finite[name] = not_finite.get(name, NonFinite()) + count
                 advance(values.size)
-    return not_numbers
+    return not_finite
 
 
 def _bytes(rows: Rows, dtype: np.dtype) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-from convert.stored import ConvertError, require_inside
+from convert.fields import Fields
+from convert.stored import ConvertError, refusing, require_inside
+from stts_jax.config import ConfigError
+from stts_jax.plain_files import read_json_object
 
 # File, the section in it, and what it is for; later ones win, as `processor_config.json` is what
 # transformers 5 writes and reads.
@@ -26,25 +27,20 @@ def pooling_windows(folder: Path) -> dict[str, int]:
     """
     windows = {}
     for file, section, use in _PLACES:
-        found = _read(folder / file, folder)
-        found = found.get(section) or {} if section else found
-        size = found.get("pooling_size")
-        if size is None:
-            continue
-        sides = set(size) if isinstance(size, list) else {size}
-        if len(sides) != 1 or not all(isinstance(side, int) and side > 0 for side in sides):
-            raise ConvertError(
-                f"'{folder / file}' has pooling_size {size}; only square windows can be pooled"
-            )
-        windows[use] = sides.pop()
+        fields = _read(folder / file, folder)
+        try:
+            fields = fields.table(section, default={}) if section else fields
+            side = fields.side("pooling_size", default=None)
+        except ConfigError as error:
+            raise ConvertError(f"'{folder / file}': {error}") from error
+        if side is not None:
+            windows[use] = side
     return windows
 
 
-def _read(path: Path, folder: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        found = json.loads(require_inside(path, folder).read_text())
-    except ValueError as error:
-        raise ConvertError(f"'{path}' cannot be read: {error}; download it again") from error
-    return found if isinstance(found, dict) else {}
+def _read(path: Path, folder: Path) -> Fields:
+    if not path.exists() and not path.is_symlink():
+        return Fields({})
+    require_inside(path, folder)
+    with refusing("download it again"):
+        return Fields(read_json_object(path))

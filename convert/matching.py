@@ -8,6 +8,8 @@ from typing import Any
 
 from convert.names import NATIVE, Bounds, Name
 from convert.stored import ConvertError, RowRange, Rows
+from convert.tensor_names import require_own_names, summarized
+from stts_jax.quoting import shorten
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class _Matching:
     origin: Origin
     problems: list[str]
     read: dict[str, list[Bounds]] = field(default_factory=dict)
+    wanted: set[str] = field(default_factory=set)
 
     def fill(self, name: Name, shape: tuple[int, ...]) -> Filling | None:
         template, rows = name.cell(self.origin.column)
@@ -68,6 +71,7 @@ class _Matching:
     def _part(
         self, ours: str, theirs: str, rows: Bounds | None, wanted: tuple[int, ...]
     ) -> Rows | None:
+        self.wanted.add(theirs)
         if theirs not in self.origin.tensors:
             self.problems.append(f"{ours}: '{theirs}' is missing")
             return None
@@ -89,7 +93,7 @@ class _Matching:
         for name, tensor in self.origin.tensors.items():
             if name not in self.read:
                 if name not in self.origin.ignore:
-                    self.problems.append(f"'{name}' {tensor.shape}: nothing reads it")
+                    self.problems.append(f"{shorten(name)} {tensor.shape}: nothing reads it")
                 continue
             reached = 0
             for start, stop in sorted(self.read[name]):
@@ -126,8 +130,11 @@ def match(
     for matching in matchings:
         matching.leftovers()
     if problems:
+        for matching in matchings:
+            require_own_names(matching.origin.tensors, matching.wanted)
         raise ConvertError(
-            "the checkpoint doesn't fit the model that its configuration describes:\n  "
-            + "\n  ".join(problems)
+            "the checkpoint doesn't fit the model that its configuration describes; download it "
+            "again, or take the configuration that belongs to it:\n  "
+            + "\n  ".join(summarized(problems))
         )
     return tuple(found)

@@ -24,11 +24,19 @@ from orbax.checkpoint import v1 as ocp
 
 from convert.matching import Filling
 from convert.names import Name, name_table
-from convert.stored import ConvertError, Rows, count_nan, join_parts, row_blocks
+from convert.stored import (
+    ConvertError,
+    NonFinite,
+    Rows,
+    count_non_finite,
+    join_parts,
+    row_blocks,
+)
 from stts_jax.config import ModelConfig
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import MESH_AXES, parameter_shardings
 from stts_jax.parallel.parameters import named_parameters
+from stts_jax.quoting import shorten
 from stts_jax.training.checkpoint import MODEL, CheckpointError, reading
 from stts_jax.training.stored_arrays import METADATA, open_arrays, read_metadata, spec_of
 
@@ -44,7 +52,7 @@ def write_arrays(
     model: ModelConfig,
     dtype: np.dtype,
     advance: Any = lambda count: None,
-) -> dict[str, int]:
+) -> dict[str, NonFinite]:
     """Write a complete Orbax checkpoint of these parameters into a folder that doesn't exist yet.
 
     Args:
@@ -55,27 +63,28 @@ def write_arrays(
       advance: called with the number of values after each block.
 
     Returns:
-      For each parameter that holds NaN, how many.
+      For each parameter that holds NaN or Inf, how many.
     """
     _write_skeleton(folder, fillings, dtype)
     blocks = stored_blocks(model, dtype.itemsize)
-    not_numbers: dict[str, int] = {}
+    not_finite: dict[str, NonFinite] = {}
     for filling in fillings:
         block = blocks[filling.name.ours]
         array = _create(folder / MODEL, filling, dtype, block)
         pending: list[Any] = []
         for index, values in _blocks(filling, block):
-            if count := count_nan(values):
+            values = values.astype(dtype, copy=False)
+            if count := count_non_finite(values):
                 ours = filling.name.ours
-                not_numbers[ours] = not_numbers.get(ours, 0) + count
+                not_finite[ours] = not_finite.get(ours, NonFinite()) + count
             # Two writes under way keep both cores busy and little in memory.
             if len(pending) > 1:
                 pending.pop(0).result()
-            pending.append(array[index].write(values.astype(dtype, copy=False)))
+            pending.append(array[index].write(values))
             advance(values.size)
         for write in pending:
             write.result()
-    return not_numbers
+    return not_finite
 
 
 def _blocks(filling: Filling, stored: tuple[int, ...]) -> Iterator[tuple[Any, np.ndarray]]:
@@ -202,26 +211,47 @@ class ParameterRows:
             return array[start:stop].read().result()
 
 
-def read_arrays(checkpoint: Path, table: tuple[Name, ...], column: str) -> dict[str, Rows]:
+_READ_DTYPES = ("float32", "float16", "bfloat16")
+
+
+def read_arrays(checkpoint: Path, model: ModelConfig, column: str) -> dict[str, Rows]:
     """Our stored parameters as the tensors of another column; nothing is read yet.
+
+    Args:
+      checkpoint: folder of a step.
+      model: what its config.json describes.
+      column: of the table of names.
 
     Raises:
       ConvertError: if the checkpoint is damaged, lacks parameters of the table, or holds others.
     """
+    table, layers = name_table(model), {"llm": model.llm.layers, "vit": model.vit.depth}
     with _reading(checkpoint):
         arrays = open_arrays(checkpoint / MODEL)
     stored, wanted = set(arrays), {name.ours for name in table}
     if stored != wanted:
         raise ConvertError(
             f"checkpoint '{checkpoint}' doesn't fit its config.json: it lacks "
-            f"{sorted(wanted - stored) or 'nothing'} and has {sorted(stored - wanted) or 'nothing'}"
-            " too much"
+            f"{shorten(sorted(wanted - stored)) if wanted - stored else 'nothing'} and has "
+            f"{shorten(sorted(stored - wanted)) if stored - wanted else 'nothing'} too much; copy "
+            "the config.json of its run"
         )
+    for name, array in arrays.items():
+        if array.dtype.name not in _READ_DTYPES:
+            raise ConvertError(
+                f"{shorten(name)} of checkpoint '{checkpoint}' is of type {array.dtype.name}; "
+                f"only {', '.join(_READ_DTYPES)} can be read"
+            )
     tensors: dict[str, dict[int, Rows]] = {}
     for name in table:
         array = arrays[name.ours]
         template, bounds = name.cell(column)
         stacked = "{layer}" in template
+        if stacked and (not array.shape or array.shape[0] != layers[name.ours.split(".")[0]]):
+            raise ConvertError(
+                f"'{name.ours}' of checkpoint '{checkpoint}' has the shape {array.shape}, but its "
+                f"config.json says {layers} layers; copy the config.json of its run"
+            )
         for layer in range(array.shape[0]) if stacked else [None]:
             theirs = template.format(layer=layer) if stacked else template
             start = bounds[0] if bounds else 0

@@ -7,27 +7,14 @@ reference's `olmo` package is imported.
 
 from __future__ import annotations
 
-import io
-import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from convert.pickle_subset import MOST_BYTES, Build, PickleError, Record, empty, few, load
 from convert.stored import ConvertError
-
-
-class Record:
-    """Stands for any of the metadata's classes; its fields are attributes."""
-
-    def __init__(self, *values: Any) -> None:
-        self.values = values
-
-    def __setstate__(self, state: Any) -> None:
-        # Enums and tuples come as values, dataclasses as a dictionary of fields.
-        if isinstance(state, dict):
-            vars(self).update(state)
-        else:
-            self.values = tuple(state)
+from stts_jax.plain_files import reason
 
 
 @dataclass(frozen=True)
@@ -51,45 +38,41 @@ class ShardedTensor:
 
 
 _METADATA = "torch.distributed.checkpoint.metadata"
-_RECORDS = {
-    (_METADATA, name)
-    for name in (
-        "Metadata",
-        "TensorStorageMetadata",
-        "BytesStorageMetadata",
-        "TensorProperties",
-        "ChunkStorageMetadata",
-        "MetadataIndex",
-        "StorageMeta",
-        "_MEM_FORMAT_ENCODING",
-    )
-} | {
-    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-    ("torch.distributed.checkpoint.filesystem", "_StoragePrefix"),
-    ("olmo.train.remote_filesystem", "_StorageInfo"),
-    ("olmo_core.distributed.checkpoint.filesystem", "_StorageInfo"),
-    ("pathlib", "PosixPath"),
-}
-_DTYPES = {"float32", "float16", "bfloat16", "float64", "int64", "int32", "uint8", "bool"}
+_DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "uint8", "bool")
 
 
-def _layout(name: str) -> str:
+def _layout(name: Any) -> Any:
     return name
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _RECORDS:
-            return Record
-        if (module, name) == ("torch", "Size"):
-            return tuple
-        if module == "torch.serialization" and name == "_get_layout":
-            return _layout
-        if module == "torch" and name in _DTYPES:
-            return f"torch.{name}"
-        if (module, name) == ("collections", "OrderedDict"):
-            return dict
-        raise pickle.UnpicklingError(f"it wants to use '{module}.{name}'")
+def _path(*parts: Any) -> str:
+    return "/".join(part for part in parts if isinstance(part, str))
+
+
+_NAMES: Mapping[tuple[str, str], Build] = {
+    **{
+        (_METADATA, name): Record
+        for name in (
+            "Metadata",
+            "TensorStorageMetadata",
+            "BytesStorageMetadata",
+            "TensorProperties",
+            "ChunkStorageMetadata",
+            "MetadataIndex",
+            "StorageMeta",
+            "_MEM_FORMAT_ENCODING",
+        )
+    },
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"): Record,
+    ("torch.distributed.checkpoint.filesystem", "_StoragePrefix"): Record,
+    ("olmo.train.remote_filesystem", "_StorageInfo"): Record,
+    ("olmo_core.distributed.checkpoint.filesystem", "_StorageInfo"): Record,
+    ("pathlib", "PosixPath"): _path,
+    ("torch", "Size"): few,
+    ("torch.serialization", "_get_layout"): _layout,
+    ("collections", "OrderedDict"): empty,
+    **{("torch", name): f"torch.{name}" for name in _DTYPES},  # values, which are never called
+}
 
 
 def read_metadata(path: Path) -> dict[str, ShardedTensor]:
@@ -99,38 +82,53 @@ def read_metadata(path: Path) -> dict[str, ShardedTensor]:
       ConvertError: if it is damaged, or names anything that no metadata needs.
     """
     try:
-        metadata = _Unpickler(io.BytesIO(path.read_bytes())).load()
-        return _tensors(metadata)
-    except ConvertError:
-        raise
-    except Exception as error:  # a damaged pickle raises anything
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        return _tensors(load(data, _NAMES))
+    except (PickleError, AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise ConvertError(
-            f"'{path}' cannot be read ({error}); it is damaged or not to be trusted, and nothing "
-            "in it was run"
+            f"'{path}' cannot be read ({reason(error)}); it is damaged or not to be trusted, and "
+            "nothing in it was run"
         ) from error
 
 
 def _tensors(metadata: Any) -> dict[str, ShardedTensor]:
-    tensors = {
-        name: ShardedTensor(tuple(item.size), item.properties.values[0])
+    described = {
+        name: item
         for name, item in metadata.state_dict_metadata.items()
         if hasattr(item, "size") and hasattr(item, "chunks")
     }
+    tensors = {
+        name: ShardedTensor(_sizes(item.size), _text(item.properties.values[0]))
+        for name, item in described.items()
+    }
     sizes = {
-        (name, tuple(chunk.offsets)): tuple(chunk.sizes)
-        for name in tensors
-        for chunk in metadata.state_dict_metadata[name].chunks
+        (_text(name), str(_sizes(chunk.offsets))): _sizes(chunk.sizes)
+        for name, item in described.items()
+        for chunk in item.chunks
     }
     for index, place in metadata.storage_data.items():
-        if index.fqn in tensors:
-            offsets = tuple(index.offset)
+        if _text(index.fqn) in tensors:
+            offsets = _sizes(index.offset)
             tensors[index.fqn].chunks.append(
                 Chunk(
                     offsets,
-                    sizes[index.fqn, offsets],
-                    str(place.relative_path),
-                    int(place.offset),
-                    int(place.length),
+                    sizes[index.fqn, str(offsets)],
+                    _text(place.relative_path),
+                    *_sizes((place.offset, place.length)),
                 )
             )
     return tensors
+
+
+def _sizes(values: Any) -> tuple[int, ...]:
+    found = tuple(values)
+    if len(found) > 8 or not all(type(value) is int and 0 <= value < 1 << 62 for value in found):
+        raise TypeError("a shape, an offset or a length in it is none")
+    return found
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > 4096 or "\0" in value:
+        raise TypeError("a name in it is none")
+    return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from convert.fields import MOST_LAYERS, MOST_WINDOW, Fields
 from stts_jax.config import (
     ConfigError,
     ConnectorConfig,
@@ -13,176 +14,181 @@ from stts_jax.config import (
     PruneConfig,
     VitConfig,
     YarnConfig,
+    replace,
 )
 
 DEFAULT_VIDEO_POOLING = 3
 DEFAULT_IMAGE_POOLING = 2
 # What the reference calls the forms of query and key norms.
 QK_NORMS = {"qwen3": "head", "olmo": "full"}
-# What configurations from before a setting came don't mention (olmo/nn/llm.py).
-_LLM_DEFAULTS: Mapping[str, Any] = {
-    "additional_vocab_size": 128,
-    "attention_layer_norm_type": "olmo",
-    "embedding_size": None,
-    "full_attention_layers": None,
-    "head_dim": None,
-    "max_position_embeddings": None,
-    "n_kv_heads": None,
-    "norm_after": False,
-    "qkv_bias": False,
-    "residual_dropout": 0.1,
-    "response_residual_dropout": 0.0,
-    "rope_attention_factor": None,
-    "rope_beta_fast": None,
-    "rope_beta_slow": None,
-    "rope_type": "default",
-    "sliding_attention_rope_scaling": False,
-}
-_BACKBONE_DEFAULTS: Mapping[str, Any] = {
-    "image_pooling_2d": "attention_meanq",
-    "image_projector": "mlp",
-    "pooling_attention_mask": False,
-}
 # The reference counts 81 tokens for every frame, whatever its grid.
 REFERENCE_TOKENS_PER_FRAME = 81
 
 
-def vit_config(vit: Mapping[str, Any], feature_layers: tuple[int, ...] = (-1,)) -> VitConfig:
+def vit_config(vit: Fields, feature_layers: tuple[int, ...] = (-1,)) -> VitConfig:
     """From `VitConfig` or `TemporalVitConfig` of the reference."""
-    if vit["image_model_type"] != "siglip":
-        raise ConfigError(
-            f"image_model_type is {vit['image_model_type']!r}; only 'siglip' can be read"
-        )
+    vit.choice("image_model_type", {"siglip": None})
     return VitConfig(
-        image_size=vit["image_default_input_size"][0],
-        patch_size=vit["image_patch_size"],
-        width=vit["image_emb_dim"],
-        heads=vit["image_num_heads"],
-        head_dim=vit["image_head_dim"],
-        mlp_width=vit["image_mlp_dim"],
-        layers=vit["image_num_layers"],
+        image_size=vit.side("image_default_input_size"),
+        patch_size=vit.whole("image_patch_size"),
+        width=vit.whole("image_emb_dim"),
+        heads=vit.whole("image_num_heads"),
+        head_dim=vit.whole("image_head_dim"),
+        mlp_width=vit.whole("image_mlp_dim"),
+        layers=vit.whole("image_num_layers", most=MOST_LAYERS),
         feature_layers=feature_layers,
-        positions=vit["image_num_pos"],
-        norm_epsilon=vit["image_norm_eps"],
+        positions=vit.whole("image_num_pos"),
+        norm_epsilon=vit.number("image_norm_eps"),
     )
 
 
-def prune_config(vit: Mapping[str, Any], pooling: int = 3) -> PruneConfig:
+def prune_config(vit: Fields, pooling: int = 3) -> PruneConfig:
     """From the pruning fields of `TemporalVitConfig`; a plain ViT has none and prunes nothing."""
-    if "prune_method" not in vit or not vit.get("prune", True):
+    if "prune_method" not in vit or not vit.flag("prune", default=True):
         return PruneConfig(pooling=pooling)
-    grid = vit["image_default_input_size"][0] // vit["image_patch_size"]
-    tokens_per_frame = (-(-grid // pooling)) ** 2
-    counted = vit["topk"] * REFERENCE_TOKENS_PER_FRAME / tokens_per_frame
-    return PruneConfig(
-        method=vit["prune_method"],
-        # On a small grid the reference would count more tokens than there are; nobody means that.
-        topk=counted if counted < 1 else vit["topk"],
-        prune_at=vit["prune_at"],
-        pooling=pooling,
-        pruning_in_scorer=vit["pruning_in_scorer"],
-        prune_from_frame=vit["prune_from_frame"],
-        rescale_bias_min=vit["rescale_bias_min"],
-        loss_coefficient=vit["sim_reg_loss_coefficient"],
-        new_reference_threshold=vit["new_ref_threshold"],
-        packing="first_fit",
+    grid = vit.side("image_default_input_size") // vit.whole("image_patch_size")
+    tokens_per_frame = max(1, (-(-grid // pooling)) ** 2)
+    topk = vit.number("topk")
+    counted = topk * REFERENCE_TOKENS_PER_FRAME / tokens_per_frame
+    return replace(
+        PruneConfig(),
+        {
+            "method": vit.text("prune_method"),
+            # On a small grid the reference would count more tokens than there are; nobody means
+            # that.
+            "topk": counted if counted < 1 else topk,
+            "prune_at": vit.whole("prune_at", least=0, most=MOST_LAYERS),
+            "pooling": pooling,
+            "pruning_in_scorer": vit.flag("pruning_in_scorer"),
+            "prune_from_frame": vit.whole("prune_from_frame", least=0),
+            "rescale_bias_min": vit.number("rescale_bias_min"),
+            "loss_coefficient": vit.number("sim_reg_loss_coefficient"),
+            "new_reference_threshold": vit.number("new_ref_threshold", least=-1.0),
+            "packing": "first_fit",
+        },
     )
 
 
-def _require_one_ratio(native: Mapping[str, Any], vit: Mapping[str, Any]) -> None:
+def _require_one_ratio(preprocessor: Fields, vit: Fields) -> None:
     """The training setup states the ratio twice (MODEL 3.1); both must say the same."""
-    preprocessor = native.get("mm_preprocessor") or {}
-    stated = preprocessor.get("topk", preprocessor.get("video", {}).get("topk"))
-    if stated is not None and "topk" in vit and stated != vit["topk"]:
+    stated = preprocessor.number("topk", default=None)
+    if stated is None:
+        stated = preprocessor.table("video", default={}).number("topk", default=None)
+    found = vit.number("topk", default=None)
+    if stated is not None and found is not None and stated != found:
         raise ConfigError(
-            f"mm_preprocessor says topk={stated}, but vision_backbone.vit says {vit['topk']}; "
+            f"mm_preprocessor says topk={stated}, but vision_backbone.vit says {found}; "
             "mend the one that the weights were not trained with"
         )
 
 
-def connector_config(
-    backbone: Mapping[str, Any], llm: Mapping[str, Any], image_pooling: int = 2
-) -> ConnectorConfig:
+def connector_config(backbone: Fields, llm: Fields, image_pooling: int = 2) -> ConnectorConfig:
     """From the vision backbone's fields; the projector is half as wide as the fused LLM MLP."""
-    for name, wanted in (("image_pooling_2d", "attention_meanq"), ("image_projector", "mlp")):
-        if backbone[name] != wanted:
-            raise ConfigError(f"{name} is {backbone[name]!r}; only {wanted!r} can be read")
-    vit = backbone["vit"]
+    backbone.choice("image_pooling_2d", {"attention_meanq": None}, default=None)
+    backbone.choice("image_projector", {"mlp": None}, default=None)
+    vit = backbone.table("vit")
     return ConnectorConfig(
-        heads=vit["image_num_heads"],
-        head_dim=vit["image_head_dim"],
-        width=vit["image_emb_dim"],
-        mlp_width=llm["mlp_hidden_size"] // 2,
-        pooling_attention_mask=backbone["pooling_attention_mask"],
+        heads=vit.whole("image_num_heads"),
+        head_dim=vit.whole("image_head_dim"),
+        width=vit.whole("image_emb_dim"),
+        mlp_width=llm.whole("mlp_hidden_size", least=2) // 2,
+        pooling_attention_mask=backbone.flag("pooling_attention_mask", default=False),
         image_pooling=image_pooling,
     )
 
 
-def llm_config(llm: Mapping[str, Any], bidirectional: str | None) -> LlmConfig:
-    """From the reference's `LlmConfig`."""
-    if llm["include_bias"] or llm["qkv_bias"] or llm["layer_norm_type"] != "rms":
+def llm_config(llm: Fields, bidirectional: str | None) -> LlmConfig:
+    """From the reference's `LlmConfig`.
+
+    The defaults are those of olmo/nn/llm.py: configurations from before a setting came don't
+    mention it.
+    """
+    biases = llm.flag("include_bias") or llm.flag("qkv_bias", default=False)
+    if biases or llm.text("layer_norm_type") != "rms":
         raise ConfigError(
             "the language model has biases or layer norms; only RMS norms can be read"
         )
-    return LlmConfig(
-        vocab_size=llm["embedding_size"] or llm["vocab_size"],
-        extra_vocab_size=llm["additional_vocab_size"],
-        width=llm["d_model"],
-        layers=llm["n_layers"],
-        heads=llm["n_heads"],
-        kv_heads=llm["n_kv_heads"] or llm["n_heads"],
-        head_dim=llm["head_dim"] or llm["d_model"] // llm["n_heads"],
-        mlp_width=llm["mlp_hidden_size"] // 2,
-        norm_epsilon=llm["layer_norm_eps"],
-        norm_position="post" if llm["norm_after"] else "pre",
-        qk_norm=QK_NORMS[llm["attention_layer_norm_type"]]
-        if llm["attention_layer_norm"]
+    heads, width = llm.whole("n_heads"), llm.whole("d_model")
+    layers = llm.whole("n_layers", most=MOST_LAYERS)
+    config = LlmConfig(
+        vocab_size=llm.whole("embedding_size", "vocab_size"),
+        extra_vocab_size=llm.whole("additional_vocab_size", default=128, least=0),
+        width=width,
+        layers=layers,
+        heads=heads,
+        kv_heads=llm.whole("n_kv_heads", default=heads),
+        head_dim=llm.whole("head_dim", default=max(1, width // heads)),
+        mlp_width=llm.whole("mlp_hidden_size", least=2) // 2,
+        norm_epsilon=llm.number("layer_norm_eps"),
+        norm_position="post" if llm.flag("norm_after", default=False) else "pre",
+        qk_norm=llm.choice("attention_layer_norm_type", QK_NORMS, default=QK_NORMS["olmo"])
+        if llm.flag("attention_layer_norm")
         else "none",
-        rope_theta=float(llm["rope_theta"]),
-        yarn=_yarn(llm),
-        tied_head=llm["weight_tying"],
-        bidirectional=bidirectional or "none",
-        max_positions=llm["max_position_embeddings"] or llm["max_sequence_length"],
-        residual_dropout=llm["residual_dropout"],
-        response_residual_dropout=llm["response_residual_dropout"],
+        rope_theta=llm.number("rope_theta"),
+        yarn=_yarn(llm, layers),
+        tied_head=llm.flag("weight_tying"),
+        max_positions=llm.whole("max_position_embeddings", "max_sequence_length", most=MOST_WINDOW),
+        residual_dropout=llm.number("residual_dropout", default=0.1),
+        response_residual_dropout=llm.number("response_residual_dropout", default=0.0),
     )
+    return replace(config, {"bidirectional": bidirectional or "none"})
 
 
-def _yarn(llm: Mapping[str, Any]) -> YarnConfig | None:
-    if llm["rope_type"] == "default":
+def _yarn(llm: Fields, count: int) -> YarnConfig | None:
+    if not llm.choice("rope_type", {"default": False, "yarn": True}, default=False):
         return None
-    if llm["rope_type"] != "yarn":
-        raise ConfigError(f"rope_type is {llm['rope_type']!r}; only 'yarn' can be read")
-    chosen = llm["full_attention_layers"]
-    everything = range(llm["n_layers"])
-    layers = set(everything if chosen is None else chosen)
-    if chosen is not None and llm["sliding_attention_rope_scaling"]:
-        layers = set(everything) - layers
+    chosen = llm.wholes("full_attention_layers", default=None, least=0, most=count)
+    layers = set(range(count) if chosen is None else chosen)
+    if chosen is not None and llm.flag("sliding_attention_rope_scaling", default=False):
+        layers = set(range(count)) - layers
     return YarnConfig(
         layers=tuple(sorted(layers)),
-        factor=float(llm["rope_factor"]),
-        original_length=llm["rope_original_max_position_embeddings"],
-        beta_fast=float(llm["rope_beta_fast"] or 32.0),
-        beta_slow=float(llm["rope_beta_slow"] or 1.0),
-        attention_factor=llm["rope_attention_factor"],
+        factor=llm.number("rope_factor"),
+        original_length=llm.whole("rope_original_max_position_embeddings", most=MOST_WINDOW),
+        beta_fast=llm.number("rope_beta_fast", default=32.0),
+        beta_slow=llm.number("rope_beta_slow", default=1.0),
+        attention_factor=llm.number("rope_attention_factor", default=None),
     )
 
 
-def poolings(native: Mapping[str, Any]) -> tuple[int, int]:
+def poolings(preprocessor: Fields) -> tuple[int, int]:
     """Side of the windows that patches of a video and of an image are pooled in.
 
     Older configurations have no table for videos; there, the preprocessor's own window is that of
     videos, and images are pooled in windows of 2.
     """
-    preprocessor = native.get("mm_preprocessor") or {}
-    video, image = preprocessor.get("video", preprocessor), preprocessor.get("image", {})
-    sides = [(table.get("pooling_h"), table.get("pooling_w")) for table in (video, image)]
-    for height, width in sides:
+    video = preprocessor.table("video", default=preprocessor.plain())
+    sides = []
+    for fields, default in (
+        (video, DEFAULT_VIDEO_POOLING),
+        (preprocessor.table("image", default={}), DEFAULT_IMAGE_POOLING),
+    ):
+        height, width = (fields.whole(f"pooling_{side}", default=None) for side in "hw")
         if height != width:
             raise ConfigError(
                 f"pooling_h is {height} and pooling_w is {width}; only square windows can be read"
             )
-    return sides[0][0] or DEFAULT_VIDEO_POOLING, sides[1][0] or DEFAULT_IMAGE_POOLING
+        sides.append(height or default)
+    return sides[0], sides[1]
+
+
+def _tables(native: Mapping[str, Any]) -> tuple[Fields, Fields, Fields]:
+    """The whole, the vision backbone and the language model."""
+    fields = Fields(native)
+    if "llm" not in fields or "vision_backbone" not in fields:
+        raise ConfigError(
+            "it has no tables `llm` and `vision_backbone`: it is of Molmo 1 or no model at all"
+        )
+    return fields, fields.table("vision_backbone"), fields.table("llm")
+
+
+def layers_of(native: Mapping[str, Any]) -> tuple[int, int]:
+    """Layers that a `model` table states, of the language model and of the ViT."""
+    _, backbone, llm = _tables(native)
+    return (
+        llm.whole("n_layers", most=MOST_WINDOW),
+        backbone.table("vit").whole("image_num_layers", most=MOST_WINDOW),
+    )
 
 
 def model_config(native: Mapping[str, Any]) -> ModelConfig:
@@ -191,17 +197,15 @@ def model_config(native: Mapping[str, Any]) -> ModelConfig:
     Raises:
       ConfigError: if it asks for something that can't be built.
     """
-    if "llm" not in native or "vision_backbone" not in native:
-        raise ConfigError(
-            "it has no tables `llm` and `vision_backbone`: it is of Molmo 1 or no model at all"
-        )
-    backbone, llm = native["vision_backbone"], _LLM_DEFAULTS | dict(native["llm"])
-    video, image = poolings(native)
-    backbone = _BACKBONE_DEFAULTS | dict(backbone)
-    _require_one_ratio(native, backbone["vit"])
+    fields, backbone, llm = _tables(native)
+    preprocessor = fields.table("mm_preprocessor", default={})
+    video, image = poolings(preprocessor)
+    vit = backbone.table("vit")
+    _require_one_ratio(preprocessor, vit)
+    layers = backbone.wholes("vit_layers", least=-MOST_LAYERS, most=MOST_LAYERS)
     return ModelConfig(
-        vit=vit_config(backbone["vit"], tuple(backbone["vit_layers"])),
-        prune=prune_config(backbone["vit"], video),
+        vit=vit_config(vit, layers),
+        prune=prune_config(vit, video),
         connector=connector_config(backbone, llm, image),
-        llm=llm_config(llm, native.get("bi_directional_attn")),
+        llm=llm_config(llm, fields.text("bi_directional_attn", default=None)),
     )

@@ -22,12 +22,13 @@ from convert.hf_folder import write_folder
 from convert.matching import Filling, Origin, match
 from convert.names import HF, HF_HEAD, name_table
 from convert.orbax_folder import write_arrays
-from convert.sources import DEFAULT_TOPK, TOKENIZER, Source
+from convert.sources import DEFAULT_TOPK, Source
 from convert.stored import ConvertError, Rows, join_parts
+from convert.tokenizer_files import TOKENIZER
 from stts_jax.config import Config, ModelConfig, replace
-from stts_jax.data.tokenizer import CONFIG_FILE
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.parameters import named_parameters
+from stts_jax.plain_files import reason
 from stts_jax.progress import progress_bar
 from stts_jax.training.checkpoint import CHECKPOINTS
 
@@ -94,10 +95,20 @@ def plan(source: Source, *, add_scorer: bool = False, topk: float | None = None)
 
 
 def abstract_parameters(model: ModelConfig) -> dict[str, Any]:
-    """Shapes of our parameters by name."""
-    return named_parameters(
-        jax.eval_shape(lambda: VideoLanguageModel(model, key=jax.random.key(0)))
-    )
+    """Shapes of our parameters by name.
+
+    Raises:
+      ConvertError: if the sizes are too large for any array.
+    """
+    try:
+        return named_parameters(
+            jax.eval_shape(lambda: VideoLanguageModel(model, key=jax.random.key(0)))
+        )
+    except (OverflowError, MemoryError, TypeError, ValueError) as error:
+        raise ConvertError(
+            f"the configuration describes a model that can't be built ({reason(error)}); take the "
+            "one that belongs to these weights"
+        ) from error
 
 
 def convert(
@@ -144,9 +155,9 @@ def convert(
                 has_tokenizer = planned.source.tokenizer is not None
                 output_config(planned.model, target, has_tokenizer).save(temporary)
         for name, count in found.items():
-            warn(f"warning: {name} holds {count} values that are not a number (NaN)")
-        if planned.source.tokenizer is not None:
-            _copy_tokenizer(planned.source.tokenizer, temporary)
+            warn(f"warning: {name} holds {count}")
+        for name, text in (planned.source.tokenizer or {}).items():
+            (temporary / name).write_text(text, encoding="utf-8")
         if target.is_dir():  # empty, see _prepare
             target.rmdir()
         temporary.rename(target)
@@ -158,14 +169,6 @@ def convert(
                 "room or choose another place, and run this again"
             ) from error
         raise
-
-
-def _copy_tokenizer(tokenizer: Path, folder: Path) -> None:
-    """With the file that lies beside it and names its end token, if there is one."""
-    shutil.copyfile(tokenizer, folder / TOKENIZER)
-    beside = tokenizer.with_name(CONFIG_FILE)
-    if beside.is_file():
-        shutil.copyfile(beside, folder / CONFIG_FILE)
 
 
 def output_config(model: ModelConfig, target: Path, has_tokenizer: bool) -> Config:

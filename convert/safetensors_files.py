@@ -1,61 +1,108 @@
-"""Reader of safetensors files: a JSON header with offsets, then the bytes."""
+"""Reader of safetensors files.
+
+The safetensors library opens each file first, so what it refuses is refused: a header that isn't
+one, offsets that overlap, leave a gap or don't end where the file does. What it accepts lies there
+tensor after tensor, and is read by rows: the library would map whole files into memory.
+"""
 
 from __future__ import annotations
 
-import json
+import re
 import struct
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from safetensors import safe_open
 
-from convert.stored import DTYPES, ConvertError, Piece, StoredTensor, require_inside
+from convert.stored import DTYPES, ConvertError, Piece, StoredTensor, refusing, require_inside
+from stts_jax.plain_files import parse_json, read_json_object, reason
+from stts_jax.quoting import shorten
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_MOST_HEADER_BYTES = 100_000_000  # as the safetensors library
+_SHARD = re.compile(r".*-\d{5}-of-\d{5}\.safetensors")
+# Names, shapes and offsets of 100,000 tensors; the library itself takes six times that.
+_MOST_HEADER_BYTES = 16 << 20
+_AGAIN = "copy or download it again"
 
 
-def read_folder(folder: Path) -> dict[str, StoredTensor]:
-    """All tensors of a folder, with an index or one file.
+def shards_in(folder: Path) -> list[str]:
+    """Names of the files that are a part of a checkpoint by their name."""
+    return sorted(path.name for path in folder.iterdir() if _SHARD.fullmatch(path.name))
+
+
+def read_folder(folder: Path) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
+    """All tensors of a folder, and what a user should know about the choice of files.
+
+    A whole `model.safetensors` comes before an index, as transformers has it.
 
     Raises:
       ConvertError: if a file is missing, damaged, or outside of the folder, or two files hold a
         tensor of the same name.
     """
     index = folder / INDEX
+    if (folder / SINGLE).exists():
+        tensors = read_file(require_inside(folder / SINGLE, folder))
+        if not index.exists():
+            return tensors, ()
+        note = (
+            f"took '{SINGLE}' and not the files that '{INDEX}' names, as transformers does; "
+            "delete the one that is stale"
+        )
+        return tensors, (note,)
     if not index.exists():
-        return read_file(require_inside(folder / SINGLE, folder))
-    weight_map = _weight_map(require_inside(index, folder))
+        raise _no_index(folder)
+    return _indexed(folder, index), ()
+
+
+def _no_index(folder: Path) -> ConvertError:
+    shards = shards_in(folder)
+    if not shards:
+        return ConvertError(f"'{folder / SINGLE}' is missing; download the checkpoint again")
+    return ConvertError(
+        f"'{folder}' holds {shorten(shards[0])} and {len(shards) - 1} more parts of a checkpoint, "
+        f"but no '{INDEX}', which lists them; copy it from where they are from"
+    )
+
+
+def _indexed(folder: Path, index: Path) -> dict[str, StoredTensor]:
+    weight_map = _weight_map(require_inside(index, folder), index)
     tensors: dict[str, StoredTensor] = {}
     for name in sorted(set(weight_map.values())):
         if Path(name).name != name:
             raise ConvertError(
-                f"'{index}' names the file '{name}', which is not in the folder itself; "
+                f"'{index}' names the file {shorten(name)}, which is not in the folder itself; "
                 "this index is not from a trustworthy checkpoint"
             )
         found = read_file(require_inside(folder / name, folder))
         twice = sorted(tensors.keys() & found.keys())
         if twice:
-            raise ConvertError(f"tensors {twice} are there twice, in '{name}' and another file")
+            raise ConvertError(
+                f"tensors {shorten(twice)} are there twice, in {shorten(name)} and another file; "
+                "download the checkpoint again"
+            )
         tensors.update(found)
     missing = sorted(weight_map.keys() - tensors.keys())
     if missing:
         raise ConvertError(
-            f"'{index}' lists tensors that no file holds: {missing}; download the checkpoint again"
+            f"'{index}' lists {len(missing)} tensors that no file holds: {shorten(missing)}; "
+            "download the checkpoint again"
         )
     return tensors
 
 
-def _weight_map(index: Path) -> dict[str, str]:
-    try:
-        found = json.loads(index.read_text())["weight_map"]
-        if not all(isinstance(value, str) for value in found.values()):
-            raise TypeError
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+def _weight_map(index: Path, named: Path) -> dict[str, str]:
+    with refusing("download it again"):
+        found = read_json_object(index).get("weight_map")
+    sound = isinstance(found, dict) and all(
+        isinstance(value, str) and value.isprintable() and 0 < len(value) < 256
+        for value in found.values()
+    )
+    if not sound:
         raise ConvertError(
-            f"'{index}' is not the index of a safetensors checkpoint; download it again"
-        ) from error
+            f"'{named}' is not the index of a safetensors checkpoint; download it again"
+        )
     return found
 
 
@@ -65,39 +112,53 @@ def read_file(path: Path) -> dict[str, StoredTensor]:
     Raises:
       ConvertError: if the file is damaged or holds values that are no floating point numbers.
     """
-    size = path.stat().st_size
+    _require_small_header(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            described = {name: file.get_slice(name) for name in file.offset_keys()}
+            shapes = {name: tuple(one.get_shape()) for name, one in described.items()}
+            dtypes = {name: str(one.get_dtype()) for name, one in described.items()}
+    except Exception as error:  # the library raises its own error, which is a bare Exception
+        raise ConvertError(
+            f"'{path}' is truncated or damaged or no safetensors file ({reason(error)}); {_AGAIN}"
+        ) from error
+    return _placed(path, shapes, dtypes)
+
+
+def _placed(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str]
+) -> dict[str, StoredTensor]:
+    """Tensors in the order in which they fill the file up to its end."""
+    for name, dtype in dtypes.items():
+        if dtype not in DTYPES:
+            raise ConvertError(
+                f"tensor {shorten(name)} of '{path}' is {dtype}; only F32, F16 and BF16 can be "
+                "read, so save it in one of these"
+            )
+    sizes = {
+        name: int(np.prod(shape, dtype=object)) * DTYPES[dtypes[name]].itemsize
+        for name, shape in shapes.items()
+    }
+    offset = path.stat().st_size - sum(sizes.values())
+    tensors = {}
+    for name, shape in shapes.items():
+        piece = Piece(path, offset, 0, shape[0] if shape else 1)
+        tensors[name] = StoredTensor(shape, DTYPES[dtypes[name]], (piece,))
+        offset += sizes[name]
+    return tensors
+
+
+def _require_small_header(path: Path) -> None:
+    """Refuses a header of a size that no model has, and one that names a tensor twice."""
     with path.open("rb") as file:
         prefix = file.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
-        if length > min(size - 8, _MOST_HEADER_BYTES):
-            raise ConvertError(f"'{path}' is truncated or no safetensors file; download it again")
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        if length > path.stat().st_size:
+            raise ConvertError(f"'{path}' is truncated or no safetensors file; {_AGAIN}")
+        if length > _MOST_HEADER_BYTES:
+            raise ConvertError(
+                f"'{path}' has a header of {length} bytes, more than {_MOST_HEADER_BYTES}; {_AGAIN}"
+            )
         raw = file.read(length)
-    try:
-        header = json.loads(raw)
-        entries = {name: value for name, value in header.items() if name != "__metadata__"}
-        return {
-            name: _entry(name, value, path, 8 + length, size) for name, value in entries.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, ConvertError):
-            raise
-        raise ConvertError(f"the header of '{path}' is damaged; download it again") from error
-
-
-def _entry(name: str, value: dict[str, Any], path: Path, base: int, size: int) -> StoredTensor:
-    shape, (begin, end) = tuple(map(int, value["shape"])), map(int, value["data_offsets"])
-    if value["dtype"] not in DTYPES:
-        raise ConvertError(
-            f"tensor '{name}' of '{path}' is {value['dtype']}; only F32, F16 and BF16 can be read"
-        )
-    dtype = DTYPES[value["dtype"]]
-    wanted = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    if begin < 0 or min(shape, default=0) < 0 or end - begin != wanted:
-        raise ConvertError(f"tensor '{name}' of '{path}' has impossible offsets; download it again")
-    if base + end > size:
-        raise ConvertError(
-            f"'{path}' is truncated: tensor '{name}' ends at byte {base + end} of {size}; "
-            "download it again"
-        )
-    rows = shape[0] if shape else 1
-    return StoredTensor(shape, dtype, (Piece(path, base + begin, 0, rows),))
+    with refusing(_AGAIN):
+        parse_json(raw.decode("utf-8", errors="replace"), path)

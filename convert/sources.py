@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
-import yaml
 
-from convert import native, safetensors_files
-from convert.hf_config import BIDIRECTIONAL_KEY, model_config_from_hf
+from convert import hf_config, native, reference_config, safetensors_files
+from convert.fields import Fields
 from convert.hf_processor import pooling_windows
-from convert.names import HF, HF_HEAD, NATIVE, TRANSFORMERS, name_table, unused_vit_blocks
+from convert.names import HF, HF_HEAD, NATIVE, TRANSFORMERS, unused_vit_blocks
 from convert.orbax_folder import read_arrays
-from convert.reference_config import model_config
+from convert.plain_yaml import read_yaml
 from convert.stored import (
     ConvertError,
     JoinedRows,
     RowRange,
     Rows,
+    refusing,
     require_inside,
     row_blocks,
 )
+from convert.tokenizer_files import Files, tokenizer_in, tokenizer_of_run
 from stts_jax.config import Bidirectional, ConfigError, ModelConfig
 from stts_jax.config import replace as replace_config
-from stts_jax.data.tokenizer import TINY_FILE
+from stts_jax.plain_files import read_json_object
+from stts_jax.quoting import shorten
 from stts_jax.training.checkpoint import (
     CHECKPOINTS,
     MODEL,
@@ -39,8 +41,11 @@ from stts_jax.training.checkpoint import (
 
 _SCORER = "temporal_token_scorer."
 _STEP = re.compile(r"step(\d+)(-unsharded)?")
-TOKENIZER = "tokenizer.json"
+_ADAPTER = "adapter_config.json"
+_MODULES = re.compile(r"(^|\.)language_model\.")
 DEFAULT_TOPK = 0.5
+# A configuration that states more layers than are there, by so many, isn't that of the files.
+MOST_LACKING_LAYERS = 100
 _EMBEDDINGS = (
     "model.transformer.wte.embedding",
     "model.language_model.embed_tokens.weight",
@@ -77,7 +82,7 @@ class Source:
       model: its configuration.
       ignore: names that nothing has to read.
       notes: what was left out or assumed, a sentence each.
-      tokenizer: the `tokenizer.json` that belongs to it, if there is one.
+      tokenizer: files of the tokenizer that belongs to it, if there is one.
     """
 
     kind: str
@@ -87,7 +92,7 @@ class Source:
     model: ModelConfig
     ignore: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    tokenizer: Path | None = None
+    tokenizer: Files | None = None
 
 
 def open_source(folder: Path, options: Options) -> Source:
@@ -98,7 +103,7 @@ def open_source(folder: Path, options: Options) -> Source:
       ConfigError: if its configuration can't be built.
     """
     if not folder.is_dir():
-        raise ConvertError(f"'{folder}' is no folder; give the folder of a checkpoint")
+        raise ConvertError(f"'{folder}' is not a folder; give the folder of a checkpoint")
     if options.step is not None or not _is_checkpoint(folder):
         folder = _step_folder(folder, options.step)
     if (folder / native.UNSHARDED).exists():
@@ -108,17 +113,13 @@ def open_source(folder: Path, options: Options) -> Source:
     return _ours(folder, options) if _is_ours(folder) else _hugging_face(folder, options)
 
 
-def tokenizer_in(folder: Path) -> Path | None:
-    """The tokenizer that lies in a folder."""
-    path = folder / TOKENIZER
-    return path if path.is_file() else None
-
-
 def is_foreign(folder: Path) -> bool:
     """Whether a folder holds a checkpoint that has to be converted before it is used."""
     if _is_ours(folder):
         return False
-    return _is_checkpoint(folder) or any(_STEP.fullmatch(child.name) for child in folder.iterdir())
+    if _is_checkpoint(folder) or safetensors_files.shards_in(folder):
+        return True
+    return any(_STEP.fullmatch(child.name) for child in folder.iterdir())
 
 
 def _is_checkpoint(folder: Path) -> bool:
@@ -138,6 +139,13 @@ def _step_folder(folder: Path, step: int | None) -> Path:
         if (match := _STEP.fullmatch(child.name)) and child.is_dir()
     }
     steps = sorted({number for number, _ in found})
+    if not steps and safetensors_files.shards_in(folder):
+        return folder  # which says that the index is missing
+    if not steps and (folder / _ADAPTER).exists():
+        raise ConvertError(
+            f"'{folder}' holds an adapter and no whole model; merge it into its base model "
+            "(`merge_and_unload()` of peft), save that, and convert it"
+        )
     if not steps:
         raise ConvertError(
             f"'{folder}' holds no checkpoint that is known: neither {native.UNSHARDED} nor "
@@ -146,7 +154,9 @@ def _step_folder(folder: Path, step: int | None) -> Path:
         )
     wanted = steps[-1] if step is None else step
     if wanted not in steps:
-        raise ConvertError(f"--step is {wanted}, but '{folder}' has {steps}; choose one of these")
+        raise ConvertError(
+            f"--step is {wanted}, but '{folder}' has {shorten(steps)}; choose one of these"
+        )
     return found.get((wanted, True)) or found[wanted, False]
 
 
@@ -154,10 +164,13 @@ def _step_folder(folder: Path, step: int | None) -> Path:
 
 
 def _native(folder: Path, kind: str, tensors: Mapping[str, Rows], options: Options) -> Source:
-    raw = _parse(folder / "config.yaml", folder, yaml.safe_load)
+    path = folder / "config.yaml"
+    raw = _parse(path, folder, read_yaml)
     described = raw.get("model", raw) if isinstance(raw, dict) else {}
-    config = _understood(folder / "config.yaml", lambda: model_config(described))
-    _require_agreement(options, config, folder / "config.yaml")
+    with _understood(path):
+        _require_layers(reference_config.layers_of(described), tensors, NATIVE)
+        config = reference_config.model_config(described)
+    _require_agreement(options, config, path)
     config, notes = _with_scorer(config, tensors, options)
     source = Source(
         kind, folder, NATIVE, tensors, config, notes=notes, tokenizer=tokenizer_in(folder)
@@ -166,29 +179,58 @@ def _native(folder: Path, kind: str, tensors: Mapping[str, Rows], options: Optio
 
 
 def _hugging_face(folder: Path, options: Options) -> Source:
-    raw = _parse(folder / "config.json", folder, json.loads)
-    tensors = _resplit(safetensors_files.read_folder(folder), raw.get("text_config", {}))
-    tied = _is_tied(tensors)
-    stated = raw.get(BIDIRECTIONAL_KEY)
-    bidirectional = stated or options.bidirectional or "image_tokens"
-    config = _understood(
-        folder / "config.json",
-        lambda: model_config_from_hf(
+    path = folder / "config.json"
+    found, notes = safetensors_files.read_folder(folder)
+    raw = _parse(path, folder, read_json_object)
+    modules = any(_MODULES.search(name) for name in found)
+    column = TRANSFORMERS if modules else HF
+    with _understood(path):
+        _require_layers(hf_config.layers_of(raw), found, column)
+        tensors = _resplit(found, raw["text_config"])
+        # A head that isn't there is the embedding only if the configuration says so.
+        tied = _is_tied(tensors) if HF_HEAD in tensors else hf_config.states_tied_head(raw)
+        stated = _stated_bidirectional(raw)
+        bidirectional = stated or options.bidirectional or "image_tokens"
+        config = hf_config.model_config_from_hf(
             raw, tied_head=tied, bidirectional=bidirectional, **pooling_windows(folder)
-        ),
-    )
-    _require_agreement(options, config, folder / "config.json")
-    config, notes = _with_scorer(config, tensors, options)
-    modules = any(name.startswith("model.language_model.") for name in tensors)
+        )
+    _require_agreement(options, config, path)
+    config, more = _with_scorer(config, tensors, options)
     kind = "Hugging Face, " + ("names of transformers' modules" if modules else "released names")
     notes += (
+        *more,
         f"the head is {'a copy of the embedding, so it is tied' if tied else 'not tied'}",
         f"image tokens see each other: {bidirectional}",
     )
     ignore = (HF_HEAD,) if tied else ()
-    column = TRANSFORMERS if modules else HF
     source = Source(kind, folder, column, tensors, config, ignore, notes, tokenizer_in(folder))
     return _trimmed(source)
+
+
+def _stated_bidirectional(raw: Mapping[str, Any]) -> Bidirectional | None:
+    modes = {mode: mode for mode in get_args(Bidirectional)}
+    return Fields(raw).choice(hf_config.BIDIRECTIONAL_KEY, modes, default=None)
+
+
+_LAYERS = {
+    NATIVE: (r"transformer\.blocks\.(\d+)\.", r"resblocks\.(\d+)\."),
+    HF: (r"transformer\.blocks\.(\d+)\.", r"resblocks\.(\d+)\."),
+    TRANSFORMERS: (r"language_model\.layers\.(\d+)\.", r"vision_tower\.layers\.(\d+)\."),
+}
+
+
+def _require_layers(stated: tuple[int, int], tensors: Mapping[str, Rows], column: str) -> None:
+    """Refuses a number of layers far from the one that the files hold, before names are made."""
+    for count, pattern, what in zip(
+        stated, _LAYERS[column], ("language model", "vision transformer"), strict=True
+    ):
+        found = {match[1] for name in tensors if (match := re.search(pattern, name))}
+        # A folder may lack layers, which are listed, and blocks that no feature layer needs.
+        if count > len(found) + MOST_LACKING_LAYERS:
+            raise ConfigError(
+                f"it says that the {what} has {count} layers, but the files hold {len(found)}; "
+                "take the configuration that belongs to these weights"
+            )
 
 
 def _resplit(tensors: Mapping[str, Rows], text: Mapping[str, Any]) -> Mapping[str, Rows]:
@@ -198,11 +240,14 @@ def _resplit(tensors: Mapping[str, Rows], text: Mapping[str, Any]) -> Mapping[st
     in two halves. Joined, they are right again.
     """
     base, extra = _EMBEDDINGS[0], "model.transformer.wte.new_embedding"
-    if base not in tensors or extra not in tensors or "vocab_size" not in text:
+    if base not in tensors or extra not in tensors:
         return tensors
-    both, end = JoinedRows((tensors[base], tensors[extra])), int(text["vocab_size"])
-    rows = both.shape[0]
-    wanted = end + int(text.get("additional_vocab_size", 0))
+    parts = (tensors[base], tensors[extra])
+    if any(len(part.shape) != 2 for part in parts) or parts[0].shape[1] != parts[1].shape[1]:
+        return tensors  # which are refused with their shapes
+    fields, both = Fields(text, "text_config"), JoinedRows(parts)
+    rows, end = both.shape[0], fields.whole("vocab_size")
+    wanted = end + fields.whole("additional_vocab_size", default=0, least=0)
     if tensors[base].shape[0] == end or rows != wanted:
         return tensors
     return {**tensors, base: RowRange(both, 0, end), extra: RowRange(both, end, rows)}
@@ -215,13 +260,11 @@ def _ours(folder: Path, options: Options) -> Source:
     except CheckpointError as error:
         raise ConvertError(str(error)) from error
     _require_agreement(options, config.model, folder)
-    tensors = read_arrays(checkpoint, name_table(config.model), NATIVE)
-    stated = config.data.tokenizer
-    tokenizer = TINY_FILE if stated == "tiny" else Path(stated)
-    if tokenizer.is_file():
-        return Source("ours, Orbax", folder, NATIVE, tensors, config.model, tokenizer=tokenizer)
-    note = f"its tokenizer '{stated}' is not there; put a {TOKENIZER} beside the result"
-    return Source("ours, Orbax", folder, NATIVE, tensors, config.model, notes=(note,))
+    tensors = read_arrays(checkpoint, config.model, NATIVE)
+    run = checkpoint.parents[1] if checkpoint.parent.name == CHECKPOINTS else checkpoint
+    tokenizer, notes = tokenizer_of_run(config.data.tokenizer, run)
+    kind = "ours, Orbax"
+    return Source(kind, folder, NATIVE, tensors, config.model, notes=notes, tokenizer=tokenizer)
 
 
 def _require_agreement(options: Options, config: ModelConfig, path: Path) -> None:
@@ -234,24 +277,19 @@ def _require_agreement(options: Options, config: ModelConfig, path: Path) -> Non
             raise ConvertError(f"{flag} is {given}, but '{path}' says {found}; leave the flag out")
 
 
-def _parse(path: Path, folder: Path, parse: Any) -> Any:
-    try:
-        return parse(require_inside(path, folder).read_text())
-    except (ValueError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConvertError(f"'{path}' cannot be read: {reason}; download it again") from error
+def _parse(path: Path, folder: Path, read: Callable[[Path], Any]) -> Any:
+    require_inside(path, folder)
+    with refusing("download it again"):
+        return read(path)
 
 
-def _understood(path: Path, build: Any) -> ModelConfig:
+@contextmanager
+def _understood(path: Path) -> Iterator[None]:
+    """Names the file in what is wrong with a configuration."""
     try:
-        return build()
+        yield
     except ConfigError as error:
         raise ConvertError(f"'{path}': {error}") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ConvertError(
-            f"'{path}' lacks {error} or has it in a form that is not known; it is no configuration "
-            "of a Molmo2 model"
-        ) from error
 
 
 def _with_scorer(
@@ -276,9 +314,20 @@ def _trimmed(source: Source) -> Source:
     return replace(source, ignore=(*source.ignore, *unused), notes=(*source.notes, note))
 
 
-def require_tied(tensors: Mapping[str, Rows], folder: Path) -> None:
-    """Raise if a stored head differs from the embedding that is to take its place."""
-    if not _is_tied(tensors):
+def require_tied(tensors: Mapping[str, Rows], folder: Path, stated: bool) -> None:
+    """Raises if the head isn't the embedding that is to take its place.
+
+    Args:
+      tensors: of a language model.
+      folder: they are from.
+      stated: whether its configuration says that the head is the embedding.
+    """
+    if HF_HEAD not in tensors and not stated:
+        raise ConvertError(
+            f"'{HF_HEAD}' is missing in '{folder}', whose config.json doesn't tie it to the "
+            "embedding; download it again"
+        )
+    if HF_HEAD in tensors and not _is_tied(tensors):
         raise ConvertError(
             f"the head in '{folder}' is no copy of its embedding, but the configuration ties "
             "them; choose one with model.llm.tied_head=false"
@@ -288,12 +337,12 @@ def require_tied(tensors: Mapping[str, Rows], folder: Path) -> None:
 def _is_tied(tensors: Mapping[str, Rows]) -> bool:
     """Whether the stored head is the embedding, to the bit."""
     embedding = next((name for name in _EMBEDDINGS if name in tensors), None)
-    if HF_HEAD not in tensors or embedding is None:
-        return HF_HEAD not in tensors
-    head, table = tensors[HF_HEAD], tensors[embedding]
-    if head.shape[1:] != table.shape[1:] or head.shape[0] > table.shape[0]:
+    if embedding is None:
         return False
-    if head.dtype != table.dtype:
+    head, table = tensors[HF_HEAD], tensors[embedding]
+    if not head.shape or not table.shape or head.shape[1:] != table.shape[1:]:
+        return False
+    if head.shape[0] > table.shape[0] or head.dtype != table.dtype:
         return False
     kind = np.dtype(f"u{head.dtype.itemsize}")
     return all(

@@ -7,12 +7,16 @@ file, or in a few such pieces. So no reader keeps more in memory than the rows i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import ml_dtypes
 import numpy as np
+
+from stts_jax.plain_files import FileError, require_plain, require_within
+from stts_jax.quoting import shorten
 
 # By the names that torch and safetensors use.
 DTYPES = {
@@ -117,18 +121,19 @@ def assemble(
       ConvertError: if they leave a gap or overlap.
     """
     ordered = tuple(sorted(pieces, key=lambda piece: piece.start))
+    wanted = shape[0] if shape else 1
     reached = 0
     for piece in ordered:
         if piece.start != reached:
             what = "is missing" if piece.start > reached else "is there twice"
             raise ConvertError(
-                f"row {min(piece.start, reached)} of tensor '{name}' {what} in "
+                f"row {min(piece.start, reached)} of tensor {shorten(name)} {what} in "
                 f"'{piece.path.parent}'; copy or download the checkpoint again"
             )
         reached = piece.stop
-    if reached != shape[0]:
+    if reached != wanted:
         raise ConvertError(
-            f"tensor '{name}' has {shape[0]} rows, but '{ordered[0].path.parent}' holds "
+            f"tensor {shorten(name)} has {wanted} rows, but '{ordered[0].path.parent}' holds "
             f"{reached} of them; copy or download the checkpoint again"
         )
     return StoredTensor(shape, dtype, ordered)
@@ -203,39 +208,73 @@ def row_blocks(rows: Rows, unit: int = 1) -> Iterator[tuple[int, int]]:
         yield start, min(start + step, count)
 
 
-def count_nan(values: np.ndarray) -> int:
-    """How many values are not a number."""
-    return int(np.isnan(values).sum()) if values.size and _has_nan(values) else 0
+@dataclass(frozen=True)
+class NonFinite:
+    """How many values of a tensor are not a number, and how many are infinite."""
+
+    nan: int = 0
+    infinite: int = 0
+
+    def __add__(self, other: NonFinite) -> NonFinite:
+        return NonFinite(self.nan + other.nan, self.infinite + other.infinite)
+
+    def __bool__(self) -> bool:
+        return bool(self.nan or self.infinite)
+
+    def __str__(self) -> str:
+        parts = []
+        if self.nan:
+            parts.append(f"{self.nan} values that are not a number (NaN)")
+        if self.infinite:
+            parts.append(f"{self.infinite} infinite values (Inf), as of an overflow in float16")
+        return " and ".join(parts)
 
 
-def _has_nan(values: np.ndarray) -> bool:
-    """Whether there is a NaN among the values, of which there is one at least; without a copy."""
-    if values.dtype != ml_dtypes.bfloat16:
-        return bool(np.isnan(values.min()))  # NaN if there is one
-    # numpy compares bfloat16 value by value, integers many at a time. A NaN's bits lie above those
-    # of infinity: as signed integers those without the sign bit, as unsigned those with it.
-    return int(values.view(np.int16).max()) > 0x7F80 or int(values.view(np.uint16).max()) > 0xFF80
+# Bits of positive infinity by bytes of a value and name of the type. Those of NaN lie above.
+_INFINITY = {"float32": 0x7F800000, "float16": 0x7C00, "bfloat16": 0x7F80}
+
+
+def count_non_finite(values: np.ndarray) -> NonFinite:
+    """Counts what is no finite number; a copy is made only if there is any."""
+    if not values.size:
+        return NonFinite()
+    # Integers are compared many at a time, bfloat16 one by one: as signed integers the bits of
+    # positive values are in order, as unsigned ones those of all negative values above them.
+    bits, infinity = 8 * values.dtype.itemsize, _INFINITY[values.dtype.name]
+    signed, unsigned = values.view(f"i{values.dtype.itemsize}"), values.view(f"u{bits // 8}")
+    if int(signed.max()) < infinity and int(unsigned.max()) < infinity + (1 << (bits - 1)):
+        return NonFinite()
+    return NonFinite(int(np.isnan(values).sum()), int(np.isinf(values).sum()))
 
 
 def require_inside(path: Path, folder: Path) -> Path:
-    """`path`, if it really lies in `folder`: no `..`, no absolute path, no link that leads out.
+    """Returns where `path` really is, if that is a file that lies in `folder`.
 
     Files of a Hugging Face cache are links from `snapshots/REVISION` to `blobs`; these are fine.
 
     Raises:
-      ConvertError: if it lies elsewhere or isn't there.
+      ConvertError: if it isn't there, is no file, or lies elsewhere, as behind a link.
     """
     if not path.exists():
         raise ConvertError(
             f"'{path}' is missing; copy or download the checkpoint again, all of its files"
         )
-    real, root = path.resolve(), folder.resolve()
-    allowed = [root]
-    if root.parent.name == "snapshots":
-        allowed.append(root.parent.parent / "blobs")
-    if not any(real.is_relative_to(place) for place in allowed):
+    try:
+        real = require_within(path, folder)
+    except FileError as error:
         raise ConvertError(
-            f"'{path}' leads out of the checkpoint's folder, to '{real}'; a checkpoint must hold "
-            "its files itself, so copy that file there if you trust it"
-        )
+            f"{error}; a checkpoint must hold its files itself, so copy that file there if you "
+            "trust it"
+        ) from error
+    with refusing("copy or download the checkpoint again"):
+        require_plain(path)
     return real
+
+
+@contextmanager
+def refusing(remedy: str) -> Iterator[None]:
+    """Raises what is wrong with a file of a checkpoint as a `ConvertError` with this remedy."""
+    try:
+        yield
+    except FileError as error:
+        raise ConvertError(f"{error}; {remedy}") from error

@@ -15,6 +15,7 @@ import pytest
 from goldens_folder import goldens_dir
 from safetensors.numpy import load_file
 
+from convert.fields import Fields
 from convert.in_memory import from_native
 from convert.names import Name, name_table
 from convert.reference_config import prune_config, vit_config
@@ -84,7 +85,9 @@ def vision_config(
     """
     topk = vit.get("topk") if topk is None else float(topk)
     fields = {**vit, "topk": topk, "prune": vit.get("prune", True)}
-    config = ModelConfig(vit=vit_config(vit, tuple(layers)), prune=prune_config(fields))
+    config = ModelConfig(
+        vit=vit_config(Fields(vit), tuple(layers)), prune=prune_config(Fields(fields))
+    )
     return replace(config, {f"prune.{key}": value for key, value in prune.items()})
 
 

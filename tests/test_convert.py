@@ -27,7 +27,7 @@ from convert.names import COLUMNS, HF, HF_HEAD, NATIVE, name_table
 from convert.orbax_folder import STORED_BLOCK_BYTES, STORED_PARTS, stored_blocks
 from convert.run import abstract_parameters, plan
 from convert.sources import Source
-from convert.stored import count_nan
+from convert.stored import NonFinite, count_non_finite
 from stts_jax.config import load_config
 from stts_jax.data.tokenizer import TINY_FILE
 from stts_jax.model.video_language_model import VideoLanguageModel
@@ -346,12 +346,16 @@ def test_links_of_a_hugging_face_cache_are_followed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16, np.float32])
 @pytest.mark.parametrize("sign", [1, -1])
-def test_nan_of_either_sign_is_counted_and_infinity_is_not(dtype: type, sign: int) -> None:
+def test_nan_and_infinity_of_either_sign_are_counted(dtype: type, sign: int) -> None:
     values = np.linspace(-3, 3, 12).reshape(3, 4).astype(dtype)
-    values[0, 0], values[1, 1] = np.inf, -np.inf
-    assert count_nan(values) == count_nan(values.T) == 0
+    values[0, 0], values[1, 1] = ml_dtypes.finfo(dtype).max, ml_dtypes.finfo(dtype).min
+    assert not count_non_finite(values) and not count_non_finite(values.T)
     values[2, 3] = values[0, 2] = np.copysign(dtype(np.nan), dtype(sign))
-    assert count_nan(values) == count_nan(values.T) == 2
+    assert count_non_finite(values) == count_non_finite(values.T) == NonFinite(nan=2)
+    values[1, 0] = np.copysign(dtype(np.inf), dtype(sign))
+    assert count_non_finite(values) == NonFinite(nan=2, infinite=1)
+    values = np.full((2, 2), np.copysign(dtype(np.inf), dtype(sign)))
+    assert count_non_finite(values) == NonFinite(infinite=4)
 
 
 def test_nan_is_warned_of(tmp_path: Path, capsys) -> None:

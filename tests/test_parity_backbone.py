@@ -23,6 +23,7 @@ from reference_cases import (
     worst_gradient,
 )
 
+from convert.fields import Fields
 from convert.in_memory import from_native, to_native
 from convert.names import Name, name_table
 from convert.reference_config import REFERENCE_TOKENS_PER_FRAME, prune_config, vit_config
@@ -54,8 +55,8 @@ def backbone_config(case: dict[str, np.ndarray], topk: np.ndarray) -> ModelConfi
     backbone, llm = table(case), table(case, "llm_json")
     vit = {**backbone["vit"], "topk": float(topk)}
     config = ModelConfig(
-        vit=vit_config(vit, tuple(backbone["vit_layers"])),
-        prune=prune_config(vit),
+        vit=vit_config(Fields(vit), tuple(backbone["vit_layers"])),
+        prune=prune_config(Fields(vit)),
         connector=ConnectorConfig(
             heads=vit["image_num_heads"],
             head_dim=vit["image_head_dim"],

@@ -7,7 +7,6 @@ size upwards. Source: olmo/tokenizer.py (DATA 1).
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,9 +15,14 @@ from typing import Any
 import tokenizers
 
 from stts_jax.config import SPECIAL_TOKENS
+from stts_jax.data.tokenizer_file import load_base, raise_unless_refused
+from stts_jax.plain_files import FileError, read_json_object, reason
+from stts_jax.quoting import shorten
 
 TINY_FILE = Path(__file__).with_name("tiny_tokenizer.json")
 CONFIG_FILE = "tokenizer_config.json"  # lies beside tokenizer.json in published models
+# Ids without a token of their own; published models leave some hundreds.
+MOST_FILLERS = 300_000
 REMEMBERED_TEXTS = 20000  # times and questions come again and again
 END_OF_TURN = "<|im_end|>"  # closes a turn; EOS where no configuration names another
 # Numbered after the visual tokens. Only pointing models use them, but text that holds them must
@@ -68,6 +72,11 @@ class Tokenizer:
                 f"the tokenizer has {size} tokens, more than model.llm.vocab_size={vocab_size}; "
                 "raise that or use another data.tokenizer"
             )
+        if vocab_size - size > MOST_FILLERS:
+            raise TokenizerError(
+                f"model.llm.vocab_size={vocab_size} leaves {vocab_size - size} ids without a "
+                f"token, as the tokenizer has {size}; use the data.tokenizer of the model"
+            )
         self.vocab_size = vocab_size
         self.eos_id = _id_of(base, eos)
         self.bos_id = self.eos_id if bos is None else _id_of(base, bos)
@@ -100,18 +109,23 @@ class Tokenizer:
           TokenizerError: if there is no such file, or it doesn't fit.
         """
         path = TINY_FILE if name_or_path == "tiny" else Path(name_or_path)
-        if not path.is_file():
+        try:
+            there = path.is_file()
+        except (OSError, ValueError):  # no name of a file at all
+            there = False
+        if not there:
             raise TokenizerError(
-                f"tokenizer '{path}' does not exist; set data.tokenizer to 'tiny' or to the path "
-                "of a tokenizer.json"
+                f"tokenizer {shorten(path)} does not exist; set data.tokenizer to 'tiny' or to the "
+                "path of a tokenizer.json"
             )
         try:
-            base = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
+            base = load_base(path)
+        except FileError as error:
             raise TokenizerError(
-                f"tokenizer '{path}' cannot be read: {error}; use a tokenizer.json"
+                f"tokenizer '{path}' cannot be read: {error}; use a tokenizer.json of a published "
+                "model"
             ) from error
-        return cls(base, vocab_size, **_marks(path.with_name(CONFIG_FILE)))
+        return cls(base, vocab_size, **marks_beside(path))
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; nothing is added. Special tokens written out in it are recognised.
@@ -124,11 +138,7 @@ class Tokenizer:
             if len(self._known) >= REMEMBERED_TEXTS:
                 self._known.clear()
             pieces = text.split(LITERAL_MARK)
-            self._known[text] = [
-                token
-                for piece in pieces
-                for token in self._base.encode(piece, add_special_tokens=False).ids
-            ]
+            self._known[text] = [token for piece in pieces for token in self._ids(piece)]
         return list(self._known[text])
 
     def literal(self, value: Any) -> Any:
@@ -161,8 +171,25 @@ class Tokenizer:
         """Text of all `ids` but BOS, EOS and padding; other special tokens are written out."""
         return self._text([int(i) for i in ids if i >= 0 and i not in (self.bos_id, self.eos_id)])
 
+    def _ids(self, text: str) -> list[int]:
+        try:
+            return self._base.encode(text, add_special_tokens=False).ids
+        except BaseException as error:
+            raise_unless_refused(error)
+            raise TokenizerError(
+                f"the tokenizer fails on the text {shorten(text)} ({reason(error)}); use another "
+                "data.tokenizer, or other words"
+            ) from error
+
     def _text(self, ids: Sequence[int]) -> str:
-        return self._base.decode(ids, skip_special_tokens=False)
+        try:
+            return self._base.decode(ids, skip_special_tokens=False)
+        except BaseException as error:
+            raise_unless_refused(error)
+            raise TokenizerError(
+                f"the tokenizer fails on the ids {shorten(list(ids))} ({reason(error)}); use "
+                "another data.tokenizer"
+            ) from error
 
 
 def without_marks(value: Any) -> Any:
@@ -194,24 +221,37 @@ def _id_of(base: tokenizers.Tokenizer, token: str) -> int:
     token_id = base.token_to_id(token)
     if token_id is None:
         raise TokenizerError(
-            f"the tokenizer has no '{token}' token, which starts sequences or ends answers; use "
-            "the tokenizer.json of an instruction-tuned model"
+            f"the tokenizer has no {shorten(token)} token, which starts sequences or ends answers; "
+            "use the tokenizer.json of an instruction-tuned model"
         )
     return token_id
 
 
-def _marks(path: Path) -> dict[str, str]:
-    """EOS and BOS as far as a `tokenizer_config.json` names them, as arguments of `Tokenizer`."""
-    if not path.is_file():
+def marks_beside(path: Path) -> dict[str, str]:
+    """EOS and BOS as the `tokenizer_config.json` beside a file names them, for `Tokenizer`.
+
+    Raises:
+      TokenizerError: if that file can't be read, or names something else than tokens.
+    """
+    path = path.with_name(CONFIG_FILE)
+    if not path.exists():
         return {}
     try:
-        stated = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        stated = read_json_object(path)
+    except FileError as error:
         raise TokenizerError(
-            f"'{path}' is not valid JSON: {error}; copy it again, or remove it to use "
-            f"'{END_OF_TURN}'"
+            f"{error}; copy it again, or remove it to use '{END_OF_TURN}'"
         ) from error
-    marks = {name: stated.get(f"{name}_token") for name in ("eos", "bos")}
-    # A token is given by its text, or by a table that has it as "content".
-    texts = {k: v["content"] if isinstance(v, dict) else v for k, v in marks.items()}
-    return {name: text for name, text in texts.items() if text is not None}
+    marks = {}
+    for name in ("eos", "bos"):
+        found = stated.get(f"{name}_token")
+        # A token is given by its text, or by a table that has it as "content".
+        text = found.get("content") if isinstance(found, dict) else found
+        if found is not None and (not isinstance(text, str) or not text):
+            raise TokenizerError(
+                f"{name}_token in '{path}' is {shorten(found)}, which is no token; name one, or "
+                "remove the line"
+            )
+        if text is not None:
+            marks[name] = text
+    return marks

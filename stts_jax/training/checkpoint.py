@@ -8,7 +8,6 @@ a temporary folder and renames it when all is there, so a folder named after a s
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,8 @@ from stts_jax.config import Config, load_config
 from stts_jax.model.video_language_model import VideoLanguageModel, in_compute_dtype
 from stts_jax.parallel.mesh import make_mesh, parameter_shardings
 from stts_jax.parallel.parameters import named_parameters
+from stts_jax.plain_files import FileError, read_json_object, require_plain_tree, require_within
+from stts_jax.quoting import shorten
 from stts_jax.training.damage import is_damage, reason_of
 from stts_jax.training.stored_arrays import open_arrays
 
@@ -30,7 +31,9 @@ CHECKPOINTS = "checkpoints"
 MODEL = "model"
 # What Orbax writes last into a step's folder.
 COMPLETE = "_CHECKPOINT_METADATA"
+_COMMITTED = "commit_timestamp_nsecs"
 _SCORER = "scorer."
+_LISTED = 50  # more parameters than a model has
 
 
 class CheckpointError(RuntimeError):
@@ -44,8 +47,24 @@ def find_checkpoint(folder: Path) -> Path:
       folder: of a run, its `checkpoints`, or one step in there.
 
     Raises:
-      CheckpointError: if there is none, or it lacks files.
+      CheckpointError: if there is none, it lacks files, its last file was cut, or one of its files
+        is none or lies elsewhere.
     """
+    checkpoint = locate_checkpoint(folder)
+    with reading(checkpoint):
+        require_sound(checkpoint)
+    return checkpoint
+
+
+def require_sound(checkpoint: Path) -> None:
+    """Raises a `FileError` if a save was not finished, or a file of a checkpoint is not its own."""
+    require_plain_tree(checkpoint)
+    if type(read_json_object(checkpoint / COMPLETE).get(_COMMITTED)) is not int:
+        raise FileError(f"'{COMPLETE}' doesn't say when the checkpoint was finished")
+
+
+def locate_checkpoint(folder: Path) -> Path:
+    """As `find_checkpoint`, without a look into its files; a resumed run moves damaged ones."""
     folder = folder.resolve()
     if (folder / MODEL).is_dir():
         if not _is_complete(folder):
@@ -74,7 +93,7 @@ def identity_of(folder: Path) -> dict[str, Any]:
     """
     checkpoint = find_checkpoint(folder)
     with reading(checkpoint):
-        saved = json.loads((checkpoint / COMPLETE).read_text())["commit_timestamp_nsecs"]
+        saved = read_json_object(checkpoint / COMPLETE)[_COMMITTED]
     return {"path": str(checkpoint), "saved_ns": saved}
 
 
@@ -84,10 +103,13 @@ def config_of(folder: Path) -> Config:
     Raises:
       CheckpointError: if there is no checkpoint or no `config.json` with it.
     """
-    checkpoint = find_checkpoint(folder)
+    checkpoint = locate_checkpoint(folder)
     for place in (checkpoint, *checkpoint.parents[:2]):
-        if (place / "config.json").is_file():
-            return load_config(str(place / "config.json"))
+        path = place / "config.json"
+        if path.is_file():
+            with reading(checkpoint):
+                require_within(path, place)
+            return load_config(str(path))
     raise CheckpointError(
         f"there is no config.json with checkpoint '{checkpoint}'; copy that of the run to "
         f"'{checkpoint.parents[1]}'"
@@ -248,22 +270,24 @@ def renamed(abstract: Any, arrays: dict[str, Any]) -> Any:
 
 def mismatches(wanted: dict[str, Any], saved: dict[str, Any]) -> list[str]:
     """What is missing, of another shape, or too much in `saved`; one phrase each."""
-    problems = [f"'{name}' is missing" for name in wanted if name not in saved]
+    problems = [f"{shorten(name)} is missing" for name in wanted if name not in saved]
     problems += [
         f"'{name}' has shape {tuple(saved[name].shape)} instead of {tuple(array.shape)}"
         for name, array in wanted.items()
         if name in saved and tuple(saved[name].shape) != tuple(array.shape)
     ]
-    return problems + [f"'{name}' is too much" for name in saved if name not in wanted]
+    return problems + [f"{shorten(name)} is too much" for name in saved if name not in wanted]
 
 
 def require_match(wanted: dict[str, Any], saved: dict[str, Any], folder: Path) -> None:
     """Raise a `CheckpointError` that lists all mismatches."""
     problems = mismatches(wanted, saved)
     if problems:
+        more = len(problems) - _LISTED
         raise CheckpointError(
-            f"checkpoint '{folder}' doesn't fit this setup: {'; '.join(problems)}; use the "
-            "config.json that lies with it"
+            f"checkpoint '{folder}' doesn't fit this setup: {'; '.join(problems[:_LISTED])}"
+            + (f"; and {more} more" if more > 0 else "")
+            + "; use the config.json that lies with it"
         )
 
 

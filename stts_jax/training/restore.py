@@ -5,7 +5,6 @@ Only damage moves files, see `damage`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -18,13 +17,13 @@ from orbax.checkpoint import v1 as ocp
 from stts_jax.parallel.processes import Share, is_first
 from stts_jax.training.checkpoint import (
     CHECKPOINTS,
-    COMPLETE,
     MODEL,
     CheckpointError,
     checkpoint_steps,
     incomplete_steps,
     renamed,
     require_match,
+    require_sound,
     writing,
 )
 from stts_jax.training.damage import is_damage, reason_of
@@ -104,7 +103,7 @@ def _all_damaged(output: Path) -> CheckpointError:
 
 def _restore(folder: Path, step: int, abstract: TrainState) -> tuple[TrainState, Progress]:
     # Orbax keeps to itself why this file, or the metadata of a part, can't be read.
-    json.loads((folder / COMPLETE).read_text())
+    require_sound(folder)
     saved = ocp.checkpointables_metadata(folder)
     wanted = parts_of(abstract)
     fresh = {}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stts_jax.config import Config, replace
-from stts_jax.training.checkpoint import checkpoint_steps, config_of, find_checkpoint
+from stts_jax.training.checkpoint import checkpoint_steps, config_of, locate_checkpoint
 
 TINY = "tiny"
 TOKENIZER = "tokenizer.json"
@@ -52,7 +52,7 @@ def _tokenizer_of(folder: Path) -> str | None:
     stated = config_of(folder).data.tokenizer
     if _exists(stated):
         return stated
-    checkpoint = find_checkpoint(folder)
+    checkpoint = locate_checkpoint(folder)
     places = (place / TOKENIZER for place in (checkpoint, *checkpoint.parents[:2]))
     return next((str(path) for path in places if path.is_file()), None)
 

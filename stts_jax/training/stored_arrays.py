@@ -6,12 +6,14 @@ reads fail by itself, and prints each.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tensorstore as ts
+
+from stts_jax.plain_files import read_json_object
+from stts_jax.quoting import shorten
 
 # What Orbax calls the list of a folder's arrays.
 METADATA = "_METADATA"
@@ -28,14 +30,23 @@ def open_arrays(folder: Path) -> dict[str, Any]:
     """
     metadata = read_metadata(folder)
     names = [entry["key_metadata"][0]["key"] for entry in metadata["tree_metadata"].values()]
+    for name in names:
+        if not isinstance(name, str) or "/" in name or name in ("", ".", ".."):
+            raise ValueError(f"{shorten(name)} in '{METADATA}' is no name of an array")
     specs = {name: spec_of(folder, name, metadata) for name in names}
     opened = {name: ts.open(spec, open=True, read=True) for name, spec in specs.items()}
-    return {name: array.result() for name, array in opened.items()}
+    arrays = {name: array.result() for name, array in opened.items()}
+    for name, array in arrays.items():
+        # A block is read as a whole: one that is larger than its array may fill memory.
+        block = array.chunk_layout.read_chunk.shape
+        if any(side > max(1, size) for side, size in zip(block, array.shape, strict=True)):
+            raise ValueError(f"the blocks of array '{name}' are {block}, larger than the array")
+    return arrays
 
 
 def read_metadata(folder: Path) -> Mapping[str, Any]:
     """What Orbax wrote of the arrays in a folder."""
-    return json.loads((folder / METADATA).read_text())
+    return read_json_object(folder / METADATA)
 
 
 def spec_of(folder: Path, name: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
