@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from convert.fields import MOST_LAYERS, MOST_WINDOW, Fields
 from stts_jax.config import (
+    Bidirectional,
     ConfigError,
     ConnectorConfig,
     LlmConfig,
     ModelConfig,
     PruneConfig,
+    PruneMethod,
     VitConfig,
     YarnConfig,
     replace,
@@ -21,6 +23,8 @@ DEFAULT_VIDEO_POOLING = 3
 DEFAULT_IMAGE_POOLING = 2
 # What the reference calls the forms of query and key norms.
 QK_NORMS = {"qwen3": "head", "olmo": "full"}
+_METHODS = {method: method for method in get_args(PruneMethod)}
+_MODES = {mode: mode for mode in get_args(Bidirectional)}
 # The reference counts 81 tokens for every frame, whatever its grid.
 REFERENCE_TOKENS_PER_FRAME = 81
 
@@ -53,7 +57,7 @@ def prune_config(vit: Fields, pooling: int = 3) -> PruneConfig:
     return replace(
         PruneConfig(),
         {
-            "method": vit.text("prune_method"),
+            "method": vit.choice("prune_method", _METHODS),
             # On a small grid the reference would count more tokens than there are; nobody means
             # that.
             "topk": counted if counted < 1 else topk,
@@ -97,7 +101,7 @@ def connector_config(backbone: Fields, llm: Fields, image_pooling: int = 2) -> C
     )
 
 
-def llm_config(llm: Fields, bidirectional: str | None) -> LlmConfig:
+def llm_config(llm: Fields, bidirectional: Bidirectional) -> LlmConfig:
     """From the reference's `LlmConfig`.
 
     The defaults are those of olmo/nn/llm.py: configurations from before a setting came don't
@@ -110,7 +114,7 @@ def llm_config(llm: Fields, bidirectional: str | None) -> LlmConfig:
         )
     heads, width = llm.whole("n_heads"), llm.whole("d_model")
     layers = llm.whole("n_layers", most=MOST_LAYERS)
-    config = LlmConfig(
+    return LlmConfig(
         vocab_size=llm.whole("embedding_size", "vocab_size"),
         extra_vocab_size=llm.whole("additional_vocab_size", default=128, least=0),
         width=width,
@@ -127,11 +131,11 @@ def llm_config(llm: Fields, bidirectional: str | None) -> LlmConfig:
         rope_theta=llm.number("rope_theta"),
         yarn=_yarn(llm, layers),
         tied_head=llm.flag("weight_tying"),
+        bidirectional=bidirectional,
         max_positions=llm.whole("max_position_embeddings", "max_sequence_length", most=MOST_WINDOW),
         residual_dropout=llm.number("residual_dropout", default=0.1),
         response_residual_dropout=llm.number("response_residual_dropout", default=0.0),
     )
-    return replace(config, {"bidirectional": bidirectional or "none"})
 
 
 def _yarn(llm: Fields, count: int) -> YarnConfig | None:
@@ -207,5 +211,5 @@ def model_config(native: Mapping[str, Any]) -> ModelConfig:
         vit=vit_config(vit, layers),
         prune=prune_config(vit, video),
         connector=connector_config(backbone, llm, image),
-        llm=llm_config(llm, fields.text("bi_directional_attn", default=None)),
+        llm=llm_config(llm, fields.choice("bi_directional_attn", _MODES, default="none")),
     )

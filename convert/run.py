@@ -18,17 +18,17 @@ import ml_dtypes
 import numpy as np
 
 from convert.fresh import fresh_scorer
+from convert.hf_export import export_files
 from convert.hf_folder import write_folder
 from convert.matching import Filling, Origin, match
 from convert.names import HF, HF_HEAD, name_table
 from convert.orbax_folder import write_arrays
 from convert.sources import DEFAULT_TOPK, Source
 from convert.stored import ConvertError, Rows, join_parts
-from convert.tokenizer_files import TOKENIZER
+from convert.tokenizer_files import TOKENIZER, Files
 from stts_jax.config import Config, ModelConfig, replace
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.parameters import named_parameters
-from stts_jax.plain_files import reason
 from stts_jax.progress import progress_bar
 from stts_jax.training.checkpoint import CHECKPOINTS
 
@@ -95,20 +95,10 @@ def plan(source: Source, *, add_scorer: bool = False, topk: float | None = None)
 
 
 def abstract_parameters(model: ModelConfig) -> dict[str, Any]:
-    """Shapes of our parameters by name.
-
-    Raises:
-      ConvertError: if the sizes are too large for any array.
-    """
-    try:
-        return named_parameters(
-            jax.eval_shape(lambda: VideoLanguageModel(model, key=jax.random.key(0)))
-        )
-    except (OverflowError, MemoryError, TypeError, ValueError) as error:
-        raise ConvertError(
-            f"the configuration describes a model that can't be built ({reason(error)}); take the "
-            "one that belongs to these weights"
-        ) from error
+    """Shapes of our parameters by name."""
+    return named_parameters(
+        jax.eval_shape(lambda: VideoLanguageModel(model, key=jax.random.key(0)))
+    )
 
 
 def convert(
@@ -156,8 +146,11 @@ def convert(
                 output_config(planned.model, target, has_tokenizer).save(temporary)
         for name, count in found.items():
             warn(f"warning: {name} holds {count}")
-        for name, text in (planned.source.tokenizer or {}).items():
+        files, note = _files_beside(planned, to)
+        for name, text in files.items():
             (temporary / name).write_text(text, encoding="utf-8")
+        if note:
+            warn(f"note: {note}")
         if target.is_dir():  # empty, see _prepare
             target.rmdir()
         temporary.rename(target)
@@ -169,6 +162,14 @@ def convert(
                 "room or choose another place, and run this again"
             ) from error
         raise
+
+
+def _files_beside(planned: Plan, to: Target) -> tuple[Files, str]:
+    """Texts of the files that go along, by name, and what a user should know of them."""
+    source = planned.source
+    if to == "hf":
+        return export_files(source.tokenizer, planned.model, source.data)
+    return source.tokenizer or {}, ""
 
 
 def output_config(model: ModelConfig, target: Path, has_tokenizer: bool) -> Config:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,10 +27,10 @@ from convert.stored import (
     row_blocks,
 )
 from convert.tokenizer_files import Files, tokenizer_in, tokenizer_of_run
-from stts_jax.config import Bidirectional, ConfigError, ModelConfig
+from stts_jax.config import Bidirectional, ConfigError, DataConfig, ModelConfig
 from stts_jax.config import replace as replace_config
 from stts_jax.plain_files import read_json_object
-from stts_jax.quoting import shorten
+from stts_jax.quoting import shorten, shorten_words
 from stts_jax.training.checkpoint import (
     CHECKPOINTS,
     MODEL,
@@ -83,6 +83,7 @@ class Source:
       ignore: names that nothing has to read.
       notes: what was left out or assumed, a sentence each.
       tokenizer: files of the tokenizer that belongs to it, if there is one.
+      data: settings that images and videos are read with, as far as they are known.
     """
 
     kind: str
@@ -93,6 +94,7 @@ class Source:
     ignore: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     tokenizer: Files | None = None
+    data: DataConfig = field(default_factory=DataConfig)
 
 
 def open_source(folder: Path, options: Options) -> Source:
@@ -171,7 +173,8 @@ def _native(folder: Path, kind: str, tensors: Mapping[str, Rows], options: Optio
         _require_layers(reference_config.layers_of(described), tensors, NATIVE)
         config = reference_config.model_config(described)
     _require_agreement(options, config, path)
-    config, notes = _with_scorer(config, tensors, options)
+    with _understood(path):
+        config, notes = _with_scorer(config, tensors, options)
     source = Source(
         kind, folder, NATIVE, tensors, config, notes=notes, tokenizer=tokenizer_in(folder)
     )
@@ -195,7 +198,8 @@ def _hugging_face(folder: Path, options: Options) -> Source:
             raw, tied_head=tied, bidirectional=bidirectional, **pooling_windows(folder)
         )
     _require_agreement(options, config, path)
-    config, more = _with_scorer(config, tensors, options)
+    with _understood(path):
+        config, more = _with_scorer(config, tensors, options)
     kind = "Hugging Face, " + ("names of transformers' modules" if modules else "released names")
     notes += (
         *more,
@@ -263,8 +267,16 @@ def _ours(folder: Path, options: Options) -> Source:
     tensors = read_arrays(checkpoint, config.model, NATIVE)
     run = checkpoint.parents[1] if checkpoint.parent.name == CHECKPOINTS else checkpoint
     tokenizer, notes = tokenizer_of_run(config.data.tokenizer, run)
-    kind = "ours, Orbax"
-    return Source(kind, folder, NATIVE, tensors, config.model, notes=notes, tokenizer=tokenizer)
+    return Source(
+        "ours, Orbax",
+        folder,
+        NATIVE,
+        tensors,
+        config.model,
+        notes=notes,
+        tokenizer=tokenizer,
+        data=config.data,
+    )
 
 
 def _require_agreement(options: Options, config: ModelConfig, path: Path) -> None:
@@ -289,7 +301,7 @@ def _understood(path: Path) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise ConvertError(f"'{path}': {error}") from error
+        raise ConvertError(f"'{path}': {shorten_words(str(error))}") from error
 
 
 def _with_scorer(

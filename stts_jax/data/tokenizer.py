@@ -63,10 +63,12 @@ class Tokenizer:
           bos: token that starts a sequence, None for `eos`.
 
         Raises:
-          TokenizerError: if `base` has more tokens than rows, lacks `eos` or `bos`, or already has
-            the visual tokens.
+          TokenizerError: if `base` has more tokens than rows, lacks `eos` or `bos`, or has the
+            visual tokens under other ids.
         """
         size = base.get_vocab_size(with_added_tokens=True)
+        if base.token_to_id(SPECIAL_TOKENS[0]) == vocab_size:
+            size = vocab_size  # it was saved with the fillers and the visual tokens
         if size > vocab_size:
             raise TokenizerError(
                 f"the tokenizer has {size} tokens, more than model.llm.vocab_size={vocab_size}; "
@@ -242,6 +244,15 @@ def marks_beside(path: Path) -> dict[str, str]:
         raise TokenizerError(
             f"{error}; copy it again, or remove it to use '{END_OF_TURN}'"
         ) from error
+    return marks_in(stated, path)
+
+
+def marks_in(stated: Mapping[str, Any], path: Path) -> dict[str, str]:
+    """EOS and BOS as the content of a `tokenizer_config.json` names them; `path` is for messages.
+
+    Raises:
+      TokenizerError: if it names something else than tokens.
+    """
     marks = {}
     for name in ("eos", "bos"):
         found = stated.get(f"{name}_token")

@@ -13,8 +13,8 @@ import os
 import resource
 import sys
 
-MEMORY_BYTES = 4 << 30
-PROCESSOR_SECONDS = 30
+MEMORY_BYTES = 2 << 30
+PROCESSOR_SECONDS = 10
 # Ids for a byte, and bytes for an id, that no tokenizer of a language model exceeds.
 _MOST_IDS = 4
 _MOST_BYTES = 512
