@@ -39,6 +39,10 @@ def local_checkpoint(folder: Path, notice: Callable[[str], None] = print) -> Pat
     return copy
 
 
+# Changes when a conversion comes out otherwise than before: older copies are left alone then.
+_VERSION = 2
+
+
 def _cache() -> Path:
     root = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
     return Path(root) / "stts_jax" / "converted"
@@ -46,7 +50,7 @@ def _cache() -> Path:
 
 def _state(folder: Path) -> str:
     """Changes when a file of the folder does."""
-    lines = [str(folder.resolve())]
+    lines = [f"{_VERSION} {folder.resolve()}"]
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         about = path.stat()
         lines.append(f"{path.relative_to(folder)} {about.st_size} {about.st_mtime_ns}")

@@ -261,8 +261,8 @@ def _ours(folder: Path, options: Options) -> Source:
     try:
         checkpoint = find_checkpoint(folder)
         config = config_of(checkpoint)
-    except CheckpointError as error:
-        raise ConvertError(str(error)) from error
+    except (CheckpointError, ConfigError) as error:
+        raise ConvertError(shorten_words(str(error))) from error
     _require_agreement(options, config.model, folder)
     tensors = read_arrays(checkpoint, config.model, NATIVE)
     run = checkpoint.parents[1] if checkpoint.parent.name == CHECKPOINTS else checkpoint

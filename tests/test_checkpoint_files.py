@@ -120,6 +120,15 @@ def test_a_resumed_run_may_still_ask_for_the_config_of_what_is_damaged(tmp_path:
     assert config_of(tmp_path / "run") == Config()
 
 
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"name": "a", "name": "b"}', "[]"])
+def test_an_odd_config_of_a_run_is_one_sentence(tmp_path: Path, content: str) -> None:
+    step_in(tmp_path)
+    (tmp_path / "run" / "config.json").write_text(content)
+    with pytest.raises(CheckpointError) as caught:
+        config_of(tmp_path / "run")
+    assert "config.json" in str(caught.value) and len(str(caught.value)) < 700
+
+
 @pytest.mark.parametrize("name", ["../../outside", "", "..", 5, None])
 def test_arrays_that_lie_outside_are_not_opened(tmp_path: Path, name) -> None:
     entry = {"key_metadata": [{"key": name}]}

@@ -17,7 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from convert_cases import write_hf
 from goldens_folder import goldens_dir
+from model_cases import small_model_config
 from reference_cases import exact_budget, load, visual_features, worst
 
 from convert.__main__ import main
@@ -25,6 +27,7 @@ from convert.in_memory import to_native
 from convert.names import name_table
 from stts_jax.budget import Budget, MultimodalType
 from stts_jax.config import override, replace
+from stts_jax.data.tokenizer import TINY_FILE, Tokenizer
 from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
 from stts_jax.training.checkpoint import load_model
 
@@ -312,6 +315,31 @@ def test_parity_an_exported_model_loads_in_transformers(form: str, tmp_path: Pat
     )
     assert not report["missing_keys"] and not report["unexpected_keys"]
     assert (torch_logits(back.eval(), case) == torch_logits(model, case)).all()
+
+
+@needs_torch
+def test_parity_an_exported_folder_loads_by_itself_in_transformers(tmp_path: Path) -> None:
+    """AutoProcessor itself needs torchvision as well, which isn't in the extra."""
+    from inspect import signature
+
+    from transformers import AutoModelForImageTextToText, AutoTokenizer
+    from transformers.models.molmo2.processing_molmo2 import Molmo2Processor
+
+    model = small_model_config(llm__vocab_size=512, llm__tied_head=False, prune__method="none")
+    source = write_hf(tmp_path / "hf", replace(model, {"prune.topk": 0.0}))
+    (source / "tokenizer.json").write_bytes(TINY_FILE.read_bytes())
+    assert main([str(source), str(tmp_path / "ours")]) == 0
+    assert main([str(tmp_path / "ours"), str(tmp_path / "back"), "--to", "hf"]) == 0
+    back = AutoModelForImageTextToText.from_pretrained(tmp_path / "back")
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "back")
+    ours = Tokenizer.load("tiny", 512)
+    assert type(back).__name__ == "Molmo2ForConditionalGeneration"
+    assert back.generation_config.eos_token_id == ours.eos_id == theirs.eos_token_id
+    text = "What colour is it at 12.5? <im_patch><im_col><frame_start><|video|>"
+    assert theirs(text, add_special_tokens=False)["input_ids"] == ours.encode(text)
+    processor = json.loads((tmp_path / "back" / "processor_config.json").read_text())
+    parts = {"processor_class"}
+    assert processor.keys() - parts <= signature(Molmo2Processor.__init__).parameters.keys()
 
 
 # ------------------------------------------------------------------------ a start from parts

@@ -133,7 +133,7 @@ def test_ids_without_tokens_are_not_made_by_the_million(tmp_path: Path, vocab_si
     assert "without a token" in refused(str(TINY_FILE), vocab_size)
 
 
-@pytest.mark.parametrize("odd", [5, True, [], {}, {"content": 5}, "", "x" * 5000])
+@pytest.mark.parametrize("odd", [5, True, [], {}, {"content": 5}, "", "x" * 5000, "\ud800"])
 @pytest.mark.parametrize("name", ["eos_token", "bos_token"])
 def test_marks_that_are_no_tokens_are_one_sentence(tmp_path: Path, name: str, odd: Any) -> None:
     path = write(tmp_path)

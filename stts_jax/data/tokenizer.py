@@ -258,7 +258,9 @@ def marks_in(stated: Mapping[str, Any], path: Path) -> dict[str, str]:
         found = stated.get(f"{name}_token")
         # A token is given by its text, or by a table that has it as "content".
         text = found.get("content") if isinstance(found, dict) else found
-        if found is not None and (not isinstance(text, str) or not text):
+        # Half of a pair of surrogates is in no text, but JSON can name it.
+        sound = isinstance(text, str) and text and not re.search("[\ud800-\udfff]", text)
+        if found is not None and not sound:
             raise TokenizerError(
                 f"{name}_token in '{path}' is {shorten(found)}, which is no token; name one, or "
                 "remove the line"

@@ -129,8 +129,8 @@ def _require_no_growth(path: Path, parsed: Mapping[str, Any]) -> None:
                 growth *= max([1, *(len(text) for text in texts if isinstance(text, str))])
         if growth > MOST_GROWTH or steps > MOST_STEPS:
             raise FileError(
-                f"'{path}' has a {name} of {steps} steps that may make a text {shorten(growth)} times "
-                "as long"
+                f"'{path}' has a {name} of {steps} steps that may make a text "
+                f"{shorten(growth)} times as long"
             )
 
 

@@ -108,7 +108,7 @@ def config_of(folder: Path) -> Config:
         path = place / "config.json"
         if path.is_file():
             with reading(checkpoint):
-                require_within(path, place)
+                read_json_object(require_within(path, place))
             return load_config(str(path))
     raise CheckpointError(
         f"there is no config.json with checkpoint '{checkpoint}'; copy that of the run to "
@@ -237,7 +237,8 @@ def reading(checkpoint: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = reason_of(error)
+        # The first cause says most, but not which file it is about.
+        reason = str(error) if isinstance(error, FileError) else reason_of(error)
         if is_damage(error):
             raise _damaged(checkpoint, reason) from error
         raise CheckpointError(
