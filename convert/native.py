@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,13 +64,7 @@ def read_sharded(folder: Path) -> dict[str, StoredTensor]:
             f"'{place / METADATA}' has no tensor whose name begins with '{PREFIX}'; it is no "
             "checkpoint of a model"
         )
-    total = sum(chunk.length for tensor in wanted.values() for chunk in tensor.chunks)
-    held = sum(path.stat().st_size for path in place.iterdir() if path.is_file())
-    if total > held:
-        raise ConvertError(
-            f"'{place / METADATA}' describes {total} bytes, but the files beside it hold {held}; "
-            "copy the checkpoint again, all of its files"
-        )
+    total = _require_parts(wanted, place)
     with _checking(SHARDED, total) as bar:
         return unwrapped(
             {
@@ -78,6 +72,25 @@ def read_sharded(folder: Path) -> dict[str, StoredTensor]:
                 for name, tensor in wanted.items()
             }
         )
+
+
+def _require_parts(tensors: Mapping[str, ShardedTensor], folder: Path) -> int:
+    """Bytes of all parts, which must lie in the folder's files, and not twice in the same bytes."""
+    ends: dict[str, int] = {}
+    total = 0
+    for tensor in tensors.values():
+        for chunk in tensor.chunks:
+            ends[chunk.file] = max(ends.get(chunk.file, 0), chunk.start + chunk.length)
+            total += chunk.length
+    for file, end in ends.items():
+        path = require_inside(folder / file, folder)
+        if end > path.stat().st_size:
+            raise ConvertError(f"'{path}' is truncated; copy or download it again")
+    if total > sum(ends.values()):
+        raise ConvertError(
+            f"'{folder / METADATA}' describes parts that overlap; copy the checkpoint again"
+        )
+    return total
 
 
 @contextmanager
@@ -118,9 +131,7 @@ def _sharded(name: str, tensor: ShardedTensor, folder: Path, bar: Any) -> Stored
                 f"tensor {shorten(name)} is cut along more than its first axis (a part is "
                 f"{chunk.sizes} of {tensor.shape}); only checkpoints cut by rows can be read"
             )
-        path = require_inside(folder / chunk.file, folder)
-        if chunk.start + chunk.length > path.stat().st_size:
-            raise ConvertError(f"'{path}' is truncated; copy or download it again")
+        path = (folder / chunk.file).resolve()  # which was looked at before
         stored = read_archive(path, chunk.start, chunk.length, bar.update)
         if not isinstance(stored, StoredTensor):
             raise ConvertError(f"'{path}' holds no tensor where {METADATA} says; copy it again")

@@ -13,7 +13,17 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from torch_files import Name, Object, Reference, Sharded, archive, model_pt, pickled, tensor
+from torch_files import (
+    METADATA,
+    Name,
+    Object,
+    Reference,
+    Sharded,
+    archive,
+    model_pt,
+    pickled,
+    tensor,
+)
 
 from convert.native import read_sharded, read_unsharded
 from convert.pickle_subset import PickleError, load
@@ -138,10 +148,33 @@ def test_a_sharded_checkpoint_is_read(tmp_path: Path) -> None:
     assert same(values(read_sharded(tmp_path)))
 
 
-def test_a_part_of_length_zero_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [0, 1, 700])
+def test_a_part_that_was_cut_is_named(tmp_path: Path, size: int) -> None:
     Sharded(tmp_path / "model_and_optim").write(ARRAYS)
-    os.truncate(tmp_path / "model_and_optim" / "__0_0.distcp", 0)
-    with pytest.raises(ConvertError, match="copy the checkpoint again"):
+    os.truncate(tmp_path / "model_and_optim" / "__0_0.distcp", size)
+    with pytest.raises(ConvertError, match=r"__0_0.distcp' is truncated"):
+        read_sharded(tmp_path)
+
+
+def test_a_part_outside_of_the_folder_is_refused(tmp_path: Path) -> None:
+    Sharded(tmp_path / "model_and_optim").write(ARRAYS)
+    part = tmp_path / "model_and_optim" / "__0_0.distcp"
+    part.rename(tmp_path / "outside")
+    part.symlink_to(tmp_path / "outside")
+    with pytest.raises(ConvertError, match="leads out"):
+        read_sharded(tmp_path)
+
+
+def test_parts_that_lie_in_the_same_bytes_are_refused(tmp_path: Path) -> None:
+    Sharded(tmp_path / "model_and_optim").write(ARRAYS)
+    path = tmp_path / "model_and_optim" / ".metadata"
+    sharded = Sharded(tmp_path / "again")
+    sharded.write(ARRAYS)
+    for place in sharded.places.values():
+        place.state["offset"] = 0
+    whole = {"state_dict_metadata": sharded.tensors, "storage_data": sharded.places}
+    path.write_bytes(pickled(Object(METADATA, "Metadata", state=whole)))
+    with pytest.raises(ConvertError, match="overlap"):
         read_sharded(tmp_path)
 
 

@@ -325,8 +325,10 @@ def test_parity_an_exported_folder_loads_by_itself_in_transformers(tmp_path: Pat
     from transformers import AutoModelForImageTextToText, AutoTokenizer
     from transformers.models.molmo2.processing_molmo2 import Molmo2Processor
 
-    model = small_model_config(llm__vocab_size=512, llm__tied_head=False, prune__method="none")
-    source = write_hf(tmp_path / "hf", replace(model, {"prune.topk": 0.0}))
+    model = small_model_config(
+        llm__vocab_size=512, llm__tied_head=False, prune__method="none", prune__topk=0.0
+    )
+    source = write_hf(tmp_path / "hf", model)
     (source / "tokenizer.json").write_bytes(TINY_FILE.read_bytes())
     assert main([str(source), str(tmp_path / "ours")]) == 0
     assert main([str(tmp_path / "ours"), str(tmp_path / "back"), "--to", "hf"]) == 0
