@@ -17,6 +17,7 @@ from convert.hf_processor import pooling_windows
 from convert.names import HF, HF_HEAD, NATIVE, TRANSFORMERS, unused_vit_blocks
 from convert.orbax_folder import read_arrays
 from convert.plain_yaml import read_yaml
+from convert.size_checks import require_layers, require_positions
 from convert.stored import (
     ConvertError,
     JoinedRows,
@@ -44,8 +45,6 @@ _STEP = re.compile(r"step(\d+)(-unsharded)?")
 _ADAPTER = "adapter_config.json"
 _MODULES = re.compile(r"(^|\.)language_model\.")
 DEFAULT_TOPK = 0.5
-# A configuration that states more layers than are there, by so many, isn't that of the files.
-MOST_LACKING_LAYERS = 100
 _EMBEDDINGS = (
     "model.transformer.wte.embedding",
     "model.language_model.embed_tokens.weight",
@@ -170,10 +169,11 @@ def _native(folder: Path, kind: str, tensors: Mapping[str, Rows], options: Optio
     raw = _parse(path, folder, read_yaml)
     described = raw.get("model", raw) if isinstance(raw, dict) else {}
     with _understood(path):
-        _require_layers(reference_config.layers_of(described), tensors, NATIVE)
+        require_layers(reference_config.layers_of(described), tensors, NATIVE)
         config = reference_config.model_config(described)
     _require_agreement(options, config, path)
     with _understood(path):
+        require_positions(config, tensors, NATIVE)
         config, notes = _with_scorer(config, tensors, options)
     source = Source(
         kind, folder, NATIVE, tensors, config, notes=notes, tokenizer=tokenizer_in(folder)
@@ -188,7 +188,7 @@ def _hugging_face(folder: Path, options: Options) -> Source:
     modules = any(_MODULES.search(name) for name in found)
     column = TRANSFORMERS if modules else HF
     with _understood(path):
-        _require_layers(hf_config.layers_of(raw), found, column)
+        require_layers(hf_config.layers_of(raw), found, column)
         tensors = _resplit(found, raw["text_config"])
         # A head that isn't there is the embedding only if the configuration says so.
         tied = _is_tied(tensors) if HF_HEAD in tensors else hf_config.states_tied_head(raw)
@@ -199,6 +199,7 @@ def _hugging_face(folder: Path, options: Options) -> Source:
         )
     _require_agreement(options, config, path)
     with _understood(path):
+        require_positions(config, tensors, column)
         config, more = _with_scorer(config, tensors, options)
     kind = "Hugging Face, " + ("names of transformers' modules" if modules else "released names")
     notes += (
@@ -214,27 +215,6 @@ def _hugging_face(folder: Path, options: Options) -> Source:
 def _stated_bidirectional(raw: Mapping[str, Any]) -> Bidirectional | None:
     modes = {mode: mode for mode in get_args(Bidirectional)}
     return Fields(raw).choice(hf_config.BIDIRECTIONAL_KEY, modes, default=None)
-
-
-_LAYERS = {
-    NATIVE: (r"transformer\.blocks\.(\d+)\.", r"resblocks\.(\d+)\."),
-    HF: (r"transformer\.blocks\.(\d+)\.", r"resblocks\.(\d+)\."),
-    TRANSFORMERS: (r"language_model\.layers\.(\d+)\.", r"vision_tower\.layers\.(\d+)\."),
-}
-
-
-def _require_layers(stated: tuple[int, int], tensors: Mapping[str, Rows], column: str) -> None:
-    """Refuses a number of layers far from the one that the files hold, before names are made."""
-    for count, pattern, what in zip(
-        stated, _LAYERS[column], ("language model", "vision transformer"), strict=True
-    ):
-        found = {match[1] for name in tensors if (match := re.search(pattern, name))}
-        # A folder may lack layers, which are listed, and blocks that no feature layer needs.
-        if count > len(found) + MOST_LACKING_LAYERS:
-            raise ConfigError(
-                f"it says that the {what} has {count} layers, but the files hold {len(found)}; "
-                "take the configuration that belongs to these weights"
-            )
 
 
 def _resplit(tensors: Mapping[str, Rows], text: Mapping[str, Any]) -> Mapping[str, Rows]:
@@ -265,6 +245,8 @@ def _ours(folder: Path, options: Options) -> Source:
         raise ConvertError(shorten_words(str(error))) from error
     _require_agreement(options, config.model, folder)
     tensors = read_arrays(checkpoint, config.model, NATIVE)
+    with _understood(folder / "config.json"):
+        require_positions(config.model, tensors, NATIVE)
     run = checkpoint.parents[1] if checkpoint.parent.name == CHECKPOINTS else checkpoint
     tokenizer, notes = tokenizer_of_run(config.data.tokenizer, run)
     return Source(

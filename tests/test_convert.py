@@ -264,6 +264,17 @@ def test_our_own_damaged_checkpoint_is_refused(tmp_path: Path, capsys, size) -> 
     assert not (tmp_path / "back").exists()
 
 
+def test_a_config_of_other_sizes_than_our_checkpoint_is_refused(tmp_path: Path, capsys) -> None:
+    ours = converted(tmp_path)
+    written = (ours / "config.json").read_text()
+    for part, key, value in (("llm", "layers", 10**6), ("llm", "vocab_size", 10**8)):
+        config = json.loads(written)
+        config["model"][part][key] = value
+        (ours / "config.json").write_text(json.dumps(config))
+        message = refused(capsys, ours, tmp_path / "back", "--to", "hf")
+        assert str(value) in message and len(message) < 2000
+
+
 def test_a_tensor_in_two_files_is_refused(tmp_path: Path, capsys) -> None:
     source = write_hf(tmp_path / "hf", SCORED)
     (source / "model-00002-of-00002.safetensors").unlink()

@@ -146,6 +146,14 @@ def test_a_configuration_of_many_more_layers_than_the_files_hold_is_refused(tmp_
         (folder / "config.json").write_text(before)
 
 
+def test_a_huge_table_of_positions_is_not_made(tmp_path: Path) -> None:
+    folder = hf(tmp_path)
+    change_config(folder, "vit_config", "image_num_pos", value=2**22)
+    assert "table of positions has the shape (4194304, 16), but the files hold (81, 16)" in message(
+        folder
+    )
+
+
 # ------------------------------------------------------------------------- what nobody should send
 
 ODD = [None, True, -1, 2.5, 10**30, float("nan"), "x" * 5000, [], {}, [[1]], "\ud800"]

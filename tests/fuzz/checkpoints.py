@@ -139,10 +139,10 @@ def _register(name: str, made: Callable[[], Path], quick: int) -> None:
 
 _register("Hugging Face folder", hugging_face, 100)
 _register("model.pt", unsharded, 60)
-_register("sharded checkpoint", sharded, 15)
+_register("sharded checkpoint", sharded, 10)
 
 
-@target("our checkpoint", ERRORS, 40)
+@target("our checkpoint", ERRORS, 25)
 def our_checkpoint(folder: Path, rng: Random, note: Note) -> None:
     """A folder of hundreds of files isn't copied each time: the changed file is put back."""
     files = sorted(path for path in ours().rglob("*") if path.is_file())
