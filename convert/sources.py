@@ -108,9 +108,9 @@ def open_source(folder: Path, options: Options) -> Source:
     if options.step is not None or not _is_checkpoint(folder):
         folder = _step_folder(folder, options.step)
     if (folder / native.UNSHARDED).exists():
-        return _native(folder, "native, unsharded", native.read_unsharded(folder), options)
+        return _native(folder, "native, unsharded", native.read_unsharded, options)
     if (folder / native.SHARDED).exists():
-        return _native(folder, "native, sharded", native.read_sharded(folder), options)
+        return _native(folder, "native, sharded", native.read_sharded, options)
     return _ours(folder, options) if _is_ours(folder) else _hugging_face(folder, options)
 
 
@@ -164,9 +164,12 @@ def _step_folder(folder: Path, step: int | None) -> Path:
 # --------------------------------------------------------------------------------- the formats
 
 
-def _native(folder: Path, kind: str, tensors: Mapping[str, Rows], options: Options) -> Source:
+def _native(
+    folder: Path, kind: str, read: Callable[[Path], Mapping[str, Rows]], options: Options
+) -> Source:
     path = folder / "config.yaml"
     raw = _parse(path, folder, read_yaml)
+    tensors = read(folder)  # which takes longer, as sums are checked
     described = raw.get("model", raw) if isinstance(raw, dict) else {}
     with _understood(path):
         require_layers(reference_config.layers_of(described), tensors, NATIVE)
