@@ -186,7 +186,7 @@ def bad_videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 REASONS = {
     "missing": "does not exist",
     "empty": "is empty",
-    "truncated": "is no readable video",
+    "truncated": "is not a readable video file",
     "audio-only": "has no pictures, only sound",
 }
 

@@ -60,7 +60,7 @@ def test_missing_files_are_named(tomato, root):
 
 def test_files_that_cannot_be_read_are_named(tomato, root):
     (reason,) = tomato.damaged
-    assert reason.startswith(f"'{root / CORRUPT}' is no readable video")
+    assert reason.startswith(f"'{root / CORRUPT}' is not a readable video file")
 
 
 def test_examples_with_all_their_files_are_usable(tomato):

@@ -419,7 +419,7 @@ def test_unreadable_files_are_named_with_the_reason(tmp_path):
         ".": "is a folder",
         "text.txt": "is no",
         "text.mp4": "is no",
-        "noheader.mp4": "is no readable video",
+        "noheader.mp4": "is not a readable video file",
         "sound.mp4": "only sound",
     }
     for name, reason in cases.items():
@@ -432,14 +432,14 @@ def test_unreadable_files_are_named_with_the_reason(tmp_path):
 def test_a_file_cut_off_after_its_header_is_refused(tmp_path, name):
     path = write(tmp_path / name, list(range(200)) * 2, fps=25, gop=10)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(VideoError, match="no readable video"):
+    with pytest.raises(VideoError, match="not a readable video file"):
         read_video(path, 4, 2.0)
 
 
 def test_a_damaged_frame_is_refused(tmp_path):
     good = write(tmp_path / "good.mp4", list(range(0, 200, 5)), gop=5)
     path = damage(good, tmp_path / "a.mp4")
-    with pytest.raises(VideoError, match="no readable video"):
+    with pytest.raises(VideoError, match="not a readable video file"):
         read_video(path, 40, None)
 
 
@@ -603,7 +603,7 @@ def test_other_decoders_give_the_frames_by_number(tmp_path, other_decoder):
 
 def test_other_decoders_name_bad_files(tmp_path, other_decoder):
     (tmp_path / "bad.mp4").write_bytes(b"video")
-    with pytest.raises(VideoError, match=r"bad.mp4' is no readable video: no moov; copy"):
+    with pytest.raises(VideoError, match=r"bad.mp4' is not a readable video file: no moov; copy"):
         read_video(tmp_path / "bad.mp4", 2, None, decoder=other_decoder)
     with pytest.raises(VideoError, match="does not exist"):
         read_video(tmp_path / "missing.mp4", 2, None, decoder=other_decoder)

@@ -145,10 +145,10 @@ NO_OVERRIDES = VideoOverrides()
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """Length and size of a video without decoding it.
+    """Length and size of a video; only its first frame is decoded where its packets tell the rest.
 
     Raises:
-      VideoError: if it is no readable video.
+      VideoError: if it is not a readable video.
     """
     with open_pyav(path) as video:
         return VideoInfo(video.end - video.begin, video.frame_count, video.width, video.height)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from stts_jax.data.media_file import require_content
+from stts_jax.data.media_file import ffmpeg_name, require_content
 
 
 class VideoError(ValueError):
@@ -49,7 +49,7 @@ class VideoDecoder(Protocol):
 
 
 def require_file(path: str | Path) -> None:
-    """Refuse what is no file with content.
+    """Refuse what is not a file with content.
 
     Raises:
       VideoError: if there is nothing to read at `path`.
@@ -59,7 +59,7 @@ def require_file(path: str | Path) -> None:
 
 def damaged(path: str | Path, reason: str) -> VideoError:
     """The error of a file that cannot be decoded."""
-    return VideoError(f"'{path}' is no readable video: {reason}; copy or download it again")
+    return VideoError(f"'{path}' is not a readable video file: {reason}; copy or download it again")
 
 
 class TorchcodecDecoder:
@@ -67,7 +67,7 @@ class TorchcodecDecoder:
 
     def __init__(self, path: str | Path, decoders: ModuleType) -> None:
         self._decoder = decoders.VideoDecoder(
-            str(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
+            ffmpeg_name(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
         )
         metadata = self._decoder.metadata
         self.begin: float = metadata.begin_stream_seconds_from_content
@@ -93,7 +93,7 @@ class DecordDecoder:
     """
 
     def __init__(self, path: str | Path, decord: ModuleType) -> None:
-        self._reader: Any = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
+        self._reader: Any = decord.VideoReader(ffmpeg_name(path), ctx=decord.cpu(0), num_threads=1)
         self.frame_count = len(self._reader)
         times = np.asarray(self._reader.get_frame_timestamp(list(range(self.frame_count))))
         self._ends = times[:, 1].astype(np.float64)
@@ -116,7 +116,7 @@ def open_torchcodec(path: str | Path) -> Iterator[VideoDecoder]:
     """Open a video with torchcodec.
 
     Raises:
-      VideoError: if the package is missing, or the file is no readable video.
+      VideoError: if the package is missing, or the file is not a readable video.
     """
     decoders = _import("torchcodec.decoders", "torchcodec", "torchcodec")
     require_file(path)
@@ -130,7 +130,7 @@ def open_decord(path: str | Path) -> Iterator[VideoDecoder]:
     """Open a video with decord2.
 
     Raises:
-      VideoError: if the package is missing, or the file is no readable video.
+      VideoError: if the package is missing, or the file is not a readable video.
     """
     decord = _import("decord", "decord2", "decord2")
     require_file(path)
