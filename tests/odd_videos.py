@@ -4,10 +4,7 @@ from fractions import Fraction
 
 import av
 import numpy as np
-from video_oracle import HEIGHT, WIDTH, encode, ffmpeg, picture, remux
-
-QUICK = ["-c:v", "libx264", "-preset", "ultrafast", "-crf", 18]
-GROUPS = [*QUICK, "-g", 12, "-bf", 2]
+from video_oracle import HEIGHT, WIDTH, ffmpeg, picture, remux
 
 
 def between_key_frames(source, target, skip=5):
@@ -35,19 +32,6 @@ def changed_times(source, target, change):
         unit = round(1 / 25 / packet.time_base)
         packet.pts, packet.dts = change(number, packet.pts, packet.dts, unit)
         return [packet]
-
-    return remux(source, target, copy)
-
-
-def empty_packets(source, target, which):
-    """Packets without content where the encoder had nothing new."""
-
-    def copy(number, packet):
-        if number not in which:
-            return [packet]
-        empty = av.Packet(b"")
-        empty.pts, empty.dts, empty.time_base = packet.pts, packet.dts, packet.time_base
-        return [empty]
 
     return remux(source, target, copy)
 
@@ -205,11 +189,6 @@ def fields(path, count=40, whole=(), together=False):
                 packet.is_keyframe = in_group == 0 and part == 0
                 container.mux(packet)
     return path
-
-
-def plain(folder, name, *options, **more):
-    """A video by ffmpeg."""
-    return encode(folder / name, *options, **more)
 
 
 def copied(source, target, *options, before=()):

@@ -49,6 +49,13 @@ def encode(path, *options, count=60, rate=25):
     return path
 
 
+def encode_twice(path, *options):
+    """As `encode`, in two passes, which lets encoders add pictures that are never shown."""
+    log = ["-passlogfile", path.with_suffix("")]
+    encode(path.with_name(f"first-{path.name}"), *options, "-pass", 1, *log)
+    return encode(path, *options, "-pass", 2, *log)
+
+
 def remux(source, target, change, **options):
     """Copies the packets that `change(number, packet)` returns, in a list; returns `target`."""
     with av.open(str(source)) as read, av.open(str(target), "w", **options) as written:

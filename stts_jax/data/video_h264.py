@@ -1,12 +1,12 @@
-"""Whether an H.264 stream codes whole frames only.
+"""What FFmpeg's libraries don't tell of an H.264 stream before it is decoded.
 
-FFmpeg's libraries tell what the first picture is, but not whether later ones may be fields.
-Source: ITU-T H.264, 7.3.2.1.1 (sequence parameter set).
+Sources: ITU-T H.264, 7.3.2.1.1 (sequence parameter set) and annex B (byte stream); ISO/IEC
+14496-15, 5.3.3 (parameters in MP4).
 """
 
 from __future__ import annotations
 
-SEQUENCE = 7  # kind of a NAL unit
+WHOLE, SEQUENCE = 5, 7  # kinds of NAL units: of a picture that needs no other, and parameters
 # Profiles whose parameters say how colours are sampled.
 WITH_CHROMA = {44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244}
 
@@ -22,6 +22,24 @@ def codes_frames_only(extradata: bytes | None) -> bool:
         return bool(sets) and all(_frame_mbs_only(content) for content in sets)
     except (IndexError, ValueError):
         return False
+
+
+def begins_whole(content: bytes, extradata: bytes | None) -> bool:
+    """Returns whether a packet's picture is one that neither it nor any later one needs others for.
+
+    Args:
+      content: of the packet.
+      extradata: of the codec.
+    """
+    if not extradata or extradata[:1] != b"\1":
+        kinds = [unit[0] & 31 for unit in content.split(b"\0\0\1")[1:] if unit]
+        return WHOLE in kinds
+    size, at = (extradata[4] & 3) + 1, 0
+    while at + size < len(content):
+        if content[at + size] & 31 == WHOLE:
+            return True
+        at += size + int.from_bytes(content[at : at + size])
+    return False
 
 
 def _sequence_sets(extradata: bytes) -> list[bytes]:

@@ -18,7 +18,7 @@ def is_shown(codec: str) -> Callable[[av.Packet], bool] | None:
     """Returns what tells whether a packet with content shows a picture; None if all do.
 
     Args:
-      codec: name of the decoder.
+      codec: its name.
     """
     return _CODECS.get(codec)
 
@@ -71,7 +71,4 @@ def _content(packet: av.Packet) -> memoryview:
     return memoryview(cast(bytes, packet))
 
 
-_CODECS: dict[str, Callable[[av.Packet], bool]] = {
-    "vp8": _vp8, "libvpx": _vp8, "vp9": _vp9, "libvpx-vp9": _vp9,
-    "av1": _av1, "libdav1d": _av1, "libaom-av1": _av1,
-}  # fmt: skip
+_CODECS = {"vp8": _vp8, "vp9": _vp9, "av1": _av1}

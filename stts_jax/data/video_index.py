@@ -16,7 +16,7 @@ import av
 import numpy as np
 
 from stts_jax.data.video_decoders import damaged
-from stts_jax.data.video_h264 import codes_frames_only
+from stts_jax.data.video_h264 import begins_whole, codes_frames_only
 from stts_jax.data.video_hidden import is_shown
 from stts_jax.data.video_input import VideoInput, is_flush, require_count, require_length
 
@@ -24,8 +24,8 @@ from stts_jax.data.video_input import VideoInput, is_flush, require_count, requi
 GUESSED_TIMES = ("avi", "mpeg")
 # Codecs of which a packet with content is one picture, of H.264 where no fields are coded.
 PICTURE_A_PACKET = {
-    "av1", "libdav1d", "libaom-av1", "h264", "hevc", "vvc", "vp8", "vp9", "libvpx", "libvpx-vp9",
-    "mjpeg", "prores", "dnxhd", "ffv1", "png", "rawvideo",
+    "av1", "h264", "hevc", "vvc", "vp8", "vp9", "mjpeg", "prores", "dnxhd", "ffv1", "png",
+    "rawvideo",
 }  # fmt: skip
 PROGRESSIVE = 1  # FFmpeg's number for a first picture that is a frame
 # A broadcast's clock that jumps on by so much (seconds) was set anew.
@@ -103,13 +103,13 @@ def index_of_packets(video: VideoInput) -> PacketIndex | None:
     times, decoded, is_key, end = array("q"), array("q"), bytearray(), 0
     first: int | None = None
     last_decoded: int | None = None
-    shown = is_shown(video.stream.codec_context.name)
+    shown = is_shown(video.codec)
     jump = _clock_jump(video)
     for packet in video.packets():
         if is_flush(packet):
             continue
         time, dts = packet.pts, packet.dts
-        if time is None or not packet.size or (first is None and not packet.is_keyframe):
+        if time is None or not packet.size or (first is None and not _may_begin(video, packet)):
             return None
         first = time if first is None else first
         if dts is not None:
@@ -172,14 +172,19 @@ def require_whole(video: VideoInput, index: FrameIndex, begin: int) -> None:
 
 
 def _may_tell(video: VideoInput) -> bool:
-    context = video.stream.codec_context
     if not video.has_times or video.kind in GUESSED_TIMES:
         return False
-    if context.name == "h264" and not (
-        context.field_order == PROGRESSIVE and codes_frames_only(context.extradata)
-    ):
-        return False
-    return context.name in PICTURE_A_PACKET
+    context = video.stream.codec_context
+    if video.codec == "h264":
+        return context.field_order == PROGRESSIVE and codes_frames_only(context.extradata)
+    return video.codec in PICTURE_A_PACKET
+
+
+def _may_begin(video: VideoInput, packet: av.Packet) -> bool:
+    """Whether a packet's picture, and those behind it, need none before it."""
+    if not packet.is_keyframe or video.codec != "h264":
+        return packet.is_keyframe
+    return begins_whole(bytes(packet), video.stream.codec_context.extradata)
 
 
 def _clock_jump(video: VideoInput) -> float:

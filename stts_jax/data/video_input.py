@@ -29,6 +29,8 @@ LISTS = ("concat", "dash", "hls", "image2", "imf", "rtp", "rtsp", "sap", "sdp", 
          "webm_dash_manifest")  # fmt: skip
 # What else a file may hold, by FFmpeg's words.
 OTHER_STREAMS = {"audio": "sound", "subtitle": "subtitles"}
+# Decoders that go by another name than what they decode.
+CODECS = {"libdav1d": "av1", "libaom-av1": "av1", "libvpx": "vp8", "libvpx-vp9": "vp9"}
 # FFmpeg's flags of kinds of files: without time stamps; with time stamps that may start again.
 NO_TIMES, TIMES_MAY_RESTART = 0x80, 0x200
 
@@ -100,6 +102,11 @@ class VideoInput:
     def kind(self) -> str:
         """The name of its container, such as `mpegts`."""
         return self.container.format.name
+
+    @property
+    def codec(self) -> str:
+        """The name of what its pictures are coded in, such as `h264`."""
+        return CODECS.get(self.stream.codec_context.name, self.stream.codec_context.name)
 
     @property
     def has_times(self) -> bool:

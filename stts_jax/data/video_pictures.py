@@ -204,7 +204,7 @@ def _declared_rate(video: VideoInput) -> Fraction:
     if not rate or not MIN_RATE <= rate <= MAX_RATE:
         says = f"declares {float(rate):g} frames a second" if rate else "declares no frame rate"
         raise VideoError(
-            f"'{video.path}' is a bare stream of {video.stream.codec_context.name} that {says}; "
+            f"'{video.path}' is a bare stream of {video.codec} that {says}; "
             "make a video of it, for example by `ffmpeg -framerate 25 -i IN OUT.mp4`, with the "
             "rate that is right"
         )

@@ -18,7 +18,7 @@ import numpy as np
 from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
-from stts_jax.data.video_decoders import VideoError, damaged
+from stts_jax.data.video_decoders import damaged
 from stts_jax.data.video_index import FrameIndex, PacketIndex, index_of_packets
 from stts_jax.data.video_input import VideoInput
 from stts_jax.data.video_orientation import upright
@@ -128,34 +128,17 @@ class Seeking:
 
     def __init__(self, video: VideoInput, index: PacketIndex) -> None:
         self._video, self._index = video, index
-        self._wanted: frozenset[int] | None = None  # all
+        self._wanted: frozenset[int] = frozenset()
         self._frames: Iterator[tuple[int, av.VideoFrame]] = iter(())
         self._position: int | None = None  # number of the last frame decoded
-        self._frame: av.VideoFrame | None = None  # that one
         self._can_seek = True
 
     def want(self, numbers: Sequence[int]) -> None:
         """See `FrameReader`."""
         self._wanted = frozenset(numbers)
 
-    def first_comes_first(self) -> bool:
-        """Whether the decoder begins with the frame that the packets begin with.
-
-        Decodes it, at the beginning of the file.
-        """
-        self._frames = self._decode(self._video.packets(), 0)
-        try:
-            return self._decode_to(0) is not None
-        except (
-            av.FFmpegError,
-            VideoError,
-        ):  # decoding in order tells whether it may be passed over
-            return False
-
     def frame(self, number: int) -> av.VideoFrame | None:
         """See `FrameReader`."""
-        if number == self._position:
-            return self._frame
         key = self._seek_target(number)
         if key is not None:
             self._seek(key)
@@ -217,8 +200,8 @@ class Seeking:
         index, context = self._index, self._video.stream.codec_context
         for packet in packets:
             number = index.number_at(packet.pts)
-            needed = self._wanted is None or number is None or number == key
-            context.skip_frame = "DEFAULT" if needed or number in self._wanted else "NONREF"
+            needed = number is None or number == key or number in self._wanted
+            context.skip_frame = "DEFAULT" if needed else "NONREF"
             for frame in packet.decode():
                 number = index.number_at(frame.pts)
                 if number is not None:
@@ -227,7 +210,7 @@ class Seeking:
     def _decode_to(self, number: int) -> av.VideoFrame | None:
         """Decode on to a frame; None if it doesn't come."""
         for position, frame in self._frames:
-            self._position, self._frame = position, frame
+            self._position = position
             if position >= number:
                 return frame if position == number else None
         return None
@@ -236,12 +219,9 @@ class Seeking:
 def _indexed(video: VideoInput) -> tuple[FrameIndex, FrameReader]:
     """When frames are shown, and what reads them."""
     index = index_of_packets(video)
-    video.rewind()
     if index is not None:
-        reader = Seeking(video, index)
-        if reader.first_comes_first():
-            return index, reader
-        video.rewind()
+        return index, Seeking(video, index)
+    video.rewind()
     return index_of_pictures(video), InOrder(video)
 
 
