@@ -1,22 +1,18 @@
-"""An image from its file to patches: reading, resizing, normalising, cutting, pooling.
+"""An image from pixels to patches: resizing, normalising, cutting, pooling.
 
 Source: olmo/preprocessing/image_preprocessor.py and preprocessor_utils.py (DATA 2.1 to 2.4, 2.7).
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import PIL.Image
-import PIL.ImageOps
 
-from stts_jax.data.media_file import require_content
+from stts_jax.data.image_file import ImageError as ImageError
+from stts_jax.data.image_file import load_image as load_image
 
 Normalization = Literal["siglip", "openai", "dino"]
 
@@ -25,66 +21,6 @@ CHANNEL_STATISTICS = {
     "openai": ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]),
     "dino": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
 }
-
-
-class ImageError(ValueError):
-    """An image that cannot be read or used; the message is one sentence with the remedy."""
-
-
-# ------------------------------------------------------------------------------------- reading
-
-
-def load_image(path: str | Path) -> np.ndarray:
-    """Read a still picture, upright and in RGB.
-
-    Unlike the reference it refuses files that are cut off (there the missing part is grey),
-    animations (there the first picture is taken), grey of more than 8 bits (there nearly all of it
-    becomes white), and pictures of more pixels than Pillow's limit.
-
-    Args:
-      path: of a file in any format that Pillow reads.
-
-    Returns:
-      (H, W, 3) uint8.
-
-    Raises:
-      ImageError: if the file is missing, empty, damaged, too large, too deep, animated, or no
-        picture.
-    """
-    path = Path(path)
-    require_content(path, "a picture", ImageError)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd palettes and sizes near the limit
-            with PIL.Image.open(path) as picture:
-                _require_plain(picture, path)
-                rgb = picture.convert("RGB")
-    except ImageError:
-        raise
-    except PIL.UnidentifiedImageError as error:
-        raise ImageError(f"'{path}' is no picture; use a file such as jpg or png") from error
-    except PIL.Image.DecompressionBombError as error:
-        raise ImageError(f"'{path}' is too large to open, scale it down: {error}") from error
-    except Exception as error:  # every format raises kinds of its own
-        raise ImageError(
-            f"'{path}' is no readable picture: {error}; copy or download it again"
-        ) from error
-    with contextlib.suppress(Exception):  # a damaged note of the camera doesn't spoil the picture
-        rgb = PIL.ImageOps.exif_transpose(rgb)
-    return np.array(rgb)
-
-
-def _require_plain(picture: PIL.Image.Image, path: Path) -> None:
-    if picture.mode[0] in "IF":
-        raise ImageError(
-            f"'{path}' has more than 8 bits a pixel (mode {picture.mode}); save it with 8 bits"
-        )
-    # Telephones append further pictures to a JPEG (MPO); the first one is the photograph.
-    if getattr(picture, "is_animated", False) and picture.format != "MPO":
-        raise ImageError(
-            f"'{path}' holds {picture.n_frames} pictures; save the one you mean to a file of its "
-            "own, or use a video"
-        )
 
 
 def require_image(image: np.ndarray) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from stts_jax.data.datasets.base import SourceExample
-from stts_jax.data.image import load_image, resize
+from stts_jax.data.image import resize
+from stts_jax.data.image_file import load_image
 from stts_jax.data.video import Video, VideoOverrides, count_sampled, read_sampled
 from stts_jax.data.video_settings import VideoSettings
 
