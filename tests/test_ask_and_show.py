@@ -18,7 +18,7 @@ from stts_jax.data.tokenizer import Tokenizer
 from stts_jax.data.video import probe, read_video
 from stts_jax.evaluation import runner, single
 from stts_jax.evaluation.asked import Asked
-from stts_jax.evaluation.overlay import kept_overlay, overlay_video, score_map, stretch
+from stts_jax.evaluation.overlay import LEGEND, kept_overlay, overlay_video, score_map, stretch
 from stts_jax.model import generation
 from stts_jax.training.checkpoint import load_model
 
@@ -165,7 +165,7 @@ def test_show_writes_a_sheet_and_a_video(checkpoint, video, tmp_path, capsys):
     with Image.open(sheet) as image:
         assert image.format == "PNG" and np.asarray(image).std() > 0
     source, written = probe(video), probe(clip)
-    assert (written.width, written.height) == (3 * source.width, source.height)
+    assert (written.width, written.height) == (3 * source.width, source.height + LEGEND)
     assert written.frames == FRAMES
 
 
@@ -204,7 +204,7 @@ def test_the_overlay_shows_frame_kept_tokens_and_scores_side_by_side(tmp_path):
     overlay_video(tmp_path / "a.mp4", frames, keep, scores, fps=2.0)
     shown = read_video(tmp_path / "a.mp4", 2, 2.0).frames.astype(int)
     for index, frame in enumerate(shown):
-        panels = np.split(frame, 3, axis=1)
+        panels = np.split(frame[:64], 3, axis=1)  # the scale of the colours is below
         colours = score_map(stretch(scores)[index], (64, 64))
         wanted = (frames[index], kept_overlay(frames[index], keep[index]), colours)
         for panel, expected in zip(panels, wanted, strict=True):

@@ -1,6 +1,7 @@
 """Finding out what of the data is missing or damaged."""
 
 import json
+import os
 import re
 
 import pytest
@@ -143,6 +144,28 @@ def damaged_inside(tmp_path):
 def test_pictures_are_only_looked_at_if_all_is_decoded(damaged_inside):
     assert check_file(damaged_inside, decode=False).problem is None
     assert check_file(damaged_inside, decode=True).problem == "damaged"
+
+
+def test_the_start_of_a_video_is_decoded_in_any_case(tmp_path):
+    path = write_video(tmp_path / "a.mp4")
+    content = bytearray(path.read_bytes())
+    at = content.index(b"mdat") + 4
+    content[at : at + 400] = bytes(400)
+    path.write_bytes(bytes(content))
+    assert check_file(MediaFile(path, "video"), decode=False).problem == "damaged"
+
+
+def test_a_check_says_what_it_did_not_look_at(root, capsys):
+    run("--datasets", "tomato", "--root", root)
+    assert "--decode finds damage further in" in capsys.readouterr().out
+    run("--datasets", "tomato", "--root", root, "--decode")
+    assert "--decode" not in capsys.readouterr().out
+
+
+def test_a_pipe_in_the_place_of_a_file_is_named_at_once(tmp_path):
+    os.mkfifo(tmp_path / "a.mp4")
+    state = check_file(MediaFile(tmp_path / "a.mp4", "video"), decode=False)
+    assert state.problem == "damaged" and "is a pipe" in state.reason
 
 
 def test_a_whole_video_decodes(tmp_path):
@@ -330,7 +353,7 @@ def test_a_line_that_is_too_long_is_named_and_its_example_stays(own, tmp_path, c
     assert "my.jsonl:1" not in said and list(read_usable(usable).values()) == [[0]]
 
 
-def test_sizes_are_those_of_training_though_no_video_is_decoded(own, monkeypatch):
+def test_sizes_are_those_of_training_though_only_starts_are_decoded(own, monkeypatch):
     path = own(
         {"video": "a.mp4", "clip": [0.4, 1.7], "subtitle": "Come here!", "caption": "Grey."},
         *(
@@ -343,7 +366,12 @@ def test_sizes_are_those_of_training_though_no_video_is_decoded(own, monkeypatch
     (source,), chain = sources_of(config, "train"), chain_of(config)
     read = Reader((source,), (chain,), config.data, config.data.seed)
     wanted = {index: read(Draw(0, index, 0)).reason for index in range(3)}
-    monkeypatch.setattr(PyAvDecoder, "frames_numbered", None)
+
+    def first_only(decoder, numbers):
+        assert list(numbers) == [0]
+        return iter(numbers)
+
+    monkeypatch.setattr(PyAvDecoder, "frames_numbered", first_only)
     (state,) = check([own_file(path, 2)], CheckOptions(rows=RowCheck.of(config)))
     assert state.wrong == [f"{source.called(n)}: {reason}" for n, reason in wanted.items()]
     assert not state.usable and len(wanted) == len(source)

@@ -18,6 +18,7 @@ from stts_jax.arguments import Parser
 from stts_jax.broken_pipe import end_quietly, is_stdout_closed
 from stts_jax.config import Config, ConfigError, load_config, replace
 from stts_jax.data.check import CheckOptions, Target, check, own_file, registered
+from stts_jax.data.check_files import NOT_LOOKED_AT
 from stts_jax.data.check_report import details, table, write_report
 from stts_jax.data.check_rows import RowCheck
 from stts_jax.data.datasets.base import Dataset, DatasetError, dataset_class, dataset_names
@@ -87,7 +88,8 @@ def check_all(options: argparse.Namespace) -> int:
             raise DatasetError(f"'{path}' cannot be written: its folder does not exist; make it")
     config = _config_of(options)
     states = check(list(_targets(options, config)), _check_options(options, config))
-    for line in (*(line for state in states for line in details(state)), *table(states)):
+    note = [] if options.decode else [NOT_LOOKED_AT]
+    for line in (*(line for state in states for line in details(state)), *note, *table(states)):
         print(line)
     if options.report:
         write_report(options.report, states)
@@ -213,7 +215,11 @@ def _add_check_options(parser: argparse.ArgumentParser) -> None:
     add("--benchmarks", action="store_true", help="all that models are evaluated on")
     add("--file", nargs="+", default=[], type=Path, help="JSONL files of your own data")
     add("--root", type=Path, help="folder that holds the folders of all datasets")
-    add("--decode", action="store_true", help="decode every frame; by default files are probed")
+    add(
+        "--decode",
+        action="store_true",
+        help="decode every frame; by default only the start of videos",
+    )
     add("--config", help="find examples that fit no row of this setup of configs/, or file, too")
     add("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="overrides", help="settings")
     add("--limit", type=int, metavar="N", help="at most N examples of each, evenly spread")

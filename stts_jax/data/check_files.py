@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
-from PIL import Image
-
-from stts_jax.data.image import load_image
-from stts_jax.data.video import probe
+from stts_jax.data.image_file import load_image, require_picture
 from stts_jax.data.video_pyav import open_pyav
 
+# For those who read the result of a check without `--decode`.
+NOT_LOOKED_AT = (
+    "of videos the start was decoded, of pictures the header was read: --decode finds damage "
+    "further in"
+)
 # Files handed to a process ahead of time.
 AHEAD = 4
 Item = TypeVar("Item")
@@ -54,19 +56,16 @@ def check_file(file: MediaFile, decode: bool) -> FileState:
 
     Args:
       file: to check.
-      decode: all frames or the whole picture; otherwise only its structure is looked at.
+      decode: all frames or the whole picture; otherwise only its structure and the start of a video
+        are looked at, and all of a video whose packets don't tell what is shown.
     """
     path, kind = file
     try:
-        if not path.is_file():
+        if not path.exists():
             return FileState(problem="missing", reason=f"'{path}' does not exist")
         if kind == "video":
-            return FileState(seconds=_decode(path) if decode else probe(path).duration)
-        if decode:
-            load_image(path)
-        else:
-            with Image.open(path) as picture:
-                picture.verify()
+            return FileState(seconds=_decoded(path, decode))
+        (load_image if decode else require_picture)(path)
     except Exception as error:  # disks and decoders raise many kinds; each is a file not to use
         reason = str(error) or type(error).__name__
         return FileState(
@@ -75,10 +74,10 @@ def check_file(file: MediaFile, decode: bool) -> FileState:
     return FileState()
 
 
-def _decode(path: Path) -> float:
-    """Decode all frames; the length in seconds."""
+def _decoded(path: Path, whole: bool) -> float:
+    """Decode all frames or the first; the length in seconds."""
     with open_pyav(path) as video:
-        for _ in video.frames_numbered(range(video.frame_count)):
+        for _ in video.frames_numbered(range(video.frame_count if whole else 1)):
             pass
         return video.end - video.begin
 

@@ -20,6 +20,7 @@ from stts_jax.data.image import from_patches
 from stts_jax.data.media import video_overrides
 from stts_jax.data.video import Video, read_sampled
 from stts_jax.evaluation.asked import Asked
+from stts_jax.evaluation.overlay import looked_at
 from stts_jax.evaluation.runner import answer
 from stts_jax.model.likelihood import log_likelihoods
 from stts_jax.model.video_language_model import VideoLanguageModel
@@ -31,7 +32,8 @@ class Kept:
     """What is left of a video, or of images.
 
     Attributes:
-      video: sampled frames in their own size; of images their crops, numbered for timestamps.
+      video: sampled frames in the size that they are looked at; of images their crops, numbered
+        for timestamps.
       keep: (T, P) bool.
       scores: (T, P) float32.
     """
@@ -58,7 +60,9 @@ def kept_tokens(
     video = None
     if source.video is not None:
         settings = video_settings(config.data, scaled_frames(config.data, frames_scale))
-        video = read_sampled(source.video, settings.sampler(), video_overrides(source))
+        video = read_sampled(
+            source.video, settings.sampler(), video_overrides(source), transform=looked_at
+        )
     batches.chain.prompt(source, 0)  # says what is wrong with it
     batch, _, budget = next(iter(batches))
     arrays = place_whole_batch(batch, mesh_of(model))
