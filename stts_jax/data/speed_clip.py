@@ -9,6 +9,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from stts_jax.data.media_file import ffmpeg_name
+
 WIDTH, HEIGHT, FPS = 1280, 720, 30
 # Frames between those that stand alone, as hosts of videos commonly have it.
 GROUP = 60
@@ -30,7 +32,7 @@ def made_clip_set(folder: Path, seconds: float) -> Path:
     random = np.random.RandomState(0)
     cells = random.randint(0, 256, (HEIGHT // _CELL + 9, WIDTH // _CELL + 9, 3)).astype(np.uint8)
     noise = np.kron(cells, np.ones((_CELL, _CELL, 1), np.uint8))
-    with av.open(str(folder / "clip.mp4"), "w") as container:
+    with av.open(ffmpeg_name(folder / "clip.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=FPS, options={"preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         stream.gop_size = GROUP

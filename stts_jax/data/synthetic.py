@@ -27,6 +27,7 @@ import av
 import numpy as np
 
 from stts_jax.arguments import Parser, seed
+from stts_jax.data.media_file import ffmpeg_name
 from stts_jax.data.scene_questions import SceneQuestion, ask, ask_picture
 from stts_jax.data.scenes import Scene, SceneConfig, plan_picture, plan_scene, render
 from stts_jax.progress import progress_bar
@@ -64,7 +65,7 @@ def plan_video(index: int, seed: int, config: SceneConfig) -> tuple[Scene, list[
 
 def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
     """Encode (n, H, W, 3) uint8 frames as an H.264 mp4 file, the same bytes for the same frames."""
-    with av.open(str(path), "w") as container:
+    with av.open(ffmpeg_name(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps), options=CODEC_OPTIONS)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv444p"

@@ -27,6 +27,7 @@ from stts_jax.data.datasets.academic.tvqa import (
     read_questions,
     scene_of,
 )
+from stts_jax.data.media_file import ffmpeg_name
 
 MULTIPLE = 16
 
@@ -57,7 +58,7 @@ def padded(picture: Path) -> np.ndarray:
 
 def write_video(path: Path, frames: Iterator[np.ndarray]) -> None:
     """Encode frames (H, W, 3) uint8 of one size as H.264."""
-    with av.open(path, "w") as container:
+    with av.open(ffmpeg_name(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(PICTURES_PER_SECOND))
         for number, pixels in enumerate(frames):
             if number == 0:
