@@ -166,6 +166,8 @@ SAMPLES = [
     (9, None, (0.7, 99.0)),
 ]
 
+ROUNDING = (-1e-9, 1e-6)  # seconds; ffmpeg prints microseconds
+
 
 def made(folder, cell):
     path = folder / cell
@@ -188,8 +190,16 @@ def test_frames_are_those_that_ffmpeg_shows(folder, cell):
         sampler = TimeSampler(most, "uniform_last_frame", max_fps=rate)
         video = read_sampled(path, sampler, VideoOverrides(clip=clip))
         at = video.timestamps + (clip[0] if clip else 0)
-        expected = numbers[np.searchsorted(times, at + 1e-6, side="right") - 1]
-        assert [number_of(frame) for frame in video.frames] == expected.tolist(), (most, rate, clip)
+        found = np.array([number_of(frame) for frame in video.frames])
+        # Of a time that rounding put just below a frame's start, that or the one before it.
+        either = [numbers[np.searchsorted(times, at + x, "right").clip(1) - 1] for x in ROUNDING]
+        assert ((found == either[0]) | (found == either[1])).all(), (
+            most,
+            rate,
+            clip,
+            found,
+            either,
+        )
 
 
 @pytest.mark.parametrize("cell", ["hidden-vp8.webm", "hidden-vp9.nut", "hidden-av1.mp4"])

@@ -30,8 +30,6 @@ PICTURE_A_PACKET = {
 PROGRESSIVE = 1  # FFmpeg's number for a first picture that is a frame
 # A broadcast's clock that jumps on by so much (seconds) was set anew.
 CLOCK_JUMP = 10
-# Times (seconds) are sums of others; one that falls below a frame's start by so little is on it.
-TIME_ROUNDING = 1e-9
 # A file that ends this much (seconds and share) before the length it declares was cut off.
 TRUNCATION_SECONDS = 0.5
 TRUNCATION_SHARE = 0.05
@@ -58,7 +56,10 @@ class FrameIndex:
 
     def shown_at(self, seconds: Sequence[float]) -> np.ndarray:
         """Number of the frame on display at each of `seconds`."""
-        latest = np.asarray(seconds) + TIME_ROUNDING
+        latest = np.asarray(seconds, np.float64)
+        if self.pts[0] > 0:
+            # The file's clock was added; a time that fell below a frame's start by that is on it.
+            latest = latest + 2 * np.spacing(latest)
         return np.searchsorted(self.seconds(self.pts), latest, side="right").clip(1) - 1
 
 

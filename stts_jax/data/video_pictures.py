@@ -51,10 +51,12 @@ def index_of_pictures(video: VideoInput) -> FrameIndex:
         raise damaged(video.path, "none of its frames can be decoded")
     if rate is not None:
         return _even(len(shown), rate, video)
-    step = duration or _nominal_step(video)
     times = _best(np.frombuffer(shown, np.int64), np.frombuffer(decoded, np.int64), video)
+    step = _usual_step(times) or duration or _nominal_step(video)
     pts = _rising(_filled(times, step), step, int(RESTART / clock.unit))
-    end = end_of_last(pts, int(pts[-1]) + step)
+    # AVI has no durations.
+    last = step if video.kind == ORDER_ONLY else duration or step
+    end = end_of_last(pts, int(pts[-1]) + last)
     if pts[-1] == times[-1]:  # the last one may go on while packets give no other
         end = max(end, clock.end)
     index = FrameIndex(pts, end, clock.unit)
@@ -170,6 +172,13 @@ def _best(shown: np.ndarray, decoded: np.ndarray, video: VideoInput) -> np.ndarr
         better = faults_of_shown <= faults_of_decoded or dts == UNKNOWN
         best[number] = pts if better and pts != UNKNOWN else dts
     return best
+
+
+def _usual_step(times: np.ndarray) -> int:
+    """The median time from a picture to the next; 0 if it is unknown."""
+    known = times != UNKNOWN
+    steps = np.diff(times)[known[1:] & known[:-1]]
+    return int(np.median(steps[steps > 0])) if (steps > 0).any() else 0
 
 
 def _filled(times: np.ndarray, step: int) -> np.ndarray:
