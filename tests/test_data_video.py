@@ -417,8 +417,8 @@ def test_unreadable_files_are_named_with_the_reason(tmp_path):
         "long" * 100: "cannot be looked at: File name too long; check its name",
         "empty.mp4": "is empty",
         ".": "is a folder",
-        "text.txt": "is no",
-        "text.mp4": "is no",
+        "text.txt": "is not a video file but a text",
+        "text.mp4": "is not a readable video file",
         "noheader.mp4": "is not a readable video file",
         "sound.mp4": "only sound",
     }

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import struct
 import subprocess
 
 import imageio_ffmpeg
@@ -11,6 +12,7 @@ from video_oracle import HEIGHT, WIDTH, encode, ffmpeg, number_of, remux
 
 from stts_jax.data import video_input
 from stts_jax.data.video import VideoError, probe, read_video
+from stts_jax.data.video_boxes import samples_named
 from stts_jax.data.video_decoders import DecordDecoder, TorchcodecDecoder
 
 H264 = ["-c:v", "libx264", "-preset", "ultrafast", "-g", 12]
@@ -153,6 +155,30 @@ def test_time_stamps_that_never_end_are_refused(tmp_path, clip):
         VideoError, match=r"lasts 200000\d s by its time stamps, more than 1,000,000"
     ):
         read_video(path, 2, None)
+
+
+def named(content, box, at, count):
+    """A copy whose header names so many samples."""
+    made = bytearray(content)
+    struct.pack_into(">I", made, made.find(box) + 4 + at, count)
+    return bytes(made)
+
+
+def test_a_header_that_names_more_samples_than_there_are_bytes_is_refused(tmp_path, clip):
+    ffmpeg("-i", clip, "-c", "copy", "-movflags", "frag_keyframe+empty_moov", tmp_path / "a.mp4")
+    fragments = (tmp_path / "a.mp4").read_bytes()
+    assert samples_named(clip) == samples_named(tmp_path / "a.mp4") == 30
+    for content, box, at in ((clip.read_bytes(), b"stsz", 8), (fragments, b"trun", 4)):
+        (tmp_path / "b.mp4").write_bytes(named(content, box, at, 50_000_000))
+        with pytest.raises(VideoError, match=r"names 50,000,0\d\d samples, more than it has bytes"):
+            read_video(tmp_path / "b.mp4", 2, None)
+
+
+@pytest.mark.parametrize("size", [0, 1, 7])
+def test_boxes_of_odd_sizes_do_not_loop(tmp_path, size):
+    head = size.to_bytes(4) + b"moov"
+    (tmp_path / "a.mp4").write_bytes(b"\0\0\0\x08ftyp" + head * 50)
+    assert samples_named(tmp_path / "a.mp4") == 0
 
 
 def test_too_many_frames_are_refused(monkeypatch, clip):

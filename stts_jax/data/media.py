@@ -92,7 +92,7 @@ def read_media(
 
 
 def count_frames(source: SourceExample, settings: VideoSettings) -> int:
-    """Frames that `read_media` takes of the video of an example; none is decoded.
+    """Frames that `read_media` takes of the video of an example; see `count_sampled`.
 
     Raises:
       VideoError: if the file cannot be read.

@@ -225,7 +225,10 @@ def count_sampled(
     *,
     decoder: str = "pyav",
 ) -> int:
-    """Frames that `read_sampled` takes; none is decoded, and the same errors are raised."""
+    """Frames that `read_sampled` takes, with the same errors.
+
+    None is decoded where the packets tell what is shown.
+    """
     with _opened(path, decoder) as video:
         sampled, *_ = _chosen(video, path, sampler, overrides, None)
         return len(sampled.positions)

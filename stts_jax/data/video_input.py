@@ -13,6 +13,7 @@ from pathlib import Path
 import av
 
 from stts_jax.data.media_file import ffmpeg_name
+from stts_jax.data.video_boxes import samples_named
 from stts_jax.data.video_decoders import VideoError, damaged, require_file
 
 # A frame of 8K has 33 million pixels; FFmpeg's own limit is eight times as much as this one.
@@ -67,6 +68,7 @@ class VideoInput:
           av.FFmpegError: if it cannot be read.
         """
         require_file(path)
+        _require_samples(Path(path))
         self.path = path
         self._open()
 
@@ -154,6 +156,16 @@ def require_length(seconds: float, path: str | Path) -> None:
         )
 
 
+def _require_samples(path: Path) -> None:
+    """Refuse headers that name more samples than a file has bytes, which would take the memory."""
+    try:
+        samples = samples_named(path)
+    except OSError as error:
+        raise damaged(path, error.strerror or str(error)) from error
+    if samples > path.stat().st_size:
+        raise damaged(path, f"its header names {samples:,} samples, more than it has bytes")
+
+
 def _require_size(width: int, height: int, path: str | Path) -> None:
     if width * height > MAX_PIXELS:
         raise VideoError(
@@ -166,7 +178,8 @@ def _video_stream(container: av.container.InputContainer, path: str | Path) -> a
     name = container.format.name
     # Text files pass as terminal art, pictures as one-frame videos.
     if name == "tty" or name.endswith("_pipe"):
-        raise VideoError(f"'{path}' is not a video file ({name}); use one such as mp4")
+        what = "a text" if name == "tty" else f"a picture ({name.removesuffix('_pipe')})"
+        raise VideoError(f"'{path}' is not a video file but {what}; use one such as mp4")
     cover = av.stream.Disposition.attached_pic
     streams = [s for s in container.streams.video if not s.disposition & cover]
     if not streams:
