@@ -122,6 +122,9 @@ ODD = {
     "begins-between.mp4": lambda f, to: between_key_frames(_source(f, "h264"), to),
     "begins-between.flv": lambda f, to: between_key_frames(_source(f, "h264"), to),
     "begins-between-hevc.ts": lambda f, to: between_key_frames(copy_of(f, "hevc", "ts"), to),
+    "begins-between-vp9.webm": lambda f, to: between_key_frames(
+        encode(f / "short-groups.webm", *VP9, "-g", 20), to
+    ),
     "begins-between-mpeg2.ts": lambda f, to: between_key_frames(_source(f, "mpeg2"), to),
     "begins-in-open-group.mp4": lambda f, to: between_key_frames(_source(f, "h264-open"), to, 12),
     "begins-in-open-hevc.mp4": lambda f, to: between_key_frames(_source(f, "hevc"), to, 12),
@@ -224,7 +227,7 @@ def test_packets_that_mislead_after_all_cost_no_frame(folder, monkeypatch, cell)
 
 
 def test_the_matrix_is_whole():
-    assert (len(CELLS), len(ODD), len(SAMPLES)) == (64, 33, 5)
+    assert (len(CELLS), len(ODD), len(SAMPLES)) == (65, 34, 5)
 
 
 def test_usual_files_are_sought_and_odd_ones_decoded(folder):

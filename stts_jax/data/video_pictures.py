@@ -100,6 +100,7 @@ class _Beginning:
     def __init__(self, video: VideoInput) -> None:
         self.lasts = True
         self._key_came = False
+        self._context = video.stream.codec_context
         # Broadcasts and bare streams can begin inside a packet, even one of a key frame.
         self._anywhere = video.times_may_restart or not video.has_times
 
@@ -109,9 +110,10 @@ class _Beginning:
         try:
             return packet.decode()
         except av.FFmpegError:
-            if tolerated:
-                return []
-            raise
+            if not tolerated:
+                raise
+            self._context.flush_buffers()  # or it may hold the packet, and take no other
+            return []
 
 
 class _Clock:
