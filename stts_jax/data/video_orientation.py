@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import av
 import numpy as np
 
@@ -19,7 +21,7 @@ def upright(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return image
-    (a, b), (c, d) = np.frombuffer(matrix, np.int32)[:9].reshape(3, 3)[:2, :2].astype(np.int64)
+    (a, b), (c, d) = _entries(matrix).reshape(3, 3)[:2, :2]
     # x' = a x + c y and y' = b x + d y.
     if abs(a) + abs(d) >= abs(b) + abs(c):
         mirrored, upside_down = a < 0, d < 0
@@ -27,3 +29,8 @@ def upright(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
         image, mirrored, upside_down = image.swapaxes(0, 1), c < 0, b < 0
     image = image[::-1] if upside_down else image
     return np.ascontiguousarray(image[:, ::-1] if mirrored else image)
+
+
+def _entries(matrix: Any) -> np.ndarray:
+    """Returns the nine entries of a display matrix, which are fixed-point numbers."""
+    return np.frombuffer(matrix, np.int32)[:9].astype(np.int64)
