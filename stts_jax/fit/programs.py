@@ -16,7 +16,11 @@ from stts_jax.fit.setting import Setting, abstract_key
 from stts_jax.fit.topologies import tracing_for
 from stts_jax.model import generation
 from stts_jax.model.generation import DecodingState, Sampling
-from stts_jax.model.video_language_model import VideoLanguageModel, in_compute_dtype
+from stts_jax.model.video_language_model import (
+    VideoLanguageModel,
+    abstract_model,
+    in_compute_dtype,
+)
 from stts_jax.parallel.mesh import (
     BATCH_AXES,
     LOGICAL_AXES,
@@ -127,7 +131,7 @@ def _prefill_function(setting: Setting) -> Any:
 
 
 def _abstract_model(setting: Setting) -> VideoLanguageModel:
-    model = jax.eval_shape(lambda: VideoLanguageModel(setting.config.model, key=jax.random.key(0)))
+    model = abstract_model(setting.config.model)
     return _placed(in_compute_dtype(model), parameter_shardings(model, setting.mesh))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -126,12 +128,25 @@ class VideoLanguageModel(nnx.Module):
         return hidden, rows
 
 
+def abstract_model(config: ModelConfig) -> VideoLanguageModel:
+    """Returns a model of shapes in place of arrays; of one configuration, traced only once."""
+    leaves, structure = _traced(config)
+    return jax.tree.unflatten(structure, leaves)
+
+
+@lru_cache(maxsize=32)
+def _traced(config: ModelConfig) -> tuple[list[jax.ShapeDtypeStruct], Any]:
+    # Leaves and structure are kept, as a model itself could be changed by who is given it.
+    make = lambda: VideoLanguageModel(config, key=jax.random.key(0))  # noqa: E731
+    return jax.tree.flatten(jax.eval_shape(make))
+
+
 def reconfigure(model: VideoLanguageModel, config: ModelConfig) -> VideoLanguageModel:
     """The same parameters under another configuration of the same sizes: another ratio, say.
 
     A scorer that the new configuration has no use for is left out.
     """
-    abstract = jax.eval_shape(lambda: VideoLanguageModel(config, key=jax.random.key(0)))
+    abstract = abstract_model(config)
     parameters, wanted = named_parameters(model), named_parameters(abstract)
     if any(name.startswith("scorer.") for name in wanted) and model.scorer is None:
         raise ConfigError(
@@ -155,7 +170,7 @@ def in_compute_dtype(model: VideoLanguageModel) -> VideoLanguageModel:
     them: in bfloat16 a device reads half as much. Answers stay the same to the bit.
 
     Args:
-      model: abstract, as of `jax.eval_shape`.
+      model: abstract, as of `abstract_model`.
     """
 
     def cast(name: str, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

@@ -19,7 +19,11 @@ from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
 from stts_jax.config import Config, load_config
-from stts_jax.model.video_language_model import VideoLanguageModel, in_compute_dtype
+from stts_jax.model.video_language_model import (
+    VideoLanguageModel,
+    abstract_model,
+    in_compute_dtype,
+)
 from stts_jax.parallel.mesh import make_mesh, parameter_shardings
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.plain_files import FileError, read_json_object, require_plain_tree, require_within
@@ -304,7 +308,7 @@ def differing_keys(ours: Any, theirs: Any, path: str) -> list[str]:
 
 
 def _placed_shapes(config: Config, mesh: Mesh) -> VideoLanguageModel:
-    shapes = jax.eval_shape(lambda: VideoLanguageModel(config.model, key=jax.random.key(0)))
+    shapes = abstract_model(config.model)
     return jax.tree.map(
         lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
         shapes,

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from stts_jax.budget import row_budget
 from stts_jax.config import Config, ConfigError
-from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.model.video_language_model import abstract_model
 from stts_jax.parallel.mesh import make_mesh, require_even_rows, slices_of
 from stts_jax.parallel.parameters import count_parameters
 
@@ -122,7 +122,7 @@ def device_memory(device: jax.Device) -> int | None:
 def _fills(config: Config, memory: int | None, bytes_a_parameter: int, share: float) -> bool:
     if memory is None:
         return False
-    model = jax.eval_shape(lambda: VideoLanguageModel(config.model, key=jax.random.key(0)))
+    model = abstract_model(config.model)
     return count_parameters(model) * bytes_a_parameter > share * memory
 
 

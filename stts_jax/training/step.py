@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -50,7 +51,8 @@ def abstract_state(config: Config, mesh: Mesh) -> TrainState:
 
     Moments lie where their parameters lie; counts have a copy everywhere.
     """
-    shapes = jax.eval_shape(lambda: _new_state(config, jax.random.key(0)))
+    leaves, structure = _traced(config)
+    shapes = jax.tree.unflatten(structure, leaves)
     model = parameter_shardings(shapes.model, mesh)
     by_name = named_parameters(model)
 
@@ -66,6 +68,12 @@ def abstract_state(config: Config, mesh: Mesh) -> TrainState:
         shapes,
         shardings,
     )
+
+
+@lru_cache(maxsize=32)
+def _traced(config: Config) -> tuple[list[jax.ShapeDtypeStruct], Any]:
+    # A run asks three times, and tracing takes a second. See `model.abstract_model`.
+    return jax.tree.flatten(jax.eval_shape(lambda: _new_state(config, jax.random.key(0))))
 
 
 def state_shardings(state: TrainState) -> TrainState:
