@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import cdist
 
 
 def on_mask(x: float, y: float, mask: np.ndarray) -> bool:
@@ -37,6 +35,10 @@ def matched_hits(
     """
     if not len(found) or not len(right):
         return 0
+    # Imported here: SciPy's optimisers take most of a second, and every command imports scorers.
+    from scipy.optimize import linear_sum_assignment
+    from scipy.spatial.distance import cdist
+
     rows, columns = linear_sum_assignment(cdist(np.array(found), np.array(right)))
     return sum(is_hit(int(i), int(j)) for i, j in zip(rows, columns, strict=True))
 

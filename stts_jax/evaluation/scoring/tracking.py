@@ -10,7 +10,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from stts_jax.data.formatting.point_parsing import parse_tracks
 from stts_jax.evaluation.scoring.point_matching import (
@@ -73,6 +72,8 @@ def higher_order_accuracy(
     together = sum((_shared(frame) for frame in hits), np.zeros((len(objects), len(numbers))))
     alignment = together / (shown + told - together + np.finfo(float).eps)
     matches = np.zeros_like(together)
+    from scipy.optimize import linear_sum_assignment  # see point_matching.py
+
     for frame in hits:
         rows, columns = linear_sum_assignment(-alignment * frame)
         matches[rows, columns] += frame[rows, columns]
