@@ -6,7 +6,6 @@ import dataclasses
 import gc
 import math
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,10 @@ import pytest
 from goldens_folder import REPOSITORY
 from quick_compile import QUICK_COMPILE
 
+pytest_plugins = ("work_order",)
+# Tracing makes many objects and hardly any garbage: by default, looking for it takes a tenth of
+# the time.
+gc.set_threshold(100_000, 50, 100)
 os.environ["XLA_FLAGS"] = " ".join([*QUICK_COMPILE, os.environ.get("XLA_FLAGS", "")])
 # Before any backend starts. Several devices, so that sharding is tested where there is one CPU.
 jax.config.update("jax_platforms", os.environ.get("STTS_TEST_PLATFORM", "cpu"))
@@ -108,10 +111,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_WORST] = WorstErrors()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with few tests come first: theirs are the long ones, that compile and train."""
-    counts = Counter(item.path for item in items)
-    items.sort(key=lambda item: (counts[item.path], item.path))
+def pytest_collection_finish() -> None:
+    """What was collected stays to the end: the garbage collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
