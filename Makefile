@@ -22,11 +22,19 @@ DEMO_FLAGS := $(if $(SHORT),--short) $(if $(LONG),--long) $(if $(SEED),--seed $(
 # tests/conftest.py puts them in order, the long ones first, so that no process idles at the end.
 WORKERS ?= 2
 PYTEST := .venv/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# Of every part the tests that take seconds, and one training step; tests/test_smoke.py checks them.
+SMOKE := tests/test_training_step.py::test_a_fixed_batch_is_learnt \
+    tests/test_model.py::test_parameters_are_as_many_as_published \
+    tests/test_model.py::test_pruning_only_at_the_connector_leaves_the_vit_whole \
+    tests/test_attention.py::test_attention_equals_the_plain_form \
+    tests/test_pruned_layouts.py::test_a_stream_holds_the_kept_patches_in_order \
+    tests/test_evaluation_scoring.py tests/test_convert_native.py tests/test_data_rows.py \
+    tests/test_config.py
 PARITY_TESTS := $(shell grep -ls "mark\.parity_torch" tests/test_*.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo bench test test-parity test-compilers test-all lint settings lock clean
+.PHONY: help setup demo bench smoke test test-parity test-compilers test-all lint settings lock clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -38,6 +46,9 @@ demo: $(SETUP)  ## run the demo; SHORT=1 or LONG=1 sets its length, SEED=n its s
 
 bench: $(if $(PEER),$(SETUP_ALL),$(SETUP))  ## time pruned against unpruned, with PEER=1 transformers too
 	.venv/bin/python -m stts_jax.bench $(BENCH_FLAGS)
+
+smoke: $(SETUP)  ## run one quick test or more of every part: under a minute
+	$(PYTEST) -m "not slow and not parity_torch" $(SMOKE)
 
 test: $(SETUP)  ## run the quick tests
 	$(PYTEST) -m "not slow and not parity_torch"
