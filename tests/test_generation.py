@@ -21,8 +21,9 @@ from stts_jax.model import cache_layouts, generation
 from stts_jax.model import llm as llm_module
 from stts_jax.model.generation import Sampling, generate, sample
 from stts_jax.model.likelihood import log_likelihoods
+from stts_jax.model.llm import LanguageModel
 from stts_jax.model.split_cache import SplitCache
-from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.model.video_language_model import VideoLanguageModel, abstract_model
 from stts_jax.parallel.mesh import make_mesh, parameter_shardings
 
 # Worst seen: 4e-7.
@@ -113,6 +114,27 @@ def test_likelihoods_of_answers_are_those_of_a_full_forward_pass(report_error):
     assert error < LIKELIHOOD and len(found) == len(answers) > 1
 
 
+LENGTH, PROMPT, CAPACITY = 12, 7, 16
+OLMO = {"llm__norm_position": "post", "llm__qk_norm": "full", "llm__kv_heads": 4}
+
+
+@cache
+def full_pass(form: str) -> tuple[LanguageModel, tuple[jax.Array, ...], jax.Array]:
+    """An LLM; embeddings, positions and mask; and the hidden states that it makes of them."""
+    config = small(**(OLMO if form == "olmo3" else {})).llm
+    x = jax.random.normal(KEY, (2, LENGTH, config.width))
+    positions = jnp.arange(LENGTH)[None] + jnp.array([[0], [5]])
+    causal = jnp.tril(jnp.ones((LENGTH, CAPACITY), bool))[None].repeat(2, 0)
+
+    @jax.jit
+    def make(key: jax.Array) -> tuple[LanguageModel, jax.Array]:
+        llm = VideoLanguageModel(dataclasses.replace(SMALL, llm=config), key=key).llm
+        return llm, llm(x, positions, causal[..., :LENGTH])
+
+    llm, hidden = make(KEY)
+    return llm, (x, positions, causal), hidden
+
+
 @pytest.mark.parametrize(
     "blocks", ["scanned", "apart", "turned", "apart, cache split", "turned, cache split"]
 )
@@ -124,19 +146,12 @@ def test_cached_steps_give_the_hidden_states_of_a_full_forward_pass(
     monkeypatch.setattr(llm_module, "_LEAST_BYTES_APART", 0)
     for module in (llm_module, cache_layouts):
         monkeypatch.setattr(module, "has_avx512", lambda: "turned" not in blocks)
-    olmo = {"llm__norm_position": "post", "llm__qk_norm": "full", "llm__kv_heads": 4}
-    config = small(**(olmo if form == "olmo3" else {})).llm
-    length, prompt, capacity = 12, 7, 16
-    x = jax.random.normal(KEY, (2, length, config.width))
-    positions = jnp.arange(length)[None] + jnp.array([[0], [5]])
-    causal = jnp.tril(jnp.ones((length, capacity), bool))[None].repeat(2, 0)
+    llm, (x, positions, causal), full = full_pass(form)
 
     @jax.jit
-    def compare(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        llm = VideoLanguageModel(dataclasses.replace(SMALL, llm=config), key=key).llm
-        full = llm(x, positions, causal[..., :length])
+    def in_steps(llm: LanguageModel) -> jax.Array:
         hidden, cache = llm.prefill(
-            x[:, :prompt], positions[:, :prompt], causal[:, :prompt, :prompt], capacity
+            x[:, :PROMPT], positions[:, :PROMPT], causal[:, :PROMPT, :PROMPT], CAPACITY
         )
         steps = [hidden]
         apart = () if blocks == "scanned" else llm.blocks_apart(rows=2)
@@ -144,17 +159,16 @@ def test_cached_steps_give_the_hidden_states_of_a_full_forward_pass(
             "turned" in blocks
         )
         if "split" in blocks:
-            cache = SplitCache.of(cache.keys, cache.values, prompt)
-        for place in range(prompt, length):
+            cache = SplitCache.of(cache.keys, cache.values, PROMPT)
+        for place in range(PROMPT, LENGTH):
             now = slice(place, place + 1)
             hidden, cache = llm.step(
                 x[:, now], positions[:, now], causal[:, now], cache, jnp.int32(place), apart
             )
             steps.append(hidden)
-        return full, jnp.concatenate(steps, axis=1)
+        return jnp.concatenate(steps, axis=1)
 
-    full, cached = compare(KEY)
-    error = worst(cached, full)
+    error = worst(in_steps(llm), full)
     report_error("hidden states", error, HIDDEN)
     assert error <= HIDDEN
 
@@ -184,7 +198,7 @@ def test_blocks_lie_apart_where_that_pays_and_a_second_copy_is_small(
 def test_the_cache_holds_only_what_the_prune_left():
     state = jax.eval_shape(
         lambda model, batch: generation.prefill(model, batch, BUDGET, NEW, 0, GREEDY, KEY),
-        small_model(),
+        abstract_model(SMALL),
         rows(),
     )
     llm = SMALL.llm
