@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import jax
 import pytest
-from training_cases import fresh_state, small_config
+from training_cases import random_state, small_config
 
 from stts_jax.budget import row_budget
 from stts_jax.config import ConfigError, load_config
@@ -41,7 +41,8 @@ CPU = Chip("cpu", "cpu", flops=1e12, memory=GIB, memory_rate=1e11, link_rate=1e1
 @cache
 def small_report(program: str):
     topology = Topology("cpu:8", jax.devices(), CPU)
-    config, mesh = small_config("model.llm.kv_heads=2"), {"data": 2, "fsdp": 2, "tensor": 2}
+    few = ("model.vit.layers=3", "model.vit.feature_layers=[-1]")
+    config, mesh = small_config("model.llm.kv_heads=2", *few), {"data": 2, "fsdp": 2, "tensor": 2}
     return analyse(make_setting(config, topology, program=program, shape=mesh, rows_per_device=2))
 
 
@@ -65,7 +66,7 @@ def test_training_holds_two_moments_a_parameter():
 def test_bytes_of_a_device_are_those_that_it_is_given():
     config, mesh = small_config(), make_mesh({"fsdp": 4, "tensor": 2})
     abstract = abstract_state(config, mesh)
-    state = jax.device_put(fresh_state(), state_shardings(abstract))
+    state = jax.device_put(random_state(config), state_shardings(abstract))
     first = jax.devices()[0]
     held = sum(
         shard.data.nbytes
