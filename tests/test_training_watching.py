@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,7 +29,7 @@ from training_cases import (
 from stts_jax.budget import row_budget
 from stts_jax.config import ConfigError, load_config
 from stts_jax.data.bad_examples import Unreadable
-from stts_jax.parallel.mesh import make_mesh, shard_batch
+from stts_jax.parallel.mesh import make_mesh, replicated, shard_batch
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.training import dump as dump_module
 from stts_jax.training import loop, spikes, start
@@ -46,6 +47,13 @@ from stts_jax.training.trackers import flat
 from stts_jax.training.utilization import Throughput, peak_flops
 
 SKIP = "train.skip_loss_spikes=3"
+# What skips a step doesn't see what the model is made of: a small one compiles in half the time.
+FEW_PARTS = (
+    "model.vit.layers=2",
+    "model.vit.feature_layers=[-1]",
+    "model.prune.method=none",
+    "model.prune.topk=0",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -79,29 +87,29 @@ def test_a_spike_stays_out_of_the_means_and_nan_is_none():
     assert not watched([2.0] * 25 + [np.nan])[0][-1]
 
 
-def spiky_state(mean):
+def spiky_state(mean, *overrides):
     """A state whose means say that losses have been around `mean` for long."""
-    zero = spikes.fresh_spikes()
+    zero, config = spikes.fresh_spikes(), small_config(*overrides)
     means = dataclasses.replace(
         zero, loss=zero.loss + mean, norm=zero.norm + 1e9, weight=zero.weight + 1
     )
     means = dataclasses.replace(means, taken=zero.taken + 100)
-    shardings = jax.tree.map(
-        lambda x: x.sharding, abstract_state(small_config(SKIP), single_mesh())
-    )
-    return jax.device_put(dataclasses.replace(fresh_state(), spikes=means), shardings)
+    placed = jax.device_put(means, replicated(single_mesh()))
+    return dataclasses.replace(random_state(config), spikes=placed)
 
 
-def step_as_in_a_run(state, *overrides):
+@cache
+def step_as_in_a_run(*overrides):
     """Compiled as outside of tests: code that the tests' flags make differs in the last bit."""
-    lowered = train_step(*overrides).lower(state, batch_for(small_config(), 0), KEY)
-    return lowered.compile(AS_IN_A_RUN)
+    config = small_config(*overrides)
+    state = abstract_state(config, single_mesh())
+    return train_step(*overrides).lower(state, batch_for(config, 0), KEY).compile(AS_IN_A_RUN)
 
 
 def test_without_a_spike_the_option_changes_no_bit():
-    config = small_config(SKIP)
-    plain, watching = fresh_state(), spiky_state(1e9)
-    step, watching_step = step_as_in_a_run(plain), step_as_in_a_run(watching, SKIP)
+    config = small_config(*FEW_PARTS)
+    plain, watching = random_state(config), spiky_state(1e9, *FEW_PARTS)
+    step, watching_step = step_as_in_a_run(*FEW_PARTS), step_as_in_a_run(*FEW_PARTS, SKIP)
     for seed in range(3):
         plain, metrics = step(plain, batch_for(config, seed), KEY)
         watching, watched_metrics = watching_step(watching, batch_for(config, seed), KEY)
@@ -114,9 +122,9 @@ def test_without_a_spike_the_option_changes_no_bit():
 
 
 def test_a_spike_leaves_parameters_and_moments_as_they_are():
-    state = spiky_state(0.1)
+    config, state = small_config(*FEW_PARTS), spiky_state(0.1, *FEW_PARTS)
     before = jax.device_get((state.model, state.optimizer))
-    state, metrics = train_step(SKIP)(state, batch_for(small_config(), 0), KEY)
+    state, metrics = step_as_in_a_run(*FEW_PARTS, SKIP)(state, batch_for(config, 0), KEY)
     after = jax.device_get((state.model, state.optimizer))
     assert all(map(np.array_equal, jax.tree.leaves(before), jax.tree.leaves(after)))
     assert int(metrics["skipped"]) == 1 and int(state.step) == 1
@@ -186,18 +194,26 @@ def test_a_dump_is_replayed(dump, capsys):
     assert "there is no dump in" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("devices", [8, 1])
-def test_a_dump_of_several_parts_is_replayed_in_these_parts(tmp_path, monkeypatch, devices):
-    """On the run's mesh of two devices or on one; dropout tells which rows a part had."""
-    config = small_config("train.accumulate=2", "model.llm.residual_dropout=0.5")
+@pytest.fixture(scope="module")
+def dump_of_parts(tmp_path_factory):
+    """Of a batch that two devices took in two parts, and the metrics of its step."""
+    folder = tmp_path_factory.mktemp("parts")
+    few = ("model.vit.layers=3", "model.vit.feature_layers=[-1]")
+    config = small_config("train.accumulate=2", "model.llm.residual_dropout=0.5", *few)
     mesh = make_mesh({"data": 2}, jax.devices()[:2])
     state, budget = random_state(config, mesh), row_budget(config.model, config.data)
-    checkpoint = save_model(state.model, config, tmp_path)
+    checkpoint = save_model(state.model, config, folder)
     batch = next(FakeBatches(config))
     key = jax.random.key(config.train.seed)
     _, metrics = make_train_step(config, budget, mesh)(state, shard_batch(batch, mesh), key)
     then = {name: float(value) for name, value in metrics.items()}
-    folder = write_dump(tmp_path, config, mesh, 1, batch, then, checkpoint)
+    return write_dump(folder, config, mesh, 1, batch, then, checkpoint), then
+
+
+@pytest.mark.parametrize("devices", [8, 1])
+def test_a_dump_of_several_parts_is_replayed_in_these_parts(dump_of_parts, monkeypatch, devices):
+    """On the run's mesh of two devices or on one; dropout tells which rows a part had."""
+    folder, then = dump_of_parts
     used = []
     load_model = replay_module.load_model
 
