@@ -10,7 +10,9 @@ from stts_jax.training import distributed
 from stts_jax.training.checkpoint import checkpoint_steps
 from stts_jax.training.distributed import join_processes
 
-RUN = ("train.save_every=2", "train.log_every=1")
+# Compiling the step in each process is what these tests cost, so it has few blocks.
+MODEL = ("model.vit.layers=3", "model.vit.feature_layers=[-1]")
+RUN = ("train.save_every=2", "train.log_every=1", *MODEL)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ answers with the process id, and to `{"wait": id}` with the exit code. What a pr
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -33,6 +34,7 @@ from stts_jax.training.step import abstract_state, state_shardings
 
 
 def main() -> None:
+    gc.set_threshold(100_000, 50, 100)  # as in conftest.py
     for line in sys.stdin:
         order = json.loads(line)
         if "wait" in order:
