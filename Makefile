@@ -34,7 +34,8 @@ PARITY_TESTS := $(shell grep -ls "mark\.parity_torch" tests/test_*.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo bench smoke test test-parity test-compilers test-all lint settings lock clean
+.PHONY: help setup demo bench smoke test test-parity fuzz test-compilers test-all lint settings \
+    lock clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -59,6 +60,10 @@ ifeq ($(PARITY_TESTS),)
 else
 	$(PYTEST) -m parity_torch
 endif
+
+fuzz: $(SETUP)  ## change users' files at random for SECONDS=600, from SEED=0 on
+	cd tests && PYTHONPATH=.. ../.venv/bin/python -m fuzz --seconds $(or $(SECONDS),600) \
+	    --seed $(or $(SEED),0)
 
 test-compilers: $(SETUP_COMPILERS)  ## compile for TPUs and GPUs, with compilers that it installs
 	$(COMPILERS)/bin/python -m pytest -m compilers
