@@ -70,12 +70,17 @@ def main_of(program: str) -> Callable[[Sequence[str]], Any]:
 def options_of(program: str, arguments: Sequence[str]) -> argparse.Namespace:
     """Returns what a program's own parser makes of arguments; SystemExit if it refuses them."""
     parse_args = argparse.ArgumentParser.parse_args
+    parse_intermixed = argparse.ArgumentParser.parse_intermixed_args
 
     def parse_and_stop(self: argparse.ArgumentParser, *given: Any, **named: Any) -> None:
         raise ParsedError(parse_args(self, *given, **named))
 
+    def parse_intermixed_and_stop(self: argparse.ArgumentParser, *given: Any) -> None:
+        raise ParsedError(parse_intermixed(self, *given))
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+        patch.setattr(argparse.ArgumentParser, "parse_intermixed_args", parse_intermixed_and_stop)
         try:
             main_of(program)(list(arguments))
         except ParsedError as parsed:

@@ -379,7 +379,7 @@ def test_the_oldest_point_format_is_not_written():
 
 
 def test_what_is_no_point_is_an_error():
-    with pytest.raises(FormatterError, match="no point"):
+    with pytest.raises(FormatterError, match="not a point"):
         image_points([{"x": 1}], (2, 2), "dog", "point", SFT)
 
 

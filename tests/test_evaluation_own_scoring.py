@@ -10,6 +10,7 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
+from command_cases import without_progress
 from PIL import Image
 from training_cases import small_config
 
@@ -424,5 +425,5 @@ def test_a_run_says_at_its_start_that_free_texts_are_not_in_the_accuracy(
     path = tmp_path / "validation.jsonl"
     path.write_text(json.dumps({"video": "a.mp4"} | line))
     train.evaluation(small_config(f"data.validation={path}"), tmp_path)
-    printed = capsys.readouterr().out
+    printed = without_progress(capsys.readouterr().out)
     assert said in printed and bool(printed) == bool(said)

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from command_cases import without_progress
 from quick_compile import AS_IN_A_RUN
 from training_cases import (
     KEY,
@@ -406,7 +407,7 @@ def test_bad_examples_are_counted_in_every_place_that_a_run_tells(tmp_path, caps
     records = read_metrics(tmp_path / "metrics.jsonl")
     windows = [r["window"]["bad_examples"] for r in records if "window" in r]
     assert windows == [0, 1] and summary["bad_examples"] == 1
-    early, late, *rest = capsys.readouterr().out.splitlines()
+    early, late, *rest = without_progress(capsys.readouterr().out).splitlines()
     assert "bad" not in early and late.endswith("| bad examples 1")
     assert "bad examples that were left out: 1; warnings above name them" in rest
 
