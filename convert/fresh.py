@@ -13,8 +13,8 @@ from convert.names import name_table
 from convert.stored import Rows
 from stts_jax.config import ModelConfig
 from stts_jax.model.connector import Connector
+from stts_jax.model.video_language_model import token_scorer
 from stts_jax.parallel.parameters import named_parameters, truncated_normal
-from stts_jax.pruning.scorer import TokenScorer
 
 # As the reference initialises the embeddings of new tokens (`new_embedding_init_range`).
 EXTRA_EMBEDDING_DEVIATION = 0.02
@@ -43,7 +43,7 @@ class ArrayRows:
 
 def fresh_scorer(model: ModelConfig, column: str, seed: int = 0) -> dict[str, Rows]:
     """A new scorer, by the names of a column."""
-    scorer = jax.jit(lambda key: TokenScorer(model, key=key))(jax.random.key(seed))
+    scorer = jax.jit(lambda key: token_scorer(model, key=key))(jax.random.key(seed))
     return _named("scorer", scorer, model, column)
 
 

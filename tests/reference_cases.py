@@ -21,10 +21,9 @@ from convert.names import Name, name_table
 from convert.reference_config import prune_config, vit_config
 from stts_jax.budget import Budget, tokens_to_prune
 from stts_jax.config import ModelConfig, replace
-from stts_jax.model.video_language_model import FusedRows, VideoLanguageModel
+from stts_jax.model.video_language_model import FusedRows, VideoLanguageModel, token_scorer
 from stts_jax.model.vision import VisionOutput, encode
 from stts_jax.model.vit import VisionTransformer
-from stts_jax.pruning.scorer import TokenScorer
 
 KEY = jax.random.key(0)
 NOT_CARRIED = pytest.mark.skip("these goldens are not carried here: the choice is at 6 MB")
@@ -110,7 +109,7 @@ def build_vision(config: ModelConfig, arrays: Mapping[str, np.ndarray]) -> dict[
 
     def make() -> dict[str, Any]:
         module: dict[str, Any] = {"vit": VisionTransformer(config.vit, key=KEY)}
-        return module | ({"scorer": TokenScorer(config, key=KEY)} if scored else {})
+        return module | ({"scorer": token_scorer(config, key=KEY)} if scored else {})
 
     def needed(name: str) -> bool:
         head, _, rest = name.partition("resblocks.")
@@ -155,9 +154,9 @@ def _encode(
         dtype=jnp.dtype(jnp.float32),
         key=KEY,
     )
-    rows, frames, patches = output.keep_patches.shape
+    rows, frames, patches = output.plan.keep_patches.shape
     everything = jnp.broadcast_to(jnp.arange(frames * patches), (rows, 1, frames * patches))
-    features = output.layout.lookup(output.features, everything)
+    features = output.plan.layout.lookup(output.features, everything)
     hidden = features.reshape(rows * frames, patches, -1, config.vit.width)
     return output, jnp.moveaxis(hidden, 2, 0)
 

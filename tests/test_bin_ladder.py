@@ -18,7 +18,7 @@ from reference_cases import worst
 
 from stts_jax.layers.switch import switch
 from stts_jax.model.vit import VisionTransformer
-from stts_jax.pruning.first_fit import bin_bound, bin_ladder, first_fit_layout
+from stts_jax.pruning.first_fit import bin_bound, bin_sizes, first_fit_layout
 
 # Worst seen: 3e-7.
 GRADIENTS = 2e-6
@@ -38,14 +38,14 @@ GRADIENTS = 2e-6
     ],
 )
 def test_the_ladder_goes_from_perfect_packing_to_the_bound(frames, kept, sizes):
-    assert bin_ladder(1, frames, int(kept * frames * 729), 729) == sizes
+    assert bin_sizes(1, frames, int(kept * frames * 729), 729) == sizes
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 8, 24, 100])
 def test_a_ladder_is_short_and_its_steps_are_small(frames):
     """It begins within a third of perfect packing, and no step is longer than two thirds."""
     for kept in range(1, frames * 9 + 1):
-        sizes, fewest = bin_ladder(1, frames, kept, 9), -(-kept // 9)
+        sizes, fewest = bin_sizes(1, frames, kept, 9), -(-kept // 9)
         assert len(sizes) <= 4 and sizes[-1] == bin_bound(1, frames, kept, 9)
         assert fewest <= sizes[0] <= max(4 / 3 * fewest, fewest + 1)
         assert all(large <= max(5 / 3 * small, small + 1) for small, large in pairwise(sizes))
@@ -65,7 +65,7 @@ def test_only_the_bins_that_are_used_are_run_up_to_the_next_size(frames, used, t
         assert bins.source.shape[0] == x.shape[0]
         return x + block * x.shape[0]
 
-    out = layout.through(step, jnp.ones(()), x)
+    out = layout.apply_block(step, jnp.ones(()), x)
     np.testing.assert_array_equal(out[:taken], x[:taken] + taken)
     assert out.shape == x.shape and not out[taken:].any()
 
@@ -97,7 +97,7 @@ def traced_gradient(sizes: tuple[int, ...], remat: bool) -> Any:
     @partial(jax.grad, argnums=(0, 1))
     def gradient(vit: VisionTransformer, x: jax.Array, keep: jax.Array) -> jax.Array:
         layout = first_fit_layout(keep, sizes)
-        out, _ = vit.run(layout.gather(x), 0, 8, layout, remat)
+        out, _ = vit.run(layout.gather(x), 0, 8, layout, remat=remat)
         return (out**2).sum()
 
     return gradient.trace(transformer(), x_of_frames(), jnp.ones((1, 8, PATCHES), bool))

@@ -35,14 +35,14 @@ from stts_jax.layers.rotary import rotary_tables
 from stts_jax.model.connector import Connector
 from stts_jax.model.llm import residual_dropout
 from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
-from stts_jax.model.vision import encode
+from stts_jax.model.vision import encode, frames_of
 from stts_jax.parallel.parameters import count_parameters, named_parameters
-from stts_jax.pruning.cells import to_patches
-from stts_jax.pruning.first_fit import bin_ladder, first_fit_layout
-from stts_jax.pruning.frames import frame_table
-from stts_jax.pruning.layout import DenseLayout, stream_layout
-from stts_jax.pruning.scorer import log_score_bias
+from stts_jax.pruning.first_fit import bin_sizes, first_fit_layout
+from stts_jax.pruning.layout import DenseLayout
+from stts_jax.pruning.pooling_windows import to_patches
+from stts_jax.pruning.score_bias import score_bias
 from stts_jax.pruning.selection import protect_first_frames, select
+from stts_jax.pruning.stream import stream_layout
 from stts_jax.training.loss import token_loss
 
 # Worst seen: logits 5e-7, loss 0, gradients 2e-5, features 3e-7 (relative to the largest value).
@@ -88,7 +88,7 @@ def total_loss(model: Any, hidden: jax.Array, text: Any, auxiliary: jax.Array) -
 def loss_and_more(model: VideoLanguageModel, batch: Any, budget: Any, key: Any, train: bool) -> Any:
     """The loss; logits and what went into the LLM beside it."""
     hidden, fused = model(batch, budget, key=key, train=train)
-    loss = total_loss(model, hidden, fused.text, fused.vision.auxiliary_loss)
+    loss = total_loss(model, hidden, fused.text, fused.vision.temporal_loss)
     return loss, (model.llm.logits(hidden), fused)
 
 
@@ -116,9 +116,9 @@ def masked_instead(model: VideoLanguageModel, batch: Any, budget: Any) -> Any:
         vision = encode(
             model.vit, model.scorer, batch, budget, config, dtype=jnp.dtype("float32"), key=KEY
         )
-        dropped, number = dropped_tokens(config, batch, vision.keep_patches)
+        dropped, number = dropped_tokens(config, batch, vision.plan.keep_patches)
         pooling = batch["token_pooling"]
-        visual = model.connector(vision.layout.lookup(vision.features, pooling), pooling >= 0)
+        visual = model.connector(vision.plan.layout.lookup(vision.features, pooling), pooling >= 0)
         own = jax.vmap(lambda row, i: row[i])(visual, jnp.maximum(number, 0))
         embeddings = model.llm.embed(batch["input_ids"], jnp.dtype("float32"))
         embeddings += jnp.where((number >= 0)[..., None], own, 0)
@@ -126,7 +126,7 @@ def masked_instead(model: VideoLanguageModel, batch: Any, budget: Any) -> Any:
         mask = attention_mask(tokens, tokens, config.llm.bidirectional).array()
         mask = mask & ~dropped[:, None, :]
         hidden = model.llm(embeddings, batch["position_ids"], mask)
-        total = total_loss(model, hidden, batch, vision.auxiliary_loss)
+        total = total_loss(model, hidden, batch, vision.temporal_loss)
         return total, (model.llm.logits(hidden), dropped)
 
     return jax.value_and_grad(loss, has_aux=True)(model)
@@ -216,27 +216,26 @@ def masked_vit(model: VideoLanguageModel, batch: Any) -> tuple[jax.Array, jax.Ar
     """A ViT that keeps every patch, and hides the ones that should be dropped after block l+1."""
     config, prune = model.config, model.config.prune
     x = model.vit.embed(batch["images"], jnp.dtype("float32"))
-    counts, kinds = batch["num_images"], batch["multimodal_type"]
-    frames = frame_table(counts, kinds, x.shape[1], prune, config.tokens_per_frame)
+    frames = frames_of(batch, config)
     upto = prune.prune_at + 1
-    x, first = model.vit.run(x, 0, upto, DenseLayout(), False)
+    x, first = model.vit.run(x, 0, upto, DenseLayout(), remat=False)
     scores = model.scorer(x)
     keep = to_patches(select(protect_first_frames(scores, frames), frames), config.vit.grid, 3)
-    bias = log_score_bias(
+    bias = score_bias(
         scores, frames, grid=config.vit.grid, pooling=3, minimum=prune.rescale_bias_min
     )
-    x, second = model.vit.run(x, upto, upto + 1, DenseLayout(key_bias=bias), False)
-    _, third = model.vit.run(x, upto + 1, config.vit.depth, Masked(keep=keep), False)
+    x, second = model.vit.run(x, upto, upto + 1, DenseLayout(key_bias=bias), remat=False)
+    _, third = model.vit.run(x, upto + 1, config.vit.depth, Masked(keep=keep), remat=False)
     return model.vit.concatenate(first | second | third), keep
 
 
 def features_everywhere(vision: Any) -> jax.Array:
     """(B, T, N, D), zeros where nothing is kept."""
-    shape = vision.keep_patches.shape
+    shape = vision.plan.keep_patches.shape
     everything = jnp.broadcast_to(
         jnp.arange(shape[1] * shape[2]), (shape[0], 1, shape[1] * shape[2])
     )
-    return vision.layout.lookup(vision.features, everything).reshape(*shape, -1)
+    return vision.plan.layout.lookup(vision.features, everything).reshape(*shape, -1)
 
 
 def test_a_stream_gives_the_features_and_gradients_of_masking(report_error):
@@ -246,7 +245,7 @@ def test_a_stream_gives_the_features_and_gradients_of_masking(report_error):
     def streamed(model: VideoLanguageModel) -> Any:
         vision = encode_rows(model, batch, BUDGET)
         features = features_everywhere(vision)
-        return (features * weights).sum(), (features, vision.keep_patches)
+        return (features * weights).sum(), (features, vision.plan.keep_patches)
 
     def masked(model: VideoLanguageModel) -> Any:
         features, keep = masked_vit(model, batch)
@@ -274,11 +273,11 @@ def test_a_stream_gives_the_features_and_gradients_of_masking(report_error):
 def packed_both_ways(model: VideoLanguageModel, x: jax.Array, keep: jax.Array, size: int) -> Any:
     """The last blocks in a stream, in bins, and with every patch in place; at all patches."""
     count, frames, patches = keep.shape
-    bins = first_fit_layout(keep, bin_ladder(count, frames, size, patches))
+    bins = first_fit_layout(keep, bin_sizes(count, frames, size, patches))
     everything = jnp.broadcast_to(jnp.arange(frames * patches), (count, 1, frames * patches))
 
     def run(layout: Any) -> jax.Array:
-        out, _ = model.vit.run(layout.gather(x), 2, 4, layout, False)
+        out, _ = model.vit.run(layout.gather(x), 2, 4, layout, remat=False)
         return layout.lookup(out, everything).reshape(*x.shape)
 
     return run(stream_layout(keep, size)), run(bins), run(DenseLayout()), bins.refilled
@@ -315,10 +314,10 @@ def test_pruning_only_at_the_connector_leaves_the_vit_whole():
     config = small(prune__pruning_in_scorer=False)
     model, batch = small_model(config), rows()
     _, (_, fused) = forward(model, batch, BUDGET, KEY, False)
-    layout = fused.vision.layout
+    layout = fused.vision.plan.layout
     assert isinstance(layout, DenseLayout) and (layout.key_bias < 0).any()
     assert fused.vision.features.shape == (ROWS, BUDGET.frames, 81, 2 * SMALL.vit.width)
-    stays = np.asarray(fused.vision.keep).sum((1, 2))
+    stays = np.asarray(fused.vision.plan.keep).sum((1, 2))
     counts, kinds = batch["num_images"], batch["multimodal_type"]
     k = tokens_to_prune(counts, kinds, config.prune, 9)
     assert (stays == np.maximum(counts, 0).sum(1) * 9 - k.sum(1)).all()
@@ -333,11 +332,11 @@ def test_without_pruning_in_the_scorer_the_bias_stays_in_all_later_blocks(report
     @jax.jit
     def plain(model: VideoLanguageModel, bias: jax.Array) -> jax.Array:
         x = model.vit.embed(batch["images"], jnp.dtype("float32"))
-        x, first = model.vit.run(x, 0, 1, DenseLayout(), False)
-        _, rest = model.vit.run(x, 1, 4, DenseLayout(key_bias=bias), False)
+        x, first = model.vit.run(x, 0, 1, DenseLayout(), remat=False)
+        _, rest = model.vit.run(x, 1, 4, DenseLayout(key_bias=bias), remat=False)
         return model.vit.concatenate(first | rest)
 
-    error = worst(vision.features, plain(model, vision.layout.key_bias))
+    error = worst(vision.features, plain(model, vision.plan.layout.key_bias))
     report_error("features", error, FEATURES)
     assert error <= FEATURES
 
@@ -417,7 +416,7 @@ def test_frames_that_are_all_alike_lose_exactly_their_budget(packing, alike):
     counts, kinds = batch["num_images"], batch["multimodal_type"]
     k = np.asarray(tokens_to_prune(counts, kinds, SMALL.prune, 9))
     assert (k > 0).sum() > 1
-    stays = np.asarray(fused.vision.keep).sum((1, 2))
+    stays = np.asarray(fused.vision.plan.keep).sum((1, 2))
     assert (stays == np.maximum(counts, 0).sum(1) * 9 - k.sum(1)).all()
     assert (
         np.asarray(fused.tokens.valid).sum(1) == (batch["input_ids"] >= 0).sum(1) - k.sum(1)

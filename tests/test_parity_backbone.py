@@ -31,9 +31,9 @@ from stts_jax.budget import Budget
 from stts_jax.config import ConnectorConfig, LlmConfig, ModelConfig
 from stts_jax.layers.compact import compact, take_rows
 from stts_jax.model.connector import Connector
+from stts_jax.model.video_language_model import token_scorer
 from stts_jax.model.vision import encode
 from stts_jax.model.vit import VisionTransformer
-from stts_jax.pruning.scorer import TokenScorer
 
 # Worst seen: features 2.7e-6, loss 1.3e-7, gradients 1.8e-5, their norms 8.9e-5 (relative).
 FEATURES = 2e-5
@@ -87,10 +87,10 @@ def features_of(
     )
     pooling = batch["token_pooling"]
     rows = pooling.shape[0]
-    keep = take_rows(vision.keep_patches.reshape(rows, -1), pooling, fill=False).any(-1)
+    keep = take_rows(vision.plan.keep_patches.reshape(rows, -1), pooling, fill=False).any(-1)
     chosen, place = compact(keep, budget.visual)
     slots = take_rows(pooling, chosen, fill=-1)
-    projected = module["connector"](vision.layout.lookup(vision.features, slots), slots >= 0)
+    projected = module["connector"](vision.plan.layout.lookup(vision.features, slots), slots >= 0)
     return jnp.where(keep[..., None], take_rows(projected, place), 0), (vision, keep)
 
 
@@ -107,7 +107,7 @@ def loss_and_gradients(
     def loss(module: dict[str, Any]) -> tuple[jax.Array, Any]:
         features, more = features_of(module, batch, budget, config)
         vision, _ = more
-        return (features * weights).sum() + vision.auxiliary_loss, (features, more)
+        return (features * weights).sum() + vision.temporal_loss, (features, more)
 
     return jax.value_and_grad(loss, has_aux=True)(module)
 
@@ -131,7 +131,7 @@ def test_parity_backbone_and_its_gradients(path: Path, ratio: str, worst_error: 
     def make() -> dict[str, Any]:
         return {
             "vit": VisionTransformer(config.vit, key=KEY),
-            "scorer": TokenScorer(config, key=KEY),
+            "scorer": token_scorer(config, key=KEY),
             "connector": Connector(config, key=KEY),
         }
 
@@ -157,7 +157,7 @@ def test_parity_backbone_and_its_gradients(path: Path, ratio: str, worst_error: 
     (loss, (_, (vision, _))), gradients = loss_and_gradients(
         module, batch, weighting, budget, config
     )
-    error = worst(vision.auxiliary_loss, trained["aux_loss"].reshape(()))
+    error = worst(vision.temporal_loss, trained["aux_loss"].reshape(()))
     worst_error.add(name, "temporal loss", error, LOSS)
     assert error <= LOSS
     # Features are summed with both signs, so the loss is exact only as far as they are.

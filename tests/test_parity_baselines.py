@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from goldens_folder import goldens_dir
 from reference_cases import (
+    KEY,
     NOT_CARRIED,
     RETRY,
     TIE,
@@ -33,8 +34,9 @@ from test_parity_scorer import frames_of
 
 from stts_jax.budget import tokens_to_prune
 from stts_jax.model.vision import VisionOutput
-from stts_jax.pruning.baselines import PROTECTED, easy_ratings, heuristic_ratings
-from stts_jax.pruning.cells import to_patches
+from stts_jax.pruning.baselines import BaselineInputs, baseline_scores
+from stts_jax.pruning.baselines.similarity import PROTECTED_SIMILARITY
+from stts_jax.pruning.pooling_windows import to_patches
 from stts_jax.pruning.selection import select
 
 # Worst seen: hidden states 4.3e-7, similarities 6.0e-7.
@@ -45,7 +47,6 @@ SIMILARITY = 5e-6
 @pytest.mark.parametrize("method", ["heuristic", "easy"])
 def test_parity_baselines_when_no_retry_is_needed(method: str, worst_error: Any) -> None:
     """Ragged grids are left out: their empty slots read patch 0 of the batch, ours are zeros."""
-    rate = {"heuristic": heuristic_ratings, "easy": easy_ratings}[method]
     compared = 0
     for path in cases("heuristic_masks*.npz"):
         case = load(path)
@@ -58,7 +59,8 @@ def test_parity_baselines_when_no_retry_is_needed(method: str, worst_error: Any)
             for row in range(rows):
                 k = own["num_to_prune"][row : row + 1]
                 frames = frames_of(own["first_padding"][row : row + 1], total, k)
-                ratings = rate(jnp.asarray(x[row])[None], frames, 3, entry["thr"])
+                inputs = BaselineInputs(jnp.asarray(x[row])[None], frames, 3, entry["thr"], KEY)
+                ratings = baseline_scores(method, inputs)
                 keep = np.asarray(to_patches(select(ratings, frames), entry["grid"], 3))
                 real = np.asarray(frames.real)[0]
                 expected = own[f"{method}_valid_mask"][row].reshape(total, -1)
@@ -99,7 +101,7 @@ def test_parity_baselines_in_the_vit(path: Path, entry: dict[str, Any], worst_er
     output, hidden = run_vision(case, config, weights("heuristic_vit"))
     compare_similarity(name, output, case["cosine_sims"], entry["method"], worst_error)
 
-    keep, real = np.asarray(output.keep_patches), np.asarray(output.frames.real)
+    keep, real = np.asarray(output.plan.keep_patches), np.asarray(output.frames.real)
     assert keep.sum() == entry["tries"][0][-1]
     counts = case["num_images"]
     k = tokens_to_prune(counts, case["multimodal_type"], config.prune, config.tokens_per_frame)
@@ -110,9 +112,9 @@ def test_parity_baselines_in_the_vit(path: Path, entry: dict[str, Any], worst_er
     assert (keep == case["valid_mask"].reshape(keep.shape)).all()
     left = keep.any(-1).reshape(-1, 1)
     lone_empty = (~left).sum() == 1  # the reference runs one bin more, see first_fit.py
-    assert int(output.layout.used_bins) == case["new_batch_size"] - lone_empty
+    assert int(output.plan.layout.used_bins) == case["new_batch_size"] - lone_empty
     refilled = case["refill_mask"] & left & ~keep.reshape(len(left), -1)
-    assert (np.asarray(output.layout.refilled).reshape(refilled.shape) == refilled).all()
+    assert (np.asarray(output.plan.layout.refilled).reshape(refilled.shape) == refilled).all()
     error = worst(hidden[:, real.reshape(-1)], case["hidden_states"][:, real.reshape(-1)])
     worst_error.add(name, "hidden states", error, HIDDEN)
     assert error <= HIDDEN
@@ -131,6 +133,6 @@ def compare_similarity(
         earlier = np.diagonal(everything[row, :frame, :, frame], axis1=1, axis2=2)
         distance = np.abs(earlier + own)[-1 if method == "easy" else slice(None)]
         distance = distance.reshape(-1, tokens).min(0)
-        error = distance[own != PROTECTED].max(initial=0)
+        error = distance[own != PROTECTED_SIMILARITY].max(initial=0)
         worst_error.add(name, "similarity", error, SIMILARITY)
         assert error <= SIMILARITY

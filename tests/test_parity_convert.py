@@ -148,7 +148,7 @@ def test_parity_a_recorded_stts_checkpoint_keeps_its_scorer(
     error = worst(scores, case["scores"])
     worst_error.add(folder.name, "scores", error, FEATURES)
     assert error <= FEATURES
-    assert (np.asarray(rows.vision.keep).reshape(-1) == case["prunable_valid_mask"]).all()
+    assert (np.asarray(rows.vision.plan.keep).reshape(-1) == case["prunable_valid_mask"]).all()
     error = worst(visual_features(model, rows), case["features"])
     worst_error.add(folder.name, "features", error, FEATURES)
     assert error <= FEATURES

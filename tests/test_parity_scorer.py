@@ -17,9 +17,10 @@ from convert.in_memory import from_native, to_native
 from convert.names import Name
 from stts_jax.budget import MultimodalType, tokens_to_prune
 from stts_jax.config import ModelConfig, PruneConfig, VitConfig
-from stts_jax.pruning.cells import to_patches
+from stts_jax.model.video_language_model import token_scorer
 from stts_jax.pruning.first_fit import first_fit_layout
 from stts_jax.pruning.frames import FrameTable
+from stts_jax.pruning.pooling_windows import to_patches
 from stts_jax.pruning.scorer import TokenScorer
 from stts_jax.pruning.selection import protect_first_frames, select
 from stts_jax.pruning.temporal_loss import adjacent_similarity
@@ -88,7 +89,7 @@ def test_parity_scorer_and_its_gradients(path: Path, worst_error: Any) -> None:
     config = scorer_config(case)
     heads = int(case["num_heads"]), int(case["num_kv_heads"])
     arrays = fold_key_heads(under(case, "w/"), *heads)
-    abstract = jax.eval_shape(lambda: TokenScorer(config, key=KEY))
+    abstract = jax.eval_shape(lambda: token_scorer(config, key=KEY))
     scorer = from_native(abstract, arrays, scorer_table())
     x = jnp.asarray(case["x"])[None]
 

@@ -61,7 +61,7 @@ def compare(
     k = tokens_to_prune(counts, kinds, config.prune, config.tokens_per_frame)
     prunable = np.asarray(output.frames.prunable).reshape(-1)
     assert (prunable == recorded["prunable_frame_mask"]).all()
-    keep = np.asarray(output.keep_patches).reshape(rows * frames, -1)
+    keep = np.asarray(output.plan.keep_patches).reshape(rows * frames, -1)
     mask = recorded["valid_mask"]
     if mask.shape[0] != keep.shape[0]:  # without packing only prunable frames are recorded
         keep = keep[prunable]
@@ -78,10 +78,10 @@ def compare_bins(output: VisionOutput, recorded: dict[str, Any]) -> None:
     per_frame = recorded["valid_mask"].sum(-1)
     if (per_frame == 0).sum() == 1 or not np.asarray(output.frames.prunable).any():
         return
-    assert int(output.layout.used_bins) == int(recorded["new_batch_size"])
+    assert int(output.plan.layout.used_bins) == int(recorded["new_batch_size"])
     prunable = recorded["prunable_frame_mask"]
     kept = recorded["valid_mask"][prunable].sum()
-    share = np.asarray(output.layout.refilled).sum() / kept
+    share = np.asarray(output.plan.layout.refilled).sum() / kept
     assert share == pytest.approx(float(recorded["refill_over_kept"]), abs=1e-6)
 
 

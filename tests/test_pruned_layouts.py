@@ -13,9 +13,9 @@ from reference_cases import worst
 from stts_jax.layers.attention import stream_attention
 from stts_jax.layers.attention.stream import DENSE_STREAM_SEGMENTS
 from stts_jax.layers.compact import compact, take_rows
-from stts_jax.pruning.cells import to_cells, to_patches
 from stts_jax.pruning.first_fit import bin_bound, first_fit_layout
-from stts_jax.pruning.layout import stream_layout
+from stts_jax.pruning.pooling_windows import to_patches, to_windows
+from stts_jax.pruning.stream import stream_layout
 
 # Worst seen: attention 1e-7, its gradients 3e-7.
 ATTENTION = 2e-6
@@ -46,7 +46,7 @@ def test_compaction_and_taking_undo_each_other():
 
 
 def test_cells_hold_their_square_of_patches():
-    cells = np.asarray(to_cells(jnp.arange(36)[:, None], 2))[..., 0]
+    cells = np.asarray(to_windows(jnp.arange(36)[:, None], 2))[..., 0]
     square = np.arange(36).reshape(6, 6)
     for cell, patches in enumerate(cells):
         i, j = divmod(cell, 3)
@@ -57,7 +57,7 @@ def test_cells_hold_their_square_of_patches():
 def test_patches_get_the_value_of_the_cell_they_are_in(grid, pooling):
     count = (-(-grid // pooling)) ** 2
     values = to_patches(jnp.arange(1, count + 1), grid, pooling)
-    cells = np.asarray(to_cells(values[:, None], pooling))[..., 0]
+    cells = np.asarray(to_windows(values[:, None], pooling))[..., 0]
     number = np.arange(1, count + 1)[:, None]
     assert ((cells == number) | (cells == 0)).all()  # 0 where a cell sticks out of the grid
     assert (cells > 0).sum() == grid * grid
@@ -86,14 +86,14 @@ def test_bins_of_first_fit_never_exceed_their_bound():
 def test_each_kept_patch_has_a_place_of_its_own_beside_patches_of_its_frame():
     masks = random_masks(300)
     layout = jax.jit(jax.vmap(partial(first_fit_layout, sizes=(10,))))(masks)
-    place = np.asarray(layout.place).reshape(300, -1)
+    slot = np.asarray(layout.slot).reshape(300, -1)
     source = np.asarray(layout.source).reshape(300, -1)
     ids = np.asarray(layout.segment_ids).reshape(300, -1)
-    for mask, places, sources, segment in zip(masks, place, source, ids, strict=True):
+    for mask, slots, sources, segment in zip(masks, slot, source, ids, strict=True):
         held = np.flatnonzero(mask.ravel())
-        assert (np.flatnonzero(places >= 0) == held).all()
-        assert (sources[places[held]] == held).all()
-        assert (segment[places[held]] == held // 9).all()
+        assert (np.flatnonzero(slots >= 0) == held).all()
+        assert (sources[slots[held]] == held).all()
+        assert (segment[slots[held]] == held // 9).all()
 
 
 def test_lone_frames_alone_are_refilled():

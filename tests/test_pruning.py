@@ -18,10 +18,12 @@ from stts_jax.config import ModelConfig, PruneConfig, VitConfig
 from stts_jax.config.model import PruneMethod
 from stts_jax.model import vision
 from stts_jax.model.vision import encode
-from stts_jax.pruning.baselines import PROTECTED, easy_ratings, heuristic_ratings
-from stts_jax.pruning.cells import to_cells
+from stts_jax.pruning.baselines import BaselineInputs, baseline_scores
+from stts_jax.pruning.baselines.similarity import PROTECTED_SIMILARITY
 from stts_jax.pruning.frames import FrameTable, frame_table
-from stts_jax.pruning.scorer import log_score_bias
+from stts_jax.pruning.layout import DenseLayout
+from stts_jax.pruning.pooling_windows import to_windows
+from stts_jax.pruning.score_bias import score_bias
 from stts_jax.pruning.selection import protect_first_frames, select
 from stts_jax.pruning.temporal_loss import temporal_loss
 
@@ -44,7 +46,7 @@ def prune(topk=0.5, **changes) -> PruneConfig:
 
 @partial(jax.jit, static_argnums=2)
 def _table(counts, kinds, config):
-    return frame_table(counts, kinds, T, config, P)
+    return frame_table(counts, tokens_to_prune(counts, kinds, config, P), T)
 
 
 HALF = prune()
@@ -193,7 +195,7 @@ def _keep_of(model, batch, budget, key):
     config = model.config
     return encode(
         model.vit, model.scorer, batch, budget, config, dtype=jnp.dtype("float32"), key=key
-    ).keep
+    ).plan.keep
 
 
 def keep_of(method, seed=0, key=KEY, **options):
@@ -230,7 +232,7 @@ MINIMUM = float(np.exp(-2.0))
 
 def bias(scores=SCORES, grid=9):
     frames = table()
-    return np.asarray(log_score_bias(scores, frames, grid=grid, pooling=3, minimum=MINIMUM))
+    return np.asarray(score_bias(scores, frames, grid=grid, pooling=3, minimum=MINIMUM))
 
 
 def test_the_bias_is_zero_in_first_frames_and_whatever_is_not_pruned():
@@ -244,7 +246,7 @@ def test_the_bias_is_zero_in_first_frames_and_whatever_is_not_pruned():
 def test_every_row_of_cells_is_stretched_from_the_minimum_to_one():
     frames = table()
     biased = np.asarray(frames.prunable & ~frames.first)
-    cells = to_cells(jnp.asarray(bias())[..., None], 3)[..., 0]
+    cells = to_windows(jnp.asarray(bias())[..., None], 3)[..., 0]
     assert (cells == cells[..., :1]).all()  # all patches of a cell have its bias
     by_row = np.asarray(cells[..., 0]).reshape(3, T, 3, 3)[biased]
     np.testing.assert_allclose(by_row.min(-1), -2.0, atol=1e-6)
@@ -262,7 +264,7 @@ def test_gradient_of_the_bias_is_finite_for_equal_scores():
     @jax.jit
     @jax.grad
     def gradient(scores, frames):
-        return log_score_bias(scores, frames, grid=9, pooling=3, minimum=MINIMUM).sum()
+        return score_bias(scores, frames, grid=9, pooling=3, minimum=MINIMUM).sum()
 
     assert np.isfinite(gradient(jnp.full_like(SCORES, 0.5), table())).all()
 
@@ -338,7 +340,7 @@ def test_temporal_loss_compares_neighbours_only():
     frames, patches, width = 64, 9, 2
     scores = jnp.zeros((1, frames, 1))
     x = jnp.ones((1, frames, patches, width))
-    one = frame_table(jnp.array([[frames]]), jnp.array([[VIDEO]]), frames, HALF, 1)
+    one = frame_table(jnp.array([[frames]]), jnp.array([[frames // 2]]), frames)
     gradient = jax.grad(
         lambda s, x: temporal_loss(s, x, one, pooling=3, coefficient=0.5), argnums=(0, 1)
     )
@@ -348,13 +350,13 @@ def test_temporal_loss_compares_neighbours_only():
 
 # ------------------------------------------------------------------------------------ baselines
 
-RATE = {"heuristic": heuristic_ratings, "easy": easy_ratings}
+BY_SIMILARITY = ("heuristic", "easy")
 
 
 @partial(jax.jit, static_argnums=0)
 def _rated(method, x, frames, threshold):
-    ratings = RATE[method](x, frames, 3, threshold)
-    return ratings, select(ratings, frames)
+    scores = baseline_scores(method, BaselineInputs(x, frames, 3, threshold, jax.random.key(0)))
+    return scores, select(scores, frames)
 
 
 def rated(method, angles, topk=0.5, threshold=0.85):
@@ -371,14 +373,14 @@ def rated(method, angles, topk=0.5, threshold=0.85):
     return np.asarray(ratings)[0, : len(angles)], np.asarray(keep)[0, : len(angles)]
 
 
-@pytest.mark.parametrize("method", RATE)
+@pytest.mark.parametrize("method", BY_SIMILARITY)
 def test_a_frame_at_a_scene_cut_is_kept_whole(method):
     ratings, keep = rated(method, [0.0, 0.1, 0.2, 1.6, 1.7, 1.8])
-    assert (ratings[[0, 3]] == PROTECTED).all()
+    assert (ratings[[0, 3]] == PROTECTED_SIMILARITY).all()
     assert keep[[0, 3]].all() and (~keep).sum() == 27
 
 
-@pytest.mark.parametrize("method", RATE)
+@pytest.mark.parametrize("method", BY_SIMILARITY)
 def test_what_resembles_its_reference_most_goes_first(method):
     _, keep = rated(method, [0.0, 0.02, 0.4, 0.5], topk=0.25)
     assert not keep[1].any() and keep[[0, 2, 3]].all()
@@ -389,33 +391,40 @@ def test_the_references_differ():
     drift = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     easy, heuristic = (rated(method, drift, topk=0.1)[0] for method in ("easy", "heuristic"))
     assert (easy[1:] < 0).all()
-    assert [bool((frame == PROTECTED).all()) for frame in heuristic] == [1, 0, 0, 1, 0, 0]
+    assert [bool((frame == PROTECTED_SIMILARITY).all()) for frame in heuristic] == [
+        1,
+        0,
+        0,
+        1,
+        0,
+        0,
+    ]
 
 
 def test_a_place_that_changes_is_rated_by_its_new_content_from_then_on():
     angles = np.zeros((4, 9, 9))
     angles[1:, :3, :3] = 1.5
     ratings, _ = rated("heuristic", angles, topk=0.1)
-    assert ratings[:, 0] == pytest.approx([PROTECTED, -np.cos(1.5), -1, -1], abs=1e-6)
+    assert ratings[:, 0] == pytest.approx([PROTECTED_SIMILARITY, -np.cos(1.5), -1, -1], abs=1e-6)
     assert ratings[1:, 1:] == pytest.approx(-1, abs=1e-6)
 
 
-@pytest.mark.parametrize("method", RATE)
+@pytest.mark.parametrize("method", BY_SIMILARITY)
 def test_a_retry_lowers_the_threshold_and_prunes_no_more(method):
     """At 0.85 frame 1 (similarity 0.83) is protected and only frame 3 may go: 9 tokens of 18."""
     angle = np.arccos(0.83)
     ratings, keep = rated(method, [0.0, angle, angle + 1.5, angle + 1.5])
     assert not keep[[1, 3]].any() and keep[[0, 2]].all()
-    assert (ratings[2] == PROTECTED).all() and (ratings[1] < 0).all()
+    assert (ratings[2] == PROTECTED_SIMILARITY).all() and (ratings[1] < 0).all()
 
 
-@pytest.mark.parametrize("method", RATE)
+@pytest.mark.parametrize("method", BY_SIMILARITY)
 def test_where_no_threshold_helps_exactly_k_go_all_the_same(method):
     _, keep = rated(method, [0.0, 1.5, 3.0, 4.5])
     assert (~keep).sum() == 18
 
 
-@pytest.mark.parametrize("method", RATE)
+@pytest.mark.parametrize("method", BY_SIMILARITY)
 def test_a_retry_of_one_video_leaves_the_other_alone(method):
     counts, kinds = one_row(4, 4)
     angle = np.arccos(0.83)
@@ -424,29 +433,29 @@ def test_a_retry_of_one_video_leaves_the_other_alone(method):
     x[0] = np.stack([np.cos(angles), np.sin(angles)], axis=-1)[:, None]
     ratings = np.asarray(_rated(method, x, table(prune(0.5), counts, kinds), 0.85)[0])[0]
     # Of the second video, frames 6 and 7 have the 18 tokens without a retry.
-    assert (ratings[1] < 0).all() and (ratings[5] == PROTECTED).all()
+    assert (ratings[1] < 0).all() and (ratings[5] == PROTECTED_SIMILARITY).all()
 
 
 @pytest.mark.parametrize("method", sorted({*get_args(PruneMethod)} - {"scorer"}))
-def test_every_method_that_can_be_set_has_ratings_of_its_own(method):
+def test_every_method_that_can_be_set_has_scores_of_its_own(method):
     config = _of_method(method)
     generator = np.random.default_rng(0)
     still, moving = (generator.standard_normal((3, n, P * 9, 4), np.float32) for n in (1, T))
     x = jnp.asarray(still + 0.1 * moving)
-    ratings = vision._baseline_ratings(x, table(config.prune), config, jax.random.key(0))
-    assert ratings.shape == (3, T, P)
-    assert (np.ptp(np.asarray(ratings)) > 0) == (method != "none")
+    scores = vision._baseline_scores(x, table(config.prune), config, jax.random.key(0))
+    assert scores.shape == (3, T, P)
+    assert (np.ptp(np.asarray(scores)) > 0) == (method != "none")
 
 
 def test_a_method_that_the_model_does_not_compute_raises():
     config = _of_method("random")
     new = dataclasses.replace(config, prune=dataclasses.replace(config.prune, method="newest"))
-    with pytest.raises(ValueError, match=r"method 'newest' is not one that the model"):
-        vision._baseline_ratings(jnp.zeros((3, T, P * 9, 4)), table(), new, jax.random.key(0))
+    with pytest.raises(ValueError, match=r"method 'newest' is unknown"):
+        vision._baseline_scores(jnp.zeros((3, T, P * 9, 4)), table(), new, jax.random.key(0))
     other = dataclasses.replace(config, prune=dataclasses.replace(config.prune, packing="tight"))
     budget = video_budget(config, frames=T, videos=1, text_tokens=8)
     with pytest.raises(ValueError, match=r"model\.prune\.packing 'tight' is not one of"):
-        vision.pack(jnp.ones((3, T, P * 9), bool), budget, other)
+        vision.plan_of(jnp.ones((3, T, P)), table(), budget, other, DenseLayout())
 
 
 def _of_method(method: str) -> ModelConfig:

@@ -25,7 +25,7 @@ def traced_gradient(packing: str) -> Any:
     def gradient(model: Any, batch: Any) -> Any:
         def loss(model: Any) -> tuple[jax.Array, Any]:
             fused = model.fuse(batch, BUDGET, KEY)
-            return (fused.embeddings**2).sum() + fused.vision.auxiliary_loss, fused
+            return (fused.embeddings**2).sum() + fused.vision.temporal_loss, fused
 
         return jax.value_and_grad(loss, has_aux=True)(model)
 

@@ -16,20 +16,16 @@ from stts_jax.config import Config
 from stts_jax.host_memory import give_back_much
 from stts_jax.layers.attention_mask import TokenTable, attention_mask
 from stts_jax.model.video_language_model import (
+    TEXT_FILL,
     VideoLanguageModel,
-    at_patches,
     compute_dtype,
-    kept_places,
-    kept_slots,
-    kept_text,
-    kept_tokens,
-    token_places,
+    kept_llm_tokens,
 )
-from stts_jax.model.vision import encode, pack
+from stts_jax.model.vision import encode, frames_of, plan_of
 from stts_jax.parallel.mesh import make_mesh
-from stts_jax.pruning.cells import to_patches
-from stts_jax.pruning.frames import frame_table
-from stts_jax.pruning.selection import protect_first_frames, select
+from stts_jax.pruning.layout import DenseLayout
+from stts_jax.pruning.plan import at_visual_tokens
+from stts_jax.pruning.selection import protect_first_frames
 from stts_jax.training.loss import loss_fn
 from stts_jax.training.step import TrainState, init_state, make_train_step
 
@@ -86,7 +82,7 @@ def _vit(
     """Features, and how many patches each frame of the row keeps."""
     config, dtype = model.config, model.dtype
     out = encode(model.vit, model.scorer, batch, budget, config, dtype=dtype, key=key)
-    return out.features, out.keep_patches[0].sum(-1)
+    return out.features, out.plan.keep_patches[0].sum(-1)
 
 
 def _forward(
@@ -122,54 +118,44 @@ def selection(
     config: Config,
     budget: Budget,
     model: VideoLanguageModel,
-    ratings: jax.Array,
+    scores: jax.Array,
     x: jax.Array,
     projected: jax.Array,
     batch: dict[str, jax.Array],
 ) -> Any:
-    """All that a step does to drop tokens, forward and backward, without what is computed on them.
+    """Runs what a step does to drop tokens, forward and backward, and none of its other arithmetic.
 
-    Which tokens stay and where they lie; what the ViT has, moved there; the features of each visual
-    token that stays, looked up there; text and projected tokens, moved to their places in the LLM.
+    The plan; the move of the ViT's features into the layout; the lookup of the features of each
+    visual token that stays; the move of text and projected tokens to their positions in the LLM.
     The last two an unpruned model does too, with more tokens.
 
     Args:
       config: of the run.
       budget: of the row.
       model: unused.
-      ratings: (1, T, P).
-      x: (1, T, N, D), what the ViT has when tokens are dropped.
-      projected: (1, V, d), what the connector gives.
+      scores: (1, T, P).
+      x: (1, T, N, D), features of the ViT when tokens are dropped.
+      projected: (1, V, d), results of the connector.
       batch: of `bench_batch`.
     """
-    prune, patch = config.model.prune, config.model.llm.special_token("<im_patch>")
-    pooling, ids = batch["token_pooling"], batch["input_ids"]
-    frames = frame_table(
-        batch["num_images"],
-        batch["multimodal_type"],
-        x.shape[1],
-        prune,
-        config.model.tokens_per_frame,
-    )
-    keep = select(protect_first_frames(ratings, frames), frames)
-    keep_patches = to_patches(keep, config.model.vit.grid, prune.pooling)
-    layout = pack(keep_patches, budget, config.model)
-    kept = kept_tokens(keep_patches, pooling)
-    slots = kept_slots(kept, pooling, budget.visual)
-    places = kept_places(ids, pooling, kept, patch, token_places(budget.tokens))
-    text = kept_text(batch, places)
+    frames = frames_of(batch, config.model)
+    protected = protect_first_frames(scores, frames)
+    plan = plan_of(protected, frames, budget, config.model, DenseLayout())
+    kept = kept_llm_tokens(plan, batch, budget, config.model)
+    text = {name: kept.gather(batch[name], fill) for name, fill in TEXT_FILL.items()}
+    is_visual = text["input_ids"] == config.model.llm.special_token("<im_patch>")
     layers = config.model.vit.resolved_feature_layers
-    # Layers before the prune are moved each on its own, those behind it are there already.
+    # Layers before the drop are moved each on its own, those behind it are there already.
     moved = 1 + sum(layer < config.model.dense_blocks for layer in layers)
 
     def moves(arrays: tuple[jax.Array, ...], projected: jax.Array) -> tuple[Any, ...]:
-        there = [layout.gather(array) for array in arrays]
+        there = [plan.layout.gather(array) for array in arrays]
         features = jnp.concatenate([there[-1]] * len(layers), axis=-1)
-        looked_up = layout.lookup(features, slots)
-        return there, looked_up, at_patches(projected, text["input_ids"], patch)
+        looked_up = plan.layout.lookup(features, kept.windows)
+        return there, looked_up, at_visual_tokens(projected, is_visual)
 
     out, back = jax.vjp(moves, (x,) * moved, projected)
-    return out, back(out), text, layout
+    return out, back(out), text, plan
 
 
 def selection_inputs(
@@ -177,7 +163,7 @@ def selection_inputs(
 ) -> tuple[Any, ...]:
     """What `selection` takes after the model."""
     model, keys = config.model, jax.random.split(jax.random.key(3), 3)
-    ratings = jax.random.uniform(keys[0], (1, budget.frames, model.tokens_per_frame))
+    scores = jax.random.uniform(keys[0], (1, budget.frames, model.tokens_per_frame))
     x = jax.random.normal(keys[1], (1, budget.frames, model.vit.patches, model.vit.width), dtype)
     projected = jax.random.normal(keys[2], (1, budget.visual, model.llm.width), dtype)
-    return ratings, x, projected, batch
+    return scores, x, projected, batch

@@ -134,4 +134,4 @@ def _keep_and_scores(
     model: VideoLanguageModel, batch: dict[str, jax.Array], budget: Budget
 ) -> tuple[jax.Array, jax.Array]:
     vision = model.fuse(batch, budget, jax.random.key(0)).vision
-    return vision.keep, vision.scores
+    return vision.plan.keep, vision.scores

@@ -1,4 +1,7 @@
-"""From ViT features to the LLM's width (olmo/nn/vision_backbone.py; MODEL 2.3)."""
+"""The connector: from ViT features to the LLM's width.
+
+Source: olmo/nn/vision_backbone.py; docs/reference.md#connector.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Language model in both forms, Qwen3 and OLMo3 (olmo/nn/llm.py; MODEL 2.5)."""
+"""Language model in both forms, Qwen3 and OLMo3.
+
+Source: olmo/nn/llm.py; docs/reference.md#language-models.
+"""
 
 from __future__ import annotations
 

@@ -13,17 +13,17 @@ from flax import nnx
 from stts_jax.budget import Budget
 from stts_jax.config import ConfigError, ModelConfig
 from stts_jax.layers.attention_mask import TokenTable, attention_mask, token_table
-from stts_jax.layers.compact import compact, take_rows
 from stts_jax.model.connector import Connector
 from stts_jax.model.llm import LanguageModel
 from stts_jax.model.vision import VisionOutput, encode
 from stts_jax.model.vit import VisionTransformer
 from stts_jax.parallel.parameters import named_parameters
+from stts_jax.pruning.plan import LlmTokens, PruningPlan, at_visual_tokens
 from stts_jax.pruning.scorer import TokenScorer
 
-# Rows of a tile of memory, and columns.
-PLACES_TILE = 128
-# What fills the places of a row that hold no token, for each array of the text side.
+# A TPU's tile of memory holds that many tokens.
+TOKEN_TILE = 128
+# Values of the arrays of the text side where a row holds no token.
 TEXT_FILL = {
     "input_ids": -1,
     "labels": 0,
@@ -36,14 +36,14 @@ TEXT_FILL = {
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class FusedRows:
-    """What the LLM is given: the kept tokens of each row, padded to L.
+    """The input of the LLM: the kept tokens of each row, padded to L.
 
     Attributes:
       embeddings: (B, L, d), visual features added.
       text: the arrays of `TEXT_FILL`, (B, L) each.
       tokens: what the attention mask needs of each token.
-      source: (B, L) int32, place of each token in the row before the prune.
-      vision: what the ViT left behind.
+      source: (B, L) int32, position of each token in the row before the drop.
+      vision: the result of the ViT.
     """
 
     embeddings: jax.Array
@@ -61,7 +61,7 @@ class VideoLanguageModel(nnx.Module):
         self.config = config
         self.vit = VisionTransformer(config.vit, key=keys[0])
         scored = config.prune.method == "scorer"
-        self.scorer = TokenScorer(config, key=keys[1]) if scored else None
+        self.scorer = token_scorer(config, key=keys[1]) if scored else None
         self.connector = Connector(config, key=keys[2])
         self.llm = LanguageModel(config.llm, key=keys[3])
 
@@ -71,7 +71,7 @@ class VideoLanguageModel(nnx.Module):
         return compute_dtype(self.config)
 
     def fuse(self, batch: dict[str, jax.Array], budget: Budget, key: jax.Array) -> FusedRows:
-        """Everything before the LLM.
+        """Runs everything before the LLM.
 
         Args:
           batch: the arrays of `budget.batch_arrays`.
@@ -81,19 +81,16 @@ class VideoLanguageModel(nnx.Module):
         vision = encode(
             self.vit, self.scorer, batch, budget, self.config, dtype=self.dtype, key=key
         )
-        pooling = batch["token_pooling"]
-        keep = kept_tokens(vision.keep_patches, pooling)
-        slots = kept_slots(keep, pooling, budget.visual)
-        projected = self.connector(vision.layout.lookup(vision.features, slots), slots >= 0)
+        kept = kept_llm_tokens(vision.plan, batch, budget, self.config)
+        window_features = vision.plan.layout.lookup(vision.features, kept.windows)
+        projected = self.connector(window_features, kept.windows >= 0)
 
-        patch_token = self.config.llm.special_token("<im_patch>")
-        size = token_places(budget.tokens)
-        source = kept_places(batch["input_ids"], pooling, keep, patch_token, size)
-        text = kept_text(batch, source)
+        text = {name: kept.gather(batch[name], fill) for name, fill in TEXT_FILL.items()}
         ids = text["input_ids"]
-        embeddings = self.llm.embed(ids, self.dtype) + at_patches(projected, ids, patch_token)
+        is_visual = ids == self.config.llm.special_token("<im_patch>")
+        embeddings = self.llm.embed(ids, self.dtype) + at_visual_tokens(projected, is_visual)
         tokens = token_table(ids, text["subsegment_ids"], self.config.llm)
-        return FusedRows(embeddings, text, tokens, source, vision)
+        return FusedRows(embeddings, text, tokens, kept.source, vision)
 
     def __call__(
         self,
@@ -139,6 +136,19 @@ def _traced(config: ModelConfig) -> tuple[list[jax.ShapeDtypeStruct], Any]:
     # Leaves and structure are kept, as a model itself could be changed by who is given it.
     make = lambda: VideoLanguageModel(config, key=jax.random.key(0))  # noqa: E731
     return jax.tree.flatten(jax.eval_shape(make))
+
+
+def token_scorer(config: ModelConfig, *, key: jax.Array) -> TokenScorer:
+    """Returns a freshly initialised scorer of the configured sizes: the ViT's own."""
+    vit = config.vit
+    return TokenScorer(
+        width=vit.width,
+        heads=vit.heads,
+        head_dim=vit.head_dim,
+        mlp_width=vit.mlp_width,
+        pooling=config.prune.pooling,
+        key=key,
+    )
 
 
 def reconfigure(model: VideoLanguageModel, config: ModelConfig) -> VideoLanguageModel:
@@ -188,49 +198,32 @@ def compute_dtype(config: ModelConfig) -> jnp.dtype:
     return jnp.dtype(config.compute_dtype)
 
 
-def token_places(tokens: int) -> int:
-    """L, places of a row in the LLM: on a TPU whole tiles, where there are many.
+def kept_llm_tokens(
+    plan: PruningPlan, batch: dict[str, jax.Array], budget: Budget, config: ModelConfig
+) -> LlmTokens:
+    """Returns what stays of the LLM's input by a plan.
 
-    Heads are laid out anew before and after each attention if a row's places don't fill tiles.
+    Args:
+      plan: of the drop.
+      batch: the arrays of `budget.batch_arrays`.
+      budget: static sizes.
+      config: the model's configuration.
     """
-    if jax.default_backend() != "tpu" or tokens < 8 * PLACES_TILE:
+    ids = batch["input_ids"]
+    return plan.llm_tokens(
+        batch["token_pooling"],
+        ids == config.llm.special_token("<im_patch>"),
+        ids >= 0,
+        visual=budget.visual,
+        tokens=row_length(budget.tokens),
+    )
+
+
+def row_length(tokens: int) -> int:
+    """Returns L, the length of a row in the LLM: on a TPU whole tiles, where there are many.
+
+    Otherwise heads are transposed in memory before and after each attention there.
+    """
+    if jax.default_backend() != "tpu" or tokens < 8 * TOKEN_TILE:
         return tokens
-    return -(-tokens // PLACES_TILE) * PLACES_TILE
-
-
-def kept_tokens(keep_patches: jax.Array, pooling: jax.Array) -> jax.Array:
-    """(B, T, N) kept patches -> (B, V before) bool, visual tokens with any patch left."""
-    rows = keep_patches.shape[0]
-    return take_rows(keep_patches.reshape(rows, -1), pooling, fill=False).any(-1)
-
-
-def kept_slots(keep: jax.Array, pooling: jax.Array, visual: int) -> jax.Array:
-    """(B, V, G) int32: the patches of the visual tokens that stay, -1 where there is none."""
-    chosen, _ = compact(keep, visual)
-    return take_rows(pooling, chosen, fill=-1)
-
-
-def kept_text(batch: dict[str, jax.Array], source: jax.Array) -> dict[str, jax.Array]:
-    """The arrays of `TEXT_FILL` at the places (B, L) that stay."""
-    return {name: take_rows(batch[name], source, fill) for name, fill in TEXT_FILL.items()}
-
-
-def at_patches(projected: jax.Array, ids: jax.Array, patch_token: int) -> jax.Array:
-    """(B, V, d) -> (B, L, d): the n-th visual token at the n-th `<im_patch>`, zeros elsewhere."""
-    is_patch = ids == patch_token
-    return take_rows(projected, jnp.where(is_patch, jnp.cumsum(is_patch, axis=1) - 1, -1))
-
-
-def kept_places(
-    input_ids: jax.Array, pooling: jax.Array, keep: jax.Array, patch_token: int, size: int
-) -> jax.Array:
-    """(B, L) int32: places of the tokens that stay, in order.
-
-    The n-th `<im_patch>` of a row belongs to its n-th row of `pooling` that is not empty.
-    """
-    filled, _ = compact((pooling >= 0).any(-1), pooling.shape[1])
-    keep_by_number = take_rows(keep, filled, fill=False)
-    is_patch = input_ids == patch_token
-    number = jnp.where(is_patch, jnp.cumsum(is_patch, axis=1) - 1, -1)
-    stays = jnp.where(is_patch, take_rows(keep_by_number, number, fill=False), input_ids >= 0)
-    return compact(stays, size)[0]
+    return -(-tokens // TOKEN_TILE) * TOKEN_TILE

@@ -3,45 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from stts_jax.budget import Budget
+from stts_jax.budget import Budget, tokens_to_prune
 from stts_jax.config import ModelConfig
-from stts_jax.layers.attention.stream_windows import TILE
 from stts_jax.model.vit import VisionTransformer
-from stts_jax.pruning.baselines import easy_ratings, heuristic_ratings, random_ratings
-from stts_jax.pruning.cells import to_patches
-from stts_jax.pruning.first_fit import bin_ladder, first_fit_layout
+from stts_jax.pruning.baselines import BaselineInputs, baseline_scores
+from stts_jax.pruning.first_fit import bin_sizes, first_fit_layout
 from stts_jax.pruning.frames import FrameTable, frame_table
-from stts_jax.pruning.layout import DenseLayout, Layout, stream_layout
-from stts_jax.pruning.scorer import TokenScorer, log_score_bias
-from stts_jax.pruning.selection import protect_first_frames, select
+from stts_jax.pruning.layout import DenseLayout, Layout
+from stts_jax.pruning.plan import PruningPlan, make_plan
+from stts_jax.pruning.score_bias import score_bias
+from stts_jax.pruning.scorer import TokenScorer
+from stts_jax.pruning.selection import protect_first_frames
+from stts_jax.pruning.stream import stream_layout, stream_size
 from stts_jax.pruning.temporal_loss import temporal_loss
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class VisionOutput:
-    """What the ViT leaves behind.
+    """The result of the ViT.
 
     Attributes:
-      features: feature layers side by side, laid out by `layout`.
-      layout: where each patch lies in `features`.
-      keep: (B, T, P) bool, pooled tokens that stay.
-      keep_patches: (B, T, N) bool, the same for patches.
-      scores: (B, T, P) float32 ratings that the tokens were selected by.
-      auxiliary_loss: () float32, temporal loss, coefficient included.
+      features: feature layers side by side, in `plan.layout`.
+      plan: what stays.
+      scores: (B, T, P) float32 that the tokens were selected by.
+      temporal_loss: () float32, coefficient included.
       frames: the rows' frames.
     """
 
     features: jax.Array
-    layout: Layout
-    keep: jax.Array
-    keep_patches: jax.Array
+    plan: PruningPlan
     scores: jax.Array
-    auxiliary_loss: jax.Array
+    temporal_loss: jax.Array
     frames: FrameTable
 
 
@@ -55,7 +53,7 @@ def encode(
     dtype: jnp.dtype,
     key: jax.Array,
 ) -> VisionOutput:
-    """Run the rows' frames through the ViT and drop tokens on the way.
+    """Runs the rows' frames through the ViT and drops tokens on the way.
 
     Args:
       vit: the transformer.
@@ -63,99 +61,103 @@ def encode(
       batch: `images`, `num_images` and `multimodal_type` of `budget.batch_arrays`.
       budget: static sizes.
       config: the model's configuration.
-      dtype: what to compute in.
+      dtype: to compute in.
       key: for method `random`.
     """
     prune, remat = config.prune, config.remat == "blocks"
-    x = vit.embed(batch["images"], dtype)
-    frames = frame_table(
-        batch["num_images"],
-        batch["multimodal_type"],
-        x.shape[1],
-        prune,
-        config.tokens_per_frame,
-    )
-    embedded, dense = x, DenseLayout()
-    scored_after = vit.config.depth if prune.method == "none" else prune.prune_at + 1
-    x, features = vit.run(x, 0, scored_after, dense, remat)
-    after, auxiliary_loss = scored_after, jnp.zeros((), jnp.float32)
+    embedded = vit.embed(batch["images"], dtype)
+    frames = frames_of(batch, config)
+    run = partial(vit.run, remat=remat)
+    dense = DenseLayout()
 
     if prune.method == "scorer":
         assert scorer is not None
-        ratings = scorer(x)
-        keep = select(protect_first_frames(ratings, frames), frames)
-        auxiliary_loss = temporal_loss(
-            ratings, x, frames, pooling=prune.pooling, coefficient=prune.loss_coefficient
+        x, features = run(embedded, 0, prune.prune_at + 1, dense)
+        scores = scorer(x)
+        loss = temporal_loss(
+            scores, x, frames, pooling=prune.pooling, coefficient=prune.loss_coefficient
         )
         if prune.topk > 0:
-            bias = log_score_bias(
-                ratings,
-                frames,
-                grid=vit.config.grid,
-                pooling=prune.pooling,
-                minimum=prune.rescale_bias_min,
-            )
-            dense = DenseLayout(key_bias=bias)
-        x, more = vit.run(x, after, after + 1, dense, remat)
-        features, after = features | more, after + 1
+            dense = DenseLayout(key_bias=_score_bias(scores, frames, config))
+        x, more = run(x, prune.prune_at + 1, config.dense_blocks, dense)
+        features |= more
+        plan = plan_of(protect_first_frames(scores, frames), frames, budget, config, dense)
     else:
-        ratings = _baseline_ratings(embedded, frames, config, key)
-        keep = select(ratings, frames)
+        x, features = run(embedded, 0, config.dense_blocks, dense)
+        scores = _baseline_scores(embedded, frames, config, key)
+        loss = jnp.zeros((), jnp.float32)
+        plan = plan_of(scores, frames, budget, config, dense)
 
-    keep_patches = to_patches(keep, vit.config.grid, prune.pooling)
-    layout: Layout = dense
     if prune.drops_patches:
-        layout = pack(keep_patches, budget, config)
-        x = layout.gather(x)
-        features = {index: layout.gather(feature) for index, feature in features.items()}
-    _, more = vit.run(x, after, vit.config.depth, layout, remat)
-    return VisionOutput(
-        features=vit.concatenate(features | more),
-        layout=layout,
-        keep=keep,
-        keep_patches=keep_patches,
-        scores=ratings,
-        auxiliary_loss=auxiliary_loss,
-        frames=frames,
+        x = plan.layout.gather(x)
+        features = {index: plan.layout.gather(feature) for index, feature in features.items()}
+    _, more = run(x, config.dense_blocks, vit.config.depth, plan.layout)
+    return VisionOutput(vit.concatenate(features | more), plan, scores, loss, frames)
+
+
+def frames_of(batch: dict[str, jax.Array], config: ModelConfig) -> FrameTable:
+    """Returns the frames of a batch, with the count k of each example."""
+    num_images = batch["num_images"]
+    to_prune = tokens_to_prune(
+        num_images, batch["multimodal_type"], config.prune, config.tokens_per_frame
+    )
+    return frame_table(num_images, to_prune, batch["images"].shape[1])
+
+
+def plan_of(
+    scores: jax.Array,
+    frames: FrameTable,
+    budget: Budget,
+    config: ModelConfig,
+    dense: Layout,
+) -> PruningPlan:
+    """Returns the plan of a drop, in the layout that the configuration names.
+
+    Args:
+      scores: (B, T, P).
+      frames: the rows' frames.
+      budget: static sizes; what is kept fits.
+      config: the model's configuration.
+      dense: the layout where no patch is dropped in the ViT.
+    """
+    return make_plan(
+        scores,
+        frames,
+        grid=config.vit.grid,
+        pooling=config.prune.pooling,
+        layout_of=partial(_layout, budget=budget, config=config, dense=dense),
     )
 
 
-def _baseline_ratings(
-    x: jax.Array, frames: FrameTable, config: ModelConfig, key: jax.Array
-) -> jax.Array:
-    """(B, T, P) ratings by the method's name; all equal where nothing is pruned.
-
-    Raises:
-      ValueError: for a method that has none; equal ratings would pass for its.
-    """
-    prune = config.prune
-    shape = (*x.shape[:2], config.tokens_per_frame)
-    if prune.method == "heuristic":
-        return heuristic_ratings(x, frames, prune.pooling, prune.new_reference_threshold)
-    if prune.method == "easy":
-        return easy_ratings(x, frames, prune.pooling, prune.new_reference_threshold)
-    if prune.method == "random":
-        return random_ratings(shape, key)
-    if prune.method == "none":
-        return jnp.ones(shape, jnp.float32)
-    raise ValueError(f"model.prune.method '{prune.method}' is not one that the model computes")
-
-
-def pack(keep_patches: jax.Array, budget: Budget, config: ModelConfig) -> Layout:
-    """Where the kept patches go.
-
-    Args:
-      keep_patches: (B, T, N) bool.
-      budget: static sizes; they fit.
-      config: the model's configuration.
-
-    Raises:
-      ValueError: for a packing that there isn't.
-    """
+def _layout(
+    keep_patches: jax.Array, *, budget: Budget, config: ModelConfig, dense: Layout
+) -> Layout:
     rows, frames, patches = keep_patches.shape
+    if not config.prune.drops_patches:
+        return dense
     if config.prune.packing == "stream":
-        # Whole tiles of memory, so that a TPU's kernel takes the stream as it is.
-        return stream_layout(keep_patches, -(-budget.patches // TILE) * TILE)
+        return stream_layout(keep_patches, stream_size(budget.patches))
     if config.prune.packing != "first_fit":
         raise ValueError(f"model.prune.packing '{config.prune.packing}' is not one of the model's")
-    return first_fit_layout(keep_patches, bin_ladder(rows, frames, budget.patches, patches))
+    return first_fit_layout(keep_patches, bin_sizes(rows, frames, budget.patches, patches))
+
+
+def _score_bias(scores: jax.Array, frames: FrameTable, config: ModelConfig) -> jax.Array:
+    return score_bias(
+        scores,
+        frames,
+        grid=config.vit.grid,
+        pooling=config.prune.pooling,
+        minimum=config.prune.rescale_bias_min,
+    )
+
+
+def _baseline_scores(
+    embedded: jax.Array, frames: FrameTable, config: ModelConfig, key: jax.Array
+) -> jax.Array:
+    """Returns (B, T, P) scores of the configured baseline; equal ones where nothing is pruned."""
+    prune = config.prune
+    if prune.method == "none":
+        return jnp.ones((*embedded.shape[:2], config.tokens_per_frame), jnp.float32)
+    inputs = BaselineInputs(embedded, frames, prune.pooling, prune.new_reference_threshold, key)
+    return baseline_scores(prune.method, inputs)

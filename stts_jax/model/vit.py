@@ -1,4 +1,4 @@
-"""SigLIP vision transformer (olmo/nn/image_vit.py; MODEL 2.2)."""
+"""SigLIP vision transformer (olmo/nn/image_vit.py; docs/reference.md#vision-tower)."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class VisionTransformer(nnx.Module):
         return self.patch_embedding(images.astype(dtype)) + positions.astype(dtype)
 
     def run(
-        self, x: jax.Array, first: int, stop: int, layout: Layout, remat: bool
+        self, x: jax.Array, first: int, stop: int, layout: Layout, *, remat: bool
     ) -> tuple[jax.Array, dict[int, jax.Array]]:
         """Blocks `first` to `stop - 1`.
 
@@ -149,7 +149,7 @@ class VisionTransformer(nnx.Module):
         run = jax.checkpoint(step) if remat else step
 
         def body(x: jax.Array, block: VitBlock) -> tuple[jax.Array, None]:
-            return layout.through(run, block, x), None
+            return layout.apply_block(run, block, x), None
 
         blocks = jax.tree.map(lambda leaf: leaf[first:stop], self.blocks)
         return framed(jax.lax.scan(body, flat(x), blocks)[0])

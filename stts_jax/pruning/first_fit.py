@@ -3,7 +3,7 @@
 Frames are sorted by kept patches, descending, and each goes to the first bin with room
 (first-fit decreasing). A frame that is alone in its bin gets all its patches back ("refill"): they
 are seen by the kept ones, but their own results are dropped. Released weights were trained so.
-Source: olmo/nn/temporal_image_vit.py, `rearrange_tokens`.
+Source: paper 3.3 and algorithm 1; olmo/nn/temporal_image_vit.py, `rearrange_tokens`.
 
 One thing differs: where exactly one frame of the batch keeps nothing, the reference runs an extra
 bin that nobody reads; we don't.
@@ -23,8 +23,8 @@ from stts_jax.layers.attention import attention
 from stts_jax.layers.switch import switch
 from stts_jax.pruning.layout import Step
 
-# Each size of the ladder is at most this much of the next; more sizes take longer to compile.
-LADDER_STEP = 0.75
+# Each size bucket is at most this much of the next; more buckets take longer to compile.
+BUCKET_STEP = 0.75
 
 
 @jax.tree_util.register_dataclass
@@ -33,50 +33,50 @@ class FirstFitLayout:
     """Kept patches of the whole batch in bins, (bins, N, ...).
 
     Attributes:
-      source: (bins, N) int32, `(row * T + frame) * N + patch`, B * T * N at empty places.
-      segment_ids: (bins, N) int32, `row * T + frame`, -1 at empty places.
-      place: (B, T, N) int32, `bin * N + slot` of each kept patch, -1 if it is dropped.
+      source: (bins, N) int32, `(row * T + frame) * N + patch`, B * T * N at empty slots.
+      segment_ids: (bins, N) int32, `row * T + frame`, -1 at empty slots.
+      slot: (B, T, N) int32, `bin * N + position` of each kept patch, -1 if it is dropped.
       used_bins: () int32, bins that hold anything.
-      refilled: (B, T, N) bool, dropped patches that are there to be seen.
-      sizes: numbers of bins to choose from, ascending; the last one is how many there are.
+      refilled: (B, T, N) bool, dropped patches that the kept ones still see.
+      sizes: size buckets, ascending numbers of bins; the last one is how many there are.
     """
 
     source: jax.Array
     segment_ids: jax.Array
-    place: jax.Array
+    slot: jax.Array
     used_bins: jax.Array
     refilled: jax.Array
     sizes: tuple[int, ...] = field(metadata={"static": True})
 
     def gather(self, x: jax.Array) -> jax.Array:
-        """(B, T, N, D) -> (bins, N, D), zeros at empty places."""
+        """Moves patches into the bins: (B, T, N, D) -> (bins, N, D), zeros at empty slots."""
         flat = x.reshape(-1, x.shape[-1])
         return flat.at[self.source].get(mode="fill", fill_value=0)
 
     def attend(self, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-        """Attention among patches of the same frame: (bins, N, H, d) each."""
+        """Attends among the patches of each frame: (bins, N, H, d) each."""
         return attention(query, key, value, segment_ids=self.segment_ids)
 
-    def through(self, step: Step, block: Any, x: jax.Array) -> jax.Array:
-        """Run a block on the bins that are used, up to the next of the sizes: (bins, N, D).
+    def apply_block(self, step: Step, block: Any, x: jax.Array) -> jax.Array:
+        """Runs a block on the smallest size bucket that holds the used bins: (bins, N, D).
 
-        The bins that it doesn't get are zeros.
+        The result is zero in bins beyond that size.
         """
 
-        def of_size(
+        def with_size(
             size: int, operands: tuple[Any, jax.Array], layout: FirstFitLayout
         ) -> jax.Array:
             own_block, own_x = operands
             y = step(own_block, own_x[:size], layout.first(size))
             return jnp.pad(y, [(0, self.sizes[-1] - size), (0, 0), (0, 0)])
 
-        rung = jnp.searchsorted(jnp.array(self.sizes), self.used_bins)
-        sizes = [partial(of_size, size) for size in self.sizes]
-        stepped: jax.Array = switch(rung, sizes, (block, x), self)
+        bucket = jnp.searchsorted(jnp.array(self.sizes), self.used_bins)
+        branches = [partial(with_size, size) for size in self.sizes]
+        stepped: jax.Array = switch(bucket, branches, (block, x), self)
         return stepped
 
     def first(self, bins: int) -> FirstFitLayout:
-        """The same of the first `bins` bins; the others must be empty."""
+        """Returns the layout of the first `bins` bins alone; the others must be empty."""
         return dataclasses.replace(
             self,
             source=self.source[:bins],
@@ -85,19 +85,19 @@ class FirstFitLayout:
         )
 
     def lookup(self, features: jax.Array, patches: jax.Array) -> jax.Array:
-        """As `DenseLayout.lookup`, of features (bins, N, D); a dropped patch gives zeros."""
-        rows, frames, count = self.place.shape
+        """See `Layout.lookup`; features are (bins, N, D)."""
+        rows, frames, count = self.slot.shape
         inside = (patches >= 0) & (patches < frames * count)
         row = jnp.arange(rows)[:, None, None]
-        place = self.place.reshape(rows, frames * count)[row, jnp.where(inside, patches, 0)]
+        slot = self.slot.reshape(rows, frames * count)[row, jnp.where(inside, patches, 0)]
         flat = features.reshape(-1, features.shape[-1])
-        nowhere = flat.shape[0]
-        place = jnp.where(inside & (place >= 0), place, nowhere)
-        return flat.at[place].get(mode="fill", fill_value=0)
+        out_of_range = flat.shape[0]
+        slot = jnp.where(inside & (slot >= 0), slot, out_of_range)
+        return flat.at[slot].get(mode="fill", fill_value=0)
 
 
 def bin_bound(rows: int, frames: int, patches_per_row: int, patches: int) -> int:
-    """Bins that first fit can need, from the static budget alone.
+    """Returns how many bins first fit can need, from the static budget alone.
 
     At most one bin is half full or less, so `2 * kept / N + 1` bins do, and never more than there
     are frames.
@@ -105,59 +105,61 @@ def bin_bound(rows: int, frames: int, patches_per_row: int, patches: int) -> int
     return min(rows * frames, 2 * rows * patches_per_row // patches + 1)
 
 
-def bin_ladder(rows: int, frames: int, patches_per_row: int, patches: int) -> tuple[int, ...]:
-    """Static numbers of bins to choose from at run time, ascending, the last one `bin_bound`.
+def bin_sizes(rows: int, frames: int, patches_per_row: int, patches: int) -> tuple[int, ...]:
+    """Returns the size buckets: ascending numbers of bins, the last one `bin_bound`.
 
     Frames that happen to fit well need few bins, uneven ones many; the bound alone would make
     everyone pay for the worst case. None is below what perfect packing of full rows needs.
     """
     sizes = [bin_bound(rows, frames, patches_per_row, patches)]
     fewest = -(-rows * patches_per_row // patches)
-    while (smaller := int(sizes[-1] * LADDER_STEP)) >= fewest and smaller > 0:
+    while (smaller := int(sizes[-1] * BUCKET_STEP)) >= fewest and smaller > 0:
         sizes.append(smaller)
     return tuple(reversed(sizes))
 
 
-def first_fit_layout(keep: jax.Array, sizes: tuple[int, ...]) -> FirstFitLayout:
-    """Pack the kept patches of the whole batch, then refill lone frames.
+def first_fit_layout(keep_patches: jax.Array, sizes: tuple[int, ...]) -> FirstFitLayout:
+    """Packs the kept patches of the whole batch, then refills frames that are alone in their bin.
 
     Args:
-      keep: (B, T, N) bool.
-      sizes: static numbers of bins, `bin_ladder`; the last one must do.
+      keep_patches: (B, T, N) bool.
+      sizes: static numbers of bins, `bin_sizes`; the last one must do.
     """
     bins = sizes[-1]
-    rows, frames, patches = keep.shape
-    kept = keep.reshape(rows * frames, patches)
+    rows, frames, patches = keep_patches.shape
+    kept = keep_patches.reshape(rows * frames, patches)
     bin_of, offset, alone = _first_fit(kept.sum(-1), bins, patches)
     present = kept | alone[:, None]
-    slot = jnp.cumsum(present, axis=-1) - 1 + offset[:, None]
-    place = jnp.where(present, bin_of[:, None] * patches + slot, bins * patches)
+    position = jnp.cumsum(present, axis=-1) - 1 + offset[:, None]
+    slot = jnp.where(present, bin_of[:, None] * patches + position, bins * patches)
     frame = jnp.broadcast_to(jnp.arange(rows * frames)[:, None], kept.shape)
     index = jnp.arange(rows * frames * patches).reshape(kept.shape)
 
     def scatter(value: jax.Array, empty: int) -> jax.Array:
-        places = jnp.full((bins * patches,), empty, jnp.int32)
-        return places.at[place].set(value, mode="drop").reshape(bins, patches)
+        slots = jnp.full((bins * patches,), empty, jnp.int32)
+        return slots.at[slot].set(value, mode="drop").reshape(bins, patches)
 
     return FirstFitLayout(
         source=scatter(index, index.size),
         segment_ids=scatter(frame, -1),
-        place=jnp.where(kept, place, -1).reshape(keep.shape),
+        slot=jnp.where(kept, slot, -1).reshape(keep_patches.shape),
         used_bins=jnp.where(kept.any(-1), bin_of + 1, 0).max(),
-        refilled=(present & ~kept).reshape(keep.shape),
+        refilled=(present & ~kept).reshape(keep_patches.shape),
         sizes=sizes,
     )
 
 
 def _first_fit(counts: jax.Array, bins: int, size: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Bin and offset of each frame, and whether it is alone; all (frames,)."""
+    """Returns the bin and offset of each frame, and whether it is alone; (frames,) each."""
     order = jnp.argsort(-counts, stable=True)
 
-    def put(used: jax.Array, frame: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    def add_frame(
+        used: jax.Array, frame: jax.Array
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         chosen = jnp.argmax(used + counts[frame] <= size)
         return used.at[chosen].add(counts[frame]), (chosen, used[chosen])
 
-    _, (chosen, before) = jax.lax.scan(put, jnp.zeros(bins, counts.dtype), order)
+    _, (chosen, before) = jax.lax.scan(add_frame, jnp.zeros(bins, counts.dtype), order)
     bin_of = jnp.zeros_like(counts).at[order].set(chosen)
     offset = jnp.zeros_like(counts).at[order].set(before)
     occupied = counts > 0

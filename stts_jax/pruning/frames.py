@@ -1,4 +1,4 @@
-"""Which frame of a row belongs to which example, and which frames may lose tokens."""
+"""The frames of packed rows: the example each belongs to, and which of them may lose tokens."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-
-from stts_jax.budget import tokens_to_prune
-from stts_jax.config import PruneConfig
 
 
 @jax.tree_util.register_dataclass
@@ -33,30 +30,22 @@ class FrameTable:
     to_prune: jax.Array
 
 
-def frame_table(
-    num_images: jax.Array,
-    multimodal_type: jax.Array,
-    frames: int,
-    prune: PruneConfig,
-    tokens_per_frame: int,
-) -> FrameTable:
-    """Lay out the frames of each row.
+def frame_table(num_images: jax.Array, to_prune: jax.Array, frames: int) -> FrameTable:
+    """Assigns the frames of each row to its examples.
 
     A video whose count k is cut to 0 is treated as not prunable, as in the reference.
 
     Args:
       num_images: (B, M) int, frames of each example in row order, -1 where there is none.
-      multimodal_type: (B, M) int, `MultimodalType`, -1 where there is none.
+      to_prune: (B, M) int, k of each example: the pooled tokens that it loses, for instance
+        `budget.tokens_to_prune`.
       frames: T.
-      prune: the setup.
-      tokens_per_frame: P.
     """
     counts = jnp.maximum(num_images, 0)
     ends = jnp.cumsum(counts, axis=1)
     start = jnp.concatenate([ends - counts, ends[:, -1:]], axis=1)
     index = jnp.arange(frames)
     example = (index[None, :, None] >= ends[:, None, :]).sum(-1).astype(jnp.int32)
-    to_prune = tokens_to_prune(num_images, multimodal_type, prune, tokens_per_frame)
     to_prune = jnp.pad(to_prune.astype(jnp.int32), ((0, 0), (0, 1)))
     return FrameTable(
         example=example,

@@ -1,11 +1,11 @@
 """Weighted next-token loss with z-term, with logits of loss-bearing tokens only, in chunks.
 
-Source: olmo/train/trainer.py:261-277 and 703-837; MODEL 2.6.
+Source: olmo/train/trainer.py:261-277 and 703-837; docs/reference.md#loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -15,7 +15,8 @@ from stts_jax.budget import Budget
 from stts_jax.config import ModelConfig, TrainConfig
 from stts_jax.layers.compact import compact, take_rows
 from stts_jax.model.video_language_model import VideoLanguageModel
-from stts_jax.pruning.frames import FrameTable, frame_table
+from stts_jax.model.vision import frames_of
+from stts_jax.pruning.frames import FrameTable
 from stts_jax.pruning.temporal_loss import compared_frames
 
 # Tokens of each row whose logits exist at the same time.
@@ -47,16 +48,9 @@ class Counted:
         )
 
     @staticmethod
-    def of_batch(batch: Mapping[str, jax.Array], config: ModelConfig) -> Counted:
+    def of_batch(batch: dict[str, jax.Array], config: ModelConfig) -> Counted:
         """Of the arrays of `budget.batch_arrays`: what the model drops has no weight."""
-        frames = frame_table(
-            batch["num_images"],
-            batch["multimodal_type"],
-            batch["images"].shape[1],
-            config.prune,
-            config.tokens_per_frame,
-        )
-        return Counted.of(batch["loss_masks"].sum(), frames)
+        return Counted.of(batch["loss_masks"].sum(), frames_of(batch, config))
 
 
 def token_loss(
@@ -153,14 +147,15 @@ def loss_fn(
     )
     own = Counted.of(sums["weight"], rows.vision.frames)
     counted = own if counted is None else counted
-    auxiliary = rows.vision.auxiliary_loss * (own.compared / counted.compared)
+    auxiliary = rows.vision.temporal_loss * (own.compared / counted.compared)
+    keep = rows.vision.plan.keep
     total = (sums["cross_entropy"] + sums["z_loss"]) / counted.weight + auxiliary
     metrics = {
         "loss": sums["cross_entropy"] / counted.weight,
         "z_loss": sums["z_loss"] / counted.weight,
         "auxiliary_loss": auxiliary,
         "accuracy": sums["correct"] / counted.weight,
-        "kept": rows.vision.keep.sum() / (counted.frames * rows.vision.keep.shape[-1]),
+        "kept": keep.sum() / (counted.frames * keep.shape[-1]),
         "tokens": rows.tokens.valid.sum(),
     }
     return total, metrics

@@ -1,0 +1,28 @@
+"""The inputs of a baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+
+from stts_jax.pruning.frames import FrameTable
+
+
+@dataclass(frozen=True)
+class BaselineInputs:
+    """The inputs that a baseline may score tokens by.
+
+    Attributes:
+      x: (B, T, N, D) inputs of block 0.
+      frames: the rows' frames.
+      pooling: side w of a pooling window in patches.
+      threshold: mean similarity under which a frame is protected.
+      key: random key.
+    """
+
+    x: jax.Array
+    frames: FrameTable
+    pooling: int
+    threshold: float
+    key: jax.Array
