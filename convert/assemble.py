@@ -1,6 +1,7 @@
 """A start for training from parts: a SigLIP2 vision tower, a language model, the rest fresh.
 
-Source: scripts/prepare_pretrained_model.py of the reference (MODEL 5.2).
+Source: scripts/prepare_pretrained_model.py of the reference
+(docs/reference.md#names-of-parameters).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Our model configuration from `config.json` of a Hugging Face folder, and back.
 
 Released folders (and the reference's converter) write one form, transformers 5 writes another and
-reads both; see MODEL 1.5. What neither holds is passed in: who sees whom, the window of video
+reads both; see docs/reference.md#hugging-faces-configuration. What neither holds is passed in: who
+sees whom, the window of video
 pooling, and whether the head is the embedding (both always store a head).
 """
 

@@ -1,6 +1,7 @@
 """The table of names: what each of our parameters is called in checkpoints of other systems.
 
-Source: olmo/nn of allenai/molmo2 and transformers 5 (MODEL 5.2). Torch stores linear weights as
+Source: olmo/nn of allenai/molmo2 and transformers 5 (docs/reference.md#names-of-parameters). Torch
+stores linear weights as
 (out, in), we as (in, out); the reference fuses q, k, v and up, gate into one tensor each, we keep
 them apart; all others number layers in the name, we stack them along a leading axis.
 """

@@ -1,4 +1,7 @@
-"""Readers of the reference's own checkpoints, which torch wrote (MODEL 5.1); they need no torch."""
+"""Readers of the reference's own checkpoints, which torch wrote; they need no torch.
+
+Source: docs/reference.md#layout-of-checkpoints.
+"""
 
 from __future__ import annotations
 

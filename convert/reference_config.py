@@ -74,7 +74,10 @@ def prune_config(vit: Fields, pooling: int = 3) -> PruneConfig:
 
 
 def _require_one_ratio(preprocessor: Fields, vit: Fields) -> None:
-    """The training setup states the ratio twice (MODEL 3.1); both must say the same."""
+    """Refuse a ratio that is stated twice and not alike.
+
+    Source: docs/reference.md#settings-of-pruning.
+    """
     stated = preprocessor.number("topk", default=None)
     if stated is None:
         stated = preprocessor.table("video", default={}).number("topk", default=None)

@@ -164,7 +164,7 @@ def batch_arrays(
     - loss_masks (B, L before): weight of each position's loss.
     - position_ids (B, L before): rotary positions.
     - subsegment_ids (B, L before): a query sees a key only if its id is at most the key's
-      (MODEL 2.4); 100000 more for each further example of the row.
+      (docs/reference.md#fusion-and-mask); 100000 more for each further example of the row.
     """
     slots = max(model.prune.pooling, model.connector.image_pooling) ** 2
     tokens = (rows, budget.tokens_before)

@@ -1,6 +1,7 @@
 """A stream of example sizes like those of the academic video mixture, without any of its files.
 
-Each line of `DATASETS` stands for a dataset of `mixtures.VIDEO_ACADEMIC` (DATA 7.2): its examples
+Each line of `DATASETS` stands for a dataset of `mixtures.VIDEO_ACADEMIC`
+(docs/reference.md#training-datasets): its examples
 (the cap where it has one), seconds shown, questions asked together, and tokens of a question with
 its answer. Numbers of examples, seconds and questions are those of the datasets' papers, rounded
 (TGIF-QA, TVQA, Something-Something v2, LLaVA-Video-178K, Perception Test, NExT-QA, How2QA,
@@ -79,7 +80,8 @@ DATASETS = tuple(
 
 
 def sampled_frames(seconds: float) -> int:
-    """Frames at `FPS` and the last one, or `FRAMES` evenly spread (DATA 3.2)."""
+    """Frames at `FPS` and the last one, or `FRAMES` evenly spread
+    (docs/reference.md#frame-sampling)."""
     if seconds > (FRAMES - 1) / FPS:
         return FRAMES
     return math.ceil(seconds * FPS) + 1

@@ -14,7 +14,8 @@ from stts_jax.config import ConnectorConfig, LlmConfig, ModelConfig, PruneConfig
 from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
 
 KEY = jax.random.key(0)
-# Parameters of the published models: the LLM without its head, the connector, all; MODEL 1.6.
+# Parameters of the published models: the LLM without its head, the connector, all;
+# docs/reference.md#language-models.
 SIZES = {
     "molmo2_4b": (4_022_795_776, 56_611_328, 4_461_913_040),
     "molmo2_8b": (7_568_929_792, 87_937_536, 8_661_703_120),

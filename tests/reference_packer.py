@@ -1,4 +1,4 @@
-"""The reference's packer on sizes alone, to measure ours against (DATA 6.2).
+"""The reference's packer on sizes alone, to measure ours against (docs/reference.md#packer).
 
 When its buffer is full and a further example comes, it packs those of the buffer that are of most
 value together, by a knapsack table over two limits in coarse steps.

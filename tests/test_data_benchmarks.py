@@ -1,6 +1,7 @@
 """Benchmarks from their published layout: wording, media, and what their metrics need.
 
-The expected texts are those of the reference's classes (DATA 7.3) on the same files.
+The expected texts are those of the reference's classes (docs/reference.md#benchmarks) on the same
+files.
 """
 
 import json

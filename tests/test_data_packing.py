@@ -259,7 +259,8 @@ def fill(config, count, seed=0):
 
 # Rows of two videos of 64 frames, with as much text as the mixture has beside 128 frames.
 BALANCED = ["data.row_frames=128", "data.row_text_tokens=1800", "data.row_examples=32"]
-# The LLM's sequence of the paper's speed table, with frames for it (DATA 9.10, PEERS 1.6).
+# The LLM's sequence of the paper's speed table, with frames for it
+# (docs/reference.md#the-stts-run, docs/reference.md#speed).
 PAPER = {
     "molmo2_4b": (15670, 164),
     "molmo2_4b_stts_30": (12560, 178),

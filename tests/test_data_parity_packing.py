@@ -1,4 +1,4 @@
-"""Packing, collation and order against recorded runs of the reference (DATA 6).
+"""Packing, collation and order against recorded runs of the reference (docs/reference.md#rows).
 
 What differs by design, and how it is compared:
 

@@ -19,7 +19,8 @@ from stts_jax.training.flops import (
     training_flops,
 )
 
-# TFLOPs of a forward pass at 64 and 384 frames with 500 text tokens: PEERS 5, by another count.
+# TFLOPs of a forward pass at 64 and 384 frames with 500 text tokens: docs/reference.md#operations,
+# by another count.
 PUBLISHED = {(0.0, 64): (39.5, 1.0, 58.8), (0.5, 64): (23.5, 0.5, 27.3)} | {
     (0.0, 384): (237.0, 6.2, 809.5),
     (0.7, 384): (104.0, 1.85, 125.6),

@@ -6,7 +6,8 @@
 What is random is drawn from the example's own generator, in this order: frames, prompts, order of
 the branches, high-resolution crops. It is made of the number of the example and the epoch alone,
 so an example looks the same whatever is read before it.
-Source: olmo/preprocessing/multimodal_preprocessor.py (DATA 0, 5.3).
+Source: olmo/preprocessing/multimodal_preprocessor.py (docs/reference.md#pipeline and
+#messages-and-arrays).
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ class PreparedExample:
 def example_rng(index: int, epoch: int, seed: int | None = None) -> np.random.RandomState:
     """The generator of example `index` of a dataset.
 
-    In the reference the run's seed is no part of it (DATA 6.1); that is what None gives.
+    In the reference the run's seed is no part of it (docs/reference.md#order); that is what None
+    gives.
     """
     spawn_key = (epoch,) if seed is None else (epoch, seed)
     sequence = np.random.SeedSequence(index, spawn_key=spawn_key)

@@ -3,7 +3,7 @@
 A sampler draws only if a generator is passed, which is so in training; without one it takes the
 evaluation's choice. The reference draws from NumPy's global generator; here the same draws, in the
 same order, come from the generator that is passed.
-Source: olmo/data/video_loader.py (DATA 3.2).
+Source: olmo/data/video_loader.py (docs/reference.md#frame-sampling).
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Sampled:
 def sample_times(duration: float, max_frames: int, fps: float | None) -> np.ndarray:
     """Times at `fps` per second and the last, or evenly if those are too many.
 
-    Source: the reference's `uniform_last_frame` rule (DATA 3.2). Where rounding would put one more
+    Source: the reference's `uniform_last_frame` rule (docs/reference.md#frame-sampling). Where
+    rounding would put one more
     time just before the end, the reference stops; here that time is left out.
 
     Args:

@@ -1,6 +1,7 @@
 """An image from pixels to patches: resizing, normalising, cutting, pooling.
 
-Source: olmo/preprocessing/image_preprocessor.py and preprocessor_utils.py (DATA 2.1 to 2.4, 2.7).
+Source: olmo/preprocessing/image_preprocessor.py and preprocessor_utils.py
+(docs/reference.md#images and #pooling-windows).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def resize(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     """Squash an image to a size, bilinear without antialiasing.
 
     Half-pixel centres, computed in float32 and rounded half to even, as the reference's `siglip`
-    mode does (DATA 2.3). PIL's bilinear filter antialiases and is no substitute.
+    mode does (docs/reference.md#images). PIL's bilinear filter antialiases and is no substitute.
 
     Args:
       image: (H, W, 3) uint8.
@@ -91,7 +92,7 @@ def _blend(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> np.ndar
 def resize_bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Squash an image to a size, bicubic with antialiasing.
 
-    The reference's `dino` and `metaclip` modes (DATA 2.3).
+    The reference's `dino` and `metaclip` modes (docs/reference.md#images).
 
     Args:
       image: (H, W, 3) uint8.
@@ -107,7 +108,8 @@ def resize_bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def resize_and_pad(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Fit an image into a size as it is, bilinear with antialiasing, black around it.
 
-    The reference's `default` mode (DATA 2.3). The smaller half of the padding is before.
+    The reference's `default` mode (docs/reference.md#images). The smaller half of the padding is
+    before.
 
     Args:
       image: (H, W, 3) uint8.
@@ -186,7 +188,7 @@ def _cubic(x: np.ndarray) -> np.ndarray:
 
 
 def normalize(pixels: np.ndarray, mode: Normalization) -> np.ndarray:
-    """Shift and scale colours to what a ViT was trained with (DATA 2.2).
+    """Shift and scale colours to what a ViT was trained with (docs/reference.md#images).
 
     Args:
       pixels: (..., 3) float32 in [0, 1].
@@ -226,7 +228,8 @@ def from_patches(patches: np.ndarray, patch_size: int) -> np.ndarray:
 def pool_cells(patches: np.ndarray, pooling: tuple[int, int]) -> np.ndarray:
     """Group a grid of patch numbers into the cells that make one pooled token each.
 
-    A grid that `pooling` doesn't divide is padded, the smaller half before (DATA 2.7).
+    A grid that `pooling` doesn't divide is padded, the smaller half before
+    (docs/reference.md#pooling-windows).
 
     Args:
       patches: (H, W) integers.

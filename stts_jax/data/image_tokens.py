@@ -1,7 +1,7 @@
 """One or several images to crops, and the tokens that they fill.
 
 An image is seen twice: squashed into one global crop, and cut into overlapping crops.
-Source: olmo/preprocessing/multicrop_preprocessor.py (DATA 2.8).
+Source: olmo/preprocessing/multicrop_preprocessor.py (docs/reference.md#image-tokens).
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ answer ends with EOS, which has loss like the rest of it. The tokens of the imag
 
 Several conversations about the same images share them: they are branches of a tree whose trunk is
 BOS and the images. Every branch starts at the position after the trunk, and sees the trunk and
-itself only. Source: olmo/preprocessing/text_preprocessor.py (DATA 5).
+itself only. Source: olmo/preprocessing/text_preprocessor.py
+(docs/reference.md#messages-and-arrays).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ class MessageWeight:
     """Loss weight of the tokens of an answer; None takes what is set elsewhere, or has no effect.
 
     Long answers and videos with many questions count for more than short and few, but with both
-    roots less than in proportion. Source: DATA 5.4.
+    roots less than in proportion. Source: docs/reference.md#loss-weights.
 
     Attributes:
       constant: factor.

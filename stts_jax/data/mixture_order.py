@@ -2,7 +2,8 @@
 
 It follows from the seed and the position alone. So a stream may be entered anywhere, and be dealt
 out to any number of processes and workers, without anything in it changing place.
-Source: olmo/data/iterable_dataset_mixture.py (DATA 6.1), whose order this reproduces.
+Source: olmo/data/iterable_dataset_mixture.py (docs/reference.md#order), whose order this
+reproduces.
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ from stts_jax.config import ModelConfig
 from stts_jax.data.lookahead import LookaheadIterDataset
 from stts_jax.data.rows import SIZES, pack_row, require_fit
 
-# As many as wait in the reference's packer (DATA 6.2). They hold 29 frames each on the average.
+# As many as wait in the reference's packer (docs/reference.md#packer). They hold 29 frames each on
+# the average.
 LOOKAHEAD = 48
 _ITEM = "item"
 

@@ -118,7 +118,8 @@ def pack_row(
     Patch numbers move on by the patches of the examples before, subsegment ids by 100000 for each
     example; positions start anew in each. Padding is -1, but 0 in `images` and `loss_masks`.
     Texts have no frames, and images pool fewer patches into a token than videos, so their
-    `token_pooling` is filled up with -1. Source: DATA 6.2, `pack` of olmo/data/dynamic_packer.py.
+    `token_pooling` is filled up with -1. Source: docs/reference.md#packer, `pack` of
+    olmo/data/dynamic_packer.py.
 
     Args:
       examples: at most `budget.examples`, see `example_sizes`; one without `subsegment_ids` is all

@@ -2,7 +2,7 @@
 
 Every crop is as large as the ViT's input. Neighbours overlap by a margin, so that a patch at a
 crop's edge is taken from the crop in which it has something around it.
-Source: olmo/preprocessing/image_preprocessor.py (DATA 2.5, 2.6).
+Source: olmo/preprocessing/image_preprocessor.py (docs/reference.md#tiling-and-crops).
 """
 
 from __future__ import annotations

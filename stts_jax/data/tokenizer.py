@@ -2,7 +2,7 @@
 
 Ids below the vocabulary size are the base tokenizer's; what it lacks up to there is filled with
 unused tokens, so that the visual tokens (`config.SPECIAL_TOKENS`) are numbered from the vocabulary
-size upwards. Source: olmo/tokenizer.py (DATA 1).
+size upwards. Source: olmo/tokenizer.py (docs/reference.md#tokenizer).
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ class Tokenizer:
         """Read a tokenizer.
 
         EOS and BOS are what the `tokenizer_config.json` beside the file says; where there is none,
-        EOS is `<|im_end|>`. Where it names no BOS, BOS is EOS, as in Qwen3 (DATA 1.3).
+        EOS is `<|im_end|>`. Where it names no BOS, BOS is EOS, as in Qwen3
+        (docs/reference.md#tokenizer).
 
         Args:
           name_or_path: `tiny` for the embedded one, or the path of a `tokenizer.json`.

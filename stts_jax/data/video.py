@@ -47,7 +47,8 @@ DECODERS: dict[str, Callable[[str | Path], AbstractContextManager[VideoDecoder]]
 }
 # Times are kept this far (seconds) off the file's ends, where nothing is on display.
 END_MARGIN = 1e-6
-# Made-up frame times are only right for videos sampled at about this rate (DATA 3.3).
+# Made-up frame times are only right for videos sampled at about this rate
+# (docs/reference.md#video-decoding).
 SAMPLED_FPS, SAMPLED_FPS_TOLERANCE = 2.0, 0.5
 
 
@@ -91,7 +92,7 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class VideoOverrides:
-    """What an example says about its video (DATA 3.3).
+    """What an example says about its video (docs/reference.md#video-decoding).
 
     Attributes:
       clip: first and last second that are shown; all of it if None. An end behind the video's is
@@ -178,7 +179,8 @@ def read_sampled(
 ) -> Video:
     """Decode the frames that a sampler takes.
 
-    Source: the reference's `torchcodec_exact` (DATA 3.3): a video begins with its first frame,
+    Source: the reference's `torchcodec_exact` (docs/reference.md#video-decoding): a video begins
+    with its first frame,
     whatever time that bears, and times are relative to the start of the clip.
 
     Args:

@@ -1,6 +1,6 @@
 """Frames, their times and subtitles to patches, and the tokens that they fill.
 
-Source: olmo/preprocessing/video_preprocessor.py (DATA 3.4, 3.5).
+Source: olmo/preprocessing/video_preprocessor.py (docs/reference.md#frame-tokens).
 """
 
 from __future__ import annotations
@@ -127,7 +127,10 @@ class VideoPreprocessor:
         return np.array(tokens + self._subtitle_ids(timestamps, subtitle), np.int32)
 
     def largest_sizes(self) -> VideoSizes:
-        """The most that a video takes: `max_frames` frames, 32.5 s apart (DATA 3.4)."""
+        """Returns the most that a video takes: `max_frames` frames, 32.5 s apart.
+
+        Source: docs/reference.md#frame-tokens.
+        """
         frames = self.settings.max_frames
         tokens = self.token_ids(np.arange(frames) * LARGEST_STEP)
         return VideoSizes(len(tokens), frames, frames * len(self._one_frame))

@@ -54,7 +54,7 @@ def averages(scores: Mapping[str, float]) -> Averages:
     A column without a score is left out of its mean, as the paper does with its competitors.
     The result says which were, since such an average compares only with others over the same.
 
-    Source: PEERS 1.1, where every row of the paper was recomputed.
+    Source: docs/reference.md#table-1, where every row of the paper was recomputed.
     """
     short, long = _mean(scores, SHORT_COLUMNS), _mean(scores, LONG_COLUMNS)
     overall = None if short is None or long is None else (short + long) / 2

@@ -1,7 +1,7 @@
 """What is evaluated: tasks, and groups of tasks that a name stands for.
 
 Questions are worded by the datasets; answers are generated greedily until the end token or
-`max_new_tokens`. Source: DATA 7.3, 8.1 and 8.2.
+`max_new_tokens`. Source: docs/reference.md#benchmarks and #metrics.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ TASKS: dict[str, Task] = dict(
         _task("long_video_bench_no_subtitle", "long_video_bench"),
         _task("long_video_bench_w_subtitle", "long_video_bench"),
         _task("mlvu_mc", "em_start"),
-        # The reference's default split for it does not exist (DATA 10).
+        # The reference's default split for it does not exist (docs/reference.md#what-is-odd).
         _task("lvbench", "lvbench", split="test"),
         _task("video_eval_pro_mc", "em_start", 32, split="test"),
         _task("molmo2_video_count_eval", "video_counting", 2048, split="val"),

@@ -1,4 +1,7 @@
-"""Which token of a row may look at which (olmo/models/molmo2/molmo2.py; MODEL 2.4)."""
+"""The mask of the LLM: which token of a row may see which.
+
+Source: olmo/models/molmo2/molmo2.py; docs/reference.md#fusion-and-mask.
+"""
 
 from __future__ import annotations
 

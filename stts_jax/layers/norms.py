@@ -32,7 +32,10 @@ class LayerNorm(nnx.Module):
 
 
 class RmsNorm(nnx.Module):
-    """RMS norm with scale; cast back before the scale, as weights were trained (MODEL 2.5)."""
+    """RMS norm with scale; cast back before the scale, as weights were trained.
+
+    Source: docs/reference.md#language-models.
+    """
 
     def __init__(self, width: int, epsilon: float, *, key: jax.Array) -> None:
         self.epsilon = epsilon

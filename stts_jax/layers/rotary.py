@@ -14,7 +14,7 @@ from stts_jax.config import LlmConfig, YarnConfig
 def rotary_tables(config: LlmConfig) -> tuple[np.ndarray, np.ndarray]:
     """Inverse frequencies and magnitudes of every layer.
 
-    Source: olmo/nn/llm.py `RotaryEmbedding` (plain and YaRN); MODEL 2.5.
+    Source: olmo/nn/llm.py `RotaryEmbedding` (plain and YaRN); docs/reference.md#language-models.
 
     Returns:
       frequencies (layers, head_dim / 2) float32, radians per position.

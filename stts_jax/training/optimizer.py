@@ -1,7 +1,7 @@
 """AdamW or Muon with a learning rate, a warm-up and a clipping norm for each parameter group.
 
 Source: the reference's optimiser groups, `MultimodalScheduler` and per-group clipping
-(olmo/train/optim.py and trainer.py; DATA 9.1 to 9.3).
+(olmo/train/optim.py and trainer.py; docs/reference.md#optimiser).
 """
 
 from __future__ import annotations

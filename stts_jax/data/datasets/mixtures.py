@@ -1,7 +1,8 @@
 """Mixtures of training datasets by name, and the rate at which each dataset is sampled.
 
 A mixture has groups with fixed rates. Within a group a dataset counts with the root of its number
-of examples, so that large ones do not drown small ones. Source: DATA 7.1, launch_scripts/sft.py.
+of examples, so that large ones do not drown small ones. Source: docs/reference.md#mixtures,
+launch_scripts/sft.py.
 """
 
 from __future__ import annotations

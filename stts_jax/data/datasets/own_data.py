@@ -114,7 +114,8 @@ def _annotation(line: Line) -> Annotation:
     """The fields that formatting knows.
 
     The styles are those whose prompts are the user's own words, without a tag before them
-    (DATA 4.2, 4.4); captions get one of the prompts that captions are trained with.
+    (docs/reference.md#prompts and #style-tags); captions get one of the prompts that captions are
+    trained with.
     """
     if line.caption is not None:
         style = "video_long_caption" if line.video else "long_caption"

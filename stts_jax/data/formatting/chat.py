@@ -13,7 +13,7 @@ def wrap_messages(messages: Sequence[str], settings: FormatterSettings) -> list[
 
     In the "qwen3" form a later user turn closes the answer before it. That answer also ends in its
     own end token after tokenisation, so two of them follow each other, as weights were trained
-    (Source: DATA 4.6). There is no system turn.
+    (Source: docs/reference.md#chat). There is no system turn.
     """
     wrap = _qwen3 if settings.message_format == "qwen3" else _spaced
     return [

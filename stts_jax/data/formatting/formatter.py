@@ -49,7 +49,7 @@ class Formatted:
 
 
 class Formatter:
-    """Turns annotations into messages by `settings`. Source: DATA 4.
+    """Turns annotations into messages by `settings`. Source: docs/reference.md#text.
 
     An example is one annotation, or holds several of them in `message_list`, or ready-made
     `messages`. An annotation of a message list may itself be ready-made: a text, a list of texts,

@@ -29,7 +29,7 @@ def multi_image_turn(
     """Prompt and answer of a question about one kind of object in some or all of several images.
 
     The kind, the images and the wording are drawn, in this order. The reference draws them from
-    an unseeded generator; here they come from `rng`. Source: DATA 4.5.
+    an unseeded generator; here they come from `rng`. Source: docs/reference.md#points-and-tracks.
 
     Args:
       annotation: has `style`, one of each of `normalized_labels`, `labels` and `points` for an

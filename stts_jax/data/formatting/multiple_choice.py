@@ -72,7 +72,7 @@ def template_options(
 ) -> MultipleChoice:
     """Rules of "uber_model_v2": one fixed form, varied in nine of ten trainings.
 
-    Outside training nothing is drawn. Source: DATA 4.3.
+    Outside training nothing is drawn. Source: docs/reference.md#multiple-choice.
     """
     question = required_text(annotation, "question")
     options = _options(annotation)
@@ -93,7 +93,7 @@ def older_form(
     """Rules of "none": question and options, one a line; the answer has its text or only a letter.
 
     Draws from `rng` only if `p_choice_content_in_mc` is neither 0 nor 1, where the reference draws
-    from Python's global generator. Source: DATA 4.3.
+    from Python's global generator. Source: docs/reference.md#multiple-choice.
     """
     question = required_text(annotation, "question")
     options = _options(annotation)
@@ -134,7 +134,8 @@ def varied_form(
     """A question in one of many forms: labels, separators and wordings are drawn from `rng`.
 
     Options beyond the label set (10 Roman numerals, 20 numbers, 26 letters) get no label and are
-    left out, as in the reference. Source: DATA 4.3, which has the order of the draws.
+    left out, as in the reference. Source: docs/reference.md#multiple-choice, which has the order
+    of the draws.
     """
     options = [str(option) for option in options]
     label_only = rng.random() < P_LABEL_ONLY

@@ -1,4 +1,4 @@
-"""Wordings of multiple choice questions in training. Source: DATA 4.3.
+"""Wordings of multiple choice questions in training. Source: docs/reference.md#multiple-choice.
 
 The strings are data that published weights were trained with, spelling mistakes included: one is
 drawn by its place in the list, so order and repetitions matter.

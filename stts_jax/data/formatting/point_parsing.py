@@ -44,7 +44,7 @@ def parse_points(text: str, width: float, height: float) -> list[ParsedPoint]:
     """Points of all elements in `text`; those outside the image are dropped.
 
     A group whose time cannot be read is dropped; the reference stops with an error there.
-    Source: DATA 4.5.
+    Source: docs/reference.md#points-and-tracks.
     """
     return [
         point
@@ -69,7 +69,8 @@ def parse_multi_image_points(text: str, sizes: Sequence[tuple[float, float]]) ->
 def parse_tracks(text: str, width: float, height: float, fps: float) -> list[ParsedFrame]:
     """Tracks by time; of two points with one number at one time the first counts.
 
-    `fps` frames per second turns times into frame indices. Source: DATA 4.5.
+    `fps` frames per second turns times into frame indices. Source:
+    docs/reference.md#points-and-tracks.
     """
     frames: dict[float, ParsedFrame] = {}
     for point in parse_points(text, width, height):

@@ -1,4 +1,5 @@
-"""Wordings that ask for points in an image or in several images. Source: DATA 4.5.
+"""Wordings that ask for points in an image or in several images. Source:
+docs/reference.md#points-and-tracks.
 
 The strings are data that published weights were trained with, spelling mistakes included: one is
 drawn by its place in the list, so order and repetitions matter.

@@ -71,7 +71,8 @@ def text_with_points(
 def video_point_answer(annotation: Annotation, settings: FormatterSettings) -> str | None:
     """The points of a video in text; None if the annotation has none or no times.
 
-    What cannot be answered is answered by its explanation. Source: DATA 4.5.
+    What cannot be answered is answered by its explanation. Source:
+    docs/reference.md#points-and-tracks.
     """
     if "points" not in annotation or "timestamps" not in annotation:
         return None
@@ -102,7 +103,7 @@ def track_turn(
     """Prompt and answer of a tracking question.
 
     Only annotated frames that are among the video's frames are told. A rate of 2 per second goes
-    unsaid in half of the prompts. Source: DATA 4.5.
+    unsaid in half of the prompts. Source: docs/reference.md#points-and-tracks.
 
     Args:
       annotation: has `style`, `label`, `sampling_fps`, `points` (track frames), perhaps

@@ -1,7 +1,8 @@
 """Points in text: `<points coords="1 1 437 812">dog</points>`.
 
 Coordinates are thousandths of the width and height, as three digits or more. Each image or frame
-has its index or time in front, then its points with numbers that run on. Source: DATA 4.5.
+has its index or time in front, then its points with numbers that run on. Source:
+docs/reference.md#points-and-tracks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Wordings that ask for a short answer, a caption or one of several options. Source: DATA 4.2.
+"""Wordings that ask for a short answer, a caption or one of several options. Source:
+docs/reference.md#prompts.
 
 The strings are data that published weights were trained with, spelling mistakes included: one is
 drawn by its place in the list, so order and repetitions matter.

@@ -48,14 +48,17 @@ _REFERENCE_ONLY = ("points_decimal_places", "use_seperate_non_pointing_qa_style"
 class FormatterSettings:
     """Settings of `Formatter`; the defaults are those of the reference's SFT runs.
 
-    Source: DATA 0 and 4. The names are the reference's, so that its configs can be read.
+    Source: docs/reference.md#pipeline and #text. The names are the reference's, so that its
+    configs can be read.
 
     Attributes:
-      prompt_templates: rules that make a prompt from an annotation (DATA 4.2). "uber_model" is the
+      prompt_templates: rules that make a prompt from an annotation (docs/reference.md#prompts).
+      "uber_model" is the
         older set, "none" gives the bare fields.
       message_format: chat form around the messages: "qwen3", "role" ("User: ... Assistant:") or
         "none".
-      system_prompt: what opens the user's text (DATA 4.4), e.g. "video_short_answer: ". Not a
+      system_prompt: what opens the user's text (docs/reference.md#style-tags), e.g.
+      "video_short_answer: ". Not a
         system turn: the reference only calls it that.
       always_start_with_space: a blank before the first message too ("role" and "none" only).
       default_inference_len: length that is asked for in inference where the tag holds one, in

@@ -109,7 +109,7 @@ def style_tag(
 ) -> str:
     """The tag before the user's text, e.g. "video_short_answer:", or "" where none belongs.
 
-    Source: DATA 4.4.
+    Source: docs/reference.md#style-tags.
 
     Args:
       style: of the annotation.

@@ -90,7 +90,7 @@ def draw_prompt(
 ) -> str:
     """A wording of `style`, drawn from `rng`, with its fields filled from `values`.
 
-    `first` takes the first wording and draws nothing. Source: DATA 4.2.
+    `first` takes the first wording and draws nothing. Source: docs/reference.md#prompts.
 
     Errors: FormatterError if nothing is worded for `style`, or if a field is missing or no text.
     """

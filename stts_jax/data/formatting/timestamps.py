@@ -62,7 +62,8 @@ def prompt_times(
 ) -> tuple[bool, list[str]]:
     """Times as they stand in a prompt: whether they are in seconds, and their texts.
 
-    One draw decides for all of them in the mode "50-percent-seconds". Source: DATA 4.2.
+    One draw decides for all of them in the mode "50-percent-seconds". Source:
+    docs/reference.md#prompts.
 
     Errors: FormatterError for a time that cannot be read.
     """
@@ -78,7 +79,8 @@ def prompt_times(
 def answer_time(value: str | float, settings: FormatterSettings) -> str:
     """A time as it stands in an answer; text that is no time stays as it is.
 
-    Rounds half to even; a whole number of type int has no decimals. Source: DATA 4.5.
+    Rounds half to even; a whole number of type int has no decimals. Source:
+    docs/reference.md#points-and-tracks.
     """
     seconds = parse_timestamp(value)
     if isinstance(seconds, str):

@@ -1,4 +1,4 @@
-"""Wordings that ask to follow objects through a video. Source: DATA 4.5.
+"""Wordings that ask to follow objects through a video. Source: docs/reference.md#points-and-tracks.
 
 The strings are data that published weights were trained with, spelling mistakes included: one is
 drawn by its place in the list, so order and repetitions matter.

@@ -1,7 +1,7 @@
 """Objects followed through a video: which frames are told, and their text.
 
 A track frame is `{"time": seconds or text, "frame": index, "points": {id: {"point": (x, y),
-"occluded": bool}}}`, as datasets give it. Source: DATA 4.5.
+"occluded": bool}}}`, as datasets give it. Source: docs/reference.md#points-and-tracks.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class TurnWriter:
         """Rules of "uber_model" and "uber_model_v2", which differ in multiple choice only.
 
         A style that no rule knows, without a question, has an empty prompt, so that its tag is all
-        there is; the reference has trained such prompts (DATA 10.7).
+        there is; the reference has trained such prompts (docs/reference.md#what-is-odd).
         """
         style = required_text(annotation, "style")
         if style in styles.CAPTION_STYLES and "question" not in annotation:

@@ -13,7 +13,7 @@ def clean_answer(text: str) -> str:
     The marker must be spelled so, and only what stands between the first and the second one is
     taken. Of lines that are as frequent, the first is taken.
 
-    Source: the reference's `VqaEval` (DATA 8.3).
+    Source: the reference's `VqaEval` (docs/reference.md#metrics).
     """
     text = text.strip()
     if MARKER in text:

@@ -1,6 +1,7 @@
 """Metrics of one score, for the answer in a text: short answers and plain multiple choice.
 
-Source: DATA 8.3, the reference's `VqaEval`. Names are the reference's ("ansl" too).
+Source: docs/reference.md#metrics, the reference's `VqaEval`. Names are the reference's ("ansl"
+too).
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def mlvu_generation(judge: Judge | None = None) -> Metric:
     Metadata: `task_type` (sub_scene or summary), `question` and `scoring_points` for a scene,
     `answer` for a summary. A mark that the judge leaves out is 0 by the published rule.
 
-    Source: DATA 8.3, the reference's `MLVUGenEval`.
+    Source: docs/reference.md#metrics, the reference's `MLVUGenEval`.
     """
 
     def score(

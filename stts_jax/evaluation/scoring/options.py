@@ -14,7 +14,7 @@ def nearest_option(text: str, options: Sequence[str]) -> int:
     one that holds it, else that with the smallest edit distance (the first of several). Case and
     outer spaces don't count. An empty text is never refused: it goes by edit distance too.
 
-    Source: the reference's `select_mc_option` (DATA 8.3).
+    Source: the reference's `select_mc_option` (docs/reference.md#metrics).
 
     Raises:
       ScoringError: if two options are the same.

@@ -1,6 +1,6 @@
 """Benchmarks whose questions fall into groups: what one answer adds to each.
 
-Source: DATA 8.3, the reference's `evaluators.py`.
+Source: docs/reference.md#metrics, the reference's `evaluators.py`.
 """
 
 from __future__ import annotations

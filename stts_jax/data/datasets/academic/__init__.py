@@ -1,4 +1,7 @@
-"""The datasets of the academic video mixture (DATA 7.2), entered in the registry on import."""
+"""The datasets of the academic video mixture, entered in the registry on import.
+
+Source: docs/reference.md#training-datasets.
+"""
 
 from stts_jax.data.datasets.academic import (
     actions,

@@ -30,7 +30,8 @@ class MomentsInTime(VideoDataset):
 
     Files: `moments_in_time/Moments_in_Time_Raw/{split}_with_missing_renamed.csv`, which the
     reference's download writes; `{split}-videos-renamed/{transformed_video_path}`. Left out are
-    missing videos and labels "child+..." and "adult+...". Source: DATA 7.2; `MomentsInTime`.
+    missing videos and labels "child+..." and "adult+...". Source:
+    docs/reference.md#training-datasets; `MomentsInTime`.
     """
 
     splits = ("train", "validation")
@@ -59,7 +60,7 @@ class Kinetics710(VideoDataset):
     (storage.googleapis.com/molmo-datasets); `kinetics/kinetics_existing_videos.json`, or else the
     folders themselves, tell which are there.
     Videos: `kinetics/kinetics700/{split}/{label}/{name}`, `kinetics/kinetics600/{split}/{label with
-    underscores}/{name}`. Source: DATA 7.2; `Kinetics710`.
+    underscores}/{name}`. Source: docs/reference.md#training-datasets; `Kinetics710`.
     """
 
     splits = ("train", "validation")
@@ -103,7 +104,7 @@ class CharadesSTA(VideoDataset):
 
     Files: `Charades/charades_sta_train.txt`, lines "video start end##sentence";
     `Charades/Charades_v1/{video}.mp4`, of which `existing_videos.json`, or else the folder, tells
-    which are there. Source: DATA 7.2; `CharadesSTA`.
+    which are there. Source: docs/reference.md#training-datasets; `CharadesSTA`.
     """
 
     home = "github.com/jiyanggao/TALL"
@@ -134,7 +135,7 @@ class COIN(VideoDataset):
     Files: `coin/COIN.json`; `coin/coin_corrupt.parquet`, clips to leave out
     (storage.googleapis.com/molmo-datasets); `coin/videos/{video}` with the extension that
     `file_extensions.json`, or else the folder, tells.
-    Source: DATA 7.2; `COIN`.
+    Source: docs/reference.md#training-datasets; `COIN`.
     """
 
     splits = ("train", "test")
@@ -169,7 +170,7 @@ class EpicKitchens(VideoDataset):
     Files: `epic-kitchens/epic-kitchens-100-annotations/EPIC_100_train_with_missing.csv`, which the
     reference's download writes; without it, `EPIC_100_{split}.csv`, of which the clips that are
     there are taken. `epic-kitchens-clips/{participant}/videos/{video_id}_{start}_{end}.mp4`, three
-    decimals. Four clips are damaged. Source: DATA 7.2; `EpicKitchens`.
+    decimals. Four clips are damaged. Source: docs/reference.md#training-datasets; `EpicKitchens`.
     """
 
     splits = ("train", "validation")

@@ -14,7 +14,8 @@ class MotionBenchCaption(VideoDataset):
     """Captions of motions.
 
     Files: `MotionBench/MotionBenchCaption-train/train.jsonl`; `.../videos/{video_path}`. The
-    questions beside it are not read. Source: DATA 7.2; `MotionBenchCaption`.
+    questions beside it are not read. Source: docs/reference.md#training-datasets;
+    `MotionBenchCaption`.
     """
 
     home = "huggingface.co/datasets/zai-org/MotionBench"
@@ -32,7 +33,7 @@ class VideoLocalizedNarrativesCaption(VideoDataset):
 
     Files: `video-localized-narratives/hf_dataset`, a table with `id`, `video`, `captions` and
     `actor_names`; videos of OOPS, Kinetics, UVO and OVIS, by their path below the root folder.
-    Source: DATA 7.2; `VideoLocalizedNarrativesCaptionHf`.
+    Source: docs/reference.md#training-datasets; `VideoLocalizedNarrativesCaptionHf`.
     """
 
     home = "huggingface.co/datasets/allenai/Molmo2-VideoLocalizedNarrativesCaptionHf"

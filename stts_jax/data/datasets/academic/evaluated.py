@@ -27,7 +27,7 @@ class PerceptionTest(VideoDataset):
     `train_videos/{video}.mp4`; `mc_question_val/validation-00000-of-00001.parquet` with `videos`;
     `Test/mc_question/test-00000-of-00001.parquet` with `Test/videos`, without answers.
     Questions of validation and test print their options and ask for a letter.
-    Source: DATA 7.2, 7.3; `PerceptionTest`.
+    Source: docs/reference.md#training-datasets and #benchmarks; `PerceptionTest`.
     """
 
     splits = ("train", "validation", "test")
@@ -81,7 +81,7 @@ class NeXTQA(VideoDataset):
     Files: `NeXTQA/{train,val}.csv` with `map_vid_vidorID.json`, which names the videos in
     `NExTVideo-all-videos`; `MC/test-00000-of-00001.parquet` with `NExTVideo/{video}.mp4`.
     Questions of the test split print their options and ask for a letter.
-    Source: DATA 7.2, 7.3; `NeXTQA`.
+    Source: docs/reference.md#training-datasets and #benchmarks; `NeXTQA`.
     """
 
     splits = ("train", "validation", "test")

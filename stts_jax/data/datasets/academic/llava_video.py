@@ -24,7 +24,7 @@ class LLaVAVideo(VideoDataset):
     Files: for each length and source, the first of `LLaVA-Video-178K/{folder}/{pattern}`, with
     `id`, `data_source`, `video` and `conversations`;
     `LLaVA-Video-178K/{data_source}/{video}`. A leading "<image>" line is removed from questions.
-    Source: DATA 7.2; `LLaVAVideoAcademic`.
+    Source: docs/reference.md#training-datasets; `LLaVAVideoAcademic`.
     """
 
     home = "huggingface.co/datasets/lmms-lab/LLaVA-Video-178K"

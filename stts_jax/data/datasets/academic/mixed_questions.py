@@ -24,7 +24,7 @@ class TGIF(VideoDataset):
 
     Files: `TGIF/{Train,Test}_{action,count,transition,frameqa}_question.csv`, separated by tabs;
     `TGIF/videos/{gif_name}.mp4`. Actions and transitions are asked with options and without.
-    Source: DATA 7.2; `TGIF`.
+    Source: docs/reference.md#training-datasets; `TGIF`.
     """
 
     splits = ("train", "test")
@@ -60,7 +60,7 @@ class CLEVRER(VideoDataset):
 
     Files: `CLEVRER/{train,validation}.json`;
     `CLEVRER/video_{thousand:05d}-{next thousand:05d}/{video_filename}`.
-    Source: DATA 7.2; `CLEVRER`.
+    Source: docs/reference.md#training-datasets; `CLEVRER`.
     """
 
     splits = ("train", "validation")
@@ -100,7 +100,7 @@ class FunQA(VideoDataset):
     instruction and the answer counts from 1. Videos are in
     `FunQA/{split}/{split}_{humor,creative,magic}`, by their first letter; those absent, and answers
     that are none of the options, are left out. (The reference takes an answer of 0 as the last
-    option.) Source: DATA 7.2; `FunQA`.
+    option.) Source: docs/reference.md#training-datasets; `FunQA`.
     """
 
     splits = ("train", "validation", "test")
@@ -155,7 +155,7 @@ class STAR(VideoDataset):
 
     Files: `STAR/STAR_{split}_qa.json`, or else the larger `STAR_{split}.json`;
     `Charades/Charades_v1/{video_id}.mp4`. An example has ten annotations at most.
-    Source: DATA 7.2; `STAR`.
+    Source: docs/reference.md#training-datasets; `STAR`.
     """
 
     splits = ("train", "validation")
@@ -188,7 +188,7 @@ class IntentQA(VideoDataset):
     """Questions on intent, each asked without options and with them.
 
     Files: `IntentQA/{split}.csv`; `IntentQA/videos/{video_id}.mp4`. Rows whose answer is none of
-    the options are left out. Source: DATA 7.2; `IntentQA`.
+    the options are left out. Source: docs/reference.md#training-datasets; `IntentQA`.
     """
 
     splits = ("train", "validation", "test")

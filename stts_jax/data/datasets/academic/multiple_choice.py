@@ -34,7 +34,7 @@ class Paxion(VideoDataset):
     and `paxion/ego4d/egoclip_subset_action_antonyms_train_val_test_split/{split}.jsonl` with clips
     `paxion-ego4d-clips/{uid}_{start:.3f}_{end:.3f}.mp4`, or else the whole videos of Ego4D.
     Question and order of the options come from `Random(42)`, and so are part of the dataset.
-    Source: DATA 7.2; olmo/data/academic_video_datasets.py, `Paxion`.
+    Source: docs/reference.md#training-datasets; olmo/data/academic_video_datasets.py, `Paxion`.
     """
 
     splits = ("train", "validation", "test")
@@ -95,7 +95,7 @@ class How2QA(VideoDataset):
     Files: `how2QA/how2QA_{split}_release.csv`, without header: video, "[start:end]", three wrong
     answers, question, answer; clips `how2QA/video-clips/{video}_{start}_{end}.{extension}`, times
     rounded to two decimals. `how2QA/extensions.json` gives the extensions, or else the folder.
-    Source: DATA 7.2; `How2QA`.
+    Source: docs/reference.md#training-datasets; `How2QA`.
     """
 
     splits = ("train", "validation")
@@ -137,7 +137,8 @@ class SUTDTrafficQA(VideoDataset):
     """Questions on traffic; empty options are left out.
 
     Files: `SUTD-TrafficQA/R2_{split}.jsonl`, a list on each line, the first of which names the
-    columns; `SUTD-TrafficQA/compressed_videos/{vid_filename}`. Source: DATA 7.2; `SUTDTrafficQA`.
+    columns; `SUTD-TrafficQA/compressed_videos/{vid_filename}`. Source:
+    docs/reference.md#training-datasets; `SUTDTrafficQA`.
     """
 
     splits = ("train", "test")
@@ -161,7 +162,7 @@ class SocialIQ2(VideoDataset):
     """Questions on what people feel and mean; those whose video is absent are left out.
 
     Files: `social-iq2/qa/qa_{split}.json`, an object on each line; `social-iq2/video/{name}.mp4`.
-    Source: DATA 7.2; `SocialIQ2`.
+    Source: docs/reference.md#training-datasets; `SocialIQ2`.
     """
 
     splits = ("train", "validation")
@@ -188,7 +189,8 @@ class CameraBench(VideoDataset):
     """Questions on the motion of the camera; the place of the answer is random.
 
     Files: `CameraBench/camerabench_qa.parquet`, with the list `mc_qa_list` of each video;
-    `CameraBench/train/{video_path}`. Source: DATA 7.2; `CameraBenchTrain`.
+    `CameraBench/train/{video_path}`. Source: docs/reference.md#training-datasets;
+    `CameraBenchTrain`.
     """
 
     home = "huggingface.co/datasets/allenai/Molmo2-CameraBenchTrain"

@@ -40,7 +40,7 @@ class YouCook2(VideoDataset):
 
     Files: `youcook2/youcookii_annotations_trainval.json`; `youcook2/videos/{video}` with the
     extension that `video_extensions.json`, or else the folder, tells. Two clips are damaged.
-    Source: DATA 7.2, 10; `Youcook2`.
+    Source: docs/reference.md#training-datasets and #what-is-odd; `Youcook2`.
     """
 
     splits = ("train", "validation")
@@ -90,7 +90,7 @@ class ActivityNet(VideoDataset):
     Files: `ActivityNet/activity_net.v1-3.min.json`; `{train,val}_q.json` and `{train,val}_a.json`
     of ActivityNet-QA, joined by `question_id`; `ActivityNet/all-videos/{video}/{video}.mp4` or
     `all-videos/{video}.mp4`. Videos that are absent, or that `missing_videos.json` names, are left
-    out. Source: DATA 7.2, 10; `ActivityNet`.
+    out. Source: docs/reference.md#training-datasets and #what-is-odd; `ActivityNet`.
     """
 
     splits = ("train", "validation")
@@ -159,7 +159,8 @@ class Ego4D(VideoDataset):
 
     Files: `Ego4d/ego4d_cached_train_metadata.jsonl`, or else the `.parquet` that is published with
     the same rows; `ego4d-clips/{clip}`. Damaged clips are marked in it and left out.
-    Source: DATA 7.2; `Ego4dCachedClips`, whose download fetches the one and which reads the other.
+    Source: docs/reference.md#training-datasets; `Ego4dCachedClips`, whose download fetches the one
+    and which reads the other.
     """
 
     home = "ego4d-data.org and storage.googleapis.com/molmo-datasets"

@@ -31,7 +31,7 @@ class NewsVideoQA(VideoDataset):
     Files: `NewsVideoQA/final_data_feb_16/json_files/raw_files/new_{split}.json`; videos in
     `final_data_feb_16/videos/{split}/{uni_clipped_id}.mp4`, some with a wrong index, which the
     metadata say as the reference does (`decode_method`). Seven videos are damaged.
-    Source: DATA 7.2; `NewsVideoQA`.
+    Source: docs/reference.md#training-datasets; `NewsVideoQA`.
     """
 
     splits = ("train", "validation")
@@ -57,7 +57,7 @@ class SportsQA(VideoDataset):
 
     Files: `SportsQA/meta-data/{split}.json`; `SportsQA/{video}.{avi,mp4,webm}`. If
     `all_videos.json` is there, it is taken as the list of the videos, or else the folder.
-    Source: DATA 7.2; `SportsQA`.
+    Source: docs/reference.md#training-datasets; `SportsQA`.
     """
 
     splits = ("train", "validation", "test")
@@ -88,7 +88,8 @@ class VideoLocalizedNarratives(VideoDataset):
     """Questions on what happens in videos of mishaps.
 
     Files: `video-localized-narratives/videoqa/text_output/oops_{split}/qa_text_output.json`;
-    `oops/oops_video/{video_name}.mp4`. Source: DATA 7.2; `VideoLocalizedNarratives`.
+    `oops/oops_video/{video_name}.mp4`. Source: docs/reference.md#training-datasets;
+    `VideoLocalizedNarratives`.
     """
 
     splits = ("train", "validation")
@@ -111,7 +112,7 @@ class RoadTextVQA(VideoDataset):
     """Questions on text along a road; of several answers one is drawn.
 
     Files: `RoadTextVQA/{split}.json` with the list `data`; `RoadTextVQA/videos/{video}`.
-    Source: DATA 7.2; `RoadTextVQA`.
+    Source: docs/reference.md#training-datasets; `RoadTextVQA`.
     """
 
     splits = ("train", "validation")
@@ -134,7 +135,7 @@ class Countix(VideoDataset):
 
     Files: `countix_train_mapped.csv` and `class_to_question.json`, in `kinetics/kinetics700` or in
     `Countix`; `kinetics/kinetics700/{video_path}`. Each row is an example, also where several are
-    of one video. Source: DATA 7.2; `Countix`.
+    of one video. Source: docs/reference.md#training-datasets; `Countix`.
     """
 
     home = "huggingface.co/datasets/allenai/Molmo2-Countix"
@@ -162,7 +163,7 @@ class QVHighlights(VideoDataset):
 
     Files: `QVHighlights/highlight_{train,val}_release.jsonl`; `QVHighlights/videos/{vid}.mp4`.
     Left out are queries with more than five segments, and those whose video is absent.
-    Source: DATA 7.2; `QVHighlights`.
+    Source: docs/reference.md#training-datasets; `QVHighlights`.
     """
 
     splits = ("train", "validation")

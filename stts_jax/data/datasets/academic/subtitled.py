@@ -25,7 +25,8 @@ class CinePile(VideoDataset):
     """Questions on scenes of films, with subtitles as one text, without its "<subtitle>" marks.
 
     Files: `cinepile/hf_dataset`, a table with `video_id`, `movie_name`, `subtitles`, `examples`;
-    `cinepile/videos/{video_id}/{video_id}.mp4`. Source: DATA 7.2; `CinepileHf`.
+    `cinepile/videos/{video_id}/{video_id}.mp4`. Source: docs/reference.md#training-datasets;
+    `CinepileHf`.
     """
 
     splits = ("train", "test")
@@ -73,7 +74,8 @@ class CaptionQA(VideoDataset):
     Files: `Molmo2-VideoCapQA`, a table with `video_id`, `Question`, `Answer`, `NegativeAnswers`;
     `youtube-cc/{youtube-cc-exist,youtube-cc-kw,youtube-cc-temporal}/{video_id}/`, a folder with the
     video. Questions whose video is absent are left out (the reference stops at the first).
-    Source: DATA 7.2; olmo/data/molmo2_datasets.py, `Molmo2SynCaptionsQA`.
+    Source: docs/reference.md#training-datasets; olmo/data/molmo2_datasets.py,
+    `Molmo2SynCaptionsQA`.
     """
 
     home = "huggingface.co/datasets/allenai/Molmo2-VideoCapQA"
@@ -133,7 +135,7 @@ class CaptionQAWithSubtitle(CaptionQA):
     """The same on videos with subtitles, in the style without.
 
     Files: `Molmo2-VideoSubtitleQA`, with `subtitle` besides, a list of `start`, `end`, `text`.
-    Source: DATA 7.2; `Molmo2SynCaptionsSubtitleQA`.
+    Source: docs/reference.md#training-datasets; `Molmo2SynCaptionsSubtitleQA`.
     """
 
     home = "huggingface.co/datasets/allenai/Molmo2-VideoSubtitleQA"

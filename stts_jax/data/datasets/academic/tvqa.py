@@ -92,7 +92,8 @@ class TVQA(VideoDataset):
     them when it first reads the dataset). Left out are the scenes that `missing_clips.txt` names,
     or, without that file, those that have no clip.
     Lines count if part of them is spoken in the scene; their times are from its start on. Without
-    any, a question has the style without subtitles. Source: DATA 7.2; `TVQA`.
+    any, a question has the style without subtitles. Source: docs/reference.md#training-datasets;
+    `TVQA`.
     """
 
     splits = ("train", "validation")

@@ -16,8 +16,8 @@ from stts_jax.data.datasets.benchmarks import (  # noqa: F401  (they enter thems
     video_mme,
 )
 
-# Each with the split that results are published on. Source: DATA 7.3 and 8.1. NeXT-QA and the
-# Perception Test are training sets too, and live there with all their splits.
+# Each with the split that results are published on. Source: docs/reference.md#benchmarks. NeXT-QA
+# and the Perception Test are training sets too, and live there with all their splits.
 SHORT_VIDEO = (
     "mvbench:validation",
     "tomato:test",

@@ -20,7 +20,7 @@ class EgoSchema(Dataset):
 
     Validation is the subset with published answers.
 
-    Source: DATA 7.3.
+    Source: docs/reference.md#benchmarks.
     """
 
     splits = ("validation", "test")

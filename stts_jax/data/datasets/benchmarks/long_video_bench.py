@@ -37,9 +37,10 @@ COLUMNS = (
 class LongVideoBench(Dataset):
     """Multiple choice of up to five, shown without subtitles.
 
-    Questions that mention subtitles are asked all the same, under both names (DATA 7.3).
+    Questions that mention subtitles are asked all the same, under both names
+    (docs/reference.md#benchmarks).
 
-    Source: DATA 7.3.
+    Source: docs/reference.md#benchmarks.
     """
 
     splits = ("validation", "test")

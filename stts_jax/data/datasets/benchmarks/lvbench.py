@@ -24,7 +24,7 @@ SHORTEST_LABELLED = 3  # characters
 class LvBench(Dataset):
     """Multiple choice; the options, published in several forms, are shown as `A. text`.
 
-    Source: DATA 7.3.
+    Source: docs/reference.md#benchmarks.
     """
 
     splits = ("test",)

@@ -80,7 +80,7 @@ class MlvuMultipleChoice(Dataset):
 
     The answers of the test split are in its file `test-ground-truth/test_mcq_gt.json`.
 
-    Source: DATA 7.3.
+    Source: docs/reference.md#benchmarks.
     """
 
     splits = ("validation", "test")
@@ -117,7 +117,7 @@ class MlvuMultipleChoice(Dataset):
 class MlvuGeneration(Dataset):
     """The two tasks of free answers, which a language model scores.
 
-    Source: DATA 7.3.
+    Source: docs/reference.md#benchmarks.
     """
 
     splits = ("validation",)

@@ -22,7 +22,7 @@ class MotionBench(Dataset):
     The answers of the test split are not published: they are "NA", and such questions are left out
     of the validation split.
 
-    Source: DATA 7.3.
+    Source: docs/reference.md#benchmarks.
     """
 
     splits = ("validation", "test")

@@ -50,7 +50,7 @@ class MvBench(Dataset):
     Episodic Reasoning is published as folders of pictures. A file `video.mp4` is expected in each,
     as `mvbench_clips` makes it.
 
-    Source: DATA 7.3.
+    Source: docs/reference.md#benchmarks.
     """
 
     splits = ("validation",)

@@ -1,6 +1,7 @@
 """What the benchmarks share: how multiple choice is put into words, and the example of it.
 
-The wordings are those that released models were evaluated with. Source: DATA 7.3.
+The wordings are those that released models were evaluated with. Source:
+docs/reference.md#benchmarks.
 """
 
 from __future__ import annotations

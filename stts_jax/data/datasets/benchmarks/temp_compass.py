@@ -47,7 +47,8 @@ class Question:
 class TempCompassInternal(Dataset):
     """The three tasks that are scored by rules: multiple choice, yes or no, caption matching.
 
-    The released reference has the metric (DATA 8.3) but no class for the data, so this is built on
+    The released reference has the metric (docs/reference.md#metrics) but no class for the data, so
+    this is built on
     assumptions:
 
     - The layout is the published one: `TempCompass/questions/{task}.json`, a question being below
@@ -55,7 +56,8 @@ class TempCompassInternal(Dataset):
     - The instruction below the question is that of TempCompass's own inference script.
     - The metric scores caption matching like multiple choice, by the letter. So its options
       ("Option 1: ...", "Caption A: ...") lose their names and are shown as any options are in
-      evaluation (DATA 4.3), and the answer in the metadata is "B. text". A question whose answer
+      evaluation (docs/reference.md#multiple-choice), and the answer in the metadata is "B. text".
+      A question whose answer
       is none of its options is left out.
     - A yes-or-no question has the style of short answers.
     """

@@ -22,12 +22,12 @@ REASONING_TYPES = (
 
 @register("tomato")
 class Tomato(Dataset):
-    """Multiple choice, formatted as any is in evaluation (DATA 4.3).
+    """Multiple choice, formatted as any is in evaluation (docs/reference.md#multiple-choice).
 
     Its metric compares the answer with the letters, which are in the metadata as `option_names`.
     The reference notes that one video (object/0390-01) hangs a decoder which is not used here.
 
-    Source: DATA 7.3.
+    Source: docs/reference.md#benchmarks.
     """
 
     splits = ("test",)

@@ -19,7 +19,7 @@ COLUMNS = ("video", "question", "answer", *METADATA)
 class VideoEvalProMultipleChoice(Dataset):
     """Multiple choice; the options are published with their letters.
 
-    Source: DATA 7.3.
+    Source: docs/reference.md#benchmarks.
     """
 
     splits = ("test",)

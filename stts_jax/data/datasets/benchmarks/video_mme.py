@@ -24,7 +24,7 @@ COLUMNS = (*METADATA, "videoID", "question", "options", "answer")
 class VideoMme(Dataset):
     """Multiple choice of four; the options are published with their letters.
 
-    Source: DATA 7.3.
+    Source: docs/reference.md#benchmarks.
     """
 
     splits = ("validation",)
