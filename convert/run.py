@@ -123,6 +123,7 @@ def convert(
     Raises:
       ConvertError: if the folder can't be written or there is no room.
     """
+    target = target.resolve()  # the array store takes no ".." in a path
     wanted = planned.parameters * DTYPES[dtype].itemsize
     temporary = _prepare(target, wanted)
     try:

@@ -82,6 +82,13 @@ def test_ask_and_show_take_what_a_line_may_say(checkpoint, video, tmp_path, caps
     assert "(100%)" in capsys.readouterr().out  # of pictures nothing is dropped
 
 
+def test_a_file_of_subtitles_is_read(video, tmp_path, checkpoint):
+    (tmp_path / "a.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\nCome here!\n")
+    config = load_model(checkpoint)[1]
+    asked = Asked(video, QUESTION, subtitle=str(tmp_path / "a.srt"))
+    assert asked.example(config).subtitle == {(1.0, 2.0): "Come here!"}
+
+
 def test_a_clip_shows_other_frames(checkpoint, video):
     model, config = load_model(checkpoint)
     whole, part = (single.kept_tokens(model, config, Asked(video, clip=c)) for c in (None, (1, 2)))

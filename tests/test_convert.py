@@ -64,6 +64,13 @@ def test_a_hugging_face_folder_becomes_ours_bit_for_bit(tmp_path: Path, config) 
     assert saved.model == config
 
 
+def test_a_target_beside_the_working_folder_is_written(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main([str(write_hf(tmp_path / "hf", UNTIED)), "../out"]) == 0
+    assert load_model(tmp_path / "out")[1].model == UNTIED
+
+
 @pytest.mark.parametrize("config", [SCORED, UNTIED], ids=["tied, scorer", "untied, plain"])
 def test_there_and_back_again_is_bit_equal(tmp_path: Path, config) -> None:
     ours = converted(tmp_path, config)

@@ -11,6 +11,7 @@ import pytest
 from stts_jax.data.datasets import own_records
 from stts_jax.data.datasets.base import DatasetError
 from stts_jax.data.datasets.own_data import OwnData, OwnDataError, read_own_data
+from stts_jax.data.datasets.own_line import parse
 from stts_jax.data.datasets.own_records import own_lines
 from stts_jax.data.datasets.subtitle_files import read_subtitle_file
 from stts_jax.data.formatting.formatter import Formatter
@@ -351,7 +352,8 @@ def test_a_file_that_is_one_list_is_read_by_its_entries(file):
         (["[" * 100_000], "not valid JSON .too deeply nested"),
         (["{", '"video": "a.mp4"', "}"], "has an object that goes over several lines"),
         (['{"data": [', "{}", "]}"], "has an object that goes over several lines"),
-        (["{}", "\0"], "is not UTF-8 text"),
+        (["{\0}\0"], "is not UTF-8 text"),
+        (['{"video": "a.mp4"},', '{"video": "b.mp4"}'], r"my.jsonl:1: a comma follows the object"),
     ],
 )
 def test_a_file_of_another_form_is_one_sentence(file, lines, message):
@@ -418,6 +420,18 @@ def test_a_file_of_subtitles_is_read(file, tmp_path, encoding):
 def test_a_vtt_file_is_read_without_comments_and_names(file, tmp_path):
     write(tmp_path, "b.VTT", VTT.replace("\n", "\r\n"))
     assert with_subtitles(file, "b.VTT") == {(1.0, 2.5): "Come in.", (3600.0, 3601.0): "A & B"}
+
+
+def test_subtitles_are_read_by_their_content_whatever_the_ending(file, tmp_path):
+    write(tmp_path, "a.vtt", SRT)
+    write(tmp_path, "b.srt", VTT)
+    assert with_subtitles(file, "a.vtt") == {(1.0, 2.5): "Come in.", (60.0, 61.0): "A &amp; B"}
+    assert with_subtitles(file, "b.srt") == {(1.0, 2.5): "Come in.", (3600.0, 3601.0): "A & B"}
+
+
+def test_a_field_that_is_there_twice_is_refused():
+    with pytest.raises(OwnDataError, match="the field 'answer' is there twice"):
+        parse('{"video": "a.mp4", "question": "q", "answer": "x", "answer": "y"}', "f:1", "f:1")
 
 
 def test_a_file_of_subtitles_is_counted_from_the_start_of_the_clip(file, tmp_path):

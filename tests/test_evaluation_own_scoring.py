@@ -139,6 +139,14 @@ def test_an_answer_that_names_another_option_several_or_none_does_not_count(answ
     assert Prediction(Question("Where?", "above", PLACES), "a.mp4", answer, labels).correct is False
 
 
+@KNOWN_LABELS
+@pytest.mark.parametrize(
+    "answer", ["_C_", "Ⓒ", "选C", "答案是C", "正确答案\uff1aC", "答案是above。"]
+)
+def test_marks_circles_and_chinese_words_around_an_option_are_read(answer, labels):
+    assert Prediction(Question("Where?", "above", PLACES), "a.mp4", answer, labels).correct is True
+
+
 @pytest.mark.parametrize("answer", ["3", "-5", "1.", "5/2", "2%", "10:2", "15 or 5", "$5"])
 def test_a_number_among_numbers_is_neither_a_label_nor_a_part_of_another(answer):
     assert chosen_option(answer, ("5", "15", "2", "1.5")) is None

@@ -52,6 +52,10 @@ def parse_toml(text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError:  # Python's own limit, with a remedy for programmers
+        raise ValueError("a number in it has thousands of digits") from None
 
 
 def parse_json(text: str) -> Any:

@@ -110,7 +110,7 @@ def config_of(folder: Path) -> Config:
     checkpoint = locate_checkpoint(folder)
     for place in (checkpoint, *checkpoint.parents[:2]):
         path = place / "config.json"
-        if path.is_file():
+        if path.exists():
             with reading(checkpoint):
                 read_json_object(require_within(path, place))
             return load_config(str(path))

@@ -75,8 +75,24 @@ def read_own_data(path: str | Path, per_example: int | None = None) -> list[Sour
 
 
 def example_of(line: Line, folder: Path) -> SourceExample:
-    """Returns the example of one line; its paths are relative to `folder`."""
-    return _example(_media(line, folder), [line])
+    """Returns the example of one line; its paths are relative to `folder`.
+
+    Raises:
+      DatasetError: if its file of subtitles cannot be read.
+    """
+    return with_subtitle_lines(_example(_media(line, folder), [line]))
+
+
+def with_subtitle_lines(example: SourceExample) -> SourceExample:
+    """Returns an example with the lines of its file of subtitles, if it names one.
+
+    Raises:
+      DatasetError: if that file cannot be read.
+    """
+    if not isinstance(example.subtitle, Path):
+        return example
+    lines = read_subtitle_file(example.subtitle)
+    return dataclasses.replace(example, subtitle=_shown_subtitle(lines, example.clip))
 
 
 def _split(lines: Sequence[Line], size: int) -> Iterator[Sequence[Line]]:
@@ -198,7 +214,4 @@ class OwnData(Dataset):
         Raises:
           DatasetError: if that file cannot be read.
         """
-        if not isinstance(record.subtitle, Path):
-            return record
-        lines = read_subtitle_file(record.subtitle)
-        return dataclasses.replace(record, subtitle=_shown_subtitle(lines, record.clip))
+        return with_subtitle_lines(record)

@@ -24,7 +24,7 @@ KNOWN_FIELDS = (
     "id",
 )
 SUBTITLE_FILES = (".srt", ".vtt")
-OTHER_SUBTITLE_FILES = (".ass", ".ssa", ".sbv", ".ttml", ".lrc")
+OTHER_SUBTITLE_FILES = (".ass", ".ssa", ".sbv", ".ttml", ".lrc", ".sub", ".smi", ".txt", ".json")
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,23 @@ def parse(text: str, where: str, place: str) -> Line:
       OwnDataError: if it is wrong.
     """
     try:
-        values = json.loads(text)
+        values = json.loads(text, object_pairs_hook=unique_fields)
     except (ValueError, RecursionError) as error:
         reason = "too deeply nested" if isinstance(error, RecursionError) else error
         raise OwnDataError(
             f"{where}: not valid JSON ({reason}); write one object per line"
         ) from error
     return parse_value(values, where, place)
+
+
+def unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns the fields of a JSON object, for `json`; ValueError where a name is there twice."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the field {shown(name)} is there twice")
+        found[name] = value
+    return found
 
 
 def parse_value(values: Any, where: str, place: str) -> Line:

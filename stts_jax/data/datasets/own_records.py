@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from stts_jax.data.datasets.own_line import Line, OwnDataError, parse, parse_value
+from stts_jax.data.datasets.own_line import Line, OwnDataError, parse, parse_value, unique_fields
 from stts_jax.data.datasets.regular_file import require_regular_file
 
 # Of a line in bytes. A film's subtitles are a hundredth of that, and no row holds more text.
@@ -27,12 +27,17 @@ def own_lines(path: str | Path) -> Iterator[Line | OwnDataError]:
     try:
         with path.open("rb") as file:
             start = file.read(_LOOKED_AT)
-        if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start:
+        if start.startswith((b"\xff\xfe", b"\xfe\xff")) or start[:2].count(0) == 1:
             raise OwnDataError(f"'{path}' is not UTF-8 text; save it as UTF-8, one object per line")
         start = start.removeprefix(b"\xef\xbb\xbf").lstrip()
         if start.startswith(b"["):
             yield from _list_entries(path)
             return
+        if _is_list_without_brackets(start):
+            raise OwnDataError(
+                f"{path}:1: a comma follows the object; write each object on a line of its own "
+                "without one, or all in one list"
+            )
         if _goes_on(start):
             raise OwnDataError(
                 f"'{path}' has an object that goes over several lines; write each object on one "
@@ -43,6 +48,15 @@ def own_lines(path: str | Path) -> Iterator[Line | OwnDataError]:
         raise OwnDataError(
             f"'{path}' cannot be read: {error.strerror}; check its permissions and its disk"
         ) from error
+
+
+def _is_list_without_brackets(start: bytes) -> bool:
+    """Whether the first line is a whole object with a comma behind it."""
+    first, _, _ = start.partition(b"\n")
+    try:
+        return first.rstrip().endswith(b"},") and isinstance(json.loads(first.rstrip()[:-1]), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _goes_on(start: bytes) -> bool:
@@ -94,7 +108,8 @@ def _decoded(content: bytes, where: str) -> str:
 def _list_entries(path: Path) -> Iterator[Line | OwnDataError]:
     """The entries of a list, each with the number of the line that it begins in."""
     text = _decoded(path.read_bytes(), str(path))
-    decoder, position, number, counted = json.JSONDecoder(), text.index("[") + 1, 1, 0
+    decoder = json.JSONDecoder(object_pairs_hook=unique_fields)
+    position, number, counted = text.index("[") + 1, 1, 0
     while True:
         position = _after_space(text, position)
         number, counted = number + text.count("\n", counted, position), position

@@ -37,11 +37,11 @@ def read_subtitle_file(path: Path) -> tuple[tuple[float, float, str], ...]:
             f"'{path}' has more than {LARGEST_FILE} bytes, too many for subtitles; check the path"
         )
     text = _BLANK_LINES.sub("\n\n", _decoded(path).replace("\r\n", "\n").replace("\r", "\n"))
-    kind = path.suffix.lower().removeprefix(".")
+    kind = "vtt" if text.startswith("WEBVTT") else "srt"  # by content: endings are often wrong
     try:
         events = pysubs2.SSAFile.from_string(text, format_=kind, keep_html_tags=True)
     except Exception as error:  # whatever the library makes of a damaged file
-        raise DatasetError(f"'{path}' cannot be read as .{kind}: {error}; correct it") from error
+        raise DatasetError(f"'{path}' cannot be read as {kind}: {error}; correct it") from error
     lines = []
     for event in events:
         if event.end < event.start:
@@ -52,7 +52,7 @@ def read_subtitle_file(path: Path) -> tuple[tuple[float, float, str], ...]:
         if said := _plain(event.text, kind):
             lines.append((event.start / 1000, event.end / 1000, said))
     if not lines:
-        raise DatasetError(f"'{path}' holds no subtitles in the form of .{kind}; check it")
+        raise DatasetError(f"'{path}' holds no subtitles in the form of .srt or .vtt; check it")
     return tuple(lines)
 
 

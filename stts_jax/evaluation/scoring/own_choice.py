@@ -7,6 +7,7 @@ a text. What is left is prose, which the careful reader of the benchmarks reads.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from string import ascii_uppercase
 
@@ -20,7 +21,13 @@ from stts_jax.evaluation.scoring.choices import option_wordings
 from stts_jax.evaluation.scoring.words import SPECIAL_TOKEN, folded, words
 
 _MARKERS = tuple(dict.fromkeys(marker.rstrip() for marker in (*COMMON_MARKERS, *RARE_MARKERS)))
-_BEFORE_LABEL, _AFTER_LABEL = r"[(\[{<'\"*]*", r"[)\]}>'\"*.,:;=]*"
+_BEFORE_LABEL, _AFTER_LABEL = r"[(\[{<'\"*_]*", r"[)\]}>'\"*_.,:;=]*"
+# "The answer is" and "I choose" in Chinese, which puts no space behind them.
+_CHINESE_LEAD_IN = re.compile(
+    r"^(?:正确)?(?:答案|选项)(?:应该)?(?:是|为)?[\s:\uff1a]*|^我?选择?[\s:\uff1a]*"
+)
+
+LEADS = (LEAD_IN, _CHINESE_LEAD_IN)
 
 Reader = Callable[[str, Sequence[str], Sequence[str]], int | None]
 
@@ -39,7 +46,7 @@ def chosen_option(
     """
     text = SPECIAL_TOKEN.sub(" ", text).strip()
     for texts in dict.fromkeys((tuple(options), tuple(option_wordings({"options": options})))):
-        for said in dict.fromkeys((text, LEAD_IN.sub("", text, count=1).strip())):
+        for said in dict.fromkeys((text, *(lead.sub("", text, count=1).strip() for lead in LEADS))):
             index = _stated(said, texts, labels)
             if index is not None:
                 return index
@@ -88,8 +95,8 @@ def _label(said: str, options: Sequence[str], labels: Sequence[str]) -> int | No
 
 
 def _bare_label(said: str, options: Sequence[str], labels: Sequence[str]) -> int | None:
-    """The option of a label that stands alone, in either case."""
-    text = folded(said).strip()
+    """The option of a label that stands alone, in either case; also one in a circle."""
+    text = unicodedata.normalize("NFKC", folded(said)).strip()
     for index, label in enumerate(labels[: len(options)]):
         bare = _BEFORE_LABEL + re.escape(label) + _AFTER_LABEL
         if re.fullmatch(bare, text, re.IGNORECASE):
