@@ -1,6 +1,6 @@
 """The paper's baselines: scores that are not learnt, by the name of the method.
 
-A new one is a file here and a line of `BASELINES`.
+A new one is a file here, a line of `BASELINES`, and its name in `config.model.PruneMethod`.
 """
 
 from __future__ import annotations
