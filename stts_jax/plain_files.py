@@ -119,7 +119,7 @@ def read_json_object(path: Path, most: int = MOST_JSON_BYTES) -> dict[str, Any]:
 
 def parse_json(text: str, path: Path) -> Any:
     """Value of JSON text; `path` is what messages name."""
-    return parsed(lambda: json.loads(text, object_pairs_hook=_object), path, "JSON")
+    return parsed(lambda: json.loads(text, object_pairs_hook=unique_names), path, "JSON")
 
 
 def parsed(parse: Callable[[], Any], path: Path, form: str) -> Any:
@@ -132,7 +132,8 @@ def parsed(parse: Callable[[], Any], path: Path, form: str) -> Any:
         raise FileError(f"'{path}' is not valid {form} ({reason(error)})") from error
 
 
-def _object(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+def unique_names(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns the object of these pairs, for `json`; ValueError where a name is there twice."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:

@@ -430,7 +430,7 @@ def test_subtitles_are_read_by_their_content_whatever_the_ending(file, tmp_path)
 
 
 def test_a_field_that_is_there_twice_is_refused():
-    with pytest.raises(OwnDataError, match="the field 'answer' is there twice"):
+    with pytest.raises(OwnDataError, match="the name 'answer' is there twice"):
         parse('{"video": "a.mp4", "question": "q", "answer": "x", "answer": "y"}', "f:1", "f:1")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from stts_jax.data.datasets.checked_fields import Fields, OwnDataError, is_seconds
 from stts_jax.data.datasets.foreign_lines import ForeignLineError, is_foreign, own_fields
 from stts_jax.data.datasets.quoting import shown
+from stts_jax.plain_files import unique_names
 
 KNOWN_FIELDS = (
     "video",
@@ -90,23 +91,13 @@ def parse(text: str, where: str, place: str) -> Line:
       OwnDataError: if it is wrong.
     """
     try:
-        values = json.loads(text, object_pairs_hook=unique_fields)
+        values = json.loads(text, object_pairs_hook=unique_names)
     except (ValueError, RecursionError) as error:
         reason = "too deeply nested" if isinstance(error, RecursionError) else error
         raise OwnDataError(
             f"{where}: not valid JSON ({reason}); write one object per line"
         ) from error
     return parse_value(values, where, place)
-
-
-def unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Returns the fields of a JSON object, for `json`; ValueError where a name is there twice."""
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"the field {shown(name)} is there twice")
-        found[name] = value
-    return found
 
 
 def parse_value(values: Any, where: str, place: str) -> Line:

@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from stts_jax.data.datasets.own_line import Line, OwnDataError, parse, parse_value, unique_fields
+from stts_jax.data.datasets.own_line import Line, OwnDataError, parse, parse_value
 from stts_jax.data.datasets.regular_file import require_regular_file
+from stts_jax.plain_files import unique_names
 
 # Of a line in bytes. A film's subtitles are a hundredth of that, and no row holds more text.
 LONGEST_LINE = 10_000_000
@@ -108,7 +109,7 @@ def _decoded(content: bytes, where: str) -> str:
 def _list_entries(path: Path) -> Iterator[Line | OwnDataError]:
     """The entries of a list, each with the number of the line that it begins in."""
     text = _decoded(path.read_bytes(), str(path))
-    decoder = json.JSONDecoder(object_pairs_hook=unique_fields)
+    decoder = json.JSONDecoder(object_pairs_hook=unique_names)
     position, number, counted = text.index("[") + 1, 1, 0
     while True:
         position = _after_space(text, position)
