@@ -13,15 +13,14 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from stts_jax.layers.attention import attention
-from stts_jax.layers.attention.blockwise import BlockPlan, block_plan, blockwise_attention
-from stts_jax.layers.attention.masks import PlaceMask, Places, Rule, segment_mask
-from stts_jax.layers.attention.stream_blocks import neighbour_attention
-from stts_jax.layers.attention.stream_segments import (
+from stts_jax.attention import IndexMask, MaskSpec, TokenMaskIds, attention, segment_mask
+from stts_jax.attention.requests import StreamRequest
+from stts_jax.attention.xla.blockwise import BlockPlan, block_plan, blockwise_attention
+from stts_jax.attention.xla.stream import (
+    neighbour_attention,
     segment_attention,
     segment_ends,
     segment_sizes,
-    visited_scores,
 )
 from stts_jax.parallel.mesh import BATCH_AXES, make_mesh
 
@@ -52,7 +51,7 @@ def draw(seed, *shapes, dtype=jnp.float32):
 
 
 def outputs_and_gradients(attend, arrays, weights):
-    """Of a weighted sum of the output, by every array."""
+    """The output, and the gradients of its weighted sum by every array."""
 
     @jax.jit
     def run(arrays):
@@ -67,7 +66,7 @@ def outputs_and_gradients(attend, arrays, weights):
 
 
 def worst(ours, theirs) -> float:
-    # Not with jax: its quick largest value of a few numbers passes over what is none.
+    # Not with jax, whose largest value of a few numbers may pass over NaN.
     difference = np.asarray(ours, np.float32) - np.asarray(theirs, np.float32)
     return float(np.nan_to_num(np.abs(difference), nan=np.inf).max())
 
@@ -96,33 +95,33 @@ def check_segments(kernel, ids, report_error, tolerance, heads=2, width=72):
         tolerance,
         tolerance,
     )
-    nowhere = np.asarray(ids) < 0
-    assert all((np.asarray(x)[nowhere] == 0).all() for x in (out, *gradients))
+    padding = np.asarray(ids) < 0
+    assert all((np.asarray(x)[padding] == 0).all() for x in (out, *gradients))
 
 
 # ------------------------------------------------------------------------------ blocks of scores
 
-LEADS, LENGTH, PLACES, HEADS, KEY_HEADS, WIDTH = (2, 3), 12, 10, 4, 2, 8
+BATCH, LENGTH, KEYS, HEADS, KEY_HEADS, WIDTH = (2, 3), 12, 10, 4, 2, 8
 SHAPES = (
-    (*LEADS, LENGTH, HEADS, WIDTH),
-    (*LEADS, PLACES, KEY_HEADS, WIDTH),
-    (*LEADS, PLACES, KEY_HEADS, WIDTH),
+    (*BATCH, LENGTH, HEADS, WIDTH),
+    (*BATCH, KEYS, KEY_HEADS, WIDTH),
+    (*BATCH, KEYS, KEY_HEADS, WIDTH),
 )
 PLANS = {
     "at once": BlockPlan(6, 2, 1),
-    "leads in pairs": BlockPlan(2, 2, 1),
+    "batch in pairs": BlockPlan(2, 2, 1),
     "head by head": BlockPlan(1, 1, 1),
     "blocks that do not divide": BlockPlan(1, 1, 5),
-    "all leads, in blocks": BlockPlan(6, 2, 3),
+    "all of the batch, in blocks": BlockPlan(6, 2, 3),
 }
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 def test_blocks_with_mask_and_bias_equal_the_plain_form(plan, report_error):
-    *arrays, bias = draw(0, *SHAPES, (*LEADS, PLACES))
+    *arrays, bias = draw(0, *SHAPES, (*BATCH, KEYS))
     (weights,) = draw(1, SHAPES[0])
-    mask = jnp.asarray(np.random.default_rng(2).random((*LEADS, LENGTH, PLACES)) < 0.6)
-    mask = mask.at[0, 0, 3].set(False)  # looks nowhere
+    mask = jnp.asarray(np.random.default_rng(2).random((*BATCH, LENGTH, KEYS)) < 0.6)
+    mask = mask.at[0, 0, 3].set(False)  # sees no key
     out, gradients = check(
         lambda q, k, v, b: blockwise_attention(q, k, v, mask=mask, key_bias=b, plan=plan),
         lambda q, k, v, b: plain_attention(q, k, v, mask, b),
@@ -134,10 +133,10 @@ def test_blocks_with_mask_and_bias_equal_the_plain_form(plan, report_error):
     assert (gradients[0][0, 0, 3] == 0).all()
 
 
-@pytest.mark.parametrize("plan", [PLANS["head by head"], PLANS["all leads, in blocks"]])
+@pytest.mark.parametrize("plan", [PLANS["head by head"], PLANS["all of the batch, in blocks"]])
 def test_one_mask_for_all_queries_is_spread(plan, report_error):
     arrays, (weights,) = draw(3, *SHAPES), draw(4, SHAPES[0])
-    mask = jnp.asarray(np.random.default_rng(5).random((*LEADS, 1, PLACES)) < 0.6)
+    mask = jnp.asarray(np.random.default_rng(5).random((*BATCH, 1, KEYS)) < 0.6)
     check(
         lambda *x: blockwise_attention(*x, mask=mask, plan=plan),
         lambda *x: plain_attention(*x, mask),
@@ -147,32 +146,32 @@ def test_one_mask_for_all_queries_is_spread(plan, report_error):
     )
 
 
-RULES = {
-    "causal": Rule(causal=True),
-    "segments": Rule(segments="same"),
-    "causal and mutual": Rule(causal=True, mutual=True, segments="from"),
-    "mutual up to the frame": Rule(causal=True, mutual=True, framed=True, segments="from"),
+SPECS = {
+    "causal": MaskSpec(causal=True),
+    "segments": MaskSpec(segments="same"),
+    "causal and mutual": MaskSpec(causal=True, mutual=True, segments="from"),
+    "mutual up to the frame": MaskSpec(causal=True, mutual=True, framed=True, segments="from"),
 }
 
 
-@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-def test_a_mask_made_block_by_block_equals_its_array(rule, report_error):
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_a_mask_made_block_by_block_equals_its_array(spec, report_error):
     rng = np.random.default_rng(13)
     queries, keys = (
-        Places(
+        TokenMaskIds(
             index=jnp.arange(n),
             **{
-                name: jnp.asarray(rng.integers(-1, 2, (*LEADS, n)), jnp.int32)
+                name: jnp.asarray(rng.integers(-1, 2, (*BATCH, n)), jnp.int32)
                 for name in ("group", "frame", "segment")
             },
         )
-        for n in (LENGTH, PLACES)
+        for n in (LENGTH, KEYS)
     )
-    mask = PlaceMask(queries, keys, rule)
+    mask = IndexMask(queries, keys, spec)
     arrays, (weights,) = draw(14, *SHAPES), draw(15, SHAPES[0])
     check(
         lambda *x: blockwise_attention(*x, mask=mask, plan=PLANS["blocks that do not divide"]),
-        lambda *x: plain_attention(*x, mask.array()),
+        lambda *x: plain_attention(*x, mask.holds()),
         arrays,
         weights,
         report_error,
@@ -206,7 +205,7 @@ def test_attention_equals_the_plain_form(length, report_error):
 
 
 def test_no_array_of_all_scores_is_kept_or_made():
-    """What the compiler sets aside for the gradient is far below one float of each score."""
+    """The compiler allocates far less for the gradient than one float of each score."""
     heads, length = 8, 1024
     shape = jax.ShapeDtypeStruct((1, 4, length, heads, 16), jnp.float32)
     gradient = jax.jit(jax.grad(lambda q, k, v: attention(q, k, v).sum(), argnums=(0, 1, 2)))
@@ -214,11 +213,11 @@ def test_no_array_of_all_scores_is_kept_or_made():
     assert memory.temp_size_in_bytes < 4 * heads * length**2 * 4 / 4
 
 
-def test_a_mask_is_made_in_every_layer_anew_and_never_whole():
-    """What the compiler sets aside for layers in a loop is below one byte of each score."""
+def test_a_mask_is_recomputed_in_every_layer_and_never_whole():
+    """The compiler allocates less for layers in a loop than one byte of each score."""
     heads, length, width = 4, 1024, 16
-    places = Places(index=jnp.arange(length)[None])
-    mask = PlaceMask(places, places, Rule(causal=True))
+    ids = TokenMaskIds(index=jnp.arange(length)[None])
+    mask = IndexMask(ids, ids, MaskSpec(causal=True))
 
     def layer(x, kernel):
         q = (x @ kernel).reshape(1, length, heads, -1)
@@ -234,7 +233,7 @@ def test_a_mask_is_made_in_every_layer_anew_and_never_whole():
 
 
 @pytest.mark.parametrize(
-    ("leads", "heads", "queries", "platform", "plan"),
+    ("batch", "heads", "queries", "platform", "plan"),
     [
         pytest.param(16, 6, 729, "cpu", BlockPlan(1, 1, 1), id="a frame and head fit the cache"),
         pytest.param(128, 3, 64, "cpu", BlockPlan(64, 3, 1), id="small frames go together"),
@@ -244,8 +243,8 @@ def test_a_mask_is_made_in_every_layer_anew_and_never_whole():
         pytest.param(512, 16, 729, "tpu", BlockPlan(64, 16, 3), id="nor so many frames"),
     ],
 )
-def test_plan(leads, heads, queries, platform, plan):
-    assert block_plan(leads, heads, queries, queries**2, platform) == plan
+def test_plan(batch, heads, queries, platform, plan):
+    assert block_plan(batch, heads, queries, queries**2, platform) == plan
 
 
 # -------------------------------------------------------------------------------------- on a mesh
@@ -285,6 +284,10 @@ def stream_ids(length: int, padding: int, seed: int, longest: int = LONGEST) -> 
     return np.concatenate([ids, np.full(length - len(ids), -1)]).astype(np.int32)
 
 
+def stream_request(query, key, value, ids) -> StreamRequest:
+    return StreamRequest(query, key, value, ids, LONGEST, segments=ids.shape[1])
+
+
 @pytest.mark.parametrize("form", [segment_attention, neighbour_attention])
 def test_attention_of_a_stream_stays_within_segments(form, report_error):
     length = 40
@@ -292,7 +295,7 @@ def test_attention_of_a_stream_stays_within_segments(form, report_error):
     shape = (3, length, 2, 4)
     arrays, (weights,) = draw(10, shape, shape, shape), draw(11, shape)
     out, gradients = check(
-        lambda *x: form(*x, ids, LONGEST),
+        lambda *x: form(stream_request(*x, ids)),
         lambda *x: plain_attention(*x, segment_mask(ids, ids)),
         arrays,
         weights,
@@ -306,16 +309,16 @@ def test_numbers_at_padding_do_not_matter():
     ids = stream_ids(30, 6, 0)[None]
     arrays = draw(12, *[(1, 30, 1, 4)] * 3)
     spoilt = [jnp.where((ids < 0)[..., None, None], 1e4, x) for x in arrays]
-    run = jax.jit(partial(segment_attention, longest_segment=LONGEST))
+    run = jax.jit(lambda *x: segment_attention(stream_request(*x)))
     np.testing.assert_array_equal(run(*arrays, ids), run(*spoilt, ids))
 
 
-def test_padding_between_segments_is_passed_by(report_error):
+def test_padding_between_segments_is_skipped(report_error):
     ids = jnp.asarray([[-1, -1, 0, 0, 0, -1, 2, 2, -1, 3, -1, -1]], jnp.int32)
     shape = (1, 12, 1, 4)
     arrays, (weights,) = draw(19, shape, shape, shape), draw(20, shape)
     check(
-        lambda *x: segment_attention(*x, ids, LONGEST),
+        lambda *x: segment_attention(stream_request(*x, ids)),
         lambda *x: plain_attention(*x, segment_mask(ids, ids)),
         arrays,
         weights,
@@ -330,22 +333,22 @@ def test_ends_of_segments():
 
 @dataclass(frozen=True)
 class Selection:
-    """How selections are drawn: what is dropped, of how many frames, and how they differ."""
+    """How selections are drawn: the share dropped, the frames, and how much frames differ."""
 
     ratio: float
     frames: int
     spread: float
 
     def kept(self, seed: int) -> np.ndarray:
-        """Patches of each frame: whole cells, frames of 729, the first one complete."""
-        patches, cells = 729, 81
-        scores = np.random.default_rng(seed).random((self.frames, cells))
+        """Kept patches of each frame of 729, whole pooling windows; the first frame is complete."""
+        patches, windows = 729, 81
+        scores = np.random.default_rng(seed).random((self.frames, windows))
         scores[0] = 2.0
         # Frames differ in how much of them is worth keeping.
         more = np.random.default_rng(seed + 100).normal(0, self.spread, (self.frames - 1, 1))
         scores[1:] += more
-        cut = np.sort(scores, axis=None)[int(self.ratio * self.frames * cells)]
-        return (scores >= cut).sum(-1) * (patches // cells)
+        cut = np.sort(scores, axis=None)[int(self.ratio * self.frames * windows)]
+        return (scores >= cut).sum(-1) * (patches // windows)
 
 
 every_selection = pytest.mark.parametrize(
@@ -356,6 +359,13 @@ every_selection = pytest.mark.parametrize(
     ],
     ids=lambda drawn: f"{drawn.ratio:.0%} of {drawn.frames} frames, spread {drawn.spread}",
 )
+
+
+def visited_scores(lengths: np.ndarray, longest: int) -> int:
+    """Scores that `segment_attention` computes for segments of these lengths, of each head."""
+    sizes = np.asarray(segment_sizes(longest))
+    present = lengths[lengths > 0]
+    return int((sizes[np.searchsorted(sizes, present)] ** 2).sum())
 
 
 def check_scores(visited, selection: Selection, what: str, report_error) -> None:

@@ -1,4 +1,4 @@
-"""What is made of a request for cuDNN, beside the plain float32 form, forward and gradient.
+"""The call of cuDNN for a request equals the plain float32 form, forward and gradient.
 
 XLA computes it here in cuDNN's place, and differs in three ways; `as_cudnn` takes two of them away:
 - XLA takes any type, width and length; cuDNN half types, widths of whole 8s and, to have a
@@ -17,12 +17,11 @@ import numpy as np
 import pytest
 from test_attention import FORWARD, GRADIENT, check, draw, plain_attention
 
-from stts_jax.layers.attention.cudnn import cudnn_attention, cudnn_frames
-from stts_jax.layers.attention.masks import segment_mask
-from stts_jax.layers.attention.request import Request
-from stts_jax.layers.attention.stream import STREAM_BACKENDS, StreamRequest
+from stts_jax.attention import segment_mask
+from stts_jax.attention.gpu.cudnn import cudnn_attention, cudnn_stream_attention, frame_attention
+from stts_jax.attention.requests import AttentionRequest, StreamRequest
 
-LEADS, HEADS, KEY_HEADS, WIDTH = (2, 3), 4, 2, 12
+BATCH, HEADS, KEY_HEADS, WIDTH = (2, 3), 4, 2, 12
 # Worst seen: 1.6e-2 forward, 3.9e-2 gradients.
 BFLOAT16 = 6e-2
 TYPES = pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
@@ -81,12 +80,12 @@ def asked(monkeypatch):
 def test_a_request_for_cudnn_equals_the_plain_form(
     queries, keys, kind, biased, dtype, asked, report_error
 ):
-    shapes = ((*LEADS, queries, HEADS, WIDTH), *((*LEADS, keys, KEY_HEADS, WIDTH),) * 2)
-    arrays, (bias, weights) = draw(0, *shapes, dtype=dtype), draw(1, (*LEADS, keys), shapes[0])
+    shapes = ((*BATCH, queries, HEADS, WIDTH), *((*BATCH, keys, KEY_HEADS, WIDTH),) * 2)
+    arrays, (bias, weights) = draw(0, *shapes, dtype=dtype), draw(1, (*BATCH, keys), shapes[0])
     mask = jnp.tril(jnp.ones((queries, keys), bool)) if kind == "causal" else None
 
     def cudnn(query, key, value, bias=None):
-        return cudnn_attention(Request(query, key, value, key_bias=bias, mask_kind=kind))
+        return cudnn_attention(AttentionRequest(query, key, value, key_bias=bias, mask_kind=kind))
 
     check(
         cudnn,
@@ -100,7 +99,7 @@ def test_a_request_for_cudnn_equals_the_plain_form(
     assert all(("query_seq_lengths" in options) == odd for options in asked)
 
 
-# A whole frame, an empty one, one place, and lengths of either kind.
+# A whole frame, an empty one, one token, and lengths of either kind.
 FRAME, LENGTHS = 15, (15, 0, 1, 8, 11)
 
 
@@ -117,7 +116,7 @@ def test_frames_for_cudnn_equal_the_plain_form_within_their_lengths(dtype, asked
         return lambda *x: jnp.where(inside, attend(*(jnp.where(inside, a, 9) for a in x)), 0)
 
     check(
-        within(lambda *x: cudnn_frames(*x, lengths)),
+        within(lambda *x: frame_attention(*x, lengths)),
         within(lambda *x: plain_attention(*x, seen)),
         arrays,
         weights,
@@ -129,15 +128,14 @@ def test_frames_for_cudnn_equal_the_plain_form_within_their_lengths(dtype, asked
 
 @TYPES
 def test_a_stream_for_cudnn_equals_attention_within_segments(dtype, asked, report_error):
-    """What cuDNN leaves undefined behind a length reaches neither output nor gradient."""
+    """Values that cuDNN leaves undefined reach neither the output nor a gradient."""
     length = sum(LENGTHS) + 4
     ids = np.concatenate([np.repeat(np.arange(len(LENGTHS)), LENGTHS), np.full(4, -1)])
     ids = jnp.asarray(np.stack([ids, np.full(length, -1)]), jnp.int32)
     shape = (2, length, HEADS, WIDTH)
     arrays, (weights,) = draw(4, shape, shape, shape, dtype=dtype), draw(5, shape)
-    cudnn = next(backend for backend in STREAM_BACKENDS if backend.name == "cudnn")
     out, gradients = check(
-        lambda *x: cudnn.run(StreamRequest(*x, ids, FRAME, len(LENGTHS))),
+        lambda *x: cudnn_stream_attention(StreamRequest(*x, ids, FRAME, len(LENGTHS))),
         lambda *x: plain_attention(*x, segment_mask(ids, ids)),
         arrays,
         weights,

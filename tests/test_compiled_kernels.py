@@ -1,7 +1,7 @@
 """Our kernels, splash and cuDNN, compiled for the chips they are for, forward and backward.
 
-Nothing runs, the compilers say what it would take. Each way is asked for by name, so one that
-refuses raises, and no other takes its place. The cases are those of the tables in
+Nothing runs, the compilers say what it would take. Each backend is asked for by name, so one that
+does not support the case raises, and no other takes its place. The cases are those of the tables in
 docs/performance.md, most of the 4B's sizes with 384 frames at 50 %.
 """
 
@@ -55,7 +55,7 @@ def test_a_way_compiles_within_its_limits_and_to_what_is_published(case, topolog
     """Spilled registers are an error of the GPU's compiler; see `NO_SPILLS`."""
     for own in compiled(case, topology):
         check_memory(own, report_error)
-        if case.between and case.name.startswith("`stream_kernel`"):
+        if case.between and case.name.startswith("`stream_tpu`"):
             check_cycles(case, own, report_error)
         known = PUBLISHED[own.case, own.way, own.chip]
         assert own.compiler != known.compiler or math.isclose(

@@ -75,14 +75,14 @@ def test_an_unknown_chip_is_named_with_those_there_are():
 # projections), and behind them the most that was measured. There is no room for a byte of each pair
 # of places; another form, which may put aside little too, can't come in by itself.
 LIMITS = {
-    ("`stream_kernel` between", ""): (4, 8),  # 3.1, 7.0
-    ("`stream_kernel`, ", "16 heads"): (3.5, 5.5),  # 3.1, 5.1
+    ("`stream_tpu` between", ""): (4, 8),  # 3.1, 7.0
+    ("`stream_tpu`, ", "16 heads"): (3.5, 5.5),  # 3.1, 5.1
     # Tiles in memory have 128 lanes: of two heads 256 with 144 in them, of one 128 with 72.
-    ("`stream_kernel`, ", "2 heads"): (8, 15),  # 7.1, 14.2
-    ("`stream_kernel`, ", "1 head "): (8, 15),
-    ("`place_kernel`, ", "LLM"): (2.5, 5),  # 2.3, 4.3
-    ("`stream_triton`, ", ""): (0.1, 1.5),  # 0.03, 1.1
-    ("`place_triton`, ", ""): (0.1, 1.5),  # 0.03, 1.1
+    ("`stream_tpu`, ", "2 heads"): (8, 15),  # 7.1, 14.2
+    ("`stream_tpu`, ", "1 head "): (8, 15),
+    ("`flash_tpu`, ", "LLM"): (2.5, 5),  # 2.3, 4.3
+    ("`stream_gpu`, ", ""): (0.1, 1.5),  # 0.03, 1.1
+    ("`flash_gpu`, ", ""): (0.1, 1.5),  # 0.03, 1.1
 }
 
 
@@ -111,7 +111,7 @@ def test_what_is_published_is_within_its_limit(own, report_error):
 @pytest.mark.parametrize("way", WAYS)
 def test_the_plain_form_is_not_within_the_limits_of_the_masks_kernels(way):
     plain = [own for own in RECORDS if own.case.startswith("`xla`") and own.way == way]
-    kernels_of = [case for case in CASES if case.name.startswith("`place_") and "LLM" in case.name]
+    kernels_of = [case for case in CASES if case.name.startswith("`flash_") and "LLM" in case.name]
     assert len(plain) == len(kernels_of) == 2
     for own in plain:
         assert all(own.temporary > limit(case, way) for case in kernels_of)

@@ -27,9 +27,9 @@ from model_cases import small_model_config as small
 from random_batches import IMAGE, MULTI_IMAGE, TEXT, VIDEO
 from reference_cases import worst, worst_gradient
 
+from stts_jax.attention import attention
 from stts_jax.budget import tokens_to_prune
 from stts_jax.config import ConfigError, config_names, load_config
-from stts_jax.layers.attention import attention
 from stts_jax.layers.attention_mask import attention_mask, token_table
 from stts_jax.layers.rotary import rotary_tables
 from stts_jax.model.connector import Connector
@@ -123,7 +123,7 @@ def masked_instead(model: VideoLanguageModel, batch: Any, budget: Any) -> Any:
         embeddings = model.llm.embed(batch["input_ids"], jnp.dtype("float32"))
         embeddings += jnp.where((number >= 0)[..., None], own, 0)
         tokens = token_table(batch["input_ids"], batch["subsegment_ids"], config.llm)
-        mask = attention_mask(tokens, tokens, config.llm.bidirectional).array()
+        mask = attention_mask(tokens, tokens, config.llm.bidirectional).holds()
         mask = mask & ~dropped[:, None, :]
         hidden = model.llm(embeddings, batch["position_ids"], mask)
         total = total_loss(model, hidden, batch, vision.temporal_loss)
@@ -539,7 +539,7 @@ def truth_table(tokens: str, subsegments: list[int], mode: str) -> list[str]:
     """One line a query, `x` where it may look."""
     ids = jnp.array([[NAMES[token] for token in tokens]])
     table = token_table(ids, jnp.array([subsegments]), SMALL.llm)
-    mask = attention_mask(table, table, mode).array()[0]
+    mask = attention_mask(table, table, mode).holds()[0]
     return ["".join("x" if seen else "-" for seen in line) for line in mask]
 
 

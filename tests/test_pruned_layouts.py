@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from reference_cases import worst
 
-from stts_jax.layers.attention import stream_attention
-from stts_jax.layers.attention.stream import DENSE_STREAM_SEGMENTS
+from stts_jax.attention import stream_attention
+from stts_jax.attention.xla.stream import DENSE_STREAM_SEGMENTS
 from stts_jax.layers.compact import compact, take_rows
 from stts_jax.pruning.first_fit import bin_bound, first_fit_layout
 from stts_jax.pruning.pooling_windows import to_patches, to_windows

@@ -12,9 +12,9 @@ from jaxprs import equations
 from quick_compile import AS_IN_A_RUN
 from training_cases import KEY, batch_for, random_state, single_mesh, small_config
 
+from stts_jax.attention import api as attention_api
 from stts_jax.budget import row_budget
 from stts_jax.config import ConfigError
-from stts_jax.layers import attention as attention_module
 from stts_jax.parallel.mesh import BATCH_AXES, on_mesh
 from stts_jax.parallel.parameters import count_parameters, named_parameters
 from stts_jax.training import run_mesh as run_mesh_module
@@ -181,8 +181,8 @@ def traced_step(axes, monkeypatch, *overrides):
         seen.add((own.query.shape, own.key.shape))
         return chosen(backends, what, own, backend)
 
-    chosen = attention_module.choose
-    monkeypatch.setattr(attention_module, "choose", choose)
+    chosen = attention_api.select_backend
+    monkeypatch.setattr(attention_api, "select_backend", choose)
     step = make_train_step(config, budget, mesh)
     traced = step.trace(abstract_state(config, mesh), batch_for(config, 3, mesh), KEY)
     return config, budget, traced.jaxpr, seen

@@ -10,8 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from stts_jax.layers.attention import attention, stream_attention
-from stts_jax.layers.attention.masks import PlaceMask, Places, Rule
+from stts_jax.attention import IndexMask, MaskSpec, attention, stream_attention
 
 TPUS = ("v5e:2x2", "v5p:1x1x1", "v6e:2x2")
 GPUS = ("h100:1",)
@@ -19,8 +18,8 @@ GPUS = ("h100:1",)
 TOKENS, HEADS, KEY_HEADS, WIDTH = 21_403, 32, 8, 128
 FRAMES, PATCHES, VIT_HEADS, VIT_WIDTH = 384, 729, 16, 72
 INNER = VIT_HEADS * VIT_WIDTH
-# Where projections are around attention: of so many frames, at 50 % so many places each.
-FEWER_FRAMES, PLACES = 128, 365
+# Where projections are around attention: of so many frames, at 50 % so many tokens each.
+FEWER_FRAMES, FRAME_TOKENS = 128, 365
 # Bins of `first_fit`.
 BINS = 48
 Attend = Callable[..., jax.Array]
@@ -28,7 +27,7 @@ Attend = Callable[..., jax.Array]
 
 @dataclass(frozen=True)
 class Case:
-    """One way to compute attention, at one size.
+    """One backend of attention, at one size.
 
     Attributes:
       name: of a line in the tables.
@@ -66,21 +65,21 @@ class Case:
         return first if self.bias is None else (*first, len(self.arrays) - 1)
 
 
-def _between(attend: Attend, places: int) -> dict[str, Any]:
-    """Of a row of so many places, with the projections before and behind."""
+def _between(attend: Attend, tokens: int) -> dict[str, Any]:
+    """Returns a case of a row of so many tokens, with the projections before and behind."""
 
     def run(x: jax.Array, kernels: jax.Array, out: jax.Array, *rest: jax.Array) -> jax.Array:
         query, key, value = (
-            (x @ kernel).reshape(1, places, VIT_HEADS, VIT_WIDTH) for kernel in kernels
+            (x @ kernel).reshape(1, tokens, VIT_HEADS, VIT_WIDTH) for kernel in kernels
         )
         return attend(query, key, value, *rest).reshape(x.shape) @ out
 
-    shapes = ((1, places, INNER), (3, INNER, INNER), (INNER, INNER))
+    shapes = ((1, tokens, INNER), (3, INNER, INNER), (INNER, INNER))
     return {"attend": run, "shapes": shapes, "between": True}
 
 
 def _frames(backend: str) -> Attend:
-    """Attention of whole frames that lie in a row, with a bias of each key or none."""
+    """Returns attention of whole frames of one row, with a bias of each key or none."""
 
     def run(*arrays: jax.Array) -> jax.Array:
         query, key, value = (x.reshape(1, -1, PATCHES, *x.shape[2:]) for x in arrays[:3])
@@ -96,19 +95,19 @@ def _stream(backend: str, frames: int) -> Attend:
 
 
 def _masked(backend: str) -> Attend:
-    """Causal, and mutual among visual tokens."""
-    rule = Rule(causal=True, mutual=True, segments="from")
+    """Returns attention under a causal mask with mutually visible visual tokens."""
+    spec = MaskSpec(causal=True, mutual=True, segments="from")
 
-    def run(query: jax.Array, key: jax.Array, value: jax.Array, numbers: jax.Array) -> jax.Array:
-        places = Places(**dict(zip(rule.numbers, numbers, strict=True)))
-        mask = PlaceMask(places, places, rule)
+    def run(query: jax.Array, key: jax.Array, value: jax.Array, ids: jax.Array) -> jax.Array:
+        token_ids = spec.ids(ids)
+        mask = IndexMask(token_ids, token_ids, spec)
         return attention(query, key, value, mask=mask, backend=backend)
 
     return run
 
 
 def _bins(backend: str) -> Attend:
-    """Nobody may see other frames of a bin."""
+    """Returns attention in bins of which each frame sees only itself."""
 
     def run(query: jax.Array, key: jax.Array, value: jax.Array, ids: jax.Array) -> jax.Array:
         return attention(query, key, value, segment_ids=ids, backend=backend)
@@ -120,7 +119,7 @@ def _of_stream(backend: str, topologies: tuple[str, ...], heads: int, frames: in
     length = frames * PATCHES // 2
     size = "1 head" if heads == 1 else f"{heads} heads"
     return Case(
-        f"`{backend}`, a stream of {length:,} places of {frames} frames, {size} of {VIT_WIDTH}",
+        f"`{backend}`, a stream of {length:,} tokens of {frames} frames, {size} of {VIT_WIDTH}",
         topologies,
         _stream(backend, frames),
         ((1, length, heads, VIT_WIDTH),) * 3,
@@ -175,28 +174,28 @@ def _frames_between(backend: str, *, biased: bool) -> Case:
 
 
 STREAM_BETWEEN = Case(
-    f"`stream_kernel` between projections, a stream of {FEWER_FRAMES * PLACES:,} places of "
+    f"`stream_tpu` between projections, a stream of {FEWER_FRAMES * FRAME_TOKENS:,} tokens of "
     f"{FEWER_FRAMES} frames",
     TPUS,
-    **_between(_stream("stream_kernel", FEWER_FRAMES), FEWER_FRAMES * PLACES),
-    others=((1, FEWER_FRAMES * PLACES),),
+    **_between(_stream("stream_tpu", FEWER_FRAMES), FEWER_FRAMES * FRAME_TOKENS),
+    others=((1, FEWER_FRAMES * FRAME_TOKENS),),
 )
 CASES = (
     STREAM_BETWEEN,
-    _frames_between("stream_kernel", biased=False),
-    _frames_between("stream_kernel", biased=True),
+    _frames_between("stream_tpu", biased=False),
+    _frames_between("stream_tpu", biased=True),
     _frames_between("splash", biased=True),
-    _of_stream("stream_kernel", TPUS, VIT_HEADS, FRAMES),
-    _of_stream("stream_kernel", TPUS, 2, FRAMES),
-    _of_stream("stream_kernel", TPUS, 1, FRAMES),
-    _of_mask("place_kernel", TPUS),
+    _of_stream("stream_tpu", TPUS, VIT_HEADS, FRAMES),
+    _of_stream("stream_tpu", TPUS, 2, FRAMES),
+    _of_stream("stream_tpu", TPUS, 1, FRAMES),
+    _of_mask("flash_tpu", TPUS),
     _of_bins("splash", TPUS),
     _of_frames("splash", TPUS, 16, biased=True, dtype="float32"),
-    _of_stream("stream_triton", GPUS, VIT_HEADS, FRAMES),
+    _of_stream("stream_gpu", GPUS, VIT_HEADS, FRAMES),
     _of_stream("cudnn", GPUS, VIT_HEADS, 64),
     _of_frames("cudnn", GPUS, 64, biased=False),
     _of_frames("cudnn", GPUS, 64, biased=True),
-    _of_mask("place_triton", GPUS),
-    _of_bins("place_triton", GPUS),
+    _of_mask("flash_gpu", GPUS),
+    _of_bins("flash_gpu", GPUS),
     _of_mask("xla", (*TPUS[:1], *GPUS)),
 )

@@ -1,4 +1,4 @@
-"""The mask of the LLM: which token of a row may see which.
+"""The mask of the LLM: which tokens of a row see each other.
 
 Source: olmo/models/molmo2/molmo2.py; docs/reference.md#fusion-and-mask.
 """
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from stts_jax.attention import IndexMask, MaskSpec, TokenMaskIds
 from stts_jax.config import IMAGE_STRUCTURE_TOKENS, Bidirectional, LlmConfig
-from stts_jax.layers.attention.masks import PlaceMask, Places, Rule
 
 # Packed example e has this times e added to its subsegment ids (olmo/data/dynamic_packer.py).
 EXAMPLE_SUBSEGMENT_INCREMENT = 100000
@@ -20,11 +20,11 @@ EXAMPLE_SUBSEGMENT_INCREMENT = 100000
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TokenTable:
-    """What the mask needs to know of each token, all (B, L).
+    """The properties of each token that the mask compares, (B, L) each.
 
     Attributes:
-      index: physical order in the row; a token sees itself and what comes before.
-      valid: False for padding, which nobody sees.
+      index: position in the row; a token sees itself and those before.
+      valid: False for padding, which no token sees.
       visual: one of the image-structure tokens.
       frame: running count of frame (or low-resolution image) starts.
       subsegment: a query sees a key only if its subsegment id is at most the key's.
@@ -38,7 +38,7 @@ class TokenTable:
 
 
 def token_table(input_ids: jax.Array, subsegment_ids: jax.Array, config: LlmConfig) -> TokenTable:
-    """(B, L) ids, -1 for padding -> what the mask needs."""
+    """Returns the table of (B, L) input ids, -1 for padding, and (B, L) subsegment ids."""
     visual_ids = jnp.array([config.special_token(name) for name in IMAGE_STRUCTURE_TOKENS])
     starts = jnp.array([config.special_token(n) for n in ("<frame_start>", "<low_res_im_start>")])
     return TokenTable(
@@ -50,25 +50,25 @@ def token_table(input_ids: jax.Array, subsegment_ids: jax.Array, config: LlmConf
     )
 
 
-def attention_mask(queries: TokenTable, keys: TokenTable, mode: Bidirectional) -> PlaceMask:
-    """Of (B, Lq) and (B, Lk) tokens: which query may look at which key.
+def attention_mask(queries: TokenTable, keys: TokenTable, mode: Bidirectional) -> IndexMask:
+    """Returns which of (B, Lq) queries see which of (B, Lk) keys.
 
     Causal; visual tokens of one example also look forward at each other (`image_tokens`), or at
-    those of their own and earlier frames (`within_image`). Nobody sees padding.
+    those of their own and earlier frames (`within_image`). No token sees padding.
     """
     mutual, framed = mode != "none", mode == "within_image"
-    return PlaceMask(
-        _places(queries, queries.subsegment, mutual, framed, no_group=-1),
-        _places(keys, jnp.where(keys.valid, keys.subsegment, -1), mutual, framed, no_group=-2),
-        Rule(causal=True, mutual=mutual, framed=framed, segments="from"),
+    return IndexMask(
+        _mask_ids(queries, queries.subsegment, mutual, framed, no_group=-1),
+        _mask_ids(keys, jnp.where(keys.valid, keys.subsegment, -1), mutual, framed, no_group=-2),
+        MaskSpec(causal=True, mutual=mutual, framed=framed, segments="from"),
     )
 
 
-def _places(
+def _mask_ids(
     tokens: TokenTable, segment: jax.Array, mutual: bool, framed: bool, no_group: int
-) -> Places:
+) -> TokenMaskIds:
     group = jnp.where(tokens.visual, tokens.subsegment // EXAMPLE_SUBSEGMENT_INCREMENT, no_group)
-    return Places(
+    return TokenMaskIds(
         index=tokens.index,
         group=group if mutual else None,
         frame=tokens.frame if framed else None,

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from stts_jax.attention import attention
 from stts_jax.config import ModelConfig
-from stts_jax.layers.attention import attention
 from stts_jax.layers.mlp import SwiGluMlp
 from stts_jax.layers.multi_head import MultiHeadAttention
 

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from stts_jax.attention import Mask, attention
 from stts_jax.config import LlmConfig
 from stts_jax.host_cpu import has_avx512
-from stts_jax.layers.attention import Mask, attention
 from stts_jax.layers.linear import Linear, turned
 from stts_jax.layers.mlp import SwiGluMlp
 from stts_jax.layers.norms import RmsNorm

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 
-from stts_jax.layers.attention import Mask
-from stts_jax.layers.attention.masks import FORBIDDEN, PlaceMask
+from stts_jax.attention import MASK_VALUE, Mask, as_array
 from stts_jax.model.cache_layouts import Layout, quickest_layout
 
 
@@ -61,13 +60,13 @@ class SplitCache:
           (B, 1, H, head_dim), and the cache with the token.
         """
         rows, _, key_heads, width = key.shape
-        allowed = (mask.array() if isinstance(mask, PlaceMask) else mask)[:, None]
+        allowed = as_array(mask)[:, None]
         prompt, answer = self.prompt[layer], self.answer[layer]
         length = allowed.shape[-1] - answer.places
         answer = answer.write(type(answer).of(key, value), place - length)
         grouped = query.reshape(rows, key_heads, -1, width)
         scores = jnp.concatenate([part.scores(grouped) for part in (prompt, answer)], axis=-1)
-        scores = jnp.where(allowed, scores * width**-0.5, FORBIDDEN)
+        scores = jnp.where(allowed, scores * width**-0.5, MASK_VALUE)
         weights = jnp.exp(scores - scores.max(-1, keepdims=True))
         sums = prompt.weighted(weights[..., :length]) + answer.weighted(weights[..., length:])
         attended = sums / weights.sum(-1, keepdims=True)

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from stts_jax.layers.attention import attention
+from stts_jax.attention import attention
 from stts_jax.layers.switch import switch
 from stts_jax.pruning.layout import Step
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import jax
 
-from stts_jax.layers.attention import attention
+from stts_jax.attention import attention
 from stts_jax.layers.compact import take_rows
 
 # Runs a block of the ViT: (block, x, layout) -> x.

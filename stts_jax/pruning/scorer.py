@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from stts_jax.layers.attention import attention
+from stts_jax.attention import attention
 from stts_jax.layers.linear import Linear
 from stts_jax.layers.multi_head import MultiHeadAttention
 from stts_jax.pruning.pooling_windows import to_windows

@@ -8,8 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from stts_jax.layers.attention import stream_attention
-from stts_jax.layers.attention.stream_windows import TILE
+from stts_jax.attention import STREAM_TILE, stream_attention
 from stts_jax.layers.compact import compact, take_rows
 from stts_jax.pruning.layout import Step
 
@@ -58,7 +57,7 @@ class StreamLayout:
 
 def stream_size(patches: int) -> int:
     """Returns S for a row that keeps up to `patches` patches: whole tiles of a TPU's memory."""
-    return -(-patches // TILE) * TILE
+    return -(-patches // STREAM_TILE) * STREAM_TILE
 
 
 def stream_layout(keep_patches: jax.Array, size: int) -> StreamLayout:
