@@ -16,7 +16,7 @@ from jaxprs import equations
 from model_cases import SMALL
 from reference_cases import worst
 
-from stts_jax.layers.switch import switch
+from stts_jax.layers.memory_efficient_switch import memory_efficient_switch
 from stts_jax.model.vit import VisionTransformer
 from stts_jax.pruning.first_fit import bin_bound, bin_sizes, first_fit_layout
 
@@ -155,5 +155,8 @@ def test_branches_that_keep_different_arrays_have_the_gradients_of_a_plain_switc
 
     for index in range(len(branches)):
         np.testing.assert_allclose(
-            gradient(switch, index), gradient(jax.lax.switch, index), rtol=1e-6, err_msg=str(index)
+            gradient(memory_efficient_switch, index),
+            gradient(jax.lax.switch, index),
+            rtol=1e-6,
+            err_msg=str(index),
         )

@@ -29,7 +29,7 @@ from convert.names import Name, name_table
 from convert.reference_config import REFERENCE_TOKENS_PER_FRAME, prune_config, vit_config
 from stts_jax.budget import Budget
 from stts_jax.config import ConnectorConfig, LlmConfig, ModelConfig
-from stts_jax.layers.compact import compact, take_rows
+from stts_jax.layers.nonzero import static_nonzero, take_rows
 from stts_jax.model.connector import Connector
 from stts_jax.model.video_language_model import token_scorer
 from stts_jax.model.vision import encode
@@ -88,7 +88,7 @@ def features_of(
     pooling = batch["token_pooling"]
     rows = pooling.shape[0]
     keep = take_rows(vision.plan.keep_patches.reshape(rows, -1), pooling, fill=False).any(-1)
-    chosen, place = compact(keep, budget.visual)
+    chosen, place = static_nonzero(keep, budget.visual)
     slots = take_rows(pooling, chosen, fill=-1)
     projected = module["connector"](vision.plan.layout.lookup(vision.features, slots), slots >= 0)
     return jnp.where(keep[..., None], take_rows(projected, place), 0), (vision, keep)

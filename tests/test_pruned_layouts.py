@@ -12,7 +12,7 @@ from reference_cases import worst
 
 from stts_jax.attention import stream_attention
 from stts_jax.attention.xla.stream import DENSE_STREAM_SEGMENTS
-from stts_jax.layers.compact import compact, take_rows
+from stts_jax.layers.nonzero import static_nonzero, take_rows
 from stts_jax.pruning.first_fit import bin_bound, first_fit_layout
 from stts_jax.pruning.pooling_windows import to_patches, to_windows
 from stts_jax.pruning.stream import stream_layout
@@ -25,7 +25,7 @@ ATTENTION = 2e-6
 
 def test_compact_lists_true_entries_in_order():
     mask = jnp.array([[0, 1, 1, 0, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], bool)
-    indices, places = compact(mask, 4)
+    indices, places = static_nonzero(mask, 4)
     assert indices.tolist() == [[1, 2, 4, 5], [5, 5, 5, 5], [0, 1, 2, 3]]
     assert places.tolist() == [[-1, 0, 1, -1, 2], [-1] * 5, [0, 1, 2, 3, -1]]
 
@@ -40,7 +40,7 @@ def test_take_rows_fills_in_for_indices_out_of_range():
 def test_compaction_and_taking_undo_each_other():
     values = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 72)))
     mask = values > 0.5
-    indices, places = compact(mask, 72)
+    indices, places = static_nonzero(mask, 72)
     back = take_rows(take_rows(values, indices), places)
     assert (back == jnp.where(mask, values, 0)).all()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 from flax import nnx
 
-from stts_jax.layers.again import again
 from stts_jax.layers.linear import Linear
+from stts_jax.layers.rematerialised import rematerialised
 
 
 class GeluMlp(nnx.Module):
@@ -19,7 +19,7 @@ class GeluMlp(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(..., width) -> (..., width)."""
-        return again(lambda x: self.down(jax.nn.gelu(x, approximate=True)))(self.up(x))
+        return rematerialised(lambda x: self.down(jax.nn.gelu(x, approximate=True)))(self.up(x))
 
 
 class SwiGluMlp(nnx.Module):
@@ -33,4 +33,6 @@ class SwiGluMlp(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(..., inputs) -> (..., outputs)."""
-        return again(lambda gate, up: self.down(jax.nn.silu(gate) * up))(self.gate(x), self.up(x))
+        return rematerialised(lambda gate, up: self.down(jax.nn.silu(gate) * up))(
+            self.gate(x), self.up(x)
+        )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.nnx import initializers
 
-from stts_jax.layers.again import again
+from stts_jax.layers.rematerialised import rematerialised
 from stts_jax.parallel.parameters import parameter
 
 
@@ -21,7 +21,7 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(..., width) -> (..., width)."""
-        return again(self._normed)(x)
+        return rematerialised(self._normed)(x)
 
     def _normed(self, x: jax.Array) -> jax.Array:
         wide = x.astype(jnp.float32)
@@ -43,7 +43,7 @@ class RmsNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(..., width) -> (..., width)."""
-        return again(self._normed)(x)
+        return rematerialised(self._normed)(x)
 
     def _normed(self, x: jax.Array) -> jax.Array:
         wide = x.astype(jnp.float32)

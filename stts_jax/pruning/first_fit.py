@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from stts_jax.attention import attention
-from stts_jax.layers.switch import switch
+from stts_jax.layers.memory_efficient_switch import memory_efficient_switch
 from stts_jax.pruning.layout import Step
 
 # Each size bucket is at most this much of the next; more buckets take longer to compile.
@@ -72,7 +72,7 @@ class FirstFitLayout:
 
         bucket = jnp.searchsorted(jnp.array(self.sizes), self.used_bins)
         branches = [partial(with_size, size) for size in self.sizes]
-        stepped: jax.Array = switch(bucket, branches, (block, x), self)
+        stepped: jax.Array = memory_efficient_switch(bucket, branches, (block, x), self)
         return stepped
 
     def first(self, bins: int) -> FirstFitLayout:

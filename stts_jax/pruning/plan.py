@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from stts_jax.layers.compact import compact, take_rows
+from stts_jax.layers.nonzero import static_nonzero, take_rows
 from stts_jax.pruning.frames import FrameTable
 from stts_jax.pruning.layout import Layout
 from stts_jax.pruning.pooling_windows import to_patches
@@ -60,13 +60,13 @@ class PruningPlan:
         rows = self.keep_patches.shape[0]
         patches = self.keep_patches.reshape(rows, -1)
         stays = take_rows(patches, token_pooling, fill=False).any(-1)
-        window, _ = compact(stays, visual)
-        filled, _ = compact((token_pooling >= 0).any(-1), token_pooling.shape[1])
+        window, _ = static_nonzero(stays, visual)
+        filled, _ = static_nonzero((token_pooling >= 0).any(-1), token_pooling.shape[1])
         stays_by_number = take_rows(stays, filled, fill=False)
         visual_stays = take_rows(stays_by_number, _numbers(is_visual), fill=False)
         return LlmTokens(
             windows=take_rows(token_pooling, window, fill=-1),
-            source=compact(jnp.where(is_visual, visual_stays, valid), tokens)[0],
+            source=static_nonzero(jnp.where(is_visual, visual_stays, valid), tokens)[0],
         )
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from stts_jax.attention import STREAM_TILE, stream_attention
-from stts_jax.layers.compact import compact, take_rows
+from stts_jax.layers.nonzero import static_nonzero, take_rows
 from stts_jax.pruning.layout import Step
 
 
@@ -68,6 +68,6 @@ def stream_layout(keep_patches: jax.Array, size: int) -> StreamLayout:
       size: S, static, at least as many as any row keeps; patches beyond it would be lost.
     """
     rows, frames, patches = keep_patches.shape
-    source, slot = compact(keep_patches.reshape(rows, frames * patches), size)
+    source, slot = static_nonzero(keep_patches.reshape(rows, frames * patches), size)
     segment_ids = jnp.where(source < frames * patches, source // patches, -1)
     return StreamLayout(source, segment_ids, slot, patches)

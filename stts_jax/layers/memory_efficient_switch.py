@@ -1,8 +1,8 @@
-"""One of several branches, of which the backward pass keeps no more than the largest needs.
+"""A switch that keeps no more for the backward pass than its largest branch needs.
 
-`jax.lax.switch` under gradient keeps what each branch would keep, side by side, and fills all but
-one with zeros. Where branches do the same in different sizes that is several times too much; here
-they keep their arrays in the same places, each as large as the largest that may lie there.
+`jax.lax.switch` under gradient keeps the residuals of every branch, and fills all but one's with
+zeros. If branches compute the same in different sizes, that is several times too much memory; here
+they share buffers, each as large as the largest residual that it may hold.
 """
 
 from __future__ import annotations
@@ -16,20 +16,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# Makes its result of operands and constants.
+# Computes its result from operands and constants.
 Branch = Callable[[Any, Any], Any]
-# Where an array is kept: dtype, number of axes, and how many like it come before.
-Place = tuple[str, int, int]
+# The buffer of a residual: dtype, number of axes, and how many like it come before.
+Buffer = tuple[str, int, int]
 
 
-def switch(index: jax.Array, branches: Sequence[Branch], operands: Any, constants: Any) -> Any:
-    """As `jax.lax.switch`; nothing is computed a second time in the backward pass.
+def memory_efficient_switch(
+    index: jax.Array, branches: Sequence[Branch], operands: Any, constants: Any
+) -> Any:
+    """Runs one branch, as `jax.lax.switch`; the backward pass recomputes nothing.
 
     Args:
       index: () int, of the branch to run.
       branches: all give arrays of the same shapes, and close over no traced arrays.
       operands: arrays that gradients pass to.
-      constants: arrays that none pass to.
+      constants: arrays that no gradients pass to.
     """
     if len(branches) == 1:
         return branches[0](operands, constants)
@@ -44,10 +46,10 @@ def _switch(branches: Sequence[Branch], operands: Any, constants: Any, index: ja
 @jax.tree_util.register_static
 @dataclass(frozen=True, eq=False)
 class _Pullback:
-    """A branch's backward pass without the arrays that it needs.
+    """A branch's backward pass without its residuals.
 
     Attributes:
-      structure: of the function that `jax.vjp` gives.
+      structure: of the function that `jax.vjp` returns.
       arrays: shapes and dtypes of its arrays.
       inputs: for each of them, which of the branch's inputs it is, or None.
     """
@@ -56,10 +58,10 @@ class _Pullback:
     arrays: list[jax.ShapeDtypeStruct]
     inputs: list[int | None]
 
-    def sources(self, shared: Iterable[int]) -> list[int | Place]:
-        """For each array its input, if that is a shared one, or else its place."""
+    def sources(self, shared: Iterable[int]) -> list[int | Buffer]:
+        """Returns for each array its input if that is a shared one, else its buffer."""
         before: Counter[tuple[str, int]] = Counter()
-        sources: list[int | Place] = []
+        sources: list[int | Buffer] = []
         for array, number in zip(self.arrays, self.inputs, strict=True):
             if number is not None and number in shared:
                 sources.append(number)
@@ -69,8 +71,10 @@ class _Pullback:
             before[kind] += 1
         return sources
 
-    def run(self, inputs: dict[int, jax.Array], kept: dict[Place, jax.Array], gradient: Any) -> Any:
-        """Gradients of the operands, of shared inputs and of what is kept."""
+    def run(
+        self, inputs: dict[int, jax.Array], kept: dict[Buffer, jax.Array], gradient: Any
+    ) -> Any:
+        """Returns the gradients of the operands from shared inputs and kept residuals."""
         arrays = [
             inputs[source]
             if isinstance(source, int)
@@ -83,7 +87,7 @@ class _Pullback:
 def _linearized(
     branch: Branch, operands: Any, constants: Any
 ) -> tuple[Any, list[jax.Array], _Pullback]:
-    """What a branch gives, the arrays that its backward pass needs, and the rest of that."""
+    """Returns a branch's result, its residuals, and the rest of its backward pass."""
     out, pull = jax.vjp(lambda operands: branch(operands, constants), operands)
     arrays, structure = jax.tree.flatten(pull)
     numbers = {id(leaf): n for n, leaf in enumerate(jax.tree.leaves((operands, constants)))}
@@ -97,12 +101,12 @@ def _forward(
     given = operands, constants
     pullbacks = [jax.eval_shape(partial(_linearized, branch), *given)[2] for branch in branches]
     shared = set.intersection(*(set(own.inputs) - {None} for own in pullbacks))
-    rooms = _rooms(pullbacks, shared)
+    buffers = _buffer_shapes(pullbacks, shared)
 
-    def run(branch: Branch, *given: Any) -> tuple[Any, dict[Place, jax.Array]]:
+    def run(branch: Branch, *given: Any) -> tuple[Any, dict[Buffer, jax.Array]]:
         out, arrays, pullback = _linearized(branch, *given)
         own = dict(zip(pullback.sources(shared), arrays, strict=True))
-        return out, {place: _grown(own.get(place), room) for place, room in rooms.items()}
+        return out, {buffer: _padded(own.get(buffer), like) for buffer, like in buffers.items()}
 
     out, kept = jax.lax.switch(index, [partial(run, branch) for branch in branches], *given)
     leaves = jax.tree.leaves(given)
@@ -118,23 +122,23 @@ def _backward(branches: Sequence[Branch], residuals: Any, gradient: Any) -> tupl
 _switch.defvjp(_forward, _backward)
 
 
-def _rooms(
+def _buffer_shapes(
     pullbacks: Sequence[_Pullback], shared: Iterable[int]
-) -> dict[Place, jax.ShapeDtypeStruct]:
-    """For each place an array that holds what any of the branches keeps there."""
-    rooms: dict[Place, jax.ShapeDtypeStruct] = {}
+) -> dict[Buffer, jax.ShapeDtypeStruct]:
+    """Returns for each buffer the shape that holds the residuals of every branch."""
+    buffers: dict[Buffer, jax.ShapeDtypeStruct] = {}
     for pullback in pullbacks:
         for source, array in zip(pullback.sources(shared), pullback.arrays, strict=True):
             if not isinstance(source, int):
-                shape = map(max, array.shape, rooms.get(source, array).shape)
-                rooms[source] = jax.ShapeDtypeStruct(tuple(shape), array.dtype)
-    return rooms
+                shape = map(max, array.shape, buffers.get(source, array).shape)
+                buffers[source] = jax.ShapeDtypeStruct(tuple(shape), array.dtype)
+    return buffers
 
 
-def _grown(array: jax.Array | None, room: jax.ShapeDtypeStruct) -> jax.Array:
-    """The array with zeros behind the end of each axis; all zeros if there is none."""
-    zero = jnp.zeros((), room.dtype)
+def _padded(array: jax.Array | None, like: jax.ShapeDtypeStruct) -> jax.Array:
+    """Pads the array with zeros to a buffer's shape; all zeros if there is no array."""
+    zero = jnp.zeros((), like.dtype)
     if array is None:
-        return jnp.broadcast_to(zero, room.shape)
-    behind = [(0, to - size, 0) for size, to in zip(array.shape, room.shape, strict=True)]
+        return jnp.broadcast_to(zero, like.shape)
+    behind = [(0, to - size, 0) for size, to in zip(array.shape, like.shape, strict=True)]
     return jax.lax.pad(array, zero, behind)
