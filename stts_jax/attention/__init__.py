@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from stts_jax.attention.api import attention, stream_attention
 from stts_jax.attention.masks import (
-    FULLY_MASKED,
     MASK_VALUE,
     IndexMask,
     Mask,
@@ -21,7 +20,6 @@ from stts_jax.attention.masks import (
 from stts_jax.attention.tpu.stream_windows import TILE as STREAM_TILE
 
 __all__ = [
-    "FULLY_MASKED",
     "MASK_VALUE",
     "STREAM_TILE",
     "IndexMask",

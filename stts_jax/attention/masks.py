@@ -128,7 +128,7 @@ class MaskSpec:
         if self.mutual:
             mutual = keys.equals(queries, "group")
             if not queries.is_exact:
-                # Blocks with and without groups overlap at "no group", which is no group.
+                # Ranges may overlap at ids below 0, which are no group.
                 mutual = mutual & queries.at_least_0("group") & keys.at_least_0("group")
             if self.framed:
                 mutual = mutual & keys.at_most(queries, "frame")
