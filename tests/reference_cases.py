@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,32 @@ def exact_budget(case: Mapping[str, np.ndarray], config: ModelConfig) -> Budget:
         tokens=tokens,
         tokens_before=tokens,
     )
+
+
+PADDING = {"num_images": -1, "multimodal_type": -1, "token_pooling": -1, "input_ids": -1}
+
+
+def same_sizes(
+    case: Mapping[str, np.ndarray],
+    names: Iterable[str],
+    others: Iterable[Path],
+    config: ModelConfig,
+) -> tuple[dict[str, jax.Array], Budget]:
+    """Pads a case to sizes that hold all of `others` too, so that one program serves them all.
+
+    Returns:
+      Its arrays of these names, and the budget of all.
+    """
+    loaded = [case, *map(load, others)]
+    budgets = [exact_budget(other, config) for other in loaded]
+    sizes = {f.name: max(getattr(b, f.name) for b in budgets) for f in fields(Budget)}
+
+    def padded(name: str) -> jax.Array:
+        shapes = [other[name].shape for other in loaded if name in other]
+        widths = [(0, max(n) - own) for own, *n in zip(case[name].shape, *shapes, strict=True)]
+        return jnp.asarray(np.pad(case[name], widths, constant_values=PADDING.get(name, 0)))
+
+    return {name: padded(name) for name in names if name in case}, Budget(**sizes)
 
 
 @partial(jax.jit, static_argnums=(2, 3))

@@ -14,8 +14,8 @@ import pytest
 from reference_cases import (
     KEY,
     cases,
-    exact_budget,
     load,
+    same_sizes,
     table,
     under,
     weights,
@@ -117,6 +117,16 @@ BACKBONES = [
 ]
 
 
+def alike(config: ModelConfig, ratio: str) -> list[Path]:
+    """Returns the cases of this ratio that have the same configuration."""
+
+    def same(path: Path) -> bool:
+        case = load(path)
+        return backbone_config(case, under(case, f"{ratio}/eval/")["cfg_topk"]) == config
+
+    return [path for path, other in BACKBONES if other == ratio and same(path)]
+
+
 @pytest.mark.parametrize(
     ("path", "ratio"), BACKBONES, ids=[f"{path.stem}-{ratio}" for path, ratio in BACKBONES]
 )
@@ -136,12 +146,9 @@ def test_parity_backbone_and_its_gradients(path: Path, ratio: str, worst_error: 
         }
 
     module = from_native(jax.eval_shape(make), weights("_".join(path.stem.split("_")[:2])), names)
-    batch = {
-        name: jnp.asarray(case[name])
-        for name in ("images", "num_images", "multimodal_type", "token_pooling")
-    }
-    budget = exact_budget(case, config)
-    kept = np.zeros(case["token_pooling"].shape[:2], bool)
+    names_of_inputs = ("images", "num_images", "multimodal_type", "token_pooling")
+    batch, budget = same_sizes(case, names_of_inputs, alike(config, ratio), config)
+    kept = np.zeros(batch["token_pooling"].shape[:2], bool)
     name = f"{path.stem} {ratio}"
     weighting = np.zeros((*kept.shape, config.llm.width), np.float32)
     (_, (features, (_, keep))), _ = loss_and_gradients(module, batch, weighting, budget, config)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from reference_cases import (
     cases,
     exact_budget,
     load,
+    same_sizes,
     table,
     under,
     visual_features,
@@ -65,35 +65,45 @@ def setup(path: Path, mode: str) -> tuple[VideoLanguageModel, dict[str, Any], Bu
     return model, batch, exact_budget(case, config), config
 
 
-@partial(jax.jit, static_argnums=2)
-def forward(model: VideoLanguageModel, batch: dict[str, jax.Array], budget: Budget) -> Any:
-    """Loss, everything beside it, and gradients, which are recorded without the z-term."""
+def loss(
+    model: VideoLanguageModel, batch: dict[str, jax.Array], budget: Budget
+) -> tuple[jax.Array, Any]:
+    """The mean loss without the z-term, as its gradients are recorded, and all beside it."""
+    hidden, rows = model(batch, budget, key=KEY)
+    labels, weights = rows.text["labels"], rows.text["loss_masks"]
+    sums = token_loss(hidden, labels, weights, model.llm.logits, 1e-4)
+    more = hidden, model.llm.logits(hidden), sums, rows
+    return sums["cross_entropy"] / sums["weight"], more
 
-    def loss(model: VideoLanguageModel) -> tuple[jax.Array, Any]:
-        hidden, rows = model(batch, budget, key=KEY)
-        sums = token_loss(
-            hidden, rows.text["labels"], rows.text["loss_masks"], model.llm.logits, 1e-4
-        )
-        return sums["cross_entropy"] / sums["weight"], (
-            hidden,
-            model.llm.logits(hidden),
-            sums,
-            rows,
-        )
 
-    return jax.value_and_grad(loss, has_aux=True)(model)
+forward = jax.jit(loss, static_argnums=2)
+forward_and_gradients = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=2)
+
+
+def padded_batch(path: Path, config: ModelConfig) -> tuple[dict[str, Any], Budget]:
+    """The inputs of a case, of the same sizes as those of all cases with this configuration."""
+    case = load(path)
+    if not case["packed"]:
+        case = case | {"subsegment_ids": np.zeros_like(case["input_ids"])}
+    others = [other for other in RECORDED if table(load(other)) == table(case)]
+    return same_sizes(case, INPUTS, others, config)
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
 def test_parity_logits_and_loss(path: Path, mode: str, worst_error: Any) -> None:
     case = load(path)
-    model, batch, budget, config = setup(path, mode)
-    (_, (hidden, logits, sums, rows)), gradients = forward(model, batch, budget)
+    model, _, _, config = setup(path, mode)
+    batch, budget = padded_batch(path, config)
+    if mode == "None":
+        (_, more), gradients = forward_and_gradients(model, batch, budget)
+    else:
+        _, more = forward(model, batch, budget)
+    hidden, logits, sums, rows = more
     # Padding is moved to the end of each row; nobody asks what the model says there.
     real = case["input_ids"] >= 0
     valid = np.asarray(rows.tokens.valid)
-    assert (real.sum(1) == valid.sum(1)).all()
+    assert (np.asarray(batch["input_ids"]) >= 0).sum(1).tolist() == valid.sum(1).tolist()
     name = f"{path.stem} {mode}"
     error = worst(np.asarray(logits)[valid], case[f"logits/{mode}"][real])
     worst_error.add(name, "logits", error, LOGITS)
