@@ -8,10 +8,11 @@ tokens more, down to none at all; and its budget is a row's, ours is that of eac
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
 from goldens_folder import goldens_dir
@@ -36,12 +37,22 @@ from stts_jax.budget import tokens_to_prune
 from stts_jax.model.vision import VisionOutput
 from stts_jax.pruning.baselines import BaselineInputs, baseline_scores
 from stts_jax.pruning.baselines.similarity import PROTECTED_SIMILARITY
+from stts_jax.pruning.frames import FrameTable
 from stts_jax.pruning.pooling_windows import to_patches
 from stts_jax.pruning.selection import select
 
 # Worst seen: hidden states 4.3e-7, similarities 6.0e-7.
 HIDDEN = 2e-5
 SIMILARITY = 5e-6
+
+
+@partial(jax.jit, static_argnums=(0, 4))
+def scores_and_kept(
+    method: str, x: jax.Array, frames: FrameTable, threshold: float, grid: int
+) -> tuple[jax.Array, jax.Array]:
+    """(T, N, D) of one row -> (1, T, P) scores, (1, T, N) whether a patch stays."""
+    scores = baseline_scores(method, BaselineInputs(x[None], frames, 3, threshold, KEY))
+    return scores, to_patches(select(scores, frames), grid, 3)
 
 
 @pytest.mark.parametrize("method", ["heuristic", "easy"])
@@ -59,15 +70,14 @@ def test_parity_baselines_when_no_retry_is_needed(method: str, worst_error: Any)
             for row in range(rows):
                 k = own["num_to_prune"][row : row + 1]
                 frames = frames_of(own["first_padding"][row : row + 1], total, k)
-                inputs = BaselineInputs(jnp.asarray(x[row])[None], frames, 3, entry["thr"], KEY)
-                ratings = baseline_scores(method, inputs)
-                keep = np.asarray(to_patches(select(ratings, frames), entry["grid"], 3))
+                ratings, keep = map(
+                    np.asarray,
+                    scores_and_kept(method, x[row], frames, entry["thr"], entry["grid"]),
+                )
                 real = np.asarray(frames.real)[0]
                 expected = own[f"{method}_valid_mask"][row].reshape(total, -1)
                 assert keep[0].sum() == expected.sum()
-                if cut_is_tied(
-                    np.asarray(ratings), own["first_padding"][row : row + 1][None], k[None], False
-                ):
+                if cut_is_tied(ratings, own["first_padding"][row : row + 1][None], k[None], False):
                     worst_error.only_counted(f"{path.stem} {entry['i']} row {row} {method}", TIE)
                     continue
                 assert (keep[0][real] == expected[real]).all()

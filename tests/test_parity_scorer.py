@@ -143,13 +143,20 @@ def frames_of(num_images: np.ndarray, total: int, to_prune: np.ndarray) -> Frame
     example = np.repeat(np.arange(len(counts) + 1), [*counts, total - counts.sum()])
     start = np.concatenate([[0], np.cumsum(counts)])
     return FrameTable(
-        example=jnp.asarray(example, jnp.int32)[None],
-        real=jnp.asarray(example < len(counts))[None],
-        first=jnp.asarray(np.arange(total) == start[example])[None],
-        prunable=jnp.asarray(np.append(to_prune, 0)[example] > 0)[None],
-        start=jnp.asarray(start, jnp.int32)[None],
-        to_prune=jnp.asarray(np.append(to_prune, 0), jnp.int32)[None],
+        example=jnp.asarray(example[None], jnp.int32),
+        real=jnp.asarray((example < len(counts))[None]),
+        first=jnp.asarray((np.arange(total) == start[example])[None]),
+        prunable=jnp.asarray((np.append(to_prune, 0)[example] > 0)[None]),
+        start=jnp.asarray(start[None], jnp.int32),
+        to_prune=jnp.asarray(np.append(to_prune, 0)[None], jnp.int32),
     )
+
+
+@partial(jax.jit, static_argnums=2)
+def kept_patches(scores: jax.Array, frames: FrameTable, grid: int) -> jax.Array:
+    """(T, P) scores of one row -> (T, N) whether a patch stays."""
+    keep = select(protect_first_frames(scores[None], frames), frames)
+    return to_patches(keep[0], grid, pooling=3)
 
 
 def test_parity_masks_from_given_scores(worst_error: Any) -> None:
@@ -161,9 +168,8 @@ def test_parity_masks_from_given_scores(worst_error: Any) -> None:
             # Frames that are not prunable are images among the videos; put the videos first.
             order = np.argsort(~prunable, kind="stable")
             frames = frames_of(own["num_images"], len(scores), own["num_to_prune"])
-            ratings = jnp.asarray(scores[order])[None]
-            keep = select(protect_first_frames(ratings, frames), frames)[0, : prunable.sum()]
-            mask = np.array(to_patches(keep, entry["grid"], pooling=3))
+            patches = kept_patches(scores[order], frames, entry["grid"])
+            mask = np.array(patches)[: prunable.sum()]
             if entry["ragged"]:
                 # The -1 of a ragged grid marks the last patch of the last frame as kept.
                 mask[-1, -1] = own["valid_mask"][-1, -1]
@@ -177,6 +183,13 @@ def test_parity_masks_from_given_scores(worst_error: Any) -> None:
             assert (mask == own["valid_mask"]).all()
 
 
+@jax.jit
+def bins(mask: jax.Array, x: jax.Array) -> tuple[jax.Array, ...]:
+    """Of one row: bins in use, what lies in the bins, their segments, and what refills them."""
+    layout = first_fit_layout(mask[None], sizes=(len(mask),))
+    return layout.used_bins, layout.gather(x[None]), layout.segment_ids, layout.refilled[0]
+
+
 def test_parity_bins(worst_error: Any) -> None:
     compared = 0
     for path in cases("rearrange*.npz"):
@@ -184,20 +197,17 @@ def test_parity_bins(worst_error: Any) -> None:
         for entry in json.loads(str(case["meta"])):
             own = under(case, f"{entry['i']}_")
             mask = own["i_valid_mask"] if "i_valid_mask" in own else own["valid_mask"]
-            layout = first_fit_layout(jnp.asarray(mask)[None], sizes=(len(mask),))
+            used, gathered, segments, refills = map(np.asarray, bins(mask, own["x"]))
             lone_empty = entry["n_empty"] == 1  # the reference runs one bin more, see first_fit.py
-            assert int(layout.used_bins) == entry["BT_prime"] - lone_empty or entry["tie"]
+            assert used == entry["BT_prime"] - lone_empty or entry["tie"]
             if entry["tie"]:
                 worst_error.only_counted(f"{path.stem} {entry['i']} bins", TIE)
                 continue
-            used = int(layout.used_bins)
-            assert (np.asarray(layout.gather(jnp.asarray(own["x"])[None])))[:used] == pytest.approx(
-                own["rearranged"][:used], abs=0
-            )
-            segments = np.asarray(layout.segment_ids)[:used]
+            assert gathered[:used] == pytest.approx(own["rearranged"][:used], abs=0)
+            segments = segments[:used]
             allowed = (segments[:, :, None] == segments[:, None, :]) & (segments[:, :, None] >= 0)
             assert (allowed == own["attn_mask"][:used]).all()
             refilled = own["refill_mask"] & (mask.any(-1, keepdims=True))
-            assert (np.asarray(layout.refilled)[0] == (refilled & ~mask)).all()
+            assert (refills == (refilled & ~mask)).all()
             compared += 1
     assert compared > 0

@@ -43,6 +43,11 @@ def chunked_loss(hidden, labels, weights, head):
     return token_loss(hidden, labels, weights, lambda x: x @ head, Z_LOSS)
 
 
+def compiled(function):
+    """A function of its own each time: its size of chunk is the one of now."""
+    return jax.jit(lambda *arguments: function(*arguments))
+
+
 @pytest.fixture(params=(4, 22, 100), ids=lambda size: f"chunk{size}")
 def chunk(request, monkeypatch):
     monkeypatch.setattr(loss_module, "CHUNK", request.param)
@@ -50,7 +55,7 @@ def chunk(request, monkeypatch):
 
 @pytest.mark.usefixtures("chunk")
 def test_sums_are_those_of_logits_of_every_token():
-    found, expected = chunked_loss(*inputs()), plain_loss(*inputs())
+    found, expected = compiled(chunked_loss)(*inputs()), compiled(plain_loss)(*inputs())
     for name in SUMS:
         np.testing.assert_allclose(found[name], expected[name], rtol=2e-6, err_msg=name)
 
@@ -64,7 +69,7 @@ def test_gradients_are_those_of_logits_of_every_token():
             return sums["cross_entropy"] + sums["z_loss"]
 
         hidden, _, _, head = inputs()
-        return jax.grad(total, argnums=(0, 1))(hidden, head)
+        return compiled(jax.grad(total, argnums=(0, 1)))(hidden, head)
 
     for found, expected in zip(gradients(chunked_loss), gradients(plain_loss), strict=True):
         np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
@@ -77,7 +82,7 @@ def test_what_bears_no_loss_is_not_even_looked_at():
     def total(hidden):
         return chunked_loss(hidden, labels, weights, head)["cross_entropy"]
 
-    value, gradient = jax.value_and_grad(total)(hidden)
+    value, gradient = compiled(jax.value_and_grad(total))(hidden)
     assert np.isfinite(value)
     assert (np.asarray(gradient)[weights <= 0] == 0).all()
 
@@ -94,6 +99,9 @@ def test_chunks_without_a_loss_are_not_computed(answers, chunks, monkeypatch):
         jax.debug.callback(lambda: computed.append(1))
         return x @ head
 
-    jax.block_until_ready(token_loss(hidden, labels, weights, logits_of, Z_LOSS))
+    def loss(hidden):
+        return token_loss(hidden, labels, weights, logits_of, Z_LOSS)
+
+    jax.block_until_ready(compiled(loss)(hidden))
     jax.effects_barrier()
     assert len(computed) == chunks

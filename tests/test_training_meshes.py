@@ -144,7 +144,7 @@ def check_same_update(expected, result, report_error):
     report_error("gradients", worst, 1e-5)
     assert worst < 1e-5 and len(gradients) > 50
     # Adam's first update is the gradient's sign, so only where it is clearly not 0.
-    before = named_parameters(random_state(small_config(*MODEL)).model)
+    before = named_parameters(jax.device_get(random_state(small_config(*MODEL)).model))
     after, after_many = (named_parameters(state.model) for state in (one, many))
     moved = 0
     for name, array in after.items():

@@ -168,7 +168,7 @@ def muon_update(gradients):
     config = train_config(optimizer="muon", clip=1e9)
     optimizer = make_optimizer(config, groups_of(MATRICES, config))
     parameters = {name: jnp.zeros(shape) for name, shape in MATRICES.items()}
-    return optimizer.update(gradients, optimizer.init(parameters), parameters)
+    return jax.jit(optimizer.update)(gradients, optimizer.init(parameters), parameters)
 
 
 def random_gradients():
