@@ -22,7 +22,7 @@ import train as command
 from stts_jax.config import replace
 from stts_jax.data.questions import question_of
 from stts_jax.evaluation.runner import Evaluation
-from stts_jax.training import loop
+from stts_jax.training import loop, reporting
 from stts_jax.training.checkpoint import CheckpointError, checkpoint_steps
 from stts_jax.training.clock import Clock
 from stts_jax.training.log import MetricsLog, Window, log_line, read_metrics
@@ -73,13 +73,15 @@ def losses(output):
     return {r["step"]: r["loss"] for r in read_metrics(output / "metrics.jsonl") if "loss" in r}
 
 
-def test_a_run_leaves_everything_and_resumes_bit_for_bit(tmp_path, capsys):
+def test_a_run_leaves_everything_and_resumes_bit_for_bit(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(reporting, "plot_training", plot_training)
     config, seen = small_config(), []
     whole = train(config, tmp_path / "whole", on_step=lambda step, m: seen.append((step, m)))
     assert whole["step"] == 8 and not whole["stopped"]
     assert whole["steps_per_s"] > 0
     assert [step for step, _ in seen] == list(range(1, 9))
     assert (tmp_path / "whole" / "loss.png").stat().st_size > 1000
+    monkeypatch.setattr(reporting, "plot_training", lambda _: None)
     assert checkpoint_steps(tmp_path / "whole") == [4, 8]
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step")]
     assert len(lines) == 4 and all(LINE.fullmatch(line) for line in lines), lines

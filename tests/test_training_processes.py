@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 from process_runs import Launcher, losses
 
@@ -24,10 +26,15 @@ def launcher():
 
 @pytest.fixture(scope="module")
 def alone(launcher, tmp_path_factory):
-    """Losses of the real model in one process on one device."""
-    output = tmp_path_factory.mktemp("alone")
-    launcher.start(output, *RUN, step="real").finish()
-    return losses(output)
+    """Losses in one process on one device, by step."""
+
+    @cache
+    def losses_of(step):
+        output = tmp_path_factory.mktemp(step)
+        launcher.start(output, *RUN, step=step).finish()
+        return losses(output)
+
+    return losses_of
 
 
 def assert_close(found, wanted, report_error):
@@ -38,46 +45,45 @@ def assert_close(found, wanted, report_error):
 
 
 def test_two_processes_agree_with_one_and_one_goes_on(launcher, alone, tmp_path, report_error):
-    runs = launcher.start_several(2, tmp_path, *RUN, "train.keep_checkpoints=9", step="real")
+    runs = launcher.start_several(2, tmp_path, *RUN, "train.keep_checkpoints=9")
     summaries = [run.finish() for run in runs]
     assert [s["step"] for s in summaries] == [8, 8]
     assert checkpoint_steps(tmp_path) == [2, 4, 6, 8]
-    assert_close(losses(tmp_path), alone, report_error)
+    assert_close(losses(tmp_path), alone("toy"), report_error)
     assert "step 8/8 (100.0 %)" in runs[0].log()
     assert "step" not in runs[1].log().splitlines()[0], "only the first process talks"
 
     for step in (6, 8):
         (tmp_path / "checkpoints" / str(step)).rename(tmp_path / f"not-{step}")
-    one = launcher.start(tmp_path, *RUN, step="real")
+    one = launcher.start(tmp_path, *RUN)
     assert one.finish()["step"] == 8
     assert "resuming" in one.log() and "at step 4" in one.log()
     assert (
         "the data go on exactly where they stood: they were cut into 2 parts, and there are 1 "
         "processes now, so each process reads several"
     ) in one.log()
-    assert_close(losses(tmp_path), alone, report_error)
+    assert_close(losses(tmp_path), alone("toy"), report_error)
 
 
 def test_parameters_that_lie_across_processes_are_trained_as_in_one(
     launcher, alone, tmp_path, report_error
 ):
-    """And are saved by both: one process reads back the last but one."""
+    """The real model's, and they are saved by both: one process reads the last but one back."""
     runs = launcher.start_several(2, tmp_path, *RUN, "train.mesh.fsdp=2", step="real")
     assert [run.finish()["step"] for run in runs] == [8, 8]
-    assert_close(losses(tmp_path), alone, report_error)
+    assert_close(losses(tmp_path), alone("real"), report_error)
     (tmp_path / "checkpoints" / "8").rename(tmp_path / "not-8")
     assert launcher.start(tmp_path, *RUN, step="real").finish()["step"] == 8
-    assert_close(losses(tmp_path), alone, report_error)
+    assert_close(losses(tmp_path), alone("real"), report_error)
 
 
-def test_one_process_goes_on_as_two(launcher, tmp_path, report_error):
-    launcher.start(tmp_path / "whole", *RUN).finish()
+def test_one_process_goes_on_as_two(launcher, alone, tmp_path, report_error):
     output = tmp_path / "grown"
     launcher.start(output, *RUN, "train.steps=4").finish()
     runs = launcher.start_several(2, output, *RUN)
     assert [run.finish()["step"] for run in runs] == [8, 8]
     assert "some processes read the same part and use a share of it" in runs[0].log()
-    assert_close(losses(output), losses(tmp_path / "whole"), report_error)
+    assert_close(losses(output), alone("toy"), report_error)
 
 
 def test_processes_with_folders_of_their_own_are_refused_at_the_start(launcher, tmp_path):

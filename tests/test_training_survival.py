@@ -13,7 +13,7 @@ from stts_jax.data.synthetic import ensure_synthetic
 from stts_jax.training.checkpoint import checkpoint_steps
 from stts_jax.training.stop import StopRequest
 
-STEPS, SAVE_EVERY = 40, 4
+STEPS, SAVE_EVERY = 24, 4
 RUN = (f"train.steps={STEPS}", f"train.save_every={SAVE_EVERY}", "train.log_every=0")
 GRACE = 15.0  # seconds; a save takes a fraction of one, the machine may be busy
 
@@ -44,7 +44,7 @@ def kill_at_random(launcher, output, kills, rng, *overrides, **options):
     for number in range(kills):
         before = max(checkpoint_steps(output), default=0)
         run = launcher.start(output, *overrides, **options)
-        goal = rng.randrange(1, 9)
+        goal = rng.randrange(1, 7)
         until(lambda: len(losses(output)) >= before + goal, f"step {before + goal}")  # noqa: B023
         if number % 2 == 0:
             until(lambda: is_saving(output), "a save")

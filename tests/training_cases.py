@@ -16,8 +16,8 @@ from stts_jax.data.bad_examples import BadExamples
 from stts_jax.data.fill_rates import FillRates
 from stts_jax.data.rows import row_sizes
 from stts_jax.parallel.mesh import make_mesh, shard_batch
-from stts_jax.training import loop, start
-from stts_jax.training.step import TrainState, abstract_state, init_state, make_train_step
+from stts_jax.training import loop, reporting, start
+from stts_jax.training.step import TrainState, abstract_state, make_train_step
 
 KEY = jax.random.key(0)
 ALL_KINDS = (VIDEO, VIDEO, IMAGE, MULTI_IMAGE, TEXT)
@@ -75,7 +75,7 @@ def train_step(*overrides: str):
 
 @cache
 def _initial_arrays():
-    return jax.device_get(jax.tree.leaves(init_state(small_config(), single_mesh(), KEY)))
+    return jax.device_get(jax.tree.leaves(random_state(small_config())))
 
 
 def fresh_state(*overrides: str) -> TrainState:
@@ -92,7 +92,8 @@ def fresh_state(*overrides: str) -> TrainState:
 
 
 def use_small_parts(monkeypatch) -> None:
-    """One device, batches of numbers, and what is compiled is compiled once for all tests."""
+    """One device, batches of numbers, no picture, and what is compiled is compiled once for all."""
+    monkeypatch.setattr(reporting, "plot_training", lambda _: None)
     monkeypatch.setattr(loop, "run_mesh", lambda _: single_mesh())
     monkeypatch.setattr(start, "training_batches", FakeBatches)
     monkeypatch.setattr(start, "init_state", lambda *_: fresh_state())
