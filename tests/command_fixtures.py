@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jax
 import pytest
+from arbitrary_models import arbitrary_model
 from command_cases import FRAMES, TOKENS_PER_FRAME
 from training_cases import small_config
 
 from stts_jax.data.synthetic import ensure_synthetic
-from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.training.checkpoint import save_model
 
 
@@ -32,7 +31,7 @@ def checkpoint(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(f"data.{split}={data}/{split}.jsonl" for split in ("train", "validation", "test")),
     )
     assert (config.data.max_frames, config.model.tokens_per_frame) == (FRAMES, TOKENS_PER_FRAME)
-    model = jax.jit(lambda: VideoLanguageModel(config.model, key=jax.random.key(0)))()
+    model = arbitrary_model(config.model)
     folder = tmp_path_factory.mktemp("commands") / "run"
     save_model(model, config, folder)
     return folder

@@ -6,21 +6,20 @@ import json
 from functools import cache
 from pathlib import Path
 
-import jax
 import numpy as np
+from arbitrary_models import arbitrary_model
 from model_cases import small_model_config
 
 from convert.hf_config import hf_config_of
 from convert.in_memory import to_native
 from convert.names import HF, HF_HEAD, name_table
 from stts_jax.config import ModelConfig
-from stts_jax.model.video_language_model import VideoLanguageModel
 
 
 @cache
 def native_arrays(config: ModelConfig) -> dict[str, np.ndarray]:
     """A random model of this configuration, under the reference's names."""
-    model = jax.jit(lambda key: VideoLanguageModel(config, key=key))(jax.random.key(3))
+    model = arbitrary_model(config, seed=3)
     return {
         name: np.ascontiguousarray(array)
         for name, array in to_native(model, name_table(config)).items()

@@ -7,6 +7,7 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
+from arbitrary_models import arbitrary_model
 from random_batches import IMAGE, MULTI_IMAGE, TEXT, VIDEO, random_batch
 
 from stts_jax.budget import Budget
@@ -71,21 +72,7 @@ def small_model_config(**changes) -> ModelConfig:
 
 @cache
 def _parameters(tied_head: bool) -> VideoLanguageModel:
-    config = small_model_config(llm__tied_head=tied_head)
-
-    @jax.jit
-    def make() -> VideoLanguageModel:
-        model = VideoLanguageModel(config, key=KEY)
-        leaves, structure = jax.tree.flatten(model)
-        keys = jax.random.split(jax.random.key(1), len(leaves))
-        # Biases and scales are not left at 0 and 1, where a mistake could hide.
-        noisy = [
-            leaf + 0.1 * jax.random.normal(key, leaf.shape)
-            for leaf, key in zip(leaves, keys, strict=True)
-        ]
-        return jax.tree.unflatten(structure, noisy)
-
-    return make()
+    return arbitrary_model(small_model_config(llm__tied_head=tied_head), seed=2)
 
 
 def small_model(config: ModelConfig = SMALL) -> VideoLanguageModel:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arbitrary_models import arbitrary_model
 from goldens_folder import REPOSITORY
 
 from stts_jax.bench.__main__ import main
@@ -152,7 +153,7 @@ def test_prompts_are_as_long_in_the_llm_as_is_said():
     lengths = prompt_tokens(config, budget, 8)
     assert lengths[0] == budget.tokens
     batch = {k: jnp.asarray(v) for k, v in unequal_prompts(config, budget, 8).items()}
-    model = VideoLanguageModel(config.model, key=jax.random.key(0))
+    model = arbitrary_model(config.model)
     fused = jax.jit(lambda model: model.fuse(batch, budget, jax.random.key(0)))(model)
     assert fused.tokens.valid.sum(1).tolist() == lengths
 

@@ -15,6 +15,7 @@ import benchmark_fixtures
 import dataset_fixtures
 import jax
 import pytest
+from arbitrary_models import arbitrary_model
 from command_cases import without_progress
 from goldens_folder import REPOSITORY
 
@@ -26,7 +27,6 @@ from stts_jax.evaluation.runner import Answers
 from stts_jax.evaluation.scoring.judge import HttpJudge, Judge, JudgeError
 from stts_jax.evaluation.suites import tasks_of
 from stts_jax.evaluation.tasks import TaskRun, evaluate_tasks
-from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import make_mesh
 from stts_jax.training.checkpoint import find_checkpoint, load_model, save_model
 
@@ -45,9 +45,8 @@ def root(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
     config = load_config("tiny", SETTINGS)
-    model = jax.jit(lambda key: VideoLanguageModel(config.model, key=key))(jax.random.key(0))
     folder = tmp_path_factory.mktemp("run")
-    save_model(model, config, folder)
+    save_model(arbitrary_model(config.model), config, folder)
     return folder
 
 
