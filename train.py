@@ -6,7 +6,6 @@ import argparse
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -24,8 +23,9 @@ from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.processes import first_then_others, notice
 from stts_jax.progress import doing
 from stts_jax.training.distributed import join_processes
-from stts_jax.training.loop import Evaluate, train
+from stts_jax.training.loop import Evaluate, RunResult
 from stts_jax.training.partners import keep_native_log, native_log_of
+from stts_jax.training.run import train
 from stts_jax.training.run_tokenizer import with_tokenizer_of_start
 
 EXAMPLES = """\
@@ -103,7 +103,7 @@ def evaluation(config: Config, data_dir: Path) -> Evaluate:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train; the exit code."""
     options = parse(arguments)
-    summary: dict[str, Any] = {}
+    ended: list[RunResult] = []
 
     def command() -> None:
         config = load_config(options.config, options.overrides)
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = with_tokenizer_of_start(
             config, options.output, init_from=start, resume=not options.no_resume, notice=notice
         )
-        found = train(
+        result = train(
             config,
             options.output,
             init_from=start,
@@ -125,15 +125,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             evaluate=evaluate,
             data_dir=options.data_dir,
         )
-        summary.update(found)
-        if not found["stopped"]:
-            notice(f"done at step {found['step']}; everything is in '{options.output}'")
+        ended.append(result)
+        if not result.stopped:
+            notice(f"done at step {result.step}; everything is in '{options.output}'")
 
     code = run_on_hosts("train.py", command)
-    if summary.get("stopped"):
+    if ended and ended[0].stopped_by is not None:
         # As if the signal had ended it: what restarts jobs must not take this for the end.
-        code = 128 + signal.Signals[summary["stopped_by"]]
-    return leave(code, at_once=summary.get("left_running", False))
+        code = 128 + signal.Signals[ended[0].stopped_by]
+    return leave(code, at_once=any(result.left_running for result in ended))
 
 
 if __name__ == "__main__":

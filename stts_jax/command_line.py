@@ -35,7 +35,7 @@ from stts_jax.progress import doing, to_stderr
 from stts_jax.quoting import shorten, shorten_words
 from stts_jax.training.checkpoint import CheckpointError, config_of, load_to_answer
 from stts_jax.training.distributed import several_processes
-from stts_jax.training.loop import TrainingError
+from stts_jax.training.non_finite import TrainingError
 from stts_jax.training.partners import is_lost_partner, tell_lost_partner
 
 # Times the frames that a model was trained on.

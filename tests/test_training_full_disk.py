@@ -9,14 +9,15 @@ from training_cases import (
     fresh_state,
     full_disk,
     small_config,
+    small_parts,
+    train,
     train_step,
-    use_small_parts,
 )
 
-from stts_jax.training import loop, run_checkpoints
+from stts_jax.training import run_checkpoints
 from stts_jax.training.checkpoint import CheckpointError
 from stts_jax.training.log import MetricsLog
-from stts_jax.training.loop import TrainingError, train
+from stts_jax.training.non_finite import TrainingError
 from stts_jax.training.plots import plot_training
 from stts_jax.training.run_checkpoints import Checkpoints
 from stts_jax.training.start import save_config
@@ -25,9 +26,8 @@ CONFIG = ("train.steps=4", "train.save_every=0", "train.log_every=0")
 
 
 @pytest.fixture(autouse=True)
-def parts(monkeypatch, capsys):
-    """One device, one compilation for all tests, and no file that takes what they print."""
-    use_small_parts(monkeypatch)
+def no_file_takes_what_is_printed(capsys):
+    pass
 
 
 def test_a_metrics_line_that_finds_no_room_ends_the_run_in_one_sentence(tmp_path):
@@ -67,7 +67,7 @@ def test_the_other_files_of_a_run_say_so_too(tmp_path):
     assert not (tmp_path / "config.json").exists()
 
 
-def test_a_loss_that_is_not_finite_is_told_of_though_nothing_can_be_kept(tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_is_told_of_though_nothing_can_be_kept(tmp_path):
     disk = ExitStack()
 
     def broken(*_):
@@ -78,10 +78,10 @@ def test_a_loss_that_is_not_finite_is_told_of_though_nothing_can_be_kept(tmp_pat
 
         return step
 
-    monkeypatch.setattr(loop, "make_train_step", broken)
     message = r"stopped at step 1, .*: loss is nan; nothing of it is kept .*File too large"
+    parts = small_parts(make_step=broken)
     with disk, pytest.raises(TrainingError, match=message):
-        train(small_config(*CONFIG), tmp_path)
+        train(small_config(*CONFIG), tmp_path, parts=parts)
 
 
 def test_a_checkpoint_that_cannot_be_written_hides_no_other_error(tmp_path, capsys):

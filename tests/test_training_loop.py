@@ -14,20 +14,22 @@ import pytest
 from dataset_fixtures import build_root
 from training_cases import (
     small_config,
+    small_parts,
+    train,
     train_step,
-    use_small_parts,
 )
 
 import train as command
 from stts_jax.config import replace
 from stts_jax.data.questions import question_of
 from stts_jax.evaluation.runner import Evaluation
-from stts_jax.training import loop, reporting
 from stts_jax.training.checkpoint import CheckpointError, checkpoint_steps
 from stts_jax.training.clock import Clock
 from stts_jax.training.log import MetricsLog, Window, log_line, read_metrics
-from stts_jax.training.loop import TrainingError, train
+from stts_jax.training.loop import RunResult
+from stts_jax.training.non_finite import TrainingError
 from stts_jax.training.plots import plot_training
+from stts_jax.training.run_checkpoints import Checkpoints
 from stts_jax.training.utilization import Throughput
 
 LINE = re.compile(
@@ -51,10 +53,18 @@ METRICS = {
 H100 = Throughput(devices=8, flops=8 * 989e12 / 4, peak=989e12)
 
 
-@pytest.fixture(autouse=True)
-def parts(monkeypatch):
-    """One device, and what is compiled is compiled once for all tests."""
-    use_small_parts(monkeypatch)
+ENDED = RunResult(
+    step=4,
+    bad_examples=0,
+    stopped=False,
+    stopped_by=None,
+    left_running=False,
+    steps_per_s=None,
+    seconds=1.0,
+    buckets={},
+    metrics={},
+    evaluation={},
+)
 
 
 class CrashError(Exception):
@@ -73,15 +83,18 @@ def losses(output):
     return {r["step"]: r["loss"] for r in read_metrics(output / "metrics.jsonl") if "loss" in r}
 
 
-def test_a_run_leaves_everything_and_resumes_bit_for_bit(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(reporting, "plot_training", plot_training)
+def test_a_run_leaves_everything_and_resumes_bit_for_bit(tmp_path, capsys):
     config, seen = small_config(), []
-    whole = train(config, tmp_path / "whole", on_step=lambda step, m: seen.append((step, m)))
-    assert whole["step"] == 8 and not whole["stopped"]
-    assert whole["steps_per_s"] > 0
+    whole = train(
+        config,
+        tmp_path / "whole",
+        on_step=lambda step, m: seen.append((step, m)),
+        parts=small_parts(plot=plot_training),
+    )
+    assert whole.step == 8 and not whole.stopped
+    assert whole.steps_per_s > 0
     assert [step for step, _ in seen] == list(range(1, 9))
     assert (tmp_path / "whole" / "loss.png").stat().st_size > 1000
-    monkeypatch.setattr(reporting, "plot_training", lambda _: None)
     assert checkpoint_steps(tmp_path / "whole") == [4, 8]
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step")]
     assert len(lines) == 4 and all(LINE.fullmatch(line) for line in lines), lines
@@ -92,11 +105,11 @@ def test_a_run_leaves_everything_and_resumes_bit_for_bit(tmp_path, capsys, monke
     resumed = train(config, tmp_path / "parts")
     assert "resuming" in capsys.readouterr().out
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
-    for name, value in whole["metrics"].items():
-        assert name == "data_wait" or resumed["metrics"][name] == value, name
+    for name, value in whole.metrics.items():
+        assert name == "data_wait" or resumed.metrics[name] == value, name
 
     again = train(config, tmp_path / "parts")
-    assert again["step"] == 8 and again["metrics"] == {}
+    assert again.step == 8 and again.metrics == {}
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
 
     with pytest.raises(CheckpointError, match=r"another model, with model\.prune\.topk=0\.25 "):
@@ -139,14 +152,14 @@ def test_sigterm_saves_and_leaves(tmp_path, capsys):
 
     before = signal.getsignal(signal.SIGTERM)
     summary = train(small_config(), tmp_path, on_step=terminate)
-    assert summary["stopped"] and summary["step"] == 3
+    assert summary.stopped and summary.step == 3
     assert checkpoint_steps(tmp_path) == [3]
     assert "stopped at step 3 by SIGTERM; the checkpoint is saved" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGTERM) is before
-    assert train(small_config("train.steps=4"), tmp_path)["step"] == 4
+    assert train(small_config("train.steps=4"), tmp_path).step == 4
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path, monkeypatch):
+def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
     def broken(*_):
         def step(state, batch, key):
             state, metrics = train_step()(state, batch, key)
@@ -155,14 +168,14 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path, monkeypatch):
 
         return step
 
-    monkeypatch.setattr(loop, "make_train_step", broken)
+    parts = small_parts(make_step=broken)
     with pytest.raises(TrainingError, match=r"step 4, batch [0-9a-f]{12}: loss is nan; look into"):
-        train(small_config("train.save_every=2"), tmp_path)
+        train(small_config("train.save_every=2"), tmp_path, parts=parts)
     assert checkpoint_steps(tmp_path) == [2]
 
 
 @pytest.mark.parametrize("part", ["model", "optimizer"])
-def test_an_update_that_overflows_is_not_saved(tmp_path, monkeypatch, part):
+def test_an_update_that_overflows_is_not_saved(tmp_path, part):
     """Loss and gradients of its step are finite, and no step has come after it."""
 
     def overflowing(*_):
@@ -177,12 +190,12 @@ def test_an_update_that_overflows_is_not_saved(tmp_path, monkeypatch, part):
 
         return step
 
-    monkeypatch.setattr(loop, "make_train_step", overflowing)
     message = (
         rf"step 4, batch [0-9a-f]{{12}}: its update left '{part}\..*' not finite; look into it"
     )
+    parts = small_parts(make_step=overflowing)
     with pytest.raises(TrainingError, match=message):
-        train(small_config("train.save_every=2"), tmp_path)
+        train(small_config("train.save_every=2"), tmp_path, parts=parts)
     assert checkpoint_steps(tmp_path) == [2] and (tmp_path / "dumps" / "step-4").is_dir()
 
 
@@ -196,7 +209,7 @@ def test_evaluation_is_called_written_and_drawn(tmp_path, capsys):
     config = small_config("train.evaluate_every=2", "train.steps=5", "train.log_every=0")
     summary = train(config, tmp_path, evaluate=evaluate)
     assert calls == [(step, "VideoLanguageModel") for step in (2, 4, 5)]
-    assert summary["evaluation"] == {"accuracy": 0.5}
+    assert summary.evaluation == {"accuracy": 0.5}
     records = read_metrics(tmp_path / "metrics.jsonl")
     assert [r["evaluation"] for r in records if "evaluation" in r] == [
         {"accuracy": 0.2},
@@ -216,7 +229,7 @@ def test_an_evaluation_that_was_missed_is_made_up_for(tmp_path):
         return {"accuracy": 0.5}
 
     summary = train(small_config(*settings), tmp_path, evaluate=interrupted)
-    assert (summary["step"], summary["stopped_by"], summary["left_running"]) == (2, "SIGTERM", True)
+    assert (summary.step, summary.stopped_by, summary.left_running) == (2, "SIGTERM", True)
     calls = []
 
     def evaluate(model, step):
@@ -309,7 +322,7 @@ def test_lines_that_are_no_records_keep_no_run_from_going_on(tmp_path):
     junk = [b"7", b"null", b'"step"', b'[{"step": 1}]', b'{"loss": 1.0}', b'{"step": "1"}', b"\0\0"]
     spoiled = b'{"step": 1, "loss": 0.\xff}'
     file.write_bytes(b"\n".join([*junk, spoiled, file.read_bytes(), b'{"step": 3, "lo']))
-    assert train(replace(config, {"train.steps": 3}), tmp_path)["step"] == 3
+    assert train(replace(config, {"train.steps": 3}), tmp_path).step == 3
     assert losses(tmp_path).keys() == {1, 2, 3}
     assert before.items() <= losses(tmp_path).items()
 
@@ -346,10 +359,10 @@ def test_the_clock_counts_compiling_saving_and_evaluating_apart(monkeypatch):
 
 
 def test_the_last_checkpoint_is_waited_for_in_the_time_of_saves(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.Checkpoints, "save", lambda *_: None)
-    monkeypatch.setattr(loop.Checkpoints, "wait", lambda _: time.sleep(0.2))
+    monkeypatch.setattr(Checkpoints, "save", lambda *_: None)
+    monkeypatch.setattr(Checkpoints, "wait", lambda _: time.sleep(0.2))
     summary = train(small_config("train.steps=1"), tmp_path)
-    assert summary["buckets"]["save"] >= 0.2
+    assert summary.buckets["save"] >= 0.2
 
 
 @pytest.mark.parametrize(
@@ -402,7 +415,7 @@ def test_validation_questions_that_cannot_be_read_are_named_before_a_run_starts(
 
     def run(*_, evaluate, **options):
         started.append(evaluate)
-        return {"step": 4, "stopped": False}
+        return ENDED
 
     monkeypatch.setattr(command, "train", run)
     settings = [f"data.validation={validation}", "data.root=datasets", "train.evaluate_every=4"]
@@ -437,7 +450,8 @@ def test_validation_questions_are_read_once_and_only_as_many_as_are_answered(tmp
     assert asked == [["0", "1"]] * 2
 
 
-def test_a_command_trains(tmp_path, capsys):
+def test_a_command_trains(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(command, "train", train)
     settings = ["train.steps=2", "train.evaluate_every=0"]
     overrides = command.parse(["--output", "x", "--set", *settings, "--set", "a=1"]).overrides
     assert overrides == [*settings, "a=1"]
@@ -447,7 +461,7 @@ def test_a_command_trains(tmp_path, capsys):
     assert "done at step 2; everything is in" in capsys.readouterr().out
 
 
-def test_the_last_line_has_the_rate_of_the_others(tmp_path, monkeypatch):
+def test_the_last_line_has_the_rate_of_the_others(tmp_path):
     """Also where a step is computed while it is started, as CPUs do."""
 
     def slow(*_):
@@ -457,8 +471,8 @@ def test_the_last_line_has_the_rate_of_the_others(tmp_path, monkeypatch):
 
         return step
 
-    monkeypatch.setattr(loop, "make_train_step", slow)
-    train(small_config("train.steps=3", "train.log_every=1", "train.save_every=0"), tmp_path)
+    config = small_config("train.steps=3", "train.log_every=1", "train.save_every=0")
+    train(config, tmp_path, parts=small_parts(make_step=slow))
     windows = [r["window"] for r in read_metrics(tmp_path / "metrics.jsonl") if "window" in r]
     assert len(windows) == 3
     assert all(window["steps_per_second"] < 1 / 0.19 for window in windows)

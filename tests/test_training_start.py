@@ -9,24 +9,15 @@ import numpy as np
 import pytest
 from training_cases import (
     FakeBatches,
-    fresh_state,
     random_state,
-    single_mesh,
     small_config,
-    train_step,
-    use_small_parts,
+    small_parts,
+    train,
 )
 
 from stts_jax.output_lock import hold_output
-from stts_jax.training import data_parts, loop, restore, start
+from stts_jax.training import data_parts, restore, start
 from stts_jax.training.checkpoint import CheckpointError, checkpoint_steps, save_model
-from stts_jax.training.loop import train
-
-
-@pytest.fixture(autouse=True)
-def parts(monkeypatch):
-    """One device, and what is compiled is compiled once for all tests."""
-    use_small_parts(monkeypatch)
 
 
 def short(output, **options):
@@ -83,10 +74,9 @@ def test_data_of_other_content_start_anew_in_one_line(tmp_path, monkeypatch, cap
             super().set_state(state)
 
     restored = []
-    monkeypatch.setattr(start, "training_batches", Named)
     for content, said, places in (("a", 0, 0), ("a", 0, 1), ("b", 1, 1)):
         Named.content = content
-        short(tmp_path)
+        short(tmp_path, parts=small_parts(open_data=Named))
         told = capsys.readouterr().out
         assert told.count("the data start anew: mine.jsonl has other content than") == said
         assert len(restored) == places
@@ -95,13 +85,8 @@ def test_data_of_other_content_start_anew_in_one_line(tmp_path, monkeypatch, cap
 @pytest.fixture(scope="module")
 def two_steps(tmp_path_factory):
     """The folder of a run with checkpoints of steps 1 and 2."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "run_mesh", lambda _: single_mesh())
-        patch.setattr(start, "training_batches", FakeBatches)
-        patch.setattr(start, "init_state", lambda *_: fresh_state())
-        patch.setattr(loop, "make_train_step", lambda *_: train_step())
-        output = tmp_path_factory.mktemp("two_steps")
-        train(small_config("train.steps=2", "train.save_every=1"), output)
+    output = tmp_path_factory.mktemp("two_steps")
+    train(small_config("train.steps=2", "train.save_every=1"), output)
     return output
 
 
@@ -148,7 +133,7 @@ def test_metadata_that_orbax_cannot_read_is_no_damage_by_itself(run, monkeypatch
         return found
 
     monkeypatch.setattr(restore.ocp, "checkpointables_metadata", without_the_model)
-    assert go_on(run)["step"] == 2
+    assert go_on(run).step == 2
     assert checkpoint_steps(run) == [1, 2]
 
 
@@ -159,7 +144,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_starts_anew_only_when_told_to(r
         with pytest.raises(CheckpointError, match=r"every checkpoint in .*start anew with --no-re"):
             go_on(run)
     assert (run / "metrics.jsonl").read_text() == metrics
-    assert go_on(run, resume=False)["step"] == 2
+    assert go_on(run, resume=False).step == 2
     assert sorted(path.name for path in (run / "damaged").iterdir()) == ["1", "2"]
     destroy(run, 2)
     with pytest.raises(CheckpointError, match="every checkpoint in"):
@@ -179,7 +164,7 @@ def test_a_run_does_not_start_anew_over_checkpoints_that_stay(run, monkeypatch):
 def test_a_checkpoint_that_lost_files_is_reported(run, capsys, lost):
     path = run / "checkpoints" / "2" / lost
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert go_on(run)["step"] == 2
+    assert go_on(run).step == 2
     told = capsys.readouterr().out
     assert "/checkpoints/2' is damaged (files are missing); it is moved to" in told
     assert f"resuming '{run}' at step 1" in told
@@ -189,7 +174,7 @@ def test_a_checkpoint_that_lost_files_is_reported(run, capsys, lost):
 def test_a_save_and_a_deletion_that_were_killed_are_no_damage(run, capsys):
     shutil.copytree(run / "checkpoints" / "2", run / "checkpoints" / "3.orbax-checkpoint-tmp-7")
     shutil.rmtree(run / "checkpoints" / "1" / "model")
-    assert go_on(run)["step"] == 2
+    assert go_on(run).step == 2
     assert "damaged" not in capsys.readouterr().out and not (run / "damaged").exists()
 
 

@@ -23,8 +23,9 @@ from training_cases import (
     random_state,
     single_mesh,
     small_config,
+    small_parts,
+    train,
     train_step,
-    use_small_parts,
 )
 
 from stts_jax.budget import row_budget
@@ -33,17 +34,17 @@ from stts_jax.data.bad_examples import Unreadable
 from stts_jax.parallel.mesh import make_mesh, replicated, shard_batch
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.training import dump as dump_module
-from stts_jax.training import loop, spikes, start
 from stts_jax.training import replay as replay_module
+from stts_jax.training import spikes
 from stts_jax.training.checkpoint import save_model
 from stts_jax.training.dump import fingerprint, read_dump, write_dump
 from stts_jax.training.log import read_metrics, total_norm
-from stts_jax.training.loop import TrainingError, train
+from stts_jax.training.non_finite import TrainingError
 from stts_jax.training.replay import main as replay
 from stts_jax.training.replay import replay as replayed
 from stts_jax.training.restore import restore_latest
 from stts_jax.training.run_checkpoints import Checkpoints
-from stts_jax.training.step import abstract_state, make_train_step
+from stts_jax.training.step import abstract_state, init_state, make_train_step
 from stts_jax.training.trackers import flat
 from stts_jax.training.utilization import Throughput, peak_flops
 
@@ -55,11 +56,6 @@ FEW_PARTS = (
     "model.prune.method=none",
     "model.prune.topk=0",
 )
-
-
-@pytest.fixture(autouse=True)
-def parts(monkeypatch):
-    use_small_parts(monkeypatch)
 
 
 def watched(losses, norms=None, factor=3.0):
@@ -159,10 +155,10 @@ def broken_from(step_number):
 
 
 @pytest.fixture
-def dump(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "make_train_step", broken_from(4))
+def dump(tmp_path):
+    parts = small_parts(make_step=broken_from(4))
     with pytest.raises(TrainingError, match=r"training stopped at step 4, batch") as error:
-        train(small_config("train.save_every=2"), tmp_path)
+        train(small_config("train.save_every=2"), tmp_path, parts=parts)
     return tmp_path / "dumps" / "step-4", str(error.value)
 
 
@@ -263,10 +259,10 @@ def test_a_dump_that_is_cut_short_is_refused_in_a_sentence(tmp_path, capsys, nam
 def test_a_dump_from_before_the_first_save_is_replayed_as_the_run_began(tmp_path, monkeypatch):
     without_scorer = small_config("model.prune.method=none", "model.prune.topk=0")
     save_model(random_state(without_scorer).model, without_scorer, tmp_path / "base")
-    monkeypatch.setattr(loop, "make_train_step", broken_from(1))
+    parts = small_parts(make_step=broken_from(1), init_state=init_state)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(TrainingError):
-        train(small_config(), tmp_path / "run", init_from=Path("base"))
+        train(small_config(), tmp_path / "run", init_from=Path("base"), parts=parts)
     monkeypatch.chdir("/")
     folder = tmp_path / "run" / "dumps" / "step-1"
     found, then = replayed(folder), read_dump(folder)[0].metrics
@@ -360,9 +356,9 @@ def test_time_is_counted_over_resumptions(tmp_path):
     for name in ("compile", "data", "step", "save", "eval"):
         column = [window[f"time/{name}"] for window in times]
         assert column == sorted(column), name
-        assert summary["buckets"][name] >= column[-1]
+        assert summary.buckets[name] >= column[-1]
     assert times[0]["time/step"] > 0
-    assert json.loads(json.dumps(summary["buckets"]))
+    assert json.loads(json.dumps(summary.buckets))
 
 
 @pytest.mark.parametrize("bucket", ["save", "eval"])
@@ -376,11 +372,11 @@ def test_time_spent_after_the_last_checkpoint_is_counted_too(tmp_path, monkeypat
     settings = "train.steps=2", "train.evaluate_every=2"
     with monkeypatch.context() as patch:
         if bucket == "save":
-            patch.setattr(loop.Checkpoints, "wait", lambda _: time.sleep(0.2))
+            patch.setattr(Checkpoints, "wait", lambda _: time.sleep(0.2))
         first = train(small_config(*settings), tmp_path, evaluate=evaluate)
-    assert first["buckets"][bucket] >= 0.2
+    assert first.buckets[bucket] >= 0.2
     again = train(small_config(*settings), tmp_path, evaluate=evaluate)
-    assert again["buckets"][bucket] >= first["buckets"][bucket]
+    assert again.buckets[bucket] >= first.buckets[bucket]
 
 
 def test_fill_rates_are_logged(tmp_path, capsys):
@@ -394,18 +390,18 @@ def test_fill_rates_are_logged(tmp_path, capsys):
     assert f"| fill {100 * wanted['tokens']:.0f} % |" in capsys.readouterr().out
 
 
-def test_bad_examples_are_counted_in_every_place_that_a_run_tells(tmp_path, capsys, monkeypatch):
+def test_bad_examples_are_counted_in_every_place_that_a_run_tells(tmp_path, capsys):
     class Batches(FakeBatches):
         def __next__(self):
             if self.number == 3:
                 self.bad.add(Unreadable("example 3 of 'mine'", "'a.mp4' is empty"))
             return super().__next__()
 
-    monkeypatch.setattr(start, "training_batches", Batches)
-    summary = train(small_config("train.steps=4"), tmp_path)
+    parts = small_parts(open_data=Batches)
+    summary = train(small_config("train.steps=4"), tmp_path, parts=parts)
     records = read_metrics(tmp_path / "metrics.jsonl")
     windows = [r["window"]["bad_examples"] for r in records if "window" in r]
-    assert windows == [0, 1] and summary["bad_examples"] == 1
+    assert windows == [0, 1] and summary.bad_examples == 1
     early, late, *rest = without_progress(capsys.readouterr().out).splitlines()
     assert "bad" not in early and late.endswith("| bad examples 1")
     assert "bad examples that were left out: 1; warnings above name them" in rest

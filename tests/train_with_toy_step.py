@@ -5,13 +5,14 @@ It takes the arguments of `train.py`. All but the update and the first parameter
 
 from __future__ import annotations
 
-import runpy
 from typing import Any
 
-from goldens_folder import REPOSITORY
 from training_process import toy_step
 
-from stts_jax.training import loop, start
+import train
+from stts_jax.command_line import end_program
+from stts_jax.training import run
+from stts_jax.training.run_parts import RunParts
 
 
 def arbitrary_state(*arguments: Any) -> Any:
@@ -21,6 +22,11 @@ def arbitrary_state(*arguments: Any) -> Any:
     return random_state(*arguments)
 
 
+def with_toy_step(*arguments: Any, **options: Any) -> Any:
+    parts = RunParts(make_step=toy_step, init_state=arbitrary_state)
+    return run.train(*arguments, parts=parts, **options)
+
+
 if __name__ == "__main__":
-    loop.make_train_step, start.init_state = toy_step, arbitrary_state
-    runpy.run_path(str(REPOSITORY / "train.py"), run_name="__main__")
+    train.train = with_toy_step
+    end_program(train.main())

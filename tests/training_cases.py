@@ -5,6 +5,7 @@ import resource
 import signal
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,7 +17,9 @@ from stts_jax.data.bad_examples import BadExamples
 from stts_jax.data.fill_rates import FillRates
 from stts_jax.data.rows import row_sizes
 from stts_jax.parallel.mesh import make_mesh, shard_batch
-from stts_jax.training import loop, reporting, start
+from stts_jax.training import run
+from stts_jax.training.loop import RunResult
+from stts_jax.training.run_parts import RunParts
 from stts_jax.training.step import TrainState, abstract_state, make_train_step
 
 KEY = jax.random.key(0)
@@ -91,13 +94,21 @@ def fresh_state(*overrides: str) -> TrainState:
     return jax.tree.unflatten(jax.tree.structure(shapes), arrays)
 
 
-def use_small_parts(monkeypatch) -> None:
+def small_parts(**changes) -> RunParts:
     """One device, batches of numbers, no picture, and what is compiled is compiled once for all."""
-    monkeypatch.setattr(reporting, "plot_training", lambda _: None)
-    monkeypatch.setattr(loop, "run_mesh", lambda _: single_mesh())
-    monkeypatch.setattr(start, "training_batches", FakeBatches)
-    monkeypatch.setattr(start, "init_state", lambda *_: fresh_state())
-    monkeypatch.setattr(loop, "make_train_step", lambda *_: train_step())
+    parts = RunParts(
+        make_mesh=lambda _: single_mesh(),
+        open_data=FakeBatches,
+        init_state=lambda *_: fresh_state(),
+        make_step=lambda *_: train_step(),
+        plot=lambda _: None,
+    )
+    return dataclasses.replace(parts, **changes)
+
+
+def train(config: Config, output: Path, **options) -> RunResult:
+    """A run of small parts."""
+    return run.train(config, output, **{"parts": small_parts(), **options})
 
 
 def random_state(config: Config, mesh=None, key=None) -> TrainState:

@@ -16,6 +16,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ import jax.numpy as jnp
 
 sys.path.insert(0, str(REPOSITORY))
 from stts_jax.parallel.mesh import batch_sharding, replicated
-from stts_jax.training import loop, reporting, start
+from stts_jax.training import run
 from stts_jax.training.distributed import join_processes
+from stts_jax.training.run_parts import RunParts
 from stts_jax.training.step import abstract_state, state_shardings
 
 
@@ -94,16 +96,17 @@ def train(order: dict[str, Any], output: Path) -> int:
             hang()
         return {"accuracy": step % 3 / 10}
 
-    reporting.plot_training = lambda _: None
+    parts = RunParts(plot=lambda _: None)
     if order.get("data", "random") == "random":
-        start.training_batches = Batches
+        parts = replace(parts, open_data=Batches)
     if order.get("step") == "toy":
-        loop.make_train_step, start.init_state = toy_step, random_state
+        parts = replace(parts, make_step=toy_step, init_state=random_state)
     if hangs == "compile":
-        loop.make_train_step = lambda *_: SlowToCompile(hang)
-    summary = loop.train(small_config(*order["overrides"]), output, evaluate=evaluate)
+        parts = replace(parts, make_step=lambda *_: SlowToCompile(hang))
+    config = small_config(*order["overrides"])
+    result = run.train(config, output, evaluate=evaluate, parts=parts)
     names = ("step", "stopped", "left_running", "seconds")
-    print(json.dumps({name: summary[name] for name in names}), flush=True)
+    print(json.dumps({name: getattr(result, name) for name in names}), flush=True)
     return 0
 
 

@@ -14,7 +14,7 @@ from stts_jax.demo.plan import BLIND, PICTURES, UNPRUNED, Method, Plan
 from stts_jax.evaluation.runner import evaluate_split
 from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
 from stts_jax.training.checkpoint import load_model
-from stts_jax.training.loop import train
+from stts_jax.training.run import train
 
 NO_PRUNING = ("model.prune.method=none", "model.prune.topk=0.0")
 # A fine-tune starts from a trained model, so its rates are lower, and half of the rows do for a
@@ -116,13 +116,13 @@ class Demo:
 
         def run() -> dict[str, Any]:
             init_from = self.parts / begun["name"] if begun else None
-            summary = train(config, self.parts / name, init_from=init_from, resume=False)
-            if summary["stopped"]:
+            result = train(config, self.parts / name, init_from=init_from, resume=False)
+            if result.stopped:
                 raise KeyboardInterrupt
             return {
                 "name": name,
-                "steps": summary["step"],
-                "train_steps_per_s": summary["steps_per_s"],
+                "steps": result.step,
+                "train_steps_per_s": result.steps_per_s,
                 "videos_per_step": config.data.batch_rows,
             }
 

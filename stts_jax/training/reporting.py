@@ -30,6 +30,7 @@ class Reporter:
         clock: Clock,
         throughput: Throughput,
         stack: ExitStack,
+        draw: Callable[[Path], Any] = plot_training,
     ) -> None:
         """Open what is written to.
 
@@ -40,9 +41,10 @@ class Reporter:
           clock: of the run; it catches up with what an earlier process wrote of the time.
           throughput: what the rates are made of.
           stack: closes it all.
+          draw: draws the curves of the run in its folder.
         """
         self._config, self._output, self._clock = config.train, output, clock
-        self._first = jax.process_index() == 0
+        self._first, self._draw = jax.process_index() == 0, draw
         self._console = Console(step, self._config.steps, enabled=self._first)
         stack.callback(self._console.close)
         self._log = stack.enter_context(MetricsLog(output, step)) if self._first else None
@@ -109,7 +111,7 @@ class Reporter:
     def plot(self) -> None:
         """Draw the curves so far."""
         if self._first:
-            plot_training(self._output)
+            self._draw(self._output)
 
     def _tell_window(self, step: int, account: Mapping[str, float]) -> None:
         left = self._config.steps - step

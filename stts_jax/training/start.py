@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from stts_jax.budget import row_budget
 from stts_jax.config import Config, DataConfig, TrainConfig, replace
 from stts_jax.data.batch_memory import require_batch_fits
-from stts_jax.data.pipeline import TrainingBatches, training_batches
+from stts_jax.data.pipeline import TrainingBatches
 from stts_jax.output_lock import LOCK, LockedError, OutputLock, hold_output
 from stts_jax.parallel.processes import Share, is_first, notice
 from stts_jax.progress import doing
@@ -42,10 +42,12 @@ from stts_jax.training.restore import (
     set_incomplete_aside,
 )
 from stts_jax.training.run_checkpoints import Progress, require_room
+from stts_jax.training.run_parts import RunParts
 from stts_jax.training.schedule_change import schedule_lines
-from stts_jax.training.step import TrainState, abstract_state, init_state
+from stts_jax.training.step import TrainState, abstract_state
 from stts_jax.training.trackers import require_trackers
 
+OpenPart = Callable[[int, int], TrainingBatches]
 # Settings that may differ from those of the run that is resumed.
 _FREE_MODEL_KEYS = ("model.compute_dtype", "model.remat")
 _FREE_DATA_KEYS = (
@@ -65,6 +67,7 @@ def start(
     init_from: Path | None,
     resume: bool,
     data_dir: Path | None,
+    parts: RunParts,
 ) -> tuple[TrainState, Progress, DataParts]:
     """The state to go on from, how far the run is, and its data at that place.
 
@@ -80,6 +83,7 @@ def start(
         one in `output`.
       resume: go on from the newest checkpoint in `output`, if any; otherwise they are deleted.
       data_dir: of the procedural set.
+      parts: make the data and the state of a new run.
 
     Raises:
       CheckpointError, ConfigError: in the cases above.
@@ -97,6 +101,7 @@ def start(
     saved = _require_same_run(config, output) if resumes else None
     if init_from is not None and not resumes:
         _require_apart(init_from, output)
+    open_part = _opener(config, data_dir, parts)
     abstract = abstract_state(config, mesh)
     require_room(output, abstract, config.train)
     if saved is not None:
@@ -105,10 +110,10 @@ def start(
             notice(line)
         read_with = _data_settings(progress, saved)
         other_data = _differing(config.data, read_with, "data", _FREE_DATA_KEYS)
-        batches = _resumed_data(config, mesh, stack, progress, other_data, data_dir)
+        batches = _resumed_data(config, mesh, stack, progress, other_data, open_part)
     else:
-        batches = _new_data(config, mesh, stack, data_dir)
-        state = _fresh(config, mesh, init_from)
+        batches = _new_data(config, mesh, stack, open_part)
+        state = _fresh(config, mesh, init_from, parts)
         _remove_checkpoints(output)
         progress = Progress(step=0, seconds={}, data=[])
     if is_first():
@@ -217,12 +222,22 @@ def _resumed(
     return state, progress
 
 
-def _new_data(config: Config, mesh: Mesh, stack: ExitStack, data_dir: Path | None) -> DataParts:
+def _opener(config: Config, data_dir: Path | None, parts: RunParts) -> OpenPart:
+    """Returns what opens a part of the data, of so many parts."""
+    folder = {} if data_dir is None else {"folder": Path(data_dir)}
+
+    def open_part(part: int, count: int) -> TrainingBatches:
+        return parts.open_data(config, process_index=part, process_count=count, **folder)
+
+    return open_part
+
+
+def _new_data(config: Config, mesh: Mesh, stack: ExitStack, open_part: OpenPart) -> DataParts:
     parts = natural_parts(config.data.batch_rows, mesh)
     with doing(
         f"opening the data, '{config.data.train}', tokenizer '{config.data.tokenizer}'", notice
     ):
-        batches = _open(config, mesh, stack, parts, data_dir)
+        batches = _open(config, mesh, stack, parts, open_part)
     _tell_of_shared(batches)
     return batches
 
@@ -241,14 +256,14 @@ def _resumed_data(
     stack: ExitStack,
     progress: Progress,
     other_data: list[str],
-    data_dir: Path | None,
+    open_part: OpenPart,
 ) -> DataParts:
     rows = config.data.batch_rows
     if other_data or not progress.data:
         reason = ", ".join(other_data) or "the checkpoint has no place in the data"
         notice(f"the data start anew, as the settings changed: {reason}")
-        return _new_data(config, mesh, stack, data_dir)
-    batches = _open(config, mesh, stack, len(progress.data), data_dir)
+        return _new_data(config, mesh, stack, open_part)
+    batches = _open(config, mesh, stack, len(progress.data), open_part)
     if changed := batches.changed_sources(progress.data):
         notice(
             f"the data start anew: {', '.join(changed)} has other content than when the run was "
@@ -272,9 +287,11 @@ def _resumed_data(
     return batches
 
 
-def _fresh(config: Config, mesh: Mesh, init_from: Path | None) -> TrainState:
+def _fresh(config: Config, mesh: Mesh, init_from: Path | None, parts: RunParts) -> TrainState:
     with doing(f"making the parameters on {_devices(mesh)}", notice):
-        state = jax.block_until_ready(init_state(config, mesh, key_of_seed(config.train.seed)))
+        state = jax.block_until_ready(
+            parts.init_state(config, mesh, key_of_seed(config.train.seed))
+        )
     if init_from is not None:
         state = dataclasses.replace(state, model=initialize_from(state.model, init_from, notice))
         notice(f"starting from the parameters in '{init_from}'")
@@ -300,13 +317,8 @@ def _remove_checkpoints(output: Path) -> None:
 
 
 def _open(
-    config: Config, mesh: Mesh, stack: ExitStack, parts: int, data_dir: Path | None
+    config: Config, mesh: Mesh, stack: ExitStack, parts: int, open_part: OpenPart
 ) -> DataParts:
-    folder = {} if data_dir is None else {"folder": Path(data_dir)}
-
-    def open_part(part: int, parts: int) -> TrainingBatches:
-        return training_batches(config, process_index=part, process_count=parts, **folder)
-
     agreement = Agreement()
     if not is_first():
         agreement.meet("data")  # the first process makes the procedural set, if need be

@@ -1,0 +1,100 @@
+"""Builds what a run works with, and trains."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import jax
+
+from stts_jax.config import Config
+from stts_jax.training.clock import Clock
+from stts_jax.training.distributed import Agreement
+from stts_jax.training.library_log import library_log
+from stts_jax.training.loop import Evaluate, OnStep, RunResult, TrainingLoop
+from stts_jax.training.non_finite import FiniteCheck
+from stts_jax.training.profile import Profile
+from stts_jax.training.reporting import Reporter
+from stts_jax.training.run_checkpoints import Checkpoints
+from stts_jax.training.run_parts import RunParts
+from stts_jax.training.start import hold_run, start
+from stts_jax.training.stop import StopRequest
+from stts_jax.training.utilization import Throughput
+
+
+def train(
+    config: Config,
+    output: Path,
+    *,
+    init_from: Path | None = None,
+    resume: bool = True,
+    evaluate: Evaluate | None = None,
+    data_dir: Path | None = None,
+    on_step: OnStep | None = None,
+    parts: RunParts | None = None,
+) -> RunResult:
+    """Trains to the end, or until SIGTERM or SIGINT, and leaves everything in a folder.
+
+    Every process of a run calls this; they stop at the same step, whichever gets the signal.
+
+    Args:
+      config: of the run.
+      output: folder for `config.json`, `metrics.jsonl`, `loss.png` and `checkpoints`.
+      init_from: folder of a run or checkpoint whose parameters to start from.
+      resume: go on from the newest checkpoint in `output`, if any; otherwise they are deleted.
+      evaluate: `(model, step) -> scores`, called every `train.evaluate_every` steps and at the
+        end; `accuracy` among them is drawn, and the best by the first of `loop.BEST_BY` is kept. It
+        runs beside the main thread, and is left when a signal comes.
+      data_dir: where the procedural set is or is to be made.
+      on_step: called with step and metrics after each step, one step late.
+      parts: what the run works with, if not the usual parts.
+
+    Raises:
+      ConfigError: for settings that don't go together.
+      CheckpointError: see `checkpoint`.
+      TrainingError: when the loss or a gradient is not finite, or a parameter before it is saved.
+    """
+    output, parts = Path(output), parts or RunParts()
+    mesh = parts.make_mesh(config)
+    with ExitStack() as stack:
+        lock = stack.enter_context(hold_run(output))
+        stack.enter_context(library_log(output, jax.process_index()))
+        state, progress, batches = start(
+            config,
+            output,
+            mesh,
+            stack,
+            init_from=init_from,
+            resume=resume,
+            data_dir=data_dir,
+            parts=parts,
+        )
+        train_step = parts.make_step(config, batches.budget, mesh)
+        clock = Clock(progress.seconds)
+        throughput = Throughput.of(config, batches.budget, list(mesh.devices.flat))
+        reporter = Reporter(config, output, progress.step, clock, throughput, stack, parts.plot)
+        profile = Profile(output, config.train.profile)
+        stack.callback(profile.close)
+        checkpoints = stack.enter_context(
+            Checkpoints(output, config.train.keep_checkpoints, config.data, config.train)
+        )
+        agreement, began_from = Agreement(), init_from and init_from.resolve()
+        loop = TrainingLoop(
+            config=config,
+            output=output,
+            batches=batches,
+            state=state,
+            step=progress.step,
+            train_step=train_step,
+            clock=clock,
+            reporter=reporter,
+            profile=profile,
+            checkpoints=checkpoints,
+            finite=FiniteCheck(config, output, mesh, checkpoints, began_from),
+            agreement=agreement,
+            stop=stack.enter_context(StopRequest(agreement)),
+            is_ours=lock.is_held if lock is not None else lambda: True,
+            evaluate=evaluate,
+            on_step=on_step,
+        )
+        return loop.run()
