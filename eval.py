@@ -13,13 +13,11 @@ from pathlib import Path
 import jax
 
 from convert.cache import local_checkpoint
-from stts_jax.arguments import Parser
+from stts_jax.arguments import Parser, at_least_one, local_path, percentage
 from stts_jax.command_line import (
     add_checkpoint_options,
-    at_least_one,
     end_program,
     leave,
-    percentage,
     run_on_hosts,
 )
 from stts_jax.config import Config, ConfigError, override, replace
@@ -38,11 +36,10 @@ from stts_jax.evaluation.same_budget import same_budget_ratios
 from stts_jax.evaluation.scoring.judge import HttpJudge, Judge
 from stts_jax.evaluation.suites import GROUPS, tasks_of
 from stts_jax.evaluation.tasks import TaskRun, evaluate_tasks
-from stts_jax.local_path import local_path
 from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
 from stts_jax.output_lock import hold_output
 from stts_jax.parallel.processes import Share, first_then_others, is_first, notice
-from stts_jax.progress import doing, to_stderr
+from stts_jax.terminal import doing, to_stderr
 from stts_jax.training.checkpoint import (
     config_of,
     find_checkpoint,

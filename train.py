@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 
 from convert.cache import local_checkpoint
-from stts_jax.arguments import Parser
+from stts_jax.arguments import Parser, local_path
 from stts_jax.command_line import add_set_option, end_program, leave, run_on_hosts
 from stts_jax.config import Config, ConfigError, config_names, load_config
 from stts_jax.data.datasets.base import DatasetError
@@ -18,10 +18,9 @@ from stts_jax.data.questions import question_of
 from stts_jax.data.synthetic import DEFAULT_FOLDER
 from stts_jax.evaluation.metrics import BY_TEXT, is_free_text
 from stts_jax.evaluation.runner import evaluate_questions, read_questions
-from stts_jax.local_path import local_path
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.processes import first_then_others, notice
-from stts_jax.progress import doing
+from stts_jax.terminal import doing
 from stts_jax.training.distributed import join_processes
 from stts_jax.training.loop import Evaluate, RunResult
 from stts_jax.training.partners import keep_native_log, native_log_of

@@ -12,8 +12,8 @@ from convert.run import DTYPES, Plan, convert, plan, table_lines
 from convert.sources import DEFAULT_TOPK, Options, open_source
 from convert.stored import ConvertError
 from stts_jax.arguments import Parser
-from stts_jax.broken_pipe import end_quietly, is_stdout_closed
 from stts_jax.config import ConfigError, load_config
+from stts_jax.terminal import end_quietly, is_stdout_closed
 
 EXAMPLES = """\
 examples:

@@ -29,7 +29,7 @@ from convert.tokenizer_files import TOKENIZER, Files
 from stts_jax.config import Config, ModelConfig, replace
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.parameters import named_parameters
-from stts_jax.progress import progress_bar
+from stts_jax.terminal import progress_bar
 from stts_jax.training.checkpoint import CHECKPOINTS
 
 Target = Literal["orbax", "hf"]

@@ -1,24 +1,31 @@
-"""Command lines whose messages stay short."""
+"""Parser and option types of the command lines; their messages stay short."""
 
 from __future__ import annotations
 
 import argparse
+import math
+import re
+from pathlib import Path
 from typing import NoReturn
 
 from stts_jax.config.limits import LARGEST_SEED
 from stts_jax.quoting import shorten, shorten_words
 
+# Times the frames that a model was trained on.
+MOST_FRAMES_SCALE = 1024
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
 
 class Parser(argparse.ArgumentParser):
-    """`ArgumentParser` that quotes at most a few hundred letters of what it refuses."""
+    """`ArgumentParser` that quotes at most a few hundred letters of a wrong value."""
 
     def error(self, message: str) -> NoReturn:
-        """Print usage and message; exit with 2."""
+        """Prints usage and message; exits with 2."""
         super().error(shorten_words(message))
 
 
 def seed(text: str) -> int:
-    """The type of an option that takes a seed."""
+    """Parses a seed."""
     try:
         found = int(text)
     except ValueError:
@@ -28,3 +35,54 @@ def seed(text: str) -> int:
             f"{shorten(text)} is not a seed; write a whole number from 0 to 2^63 - 1"
         )
     return found
+
+
+def local_path(text: str) -> Path:
+    """Parses the path of a folder; `Path` would make a folder `gs:` of an address."""
+    if _ADDRESS.match(text):
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is an address, and only folders are read and written; mount it (a bucket "
+            "with gcsfuse, for example) and name the folder"
+        )
+    return Path(text)
+
+
+def at_least_one(text: str) -> int:
+    """Parses a count of at least 1."""
+    try:
+        count = int(text)
+    except ValueError:
+        count = 0
+    if count < 1:
+        raise argparse.ArgumentTypeError(
+            f"{shorten(text)} is not a count; write a whole number from 1"
+        )
+    return count
+
+
+def percentage(text: str) -> float:
+    """Parses a percentage: 0, or from 1 on, so that `0.5` is not taken for a half."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if 0 < value < 1:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is less than one per cent; write {100 * value:g} for {100 * value:g} %"
+        )
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a percentage; write 0 or from 1 to 100")
+    return value
+
+
+def frames_scale(text: str) -> float:
+    """Parses a factor of frames: `2x` or `2` -> 2.0."""
+    try:
+        scale = float(text.removesuffix("x"))
+    except ValueError:
+        scale = 0.0
+    if not 0 < scale <= MOST_FRAMES_SCALE:
+        raise argparse.ArgumentTypeError(
+            f"{shorten(text)} is not a factor from 0 to {MOST_FRAMES_SCALE}; write 2x, for example"
+        )
+    return scale

@@ -15,7 +15,7 @@ from stts_jax.command_line import (
     run,
 )
 from stts_jax.evaluation.single import ask
-from stts_jax.progress import doing
+from stts_jax.terminal import doing
 
 EXAMPLES = """\
 examples:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from stts_jax.arguments import Parser
+from stts_jax.arguments import Parser, local_path
 from stts_jax.command_line import (
     add_checkpoint_options,
     add_media_options,
@@ -22,8 +22,7 @@ from stts_jax.command_line import (
 )
 from stts_jax.evaluation.overlay import contact_sheet, overlay_video
 from stts_jax.evaluation.single import kept_tokens
-from stts_jax.local_path import local_path
-from stts_jax.progress import doing
+from stts_jax.terminal import doing
 from stts_jax.training.checkpoint import require_writable, writing
 
 

@@ -9,7 +9,7 @@ import pytest
 FRAMES, TOKENS_PER_FRAME = 4, 4
 
 
-# What is being done, and how long it took: `stts_jax.progress.doing`.
+# What is being done, and how long it took: `stts_jax.terminal.doing`.
 _PROGRESS = re.compile(r"(?m)^.*(?: \.\.\.|: \d+\.\d s|: \d+ s so far)\n")
 
 

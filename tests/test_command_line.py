@@ -13,7 +13,7 @@ import pytest
 from goldens_folder import REPOSITORY
 
 from stts_jax import command_line
-from stts_jax.broken_pipe import BROKEN_PIPE
+from stts_jax.terminal import BROKEN_PIPE
 from stts_jax.training import partners
 from stts_jax.training.checkpoint import CheckpointError
 from stts_jax.training.library_log import library_log, library_log_of

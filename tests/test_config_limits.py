@@ -17,8 +17,8 @@ from stts_jax.arguments import Parser, seed
 from stts_jax.config import Config, ConfigError, GroupConfig, YarnConfig, load_config
 from stts_jax.config.limits import LARGEST_SEED, MAXIMA
 from stts_jax.data.mixture_order import MixtureOrder
+from stts_jax.parallel.parameters import key_of_seed
 from stts_jax.quoting import shorten, shorten_words
-from stts_jax.seeds import key_of_seed
 
 LONGEST_MESSAGE = 700
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from stts_jax.arguments import Parser
-from stts_jax.broken_pipe import end_quietly, is_stdout_closed
 from stts_jax.config import Config, ConfigError, load_config, replace
 from stts_jax.data.check import CheckOptions, Target, check, own_file, registered
 from stts_jax.data.check_files import NOT_LOOKED_AT
@@ -32,6 +31,7 @@ from stts_jax.data.synthetic import DEFAULT_FOLDER, SyntheticError
 from stts_jax.data.tokenizer import TokenizerError
 from stts_jax.data.usable import Selection, write_usable
 from stts_jax.quoting import shorten, shorten_words
+from stts_jax.terminal import end_quietly, is_stdout_closed
 
 USER_ERRORS = (DatasetError, ConfigError, TokenizerError, SyntheticError, BudgetError)
 # Of a clip that is made to be measured, in seconds, and of what is read of it.

@@ -30,7 +30,7 @@ from stts_jax.arguments import Parser, seed
 from stts_jax.data.media_file import ffmpeg_name
 from stts_jax.data.scene_questions import SceneQuestion, ask, ask_picture
 from stts_jax.data.scenes import Scene, SceneConfig, plan_picture, plan_scene, render
-from stts_jax.progress import progress_bar
+from stts_jax.terminal import progress_bar
 
 SPLITS = ("train", "validation", "test")
 DEFAULT_FOLDER = Path("runs/data/synthetic")

@@ -40,9 +40,9 @@ from stts_jax.evaluation.metrics import (
 from stts_jax.model.generation import Sampling, generate
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import mesh_of, place_whole_batch, rows_for
+from stts_jax.parallel.parameters import key_of_seed
 from stts_jax.parallel.processes import ALONE, Share
-from stts_jax.progress import progress_bar
-from stts_jax.seeds import key_of_seed
+from stts_jax.terminal import progress_bar
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,17 @@ from flax import nnx
 
 Initializer = Callable[[jax.Array, Sequence[int], Any], jax.Array]
 M = TypeVar("M")
+_KEY_BITS = 32
+
+
+def key_of_seed(seed: int) -> jax.Array:
+    """Returns JAX's key of a seed of 0 to 2^63 - 1; `jax.random.key` uses 32 bits only.
+
+    Seeds below 2^32 have the keys that `jax.random.key` gives them.
+    """
+    key = jax.random.key(seed % 2**_KEY_BITS)
+    high = seed >> _KEY_BITS
+    return jax.random.fold_in(key, high) if high else key
 
 
 def truncated_normal(stddev: float) -> Initializer:

@@ -14,8 +14,8 @@ from stts_jax.config import Config
 from stts_jax.host_memory import give_back_much
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import shard_batch
-from stts_jax.progress import doing
-from stts_jax.seeds import key_of_seed
+from stts_jax.parallel.parameters import key_of_seed
+from stts_jax.terminal import doing
 from stts_jax.training.checkpoint import CheckpointError
 from stts_jax.training.clock import Clock
 from stts_jax.training.data_parts import DataParts

@@ -17,15 +17,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from stts_jax.arguments import Parser
-from stts_jax.broken_pipe import end_quietly, is_stdout_closed
+from stts_jax.arguments import Parser, local_path
 from stts_jax.budget import Budget, row_budget
 from stts_jax.config import Config, ConfigError, replace
-from stts_jax.local_path import local_path
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import BATCH_AXES, make_mesh, parameter_shardings, shard_batch
-from stts_jax.parallel.parameters import named_parameters
-from stts_jax.seeds import key_of_seed
+from stts_jax.parallel.parameters import key_of_seed, named_parameters
+from stts_jax.terminal import end_quietly, is_stdout_closed
 from stts_jax.training.checkpoint import CheckpointError, initialize_from, load_model
 from stts_jax.training.dump import Dump, fingerprint, read_dump
 from stts_jax.training.run_mesh import run_mesh

@@ -18,9 +18,9 @@ from stts_jax.config import Config, DataConfig, TrainConfig, replace
 from stts_jax.data.batch_memory import require_batch_fits
 from stts_jax.data.pipeline import TrainingBatches
 from stts_jax.output_lock import LOCK, LockedError, OutputLock, hold_output
+from stts_jax.parallel.parameters import key_of_seed
 from stts_jax.parallel.processes import Share, is_first, notice
-from stts_jax.progress import doing
-from stts_jax.seeds import key_of_seed
+from stts_jax.terminal import doing
 from stts_jax.training.checkpoint import (
     CHECKPOINTS,
     CheckpointError,

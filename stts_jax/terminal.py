@@ -1,8 +1,11 @@
-"""What a command is doing, from its first second on: lines of text, and bars where they can be."""
+"""Terminal output of a command: progress lines and bars, and the end where nobody reads them."""
 
 from __future__ import annotations
 
 import io
+import os
+import select
+import signal
 import sys
 import threading
 import time
@@ -12,34 +15,36 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-# Between two lines on something that takes long, where there is no terminal.
+# Between two progress lines where there is no terminal.
 INTERVAL_SECONDS = 30.0
-# What is done sooner needs no bar.
+# Shorter work needs no bar.
 _DELAY_SECONDS = 1.0
+# The exit code that a shell reports for SIGPIPE; Python ignores the signal itself.
+BROKEN_PIPE = 128 + signal.SIGPIPE
 _LINE = "{desc}: {n_fmt} of {total_fmt} {unit} after {elapsed}, {remaining} left"
 
 
 def to_stderr(text: str) -> None:
-    """Print a line where it doesn't mix with what a command answers."""
+    """Prints a line to the standard error, apart from the results of a command."""
     print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def doing(what: str, say: Callable[[str], None] = to_stderr) -> Iterator[None]:
-    """Tell what is begun, every half minute that it still goes on, and how long it took.
+    """Prints that work begins, every half minute that it goes on, and how long it took.
 
     Args:
-      what: for example `loading the model`.
-      say: takes a line of text, also from another thread.
+      what: the work, for example `loading the model`.
+      say: prints a line; called from another thread too.
     """
     say(f"{what} ...")
     started, done = time.monotonic(), threading.Event()
 
-    def tell_meanwhile() -> None:
+    def report() -> None:
         while not done.wait(INTERVAL_SECONDS):
             say(f"{what}: {time.monotonic() - started:.0f} s so far")
 
-    threading.Thread(target=tell_meanwhile, daemon=True, name="progress").start()
+    threading.Thread(target=report, daemon=True, name="progress").start()
     try:
         yield
     finally:
@@ -71,7 +76,7 @@ def progress_bar(items: Iterable[Any] | None = None, *, shown: bool = True, **op
 
 
 class _Lines(io.TextIOBase):
-    """Takes what is meant to be drawn over the last state, and writes a line of it."""
+    """Writes each state of a bar as a line of its own."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -84,3 +89,21 @@ class _Lines(io.TextIOBase):
 
     def flush(self) -> None:
         self._stream.flush()
+
+
+def is_stdout_closed() -> bool:
+    """Returns whether the reader of the standard output is gone, as in `eval.py ... | head`."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), 0)
+    except (OSError, ValueError):
+        return False
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def end_quietly() -> int:
+    """Discards pending output, so that Python doesn't fail to flush it; returns the exit code."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+    return BROKEN_PIPE

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 
-from stts_jax import progress
-from stts_jax.progress import doing, progress_bar
+from stts_jax import terminal
+from stts_jax.terminal import doing, progress_bar
 
 
 def test_what_takes_long_is_told_of_meanwhile(monkeypatch):
-    monkeypatch.setattr(progress, "INTERVAL_SECONDS", 0.02)
+    monkeypatch.setattr(terminal, "INTERVAL_SECONDS", 0.02)
     said: list[str] = []
     with doing("compiling", said.append):
         end = time.monotonic() + 20
@@ -30,8 +30,8 @@ def test_what_fails_is_not_said_to_be_done():
 
 
 def test_a_bar_without_a_terminal_is_a_line_now_and_then(monkeypatch, capsys):
-    monkeypatch.setattr(progress, "INTERVAL_SECONDS", 0.02)
-    monkeypatch.setattr(progress, "_DELAY_SECONDS", 0.0)
+    monkeypatch.setattr(terminal, "INTERVAL_SECONDS", 0.02)
+    monkeypatch.setattr(terminal, "_DELAY_SECONDS", 0.0)
     for _ in progress_bar(range(3), desc="converting", unit="tensors"):
         time.sleep(0.05)
     lines = capsys.readouterr().err.splitlines()
