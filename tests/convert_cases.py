@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from arbitrary_models import arbitrary_model
 from model_cases import small_model_config
+from native_arrays import to_native
 
 from convert.hf_config import hf_config_of
-from convert.in_memory import to_native
 from convert.names import HF, HF_HEAD, name_table
 from stts_jax.config import ModelConfig
 

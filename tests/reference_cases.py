@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from goldens_folder import goldens_dir
+from native_arrays import from_native
 from safetensors.numpy import load_file
 
 from convert.fields import Fields
-from convert.in_memory import from_native
 from convert.names import Name, name_table
 from convert.reference_config import prune_config, vit_config
 from stts_jax.budget import Budget, tokens_to_prune

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from convert_cases import SCORED, UNTIED, hf_arrays, native_arrays, write_hf
 from model_cases import SIZES, VIT, small_model_config
+from native_arrays import to_native
 from safetensors.numpy import load_file, save_file
 
 from convert import hf_folder, orbax_folder, stored
 from convert import run as convert_run
 from convert.__main__ import main
-from convert.in_memory import to_native
 from convert.measure import random_tensors
 from convert.names import COLUMNS, HF, HF_HEAD, NATIVE, name_table
 from convert.orbax_folder import STORED_BLOCK_BYTES, STORED_PARTS, stored_blocks

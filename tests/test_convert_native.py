@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import yaml
 from convert_cases import SCORED, UNTIED, native_arrays
+from native_arrays import to_native
 from test_convert import refused, same
 
 from convert.__main__ import main
-from convert.in_memory import to_native
 from convert.names import name_table
 from convert.pickled_metadata import read_metadata
 from convert.stored import ConvertError

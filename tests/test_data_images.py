@@ -22,8 +22,7 @@ from stts_jax.data.image import (
 )
 from stts_jax.data.image_tokens import (
     ImageSettings,
-    image_group_input,
-    image_input,
+    join_images,
     largest_group_sizes,
     largest_sizes,
     tokenize_image,
@@ -230,7 +229,7 @@ def test_every_token_pools_its_square_of_the_image():
 
 
 def test_the_model_gets_one_image():
-    made = image_input(noise(32, 32), SMALL, TOKENIZER)
+    made = join_images([tokenize_image(noise(32, 32), SMALL, TOKENIZER)], MultimodalType.IMAGE)
     assert made.kind == MultimodalType.IMAGE
     assert np.count_nonzero(made.tokens == IDS["<im_patch>"]) == len(made.token_pooling)
     assert made.patches.shape == (2, 64, 48) and made.token_pooling.shape == (32, 4)
@@ -321,7 +320,7 @@ def test_patches_of_a_group_are_numbered_on():
     images = [noise(32, 30, 0), noise(56, 32, 1)]
     settings = dataclasses.replace(SMALL, group_pooling=(3, 3))  # which leaves gaps
     pieces = tokenize_images(images, settings, TOKENIZER)
-    made = image_group_input(images, settings, TOKENIZER)
+    made = join_images(pieces, MultimodalType.MULTI_IMAGE)
     first, second = pieces[0].token_pooling, pieces[1].token_pooling
     shifted = np.where(second < 0, -1, second + 2 * 64)
     np.testing.assert_array_equal(made.token_pooling, np.concatenate([first, shifted]))
@@ -334,7 +333,7 @@ def test_more_images_than_allowed_are_refused_unless_dropping_is_asked_for():
     images = [noise(16, 16, seed) for seed in range(3)]
     settings = dataclasses.replace(SMALL, max_images=2)
     with pytest.raises(ImageError, match="has 3 images, more than"):
-        image_group_input(images, settings, TOKENIZER)
+        tokenize_images(images, settings, TOKENIZER)
     assert len(tokenize_images(images, settings, TOKENIZER, too_many="drop")) == 2
 
 
@@ -345,7 +344,8 @@ def test_an_empty_group_is_refused():
 
 def test_a_full_group_reaches_the_largest_sizes():
     settings = dataclasses.replace(SMALL, max_images=3)
-    made = image_group_input([noise(56, 32)] * 3, settings, TOKENIZER)
+    pieces = tokenize_images([noise(56, 32)] * 3, settings, TOKENIZER)
+    made = join_images(pieces, MultimodalType.MULTI_IMAGE)
     largest = largest_group_sizes(settings, TOKENIZER)
     sizes = (len(made.tokens), len(made.patches), len(made.token_pooling))
     assert sizes == (largest.tokens, largest.crops, largest.pooled)
@@ -372,12 +372,3 @@ def test_a_full_group_reaches_the_largest_sizes():
 def test_wrong_settings_are_refused(change, reason):
     with pytest.raises(ConfigError, match=reason):
         dataclasses.replace(SMALL, **change)
-
-
-@pytest.mark.parametrize("name", ["normalize_in_model", "padding_mask", "low_res_tokens"])
-def test_settings_that_the_model_does_not_take_are_refused(name):
-    settings = dataclasses.replace(SMALL, **{name: not getattr(SMALL, name)})
-    with pytest.raises(ConfigError, match=f"{name} is"):
-        image_input(noise(32, 32), settings, TOKENIZER)
-    with pytest.raises(ConfigError, match=f"{name} is"):
-        image_group_input([noise(32, 32)], settings, TOKENIZER)

@@ -316,12 +316,3 @@ def test_fill_rates_are_shares_of_the_budget():
     rates.add({"frames": np.array([16, 0]), **dict.fromkeys((*SIZES[1:], "examples"), np.zeros(2))})
     assert rates.rows == 3
     assert rates.as_dict()["frames"] == 0.5 and rates.as_dict()["examples"] == 1.0
-
-
-def test_low_fill_comes_with_advice():
-    published = fill(load_config("molmo2_4b_stts_50"), 300)
-    assert "may hold 2 examples at most; raise data.row_examples" in published.advice()
-    sets = ["data.row_examples=32", "data.row_text_tokens=5302"]
-    advice = fill(load_config("molmo2_4b_stts_50", sets), 400).advice()
-    assert "are used up; lower data.row_text_tokens by 3" in advice
-    assert fill(load_config("molmo2_4b_stts_50", BALANCED), 400).advice() is None

@@ -249,12 +249,6 @@ def test_data_parity_segments(row):
     assert list(segment_scores(found, [])) == against_none
 
 
-@pytest.mark.parametrize("row", recorded("vsi_na"), ids=repr)
-def test_data_parity_mean_relative_accuracy(row):
-    text, reference, expected = row
-    assert vqa.mean_relative_accuracy(reference, text) == expected
-
-
 def is_bug_of_reference(expected):
     """Two empty strings make the reference divide by zero."""
     return isinstance(expected, dict) and "ZeroDivisionError" in expected["error"]

@@ -24,12 +24,7 @@ from stts_jax.evaluation.comparison import (
 from stts_jax.evaluation.paper import (
     COLUMNS,
     LONG_COLUMNS,
-    METHODS_AT_50,
-    MORE_FRAMES,
-    PRINTED_PRECISION,
     RANDOM_BY_PERCENT,
-    SPEED,
-    STTS_BY_PERCENT,
     TABLE_1,
 )
 from stts_jax.evaluation.results import (
@@ -128,6 +123,10 @@ def test_right_answers_to_a_dataset_score_one_by_both_rules(root, name):
 # -------------------------------------------------------------------------------------- the paper
 
 
+# Half a unit of the last printed digit.
+PRINTED_PRECISION = 0.05
+
+
 @pytest.mark.parametrize("row", TABLE_1, ids=lambda row: row.name)
 def test_averages_by_our_rule_are_the_printed_ones(row):
     ours = averages(row.scores)
@@ -144,34 +143,9 @@ def test_the_row_at_50_percent_does_not_add_up():
     assert averages(row.scores).long == pytest.approx(57.9, abs=PRINTED_PRECISION)
 
 
-@pytest.mark.parametrize(
-    "row",
-    [*METHODS_AT_50, *RANDOM_BY_PERCENT.values(), *STTS_BY_PERCENT.values()],
-    ids=lambda row: row.name,
-)
+@pytest.mark.parametrize("row", RANDOM_BY_PERCENT.values(), ids=lambda row: row.name)
 def test_the_overall_average_is_that_of_short_and_long(row):
     assert (row.short + row.long) / 2 == pytest.approx(row.average, abs=PRINTED_PRECISION + 1e-9)
-
-
-@pytest.mark.parametrize("row", MORE_FRAMES.values(), ids=lambda row: row.name)
-def test_long_averages_over_more_frames_are_the_printed_ones(row):
-    mean = averages(row.scores).long
-    assert ("long" in row.uncertain) == (abs(mean - row.long) > PRINTED_PRECISION)
-
-
-def test_rows_of_two_tables_agree():
-    table = {row.name: row for row in TABLE_1}
-    for percent, name in ((0, "baseline (0 %)"), (30, "STTS 30 %"), (50, "STTS 50 %")):
-        row = MORE_FRAMES[percent, 64]
-        assert row.scores == {column: table[name].scores[column] for column in LONG_COLUMNS}
-
-
-@pytest.mark.parametrize("setting", SPEED)
-def test_printed_speed_ups_follow_from_the_rates(setting):
-    row, base = SPEED[setting], SPEED[0, setting[1]]
-    follows = abs(row.train / base.train - row.train_speedup) < 0.01
-    assert follows == ("train_speedup" not in row.uncertain)
-    assert row.infer / base.infer == pytest.approx(row.infer_speedup, abs=0.01)
 
 
 # ----------------------------------------------------------------------------------- the comparison

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from native_arrays import from_native, to_native
 from reference_cases import (
     KEY,
     cases,
@@ -24,7 +25,6 @@ from reference_cases import (
 )
 
 from convert.fields import Fields
-from convert.in_memory import from_native, to_native
 from convert.names import Name, name_table
 from convert.reference_config import REFERENCE_TOKENS_PER_FRAME, prune_config, vit_config
 from stts_jax.budget import Budget

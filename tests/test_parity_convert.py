@@ -20,10 +20,10 @@ import pytest
 from convert_cases import write_hf
 from goldens_folder import goldens_dir
 from model_cases import small_model_config
+from native_arrays import to_native
 from reference_cases import exact_budget, load, visual_features, worst
 
 from convert.__main__ import main
-from convert.in_memory import to_native
 from convert.names import name_table
 from stts_jax.budget import Budget, MultimodalType
 from stts_jax.config import override, replace

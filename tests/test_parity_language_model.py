@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from native_arrays import from_native, to_native
 from reference_cases import (
     KEY,
     cases,
@@ -24,7 +25,6 @@ from reference_cases import (
     worst_gradient,
 )
 
-from convert.in_memory import from_native, to_native
 from convert.names import name_table
 from convert.reference_config import model_config
 from stts_jax.budget import Budget

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from native_arrays import from_native, to_native
 from reference_cases import KEY, TIE, cases, cut_is_tied, load, under, vision_names, worst
 
-from convert.in_memory import from_native, to_native
 from convert.names import Name
 from stts_jax.budget import MultimodalType, tokens_to_prune
 from stts_jax.config import ModelConfig, PruneConfig, VitConfig

@@ -15,7 +15,6 @@ from typing import Literal
 import numpy as np
 
 from stts_jax.budget import MultimodalType
-from stts_jax.config import ConfigError
 from stts_jax.data.image import (
     ImageError,
     normalize,
@@ -69,21 +68,6 @@ class ImageSizes:
 
 
 # ----------------------------------------------------------------------------------- one image
-
-
-def image_input(
-    image: np.ndarray,
-    settings: ImageSettings,
-    tokenizer: Tokenizer,
-    rng: np.random.RandomState | None = None,
-) -> VisionInput:
-    """What the model sees of one image; see `tokenize_image`.
-
-    Raises:
-      ConfigError: if the settings ask for something that the model doesn't take.
-    """
-    _require_model_takes(settings)
-    return join_images([tokenize_image(image, settings, tokenizer, rng)], MultimodalType.IMAGE)
 
 
 def tokenize_image(
@@ -155,22 +139,6 @@ def largest_sizes(settings: ImageSettings, tokenizer: Tokenizer) -> ImageSizes:
 # -------------------------------------------------------------------------------- several images
 
 
-def image_group_input(
-    images: Sequence[np.ndarray],
-    settings: ImageSettings,
-    tokenizer: Tokenizer,
-    too_many: Literal["raise", "drop"] = "raise",
-) -> VisionInput:
-    """What the model sees of several images, one after the other; see `tokenize_images`.
-
-    Raises:
-      ConfigError: if the settings ask for something that the model doesn't take.
-    """
-    _require_model_takes(settings)
-    pieces = tokenize_images(images, settings, tokenizer, too_many)
-    return join_images(pieces, MultimodalType.MULTI_IMAGE)
-
-
 def tokenize_images(
     images: Sequence[np.ndarray],
     settings: ImageSettings,
@@ -236,16 +204,6 @@ def _prefix(number: int) -> str:
 
 
 # ----------------------------------------------------------------------------------- the parts
-
-
-def _require_model_takes(settings: ImageSettings) -> None:
-    wanted = {"normalize_in_model": True, "padding_mask": False, "low_res_tokens": False}
-    for name, value in wanted.items():
-        if getattr(settings, name) != value:
-            raise ConfigError(
-                f"ImageSettings.{name} is {not value}, but the model takes uint8 patches that "
-                f"stand for <im_patch>, and no masks; set it to {value}"
-            )
 
 
 def _draw_max_crops(settings: ImageSettings, rng: np.random.RandomState | None) -> int:

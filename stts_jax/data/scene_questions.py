@@ -171,7 +171,6 @@ _MAKERS: dict[str, Maker] = {
     "when": _when,
     "order": _order,
 }
-QUESTION_TYPES = tuple(_MAKERS)
 
 
 # -------------------------------------------------------------------------------------- options

@@ -28,8 +28,6 @@ LONG_COLUMNS = {
     "VideoEvalPro": "video_eval_pro_mc",
 }
 COLUMNS = SHORT_COLUMNS | LONG_COLUMNS
-# Half a unit of the last printed digit.
-PRINTED_PRECISION = 0.05
 
 
 @dataclass(frozen=True)
@@ -104,17 +102,6 @@ TABLE_1 = (
          _SHORT_ORDER, _LONG_SUM),
 )
 
-# Tables 2 and 5: ways to prune 50 %.
-METHODS_AT_50 = (
-    PaperRow("random, trained", 65.3, 57.5, 61.4),
-    PaperRow("heuristic (cosine to the frame before), trained", 66.0, 57.9, 62.0),
-    PaperRow("STTS without auxiliary loss", 64.4, 55.5, 60.0),
-    PaperRow("STTS", 66.1, 58.4, 62.3, {}, frozenset({"long", "average"}), (_LONG_SUM,)),
-    PaperRow("heuristic, inference only", 63.1, 55.1, 59.1),
-    PaperRow("ToMe, inference only", 62.4, 55.9, 59.2),
-    PaperRow("ToMe, trained", 65.6, 56.6, 61.1),
-)
-
 # Table 8: percentage pruned to the row. All pruned is a model that sees only the text.
 RANDOM_BY_PERCENT = {
     50: PaperRow("random 50 %", 65.3, 57.5, 61.4),
@@ -123,66 +110,5 @@ RANDOM_BY_PERCENT = {
     80: PaperRow("random 80 %", 61.3, 53.6, 57.5),
     90: PaperRow("random 90 %", 58.5, 51.0, 54.8),
     100: PaperRow("text only", 46.6, 42.5, 44.6),
-}
-STTS_BY_PERCENT = {
-    50: PaperRow("STTS 50 %", 66.1, 58.4, 62.3, {}, frozenset({"long", "average"}), (_LONG_SUM,)),
-    60: PaperRow("STTS 60 %", 65.3, 57.9, 61.6),
-    70: PaperRow("STTS 70 %", 65.0, 56.4, 60.7),
-    80: PaperRow("STTS 80 %", 63.7, 55.8, 59.8),
-    90: PaperRow("STTS 90 %", 60.2, 52.1, 56.2),
-}
-
-
-@dataclass(frozen=True)
-class SpeedRow:
-    """Tables 6 and 7: one node of eight H100, 2048 text tokens, batches per second.
-
-    Attributes:
-      tokens: of an example in the LLM (of both examples where there are two).
-      train: batches per second in training.
-      train_speedup: against no pruning, as printed.
-      infer: batches per second on MLVU.
-      infer_speedup: as printed.
-      uncertain: names of fields in doubt.
-    """
-
-    tokens: int
-    train: float
-    train_speedup: float
-    infer: float
-    infer_speedup: float
-    uncertain: frozenset[str] = frozenset()
-
-
-# Percentage pruned and frames of a batch (128 are two examples of 64) to the row.
-SPEED = {
-    (0, 128): SpeedRow(15670, 0.1932, 1.0, 1.0186, 1.0),
-    (30, 128): SpeedRow(12560, 0.2478, 1.28, 1.1651, 1.14),
-    (40, 128): SpeedRow(11524, 0.2786, 1.44, 1.3270, 1.30),
-    (50, 128): SpeedRow(10486, 0.3130, 1.62, 1.6439, 1.61),
-    (0, 256): SpeedRow(25307, 0.0549, 1.0, 0.2641, 1.0),
-    (30, 256): SpeedRow(19087, 0.0811, 1.48, 0.3836, 1.45),
-    # The printed speed-up is not that of the printed rates, which is 1.78.
-    (40, 256): SpeedRow(17013, 0.0977, 1.88, 0.4516, 1.71, frozenset({"train_speedup"})),
-    (50, 256): SpeedRow(14939, 0.1233, 2.25, 0.5870, 2.22),
-}
-
-
-def _long_row(name: str, *numbers: float, notes: tuple[str, ...] = ()) -> PaperRow:
-    scores = dict(zip(LONG_COLUMNS, numbers[:-1], strict=True))
-    uncertain = frozenset({"long"}) if notes else frozenset()
-    return PaperRow(name, None, numbers[-1], None, scores, uncertain, notes)
-
-
-# Table 3: trained on 64 frames, shown more. Percentage pruned and frames to the row.
-MORE_FRAMES = {
-    (0, 64): _long_row("0 %, 64 frames", 62.8, 67.6, 61.5, 60.9, 70.3, 42.0, 47.6, 59.0),
-    (30, 64): _long_row("30 %, 64 frames", 63.4, 68.5, 61.1, 59.2, 69.5, 42.6, 47.7, 58.9),
-    (30, 92): _long_row("30 %, 92 frames", 62.9, 69.1, 62.7, 60.8, 70.5, 44.9, 49.6, 60.1),
-    (40, 64): _long_row("40 %, 64 frames", 62.4, 67.4, 61.4, 60.2, 67.5, 41.1, 47.2, 58.2),
-    (40, 107): _long_row("40 %, 107 frames", 62.0, 68.1, 62.7, 60.6, 68.6, 42.5, 48.6, 59.0),
-    (50, 64): _long_row("50 %, 64 frames", 62.4, 67.2, 61.0, 60.1, 68.4, 40.5, 46.0, 58.4,
-                        notes=(_LONG_SUM,)),
-    (50, 128): _long_row("50 %, 128 frames", 62.8, 69.0, 60.9, 59.9, 69.2, 44.7, 49.3, 59.4),
 }
 # fmt: on

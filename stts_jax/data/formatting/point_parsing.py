@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from stts_jax.data.formatting.points import COORDINATE_SCALE
@@ -51,19 +51,6 @@ def parse_points(text: str, width: float, height: float) -> list[ParsedPoint]:
         for group, numbers in _groups(text)
         for point in _points(group, numbers, width, height)
     ]
-
-
-def parse_multi_image_points(text: str, sizes: Sequence[tuple[float, float]]) -> list[ParsedPoint]:
-    """Points in several images of the sizes (width, height).
-
-    A group that names no image is dropped; the reference stops with an error there, or takes an
-    image from the end for index 0.
-    """
-    found: list[ParsedPoint] = []
-    for group, numbers in _groups(text):
-        if group.is_integer() and 1 <= group <= len(sizes):
-            found.extend(_points(group, numbers, *sizes[int(group) - 1]))
-    return found
 
 
 def parse_tracks(text: str, width: float, height: float, fps: float) -> list[ParsedFrame]:

@@ -6,8 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-
 from stts_jax.evaluation.scoring.options import edit_distance
 
 ARTICLES = ("a", "an", "the")
@@ -137,21 +135,6 @@ def scifi_relaxed_correctness(reference: str, text: str) -> bool:
     except ValueError:
         return _holds(text, reference)
     return _holds_number(text, wanted)
-
-
-def mean_relative_accuracy(reference: str, text: str) -> float:
-    """Share of ten tolerances, 50 % to 5 %, that the first word of the answer keeps as a number.
-
-    0 if either is no number or the reference is 0. Source: the reference's `vsi_bench_na_score`.
-    """
-    try:
-        wanted, given = float(reference), float(text.split(" ")[0].rstrip(".").strip())
-    except ValueError:
-        return 0.0
-    if wanted == 0:
-        return 0.0
-    tolerances = 1 - np.linspace(0.5, 0.95, 10)
-    return float(np.mean(abs(given - wanted) / wanted <= tolerances))
 
 
 def _agreement(references: Iterable[str], text: str) -> float:
