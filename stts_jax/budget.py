@@ -16,9 +16,12 @@ import numpy as np
 
 from stts_jax.config import DataConfig, ModelConfig, PruneConfig
 
+# Added to the subsegment ids of each further example of a row (olmo/data/dynamic_packer.py).
+EXAMPLE_SUBSEGMENT_INCREMENT = 100000
+
 
 class MultimodalType(enum.IntEnum):
-    """What an example of a row is; only videos are pruned. -1 pads (reference numbering)."""
+    """Types of an example, numbered as in the reference; only videos are pruned. -1 pads."""
 
     TEXT = 0
     IMAGE = 1
@@ -29,7 +32,7 @@ class MultimodalType(enum.IntEnum):
 def tokens_to_prune(
     num_images: Any, multimodal_type: Any, prune: PruneConfig, tokens_per_frame: int
 ) -> Any:
-    """k, pooled tokens to drop of each example.
+    """Returns k, the pooled tokens to drop of each example.
 
     The product is taken in float32 and cut towards zero: weights were trained with that count, and
     double precision gives another one (topk 0.7, 30 frames: 1701 against 1700).
@@ -79,12 +82,12 @@ class Budget:
 
     @property
     def text(self) -> int:
-        """Room for text when the visual budget is full."""
+        """Returns the room for text when the visual budget is full."""
         return self.tokens - self.visual
 
 
 def surviving_tokens(frames: int, model: ModelConfig) -> int:
-    """Pooled tokens that are left of one video of `frames` frames."""
+    """Returns the pooled tokens that stay of one video of `frames` frames."""
     n = np.array([frames], np.int32)
     video = np.full_like(n, MultimodalType.VIDEO)
     tokens_per_frame = model.tokens_per_frame
@@ -93,14 +96,14 @@ def surviving_tokens(frames: int, model: ModelConfig) -> int:
 
 
 def surviving_patches(frames: int, model: ModelConfig) -> int:
-    """Patches that are left in the ViT of one video of `frames` frames."""
+    """Returns the patches that stay in the ViT of one video of `frames` frames."""
     if not model.prune.pruning_in_scorer:
         return frames * model.vit.patches
     return surviving_tokens(frames, model) * model.prune.pooling**2
 
 
 def video_budget(model: ModelConfig, *, frames: int, videos: int, text_tokens: int) -> Budget:
-    """The budget of a row that holds `videos` videos of `frames` frames each.
+    """Returns the budget of a row that holds `videos` videos of `frames` frames each.
 
     Args:
       model: sizes and prune ratio.
@@ -122,7 +125,7 @@ def video_budget(model: ModelConfig, *, frames: int, videos: int, text_tokens: i
 
 
 def row_budget(model: ModelConfig, data: DataConfig) -> Budget:
-    """The budget of a training row: `row_frames` frames in at most `row_examples` videos.
+    """Returns the budget of a training row: `row_frames` frames in at most `row_examples` videos.
 
     Sized for videos of equal length. Other splits may leave a few tokens more (each count is cut
     towards zero on its own); the packer counts them, and such a video goes to the next row.
@@ -152,21 +155,22 @@ def row_budget(model: ModelConfig, data: DataConfig) -> Budget:
 def batch_arrays(
     budget: Budget, model: ModelConfig, rows: int
 ) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Shape and dtype of every array of a batch: the contract between pipeline and model.
+    """Returns shape and dtype of every array of a batch: the contract of pipeline and model.
 
     - images (B, T, N, patch_dim): pixels, 0 in padding frames.
     - num_images (B, M): frames of each example in row order, -1 where there is none.
     - multimodal_type (B, M): `MultimodalType` of each example, -1 where there is none.
     - token_pooling (B, V before, G): for each `<im_patch>` token of the row in order, the patches
-      it pools, as `frame * N + patch` in the row; -1 is an empty slot, padding rows are all -1.
+      it pools, as `frame * N + patch` in the row; -1 is an empty entry, padding rows are all -1.
     - input_ids (B, L before): -1 is padding.
     - labels (B, L before): the next token, already shifted.
     - loss_masks (B, L before): weight of each position's loss.
     - position_ids (B, L before): rotary positions.
     - subsegment_ids (B, L before): a query sees a key only if its id is at most the key's
-      (docs/reference.md#fusion-and-mask); 100000 more for each further example of the row.
+      (docs/reference.md#fusion-and-mask); `EXAMPLE_SUBSEGMENT_INCREMENT` more for
+      each further example of the row.
     """
-    slots = max(model.prune.pooling, model.connector.image_pooling) ** 2
+    entries = max(model.prune.pooling, model.connector.image_pooling) ** 2
     tokens = (rows, budget.tokens_before)
     examples = (rows, budget.examples)
     int32, float32 = np.dtype(np.int32), np.dtype(np.float32)
@@ -177,7 +181,7 @@ def batch_arrays(
         ),
         "num_images": (examples, int32),
         "multimodal_type": (examples, int32),
-        "token_pooling": ((rows, budget.visual_before, slots), int32),
+        "token_pooling": ((rows, budget.visual_before, entries), int32),
         "input_ids": (tokens, int32),
         "labels": (tokens, int32),
         "loss_masks": (tokens, float32),

@@ -23,7 +23,7 @@ from convert.reference_config import prune_config, vit_config
 from stts_jax.budget import Budget, tokens_to_prune
 from stts_jax.config import ModelConfig, replace
 from stts_jax.model.video_language_model import FusedRows, VideoLanguageModel, token_scorer
-from stts_jax.model.vision import VisionOutput, encode
+from stts_jax.model.vision import VisionOutput, encode, frames_of
 from stts_jax.model.vit import VisionTransformer
 
 KEY = jax.random.key(0)
@@ -175,7 +175,8 @@ def _encode(
     output = encode(
         module["vit"],
         module.get("scorer"),
-        batch,
+        batch["images"],
+        frames_of(batch, config),
         budget,
         config,
         dtype=jnp.dtype(jnp.float32),

@@ -24,7 +24,8 @@ from stts_jax.bench.race import Times, race, speedup
 from stts_jax.bench.report import REQUIRED, as_table, result_rows, stages
 from stts_jax.budget import batch_arrays
 from stts_jax.config import ConfigError, load_config
-from stts_jax.model.video_language_model import VideoLanguageModel, compute_dtype
+from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.parallel.platform import compute_dtype
 
 FRAMES = 16
 
@@ -204,10 +205,10 @@ def test_selection_is_measured_there_and_back():
 
 def test_a_gpu_s_kernels_are_measured_where_there_is_one(monkeypatch):
     """They take bfloat16 alone; a CPU computes in float32."""
-    config = bench_config(0.5).model
-    assert compute_dtype(config) == jnp.float32
+    name = bench_config(0.5).model.compute_dtype
+    assert compute_dtype(name) == jnp.float32
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert compute_dtype(config) == jnp.bfloat16
+    assert compute_dtype(name) == jnp.bfloat16
 
 
 # ------------------------------------------------------------------------------------ the command

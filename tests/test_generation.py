@@ -16,13 +16,13 @@ from random_batches import IMAGE, MULTI_IMAGE, TEXT, VIDEO
 from reference_cases import worst
 
 from stts_jax.data.rows import pack_row
-from stts_jax.layers.linear import TurnedLinear
-from stts_jax.model import cache_layouts, generation
-from stts_jax.model import llm as llm_module
-from stts_jax.model.generation import Sampling, generate, sample
-from stts_jax.model.likelihood import log_likelihoods
+from stts_jax.inference import cpu_cache, decoding
+from stts_jax.inference.cache import KeyValueCache
+from stts_jax.inference.cpu_cache import CpuCache, decoding_cache
+from stts_jax.inference.decoding import generate
+from stts_jax.inference.likelihood import log_likelihoods
+from stts_jax.inference.sampling import Sampling, sample
 from stts_jax.model.llm import LanguageModel
-from stts_jax.model.split_cache import SplitCache
 from stts_jax.model.video_language_model import VideoLanguageModel, abstract_model
 from stts_jax.parallel.mesh import make_mesh, parameter_shardings
 
@@ -135,35 +135,27 @@ def full_pass(form: str) -> tuple[LanguageModel, tuple[jax.Array, ...], jax.Arra
     return llm, (x, positions, causal), hidden
 
 
-@pytest.mark.parametrize(
-    "blocks", ["scanned", "apart", "turned", "apart, cache split", "turned, cache split"]
-)
+@pytest.mark.parametrize("kind", [KeyValueCache, CpuCache])
 @pytest.mark.parametrize("form", ["qwen3", "olmo3"])
 def test_cached_steps_give_the_hidden_states_of_a_full_forward_pass(
-    form, blocks, report_error, monkeypatch
+    form, kind, report_error, monkeypatch
 ):
     """Teacher forcing, in the LLM alone, with room in the cache that stays unused."""
-    monkeypatch.setattr(llm_module, "_LEAST_BYTES_APART", 0)
-    for module in (llm_module, cache_layouts):
-        monkeypatch.setattr(module, "has_avx512", lambda: "turned" not in blocks)
+    monkeypatch.setattr(cpu_cache, "_LEAST_BYTES", 0 if kind is CpuCache else 2**24)
     llm, (x, positions, causal), full = full_pass(form)
 
     @jax.jit
     def in_steps(llm: LanguageModel) -> jax.Array:
-        hidden, cache = llm.prefill(
+        hidden, keys, values = llm.prefill(
             x[:, :PROMPT], positions[:, :PROMPT], causal[:, :PROMPT, :PROMPT], CAPACITY
         )
+        cache = decoding_cache(KeyValueCache(keys, values), llm.blocks, CAPACITY - PROMPT)
+        assert isinstance(cache, kind)
         steps = [hidden]
-        apart = () if blocks == "scanned" else llm.blocks_apart(rows=2)
-        assert blocks == "scanned" or isinstance(apart[0].mlp.up, TurnedLinear) == (
-            "turned" in blocks
-        )
-        if "split" in blocks:
-            cache = SplitCache.of(cache.keys, cache.values, PROMPT)
-        for place in range(PROMPT, LENGTH):
-            now = slice(place, place + 1)
+        for index in range(PROMPT, LENGTH):
+            now = slice(index, index + 1)
             hidden, cache = llm.step(
-                x[:, now], positions[:, now], causal[:, now], cache, jnp.int32(place), apart
+                x[:, now], positions[:, now], causal[:, now], cache, jnp.int32(index)
             )
             steps.append(hidden)
         return jnp.concatenate(steps, axis=1)
@@ -173,31 +165,45 @@ def test_cached_steps_give_the_hidden_states_of_a_full_forward_pass(
     assert error <= HIDDEN
 
 
-def test_layers_apart_answer_with_the_same_tokens(monkeypatch):
-    asked = (BUDGET, NEW, NO_END, GREEDY, KEY)
-    monkeypatch.setattr(llm_module, "_LEAST_BYTES_APART", 0)
+def test_a_cpu_s_cache_answers_with_the_same_tokens(monkeypatch):
+    monkeypatch.setattr(cpu_cache, "_LEAST_BYTES", 0)
     model, batch = small_model(UNTIED), rows()
-    assert model.llm.blocks_apart(rows=ROWS)
-    found = jax.jit(lambda model, batch: generation._answers(model, batch, *asked))(model, batch)
-    assert (np.asarray(found) == answers()).all()
+
+    @jax.jit
+    def found(model: VideoLanguageModel, batch: Any) -> jax.Array:
+        state = decoding.start_decoding(model, batch, BUDGET, NEW, NO_END, GREEDY, KEY)
+        return decoding.decode(model, state, NEW, NO_END, GREEDY)
+
+    assert (np.asarray(found(model, batch)) == answers()).all()
 
 
 @pytest.mark.parametrize(
-    ("least", "most", "count"), [(0, 0, SMALL.llm.layers), (1, 9, 0), (-9, -1, 0)]
+    ("platform", "least", "most", "kind"),
+    [
+        ("cpu", 0, 0, CpuCache),
+        ("cpu", 1, 9, KeyValueCache),
+        ("cpu", -9, -1, KeyValueCache),
+        ("gpu", 0, 0, KeyValueCache),
+    ],
 )
-def test_blocks_lie_apart_where_that_pays_and_a_second_copy_is_small(
-    monkeypatch, least, most, count
+def test_a_cpu_has_its_own_cache_if_a_second_copy_of_the_blocks_is_small(
+    monkeypatch, platform, least, most, kind
 ):
-    llm = jax.eval_shape(lambda: VideoLanguageModel(SMALL, key=KEY)).llm
-    size = sum(4 * leaf.size for leaf in jax.tree.leaves(llm.blocks))
-    monkeypatch.setattr(llm_module, "_LEAST_BYTES_APART", size + least)
-    monkeypatch.setattr(llm_module, "_MOST_BYTES_APART", size + most)
-    assert len(jax.eval_shape(lambda llm: llm.blocks_apart(1), llm)) == count
+    blocks = jax.eval_shape(lambda: VideoLanguageModel(SMALL, key=KEY)).llm.blocks
+    size = sum(4 * leaf.size for leaf in jax.tree.leaves(blocks))
+    monkeypatch.setattr(cpu_cache, "_LEAST_BYTES", size + least)
+    monkeypatch.setattr(cpu_cache, "_MOST_BYTES", size + most)
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    keys = jax.ShapeDtypeStruct((SMALL.llm.layers, 1, 3, 2, 4), jnp.float32)
+    found = jax.eval_shape(
+        lambda cache, blocks: decoding_cache(cache, blocks, 1), KeyValueCache(keys, keys), blocks
+    )
+    assert isinstance(found, kind)
 
 
 def test_the_cache_holds_only_what_the_prune_left():
     state = jax.eval_shape(
-        lambda model, batch: generation.prefill(model, batch, BUDGET, NEW, 0, GREEDY, KEY),
+        lambda model, batch: decoding.start_decoding(model, batch, BUDGET, NEW, 0, GREEDY, KEY),
         abstract_model(SMALL),
         rows(),
     )
@@ -214,12 +220,12 @@ def test_a_step_writes_the_cache_in_place():
     config = small(llm__layers=8)
     model = jax.eval_shape(lambda: VideoLanguageModel(config, key=KEY))
     state = jax.eval_shape(
-        lambda model, batch: generation.prefill(model, batch, BUDGET, 50_000, 0, GREEDY, KEY),
+        lambda model, batch: decoding.start_decoding(model, batch, BUDGET, 50_000, 0, GREEDY, KEY),
         model,
         rows(),
     )
     step = jax.jit(
-        lambda model, state: generation.decode_step(model, state, 0, GREEDY), donate_argnums=1
+        lambda model, state: decoding.decode_step(model, state, 0, GREEDY), donate_argnums=1
     )
     memory = step.lower(model, state).compile().memory_analysis()
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.cache))
@@ -252,14 +258,14 @@ def test_prompts_of_unequal_length_are_answered_as_if_alone():
 
 
 def test_ten_batches_of_prompts_compile_once(report_error):
-    before = generation._generate._cache_size()
+    before = decoding._generate._cache_size()
     contents = [(kind,) for kind in (VIDEO, IMAGE, MULTI_IMAGE, TEXT)] + [None] * 6
     model = small_model(small(prune__rescale_bias_min=0.2))  # compiled for no other test
     for seed, kinds in enumerate(contents):
         options = {"kinds": kinds} if kinds else {"empty_rows": seed % 3}
         said = answer(rows(seed=seed, **options), model=model, key=jax.random.key(seed))
         assert ((said >= 0) & (said < SMALL.llm.vocab_size) | (said == NO_END)).all()
-    compilations = generation._generate._cache_size() - before
+    compilations = decoding._generate._cache_size() - before
     report_error("compilations for ten batches", compilations, 1)
     assert len(contents) == 10 and compilations == 1
 
@@ -271,7 +277,7 @@ def test_ten_batches_of_prompts_compile_once(report_error):
 def stopped() -> tuple[int, np.ndarray, np.ndarray, list[int]]:
     """An end token that some answer holds; answers with it, of a batch and of padding; steps."""
     steps: list[int] = []
-    step = generation.decode_step
+    step = decoding.decode_step
 
     def counted(*arguments: Any) -> Any:
         jax.debug.callback(lambda: steps.append(1))
@@ -279,7 +285,7 @@ def stopped() -> tuple[int, np.ndarray, np.ndarray, list[int]]:
 
     end = int(answers()[0, 2])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generation, "decode_step", counted)
+        patch.setattr(decoding, "decode_step", counted)
         said = answer(rows(), end_token=end)
         jax.effects_barrier()
         taken = [len(steps)]

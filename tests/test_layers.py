@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
-from stts_jax.layers.linear import Linear, TurnedLinear, turned
+from stts_jax.layers.linear import Linear
 from stts_jax.layers.mlp import GeluMlp, SwiGluMlp
 from stts_jax.layers.norms import LayerNorm, RmsNorm
 from stts_jax.parallel.mesh import make_mesh, on_one_device
@@ -59,17 +58,6 @@ def test_a_linear_layer_is_a_product_and_a_sum():
     layer, x = linear(), inputs()
     want = np.einsum("bli,io->blo", x, layer.kernel[...]) + layer.bias[...]
     np.testing.assert_allclose(layer(x), want, atol=1e-6)
-
-
-def test_turned_linear_layers_compute_what_they_did():
-    mlp, x = SwiGluMlp(WIDTH, HIDDEN, WIDTH, key=jax.random.key(3)), inputs()
-    few = turned(mlp)
-    parts = (few.gate, few.up, few.down)
-    assert [part.kernel.shape for part in parts] == [(10, 4), (10, 4), (4, 10)]
-    np.testing.assert_allclose(few(x), mlp(x), atol=1e-6)
-    layer = linear()
-    layer.bias = nnx.Param(jnp.arange(HIDDEN, dtype=jnp.float32))
-    np.testing.assert_allclose(TurnedLinear(layer)(x), layer(x), atol=1e-6)
 
 
 def arrays_kept(function, width):

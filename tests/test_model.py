@@ -113,9 +113,7 @@ def masked_instead(model: VideoLanguageModel, batch: Any, budget: Any) -> Any:
     config = model.config
 
     def loss(model: VideoLanguageModel) -> Any:
-        vision = encode(
-            model.vit, model.scorer, batch, budget, config, dtype=jnp.dtype("float32"), key=KEY
-        )
+        vision = encode_rows(model, batch, budget)
         dropped, number = dropped_tokens(config, batch, vision.plan.keep_patches)
         pooling = batch["token_pooling"]
         visual = model.connector(vision.plan.layout.lookup(vision.features, pooling), pooling >= 0)
@@ -198,7 +196,14 @@ def test_dropping_gives_the_gradients_of_masking(dropped_and_masked, report_erro
 
 def encode_rows(model: VideoLanguageModel, batch: Any, budget: Any) -> Any:
     return encode(
-        model.vit, model.scorer, batch, budget, model.config, dtype=jnp.dtype("float32"), key=KEY
+        model.vit,
+        model.scorer,
+        batch["images"],
+        frames_of(batch, model.config),
+        budget,
+        model.config,
+        dtype=jnp.dtype("float32"),
+        key=KEY,
     )
 
 

@@ -20,7 +20,7 @@ from stts_jax.parallel.mesh import (
     partition_spec,
     replicated,
     require_even_rows,
-    share_places,
+    shard_activations,
 )
 from stts_jax.parallel.parameters import named_parameters
 
@@ -70,7 +70,7 @@ def test_where_data_cannot_join_slices_fsdp_does():
 
 
 def test_a_mesh_that_no_axis_joins_is_refused():
-    with pytest.raises(ConfigError, match=r"can't lie on 2 slices.*make data .* a multiple of 2"):
+    with pytest.raises(ConfigError, match=r"can't span 2 slices.*make data .* a multiple of 2"):
         make_mesh({"tensor": 8}, SLICES)
 
 
@@ -120,7 +120,7 @@ def test_rows_and_places_that_cannot_be_shared_evenly_stay_whole():
     def part(shape):
         x = jax.device_put(np.zeros(shape), replicated(mesh))
         with on_mesh(mesh):
-            return jax.jit(share_places)(x).addressable_shards[0].data.shape
+            return jax.jit(shard_activations)(x).addressable_shards[0].data.shape
 
     assert part((16, 6, 3)) == (4, 3, 3)
     assert part((16, 5, 3)) == (4, 5, 3)

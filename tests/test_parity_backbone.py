@@ -29,10 +29,10 @@ from convert.names import Name, name_table
 from convert.reference_config import REFERENCE_TOKENS_PER_FRAME, prune_config, vit_config
 from stts_jax.budget import Budget
 from stts_jax.config import ConnectorConfig, LlmConfig, ModelConfig
-from stts_jax.layers.nonzero import static_nonzero, take_rows
+from stts_jax.layers.gather import static_nonzero, take_rows
 from stts_jax.model.connector import Connector
 from stts_jax.model.video_language_model import token_scorer
-from stts_jax.model.vision import encode
+from stts_jax.model.vision import encode, frames_of
 from stts_jax.model.vit import VisionTransformer
 
 # Worst seen: features 2.7e-6, loss 1.3e-7, gradients 1.8e-5, their norms 8.9e-5 (relative).
@@ -79,7 +79,8 @@ def features_of(
     vision = encode(
         module["vit"],
         module["scorer"],
-        batch,
+        batch["images"],
+        frames_of(batch, config),
         budget,
         config,
         dtype=jnp.dtype(jnp.float32),
@@ -88,10 +89,10 @@ def features_of(
     pooling = batch["token_pooling"]
     rows = pooling.shape[0]
     keep = take_rows(vision.plan.keep_patches.reshape(rows, -1), pooling, fill=False).any(-1)
-    chosen, place = static_nonzero(keep, budget.visual)
+    chosen, inverse = static_nonzero(keep, budget.visual)
     slots = take_rows(pooling, chosen, fill=-1)
     projected = module["connector"](vision.plan.layout.lookup(vision.features, slots), slots >= 0)
-    return jnp.where(keep[..., None], take_rows(projected, place), 0), (vision, keep)
+    return jnp.where(keep[..., None], take_rows(projected, inverse), 0), (vision, keep)
 
 
 @partial(jax.jit, static_argnums=(3, 4))

@@ -29,7 +29,8 @@ from convert.names import name_table
 from convert.reference_config import model_config
 from stts_jax.budget import Budget
 from stts_jax.config import ModelConfig, replace
-from stts_jax.model.generation import Sampling, generate
+from stts_jax.inference.decoding import generate
+from stts_jax.inference.sampling import Sampling
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.training.loss import token_loss
 

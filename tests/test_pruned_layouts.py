@@ -12,7 +12,7 @@ from reference_cases import worst
 
 from stts_jax.attention import stream_attention
 from stts_jax.attention.xla.stream import DENSE_STREAM_SEGMENTS
-from stts_jax.layers.nonzero import static_nonzero, take_rows
+from stts_jax.layers.gather import static_nonzero, take_rows
 from stts_jax.pruning.first_fit import bin_bound, first_fit_layout
 from stts_jax.pruning.pooling_windows import to_patches, to_windows
 from stts_jax.pruning.stream import stream_layout
@@ -23,11 +23,11 @@ ATTENTION = 2e-6
 # --------------------------------------------------------------------------- compaction and cells
 
 
-def test_compact_lists_true_entries_in_order():
+def test_static_nonzero_lists_true_entries_in_order():
     mask = jnp.array([[0, 1, 1, 0, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], bool)
-    indices, places = static_nonzero(mask, 4)
+    indices, inverse = static_nonzero(mask, 4)
     assert indices.tolist() == [[1, 2, 4, 5], [5, 5, 5, 5], [0, 1, 2, 3]]
-    assert places.tolist() == [[-1, 0, 1, -1, 2], [-1] * 5, [0, 1, 2, 3, -1]]
+    assert inverse.tolist() == [[-1, 0, 1, -1, 2], [-1] * 5, [0, 1, 2, 3, -1]]
 
 
 def test_take_rows_fills_in_for_indices_out_of_range():
@@ -37,11 +37,11 @@ def test_take_rows_fills_in_for_indices_out_of_range():
     assert taken.tolist() == [[[0, -5], [-5, 2]], [[5, -5], [-5, 4]]]
 
 
-def test_compaction_and_taking_undo_each_other():
+def test_taking_by_the_inverse_index_undoes_static_nonzero():
     values = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 72)))
     mask = values > 0.5
-    indices, places = static_nonzero(mask, 72)
-    back = take_rows(take_rows(values, indices), places)
+    indices, inverse = static_nonzero(mask, 72)
+    back = take_rows(take_rows(values, indices), inverse)
     assert (back == jnp.where(mask, values, 0)).all()
 
 

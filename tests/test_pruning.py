@@ -17,7 +17,7 @@ from stts_jax.budget import tokens_to_prune, video_budget
 from stts_jax.config import ModelConfig, PruneConfig, VitConfig
 from stts_jax.config.model import PruneMethod
 from stts_jax.model import vision
-from stts_jax.model.vision import encode
+from stts_jax.model.vision import encode, frames_of
 from stts_jax.pruning.baselines import BaselineInputs, baseline_scores
 from stts_jax.pruning.baselines.similarity import PROTECTED_SIMILARITY
 from stts_jax.pruning.frames import FrameTable, frame_table
@@ -194,7 +194,14 @@ def test_rows_do_not_see_each_other():
 def _keep_of(model, batch, budget, key):
     config = model.config
     return encode(
-        model.vit, model.scorer, batch, budget, config, dtype=jnp.dtype("float32"), key=key
+        model.vit,
+        model.scorer,
+        batch["images"],
+        frames_of(batch, config),
+        budget,
+        config,
+        dtype=jnp.dtype("float32"),
+        key=key,
     ).plan.keep
 
 

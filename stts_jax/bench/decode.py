@@ -1,4 +1,4 @@
-"""Greedy decoding: tokens a second of one prompt, and of eight of unequal length."""
+"""Times greedy decoding: tokens/s of one prompt, and of eight of unequal length."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from stts_jax.bench.model import MARKS, TEXT, bench_batch
 from stts_jax.bench.race import race, ratios, spread
 from stts_jax.budget import Budget, video_budget
 from stts_jax.config import Config
-from stts_jax.model.generation import Sampling, answers_from, prefill
+from stts_jax.inference.decoding import decode, start_decoding
+from stts_jax.inference.sampling import Sampling
 from stts_jax.model.video_language_model import VideoLanguageModel
 
 PROMPTS = 8
@@ -22,7 +23,7 @@ NO_END = -1
 
 
 class Steps:
-    """Answers to the rows of a batch from the first token on, after one prefill."""
+    """Decoding steps of a batch after one prefill."""
 
     def __init__(
         self,
@@ -34,28 +35,28 @@ class Steps:
         rows = {name: jnp.asarray(array) for name, array in batch.items()}
         self._model = model
         self._state = jax.jit(
-            lambda model, rows: prefill(
+            lambda model, rows: start_decoding(
                 model, rows, budget, tokens, NO_END, Sampling(), jax.random.key(0)
             )
         )(model, rows)
         self._answers = jax.jit(
-            lambda model, state: answers_from(model, state, tokens, NO_END, Sampling())
+            lambda model, state: decode(model, state, tokens, NO_END, Sampling())
         )
         self.run()
 
     def run(self) -> None:
-        """All tokens but the first, what is laid out anew for them included."""
+        """Decodes all tokens but the first, which the prefill chose."""
         jax.block_until_ready(self._answers(self._model, self._state))
 
 
 def unequal_sizes(budget: Budget, count: int) -> list[tuple[int, int]]:
-    """Frames and tokens of text of each prompt, from all to half of both in even steps."""
+    """Returns frames and text tokens of each prompt, from all to half of both in even steps."""
     shares = np.linspace(1.0, 0.5, count)
     return [(max(1, round(share * budget.frames)), round(share * TEXT)) for share in shares]
 
 
 def unequal_prompts(config: Config, budget: Budget, count: int) -> dict[str, np.ndarray]:
-    """Rows of one budget with prompts of `unequal_sizes`."""
+    """Returns rows of one budget with prompts of `unequal_sizes`."""
     rows = [
         bench_batch(config, budget, seed, frames=frames, text=text)
         for seed, (frames, text) in enumerate(unequal_sizes(budget, count))
@@ -64,7 +65,7 @@ def unequal_prompts(config: Config, budget: Budget, count: int) -> dict[str, np.
 
 
 def prompt_tokens(config: Config, budget: Budget, count: int) -> list[int]:
-    """Tokens that the LLM reads of each of the unequal prompts."""
+    """Returns the LLM's tokens of each of the unequal prompts."""
     return [
         video_budget(
             config.model, frames=frames, videos=1, text_tokens=text + MARKS * frames
@@ -76,7 +77,7 @@ def prompt_tokens(config: Config, budget: Budget, count: int) -> list[int]:
 def race_of_batches(
     model: VideoLanguageModel, config: Config, budget: Budget, *, tokens: int, rounds: int
 ) -> dict[str, Any]:
-    """Tokens a second after the first token, of one prompt and of `PROMPTS`, taking turns."""
+    """Measures tokens/s after the first token, of one prompt and of `PROMPTS` in turns."""
     batches = {1: bench_batch(config, budget), PROMPTS: unequal_prompts(config, budget, PROMPTS)}
     steps = {size: Steps(model, budget, rows, tokens) for size, rows in batches.items()}
     times = race({size: own.run for size, own in steps.items()}, rounds)
@@ -95,7 +96,7 @@ def race_of_batches(
 
 
 def decode_lines(rates: Mapping[str, Any]) -> str:
-    """A sentence."""
+    """Formats the result as a sentence."""
     one, many = rates["tokens_a_second"].values()
     lengths = rates["prompt_tokens"]
     return (

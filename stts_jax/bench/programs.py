@@ -1,4 +1,4 @@
-"""What is timed: ViT, prefill of the LLM, whole forward pass, whole training step, selection."""
+"""The timed programs: ViT, prefill of the LLM, forward pass, training step, selection."""
 
 from __future__ import annotations
 
@@ -15,14 +15,11 @@ from stts_jax.budget import Budget
 from stts_jax.config import Config
 from stts_jax.host_memory import give_back_much
 from stts_jax.layers.attention_mask import TokenTable, attention_mask
-from stts_jax.model.video_language_model import (
-    TEXT_FILL,
-    VideoLanguageModel,
-    compute_dtype,
-    kept_llm_tokens,
-)
+from stts_jax.model.llm_inputs import keep_tokens
+from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.model.vision import encode, frames_of, plan_of
 from stts_jax.parallel.mesh import make_mesh
+from stts_jax.parallel.platform import compute_dtype
 from stts_jax.pruning.layout import DenseLayout
 from stts_jax.pruning.plan import at_visual_tokens
 from stts_jax.pruning.selection import protect_first_frames
@@ -54,7 +51,7 @@ class Programs:
             "forward": _compiled(partial(_forward, config, budget), batch, key),
             SELECTION: _compiled(
                 partial(selection, config, budget),
-                *selection_inputs(config, budget, batch, compute_dtype(config.model)),
+                *selection_inputs(config, budget, batch, compute_dtype(config.model.compute_dtype)),
             ),
         }
         self.kept = np.asarray(self._functions["vit"](self._state.model)[1])
@@ -63,7 +60,7 @@ class Programs:
             self.run(part)
 
     def run(self, part: str) -> None:
-        """Run a part once and wait for it."""
+        """Runs a part once and waits for it."""
         if part == "step":
             self._state, metrics = self._step(self._state, self._batch, self._key)
             jax.block_until_ready((self._state, metrics))
@@ -81,7 +78,10 @@ def _vit(
 ) -> tuple[jax.Array, jax.Array]:
     """Features, and how many patches each frame of the row keeps."""
     config, dtype = model.config, model.dtype
-    out = encode(model.vit, model.scorer, batch, budget, config, dtype=dtype, key=key)
+    frames = frames_of(batch, config)
+    out = encode(
+        model.vit, model.scorer, batch["images"], frames, budget, config, dtype=dtype, key=key
+    )
     return out.features, out.plan.keep_patches[0].sum(-1)
 
 
@@ -103,15 +103,17 @@ def _prefill(
 
 
 def _prefill_inputs(config: Config, budget: Budget) -> tuple[Any, ...]:
-    """Embeddings, positions and table of a row: text, kept visual tokens, text."""
+    """Returns embeddings, positions and table of a row: text, kept visual tokens, text."""
     length = budget.tokens
-    places = jnp.arange(length)[None]
-    visual = (places >= budget.text // 2) & (places < budget.text // 2 + budget.visual)
+    positions = jnp.arange(length)[None]
+    visual = (positions >= budget.text // 2) & (positions < budget.text // 2 + budget.visual)
     zeros = jnp.zeros((1, length), jnp.int32)
-    table = TokenTable(places, jnp.ones_like(visual), visual, zeros, zeros)
+    table = TokenTable(positions, jnp.ones_like(visual), visual, zeros, zeros)
     shape = (1, length, config.model.llm.width)
-    embeddings = jax.random.normal(jax.random.key(2), shape, compute_dtype(config.model))
-    return embeddings, places, table
+    embeddings = jax.random.normal(
+        jax.random.key(2), shape, compute_dtype(config.model.compute_dtype)
+    )
+    return embeddings, positions, table
 
 
 def selection(
@@ -123,7 +125,7 @@ def selection(
     projected: jax.Array,
     batch: dict[str, jax.Array],
 ) -> Any:
-    """Runs what a step does to drop tokens, forward and backward, and none of its other arithmetic.
+    """Drops tokens as a training step does, forward and backward, without its other arithmetic.
 
     The plan; the move of the ViT's features into the layout; the lookup of the features of each
     visual token that stays; the move of text and projected tokens to their positions in the LLM.
@@ -141,27 +143,25 @@ def selection(
     frames = frames_of(batch, config.model)
     protected = protect_first_frames(scores, frames)
     plan = plan_of(protected, frames, budget, config.model, DenseLayout())
-    kept = kept_llm_tokens(plan, batch, budget, config.model)
-    text = {name: kept.gather(batch[name], fill) for name, fill in TEXT_FILL.items()}
-    is_visual = text["input_ids"] == config.model.llm.special_token("<im_patch>")
+    kept = keep_tokens(plan, batch, budget, config.model.llm)
     layers = config.model.vit.resolved_feature_layers
-    # Layers before the drop are moved each on its own, those behind it are there already.
+    # Features of layers before the drop are gathered one by one; later ones need no gather.
     moved = 1 + sum(layer < config.model.dense_blocks for layer in layers)
 
     def moves(arrays: tuple[jax.Array, ...], projected: jax.Array) -> tuple[Any, ...]:
-        there = [plan.layout.gather(array) for array in arrays]
-        features = jnp.concatenate([there[-1]] * len(layers), axis=-1)
+        gathered = [plan.layout.gather(array) for array in arrays]
+        features = jnp.concatenate([gathered[-1]] * len(layers), axis=-1)
         looked_up = plan.layout.lookup(features, kept.windows)
-        return there, looked_up, at_visual_tokens(projected, is_visual)
+        return gathered, looked_up, at_visual_tokens(projected, kept.is_visual)
 
     out, back = jax.vjp(moves, (x,) * moved, projected)
-    return out, back(out), text, plan
+    return out, back(out), kept.text, plan
 
 
 def selection_inputs(
     config: Config, budget: Budget, batch: dict[str, jax.Array], dtype: jnp.dtype
 ) -> tuple[Any, ...]:
-    """What `selection` takes after the model."""
+    """Returns the arguments of `selection` after the model."""
     model, keys = config.model, jax.random.split(jax.random.key(3), 3)
     scores = jax.random.uniform(keys[0], (1, budget.frames, model.tokens_per_frame))
     x = jax.random.normal(keys[1], (1, budget.frames, model.vit.patches, model.vit.width), dtype)

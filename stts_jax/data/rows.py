@@ -7,12 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stts_jax.budget import Budget, MultimodalType, batch_arrays, tokens_to_prune
+from stts_jax.budget import (
+    EXAMPLE_SUBSEGMENT_INCREMENT,
+    Budget,
+    MultimodalType,
+    batch_arrays,
+    tokens_to_prune,
+)
 from stts_jax.config import ModelConfig
 
 Arrays = Mapping[str, np.ndarray]
 
-SUBSEGMENTS_PER_EXAMPLE = 100000
 SIZES = ("frames", "patches", "visual", "visual_before", "tokens", "tokens_before")
 _TEXT_ARRAYS = ("input_ids", "labels", "loss_masks", "position_ids")
 _FEWER_FRAMES = "raise data.row_frames, or lower data.max_frames (for images data.max_crops)"
@@ -115,11 +120,11 @@ def pack_row(
 ) -> dict[str, np.ndarray]:
     """Join examples to one row and pad it to the budget.
 
-    Patch numbers move on by the patches of the examples before, subsegment ids by 100000 for each
-    example; positions start anew in each. Padding is -1, but 0 in `images` and `loss_masks`.
-    Texts have no frames, and images pool fewer patches into a token than videos, so their
-    `token_pooling` is filled up with -1. Source: docs/reference.md#packer, `pack` of
-    olmo/data/dynamic_packer.py.
+    Patch numbers move on by the patches of the examples before, subsegment ids by
+    `EXAMPLE_SUBSEGMENT_INCREMENT` for each example; positions start at 0 in each. Padding is -1,
+    but 0 in `images` and `loss_masks`. Texts have no frames, and images pool fewer patches into a
+    token than videos, so their `token_pooling` is filled up with -1.
+    Source: docs/reference.md#packer, `pack` of olmo/data/dynamic_packer.py.
 
     Args:
       examples: at most `budget.examples`, see `example_sizes`; one without `subsegment_ids` is all
@@ -150,7 +155,9 @@ def pack_row(
         text = slice(tokens, tokens + len(example["input_ids"]))
         for name in _TEXT_ARRAYS:
             row[name][text] = example[name]
-        row["subsegment_ids"][text] = example.get("subsegment_ids", 0) + e * SUBSEGMENTS_PER_EXAMPLE
+        row["subsegment_ids"][text] = (
+            example.get("subsegment_ids", 0) + e * EXAMPLE_SUBSEGMENT_INCREMENT
+        )
         frames, visual, tokens = frames + count, visual + pooled, text.stop
     return row
 

@@ -37,7 +37,8 @@ from stts_jax.evaluation.metrics import (
     text_score,
     text_score_by_type,
 )
-from stts_jax.model.generation import Sampling, generate
+from stts_jax.inference.decoding import generate
+from stts_jax.inference.sampling import Sampling
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import mesh_of, place_whole_batch, rows_for
 from stts_jax.parallel.parameters import key_of_seed

@@ -22,7 +22,7 @@ from stts_jax.data.video import Video, read_sampled
 from stts_jax.evaluation.asked import Asked
 from stts_jax.evaluation.overlay import looked_at
 from stts_jax.evaluation.runner import answer
-from stts_jax.model.likelihood import log_likelihoods
+from stts_jax.inference.likelihood import log_likelihoods
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import mesh_of, on_mesh, place_whole_batch
 

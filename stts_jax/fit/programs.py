@@ -1,4 +1,4 @@
-"""The programs that are compiled: the true ones, with abstract arrays that lie on a mesh."""
+"""The compiled programs: those of training and inference, with abstract sharded arrays."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from stts_jax.budget import batch_arrays
 from stts_jax.fit.setting import Setting, abstract_key
 from stts_jax.fit.topologies import tracing_for
-from stts_jax.model import generation
-from stts_jax.model.generation import DecodingState, Sampling
+from stts_jax.inference.decoding import DecodingState, decode_step, start_decoding
+from stts_jax.inference.sampling import Sampling
 from stts_jax.model.video_language_model import (
     VideoLanguageModel,
     abstract_model,
@@ -41,7 +41,7 @@ class LoweredProgram:
     Attributes:
       lowered: of `jax.stages`.
       argument_bytes: of one device, by kind, as the arrays' own sizes.
-      output_bytes: likewise, of what takes no argument's place, but for a few numbers.
+      output_bytes: likewise, of results that reuse no argument's buffer, but for a few scalars.
     """
 
     lowered: jax.stages.Lowered
@@ -50,13 +50,13 @@ class LoweredProgram:
 
 
 def lower(setting: Setting) -> LoweredProgram:
-    """Trace the program of a setting for its devices; nothing is allocated."""
+    """Traces the program of a setting for its devices; nothing is allocated."""
     with tracing_for(setting.topology.chip.platform):
         return {"train": _train, "prefill": _prefill, "decode": _decode}[setting.program](setting)
 
 
 def bytes_per_device(tree: Any) -> int:
-    """Of the arrays in a tree, each with a sharding; the largest share of any device."""
+    """Returns the bytes of a tree of sharded arrays on the device that has the most."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * _itemsize(leaf.dtype)
         for leaf in jax.tree.leaves(tree)
@@ -76,7 +76,7 @@ def _train(setting: Setting) -> LoweredProgram:
         step.lower(state, batch, abstract_key(replicated(mesh))),
         {
             "parameters": parameters,
-            # Counts and the like belong to it too.
+            # Step counts and the like are part of it.
             "optimizer": bytes_per_device(state) - parameters,
             "batch": bytes_per_device(batch),
         },
@@ -104,7 +104,7 @@ def _decode(setting: Setting) -> LoweredProgram:
 
     def step(model: VideoLanguageModel, state: DecodingState) -> DecodingState:
         with on_mesh(setting.mesh):
-            return generation.decode_step(model, state, END_TOKEN, Sampling())
+            return decode_step(model, state, END_TOKEN, Sampling())
 
     jitted = jax.jit(step, donate_argnums=1, out_shardings=shardings)
     return LoweredProgram(
@@ -125,7 +125,7 @@ def _prefill_function(setting: Setting) -> Any:
     ) -> DecodingState:
         budget, rows = setting.budget, dict(batch)
         with on_mesh(setting.mesh):
-            return generation.prefill(model, rows, budget, answers, END_TOKEN, Sampling(), key)
+            return start_decoding(model, rows, budget, answers, END_TOKEN, Sampling(), key)
 
     return prefill
 
@@ -145,20 +145,20 @@ def _abstract_batch(setting: Setting) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def _abstract_decoding(setting: Setting, model: Any, batch: Any, key: Any) -> DecodingState:
-    """What the prefill hands on: rows over `data` and `fsdp`, heads of the cache over `tensor`."""
+    """Returns the decoding state: rows over `data` and `fsdp`, heads of the cache over `tensor`."""
     state = jax.eval_shape(_prefill_function(setting), model, batch, key)
     mesh, rows = setting.mesh, setting.rows
 
-    def place(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+    def sharding_of(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         return batch_sharding(mesh) if leaf.shape[:1] == (rows,) else replicated(mesh)
 
-    shardings: Any = jax.tree.map(place, state)
+    shardings: Any = jax.tree.map(sharding_of, state)
     cache = jax.tree.map(lambda leaf: _cache_sharding(leaf.shape, mesh), state.cache)
     return _placed(state, dataclasses.replace(shardings, cache=cache))
 
 
 def _cache_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
-    """Of keys or values, (layers, B, C, K, head_dim)."""
+    """Returns the sharding of keys or values, (layers, B, C, K, head_dim)."""
     axis = LOGICAL_AXES["kv_heads"]
     heads = axis if axis is not None and shape[3] % mesh.shape[axis] == 0 else None
     return NamedSharding(mesh, PartitionSpec(None, BATCH_AXES, None, heads))

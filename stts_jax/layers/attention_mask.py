@@ -11,10 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from stts_jax.attention import IndexMask, MaskSpec, TokenMaskIds
+from stts_jax.budget import EXAMPLE_SUBSEGMENT_INCREMENT
 from stts_jax.config import IMAGE_STRUCTURE_TOKENS, Bidirectional, LlmConfig
-
-# Packed example e has this times e added to its subsegment ids (olmo/data/dynamic_packer.py).
-EXAMPLE_SUBSEGMENT_INCREMENT = 100000
 
 
 @jax.tree_util.register_dataclass

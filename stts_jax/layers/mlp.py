@@ -6,7 +6,7 @@ import jax
 from flax import nnx
 
 from stts_jax.layers.linear import Linear
-from stts_jax.layers.rematerialised import rematerialised
+from stts_jax.layers.remat import rematerialized
 
 
 class GeluMlp(nnx.Module):
@@ -18,8 +18,8 @@ class GeluMlp(nnx.Module):
         self.down = Linear(hidden, width, axes=("mlp", "embed"), key=down_key)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(..., width) -> (..., width)."""
-        return rematerialised(lambda x: self.down(jax.nn.gelu(x, approximate=True)))(self.up(x))
+        """Applies the layer: (..., width) -> (..., width)."""
+        return rematerialized(lambda x: self.down(jax.nn.gelu(x, approximate=True)))(self.up(x))
 
 
 class SwiGluMlp(nnx.Module):
@@ -32,7 +32,7 @@ class SwiGluMlp(nnx.Module):
         self.down = Linear(hidden, outputs, axes=("mlp", "embed"), key=down_key, bias=False)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(..., inputs) -> (..., outputs)."""
-        return rematerialised(lambda gate, up: self.down(jax.nn.silu(gate) * up))(
+        """Applies the layer: (..., inputs) -> (..., outputs)."""
+        return rematerialized(lambda gate, up: self.down(jax.nn.silu(gate) * up))(
             self.gate(x), self.up(x)
         )

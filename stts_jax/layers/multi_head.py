@@ -13,7 +13,7 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class MultiHeadAttention(nnx.Module):
-    """Project to queries, keys and values, attend, project back."""
+    """Projects to queries, keys and values, attends, projects back."""
 
     def __init__(
         self, inputs: int, outputs: int, heads: int, head_dim: int, *, key: jax.Array
@@ -27,11 +27,11 @@ class MultiHeadAttention(nnx.Module):
         self.output = Linear(inner, outputs, axes=("heads", "embed"), key=keys[3])
 
     def __call__(self, queries: jax.Array, keys: jax.Array, attend: Attend) -> jax.Array:
-        """Attend from `queries` (..., Lq, inputs) to `keys` (..., Lk, inputs).
+        """Attends from `queries` (..., Lq, inputs) to `keys` (..., Lk, inputs).
 
         Args:
-          queries: what asks.
-          keys: what is looked at; the same array for self-attention.
+          queries: inputs of the query projection.
+          keys: inputs of the key and value projections; `queries` for self-attention.
           attend: maps (..., Lq, H, d), (..., Lk, H, d), (..., Lk, H, d) to (..., Lq, H, d).
 
         Returns:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.nnx import initializers
 
-from stts_jax.layers.rematerialised import rematerialised
+from stts_jax.layers.remat import rematerialized
 from stts_jax.parallel.parameters import parameter
 
 
@@ -20,8 +20,8 @@ class LayerNorm(nnx.Module):
         self.bias = parameter(initializers.zeros_init(), key, (width,), ("norm",))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(..., width) -> (..., width)."""
-        return rematerialised(self._normed)(x)
+        """Applies the layer: (..., width) -> (..., width)."""
+        return rematerialized(self._normed)(x)
 
     def _normed(self, x: jax.Array) -> jax.Array:
         wide = x.astype(jnp.float32)
@@ -42,8 +42,8 @@ class RmsNorm(nnx.Module):
         self.scale = parameter(initializers.ones_init(), key, (width,), ("norm",))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(..., width) -> (..., width)."""
-        return rematerialised(self._normed)(x)
+        """Applies the layer: (..., width) -> (..., width)."""
+        return rematerialized(self._normed)(x)
 
     def _normed(self, x: jax.Array) -> jax.Array:
         wide = x.astype(jnp.float32)

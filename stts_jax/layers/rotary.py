@@ -12,7 +12,7 @@ from stts_jax.config import LlmConfig, YarnConfig
 
 
 def rotary_tables(config: LlmConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Inverse frequencies and magnitudes of every layer.
+    """Returns inverse frequencies and magnitudes of every layer.
 
     Source: olmo/nn/llm.py `RotaryEmbedding` (plain and YaRN); docs/reference.md#language-models.
 
@@ -32,21 +32,21 @@ def rotary_tables(config: LlmConfig) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _yarn_frequencies(plain: np.ndarray, yarn: YarnConfig, config: LlmConfig) -> np.ndarray:
-    def dimension_that_turns(times: float) -> float:
-        turns = yarn.original_length / (times * 2 * math.pi)
-        return config.head_dim * math.log(turns) / (2 * math.log(config.rope_theta))
+    def dimension_of(rotations: float) -> float:
+        period = yarn.original_length / (rotations * 2 * math.pi)
+        return config.head_dim * math.log(period) / (2 * math.log(config.rope_theta))
 
-    low = max(math.floor(dimension_that_turns(yarn.beta_fast)), 0)
-    high = min(math.ceil(dimension_that_turns(yarn.beta_slow)), config.head_dim - 1)
+    low = max(math.floor(dimension_of(yarn.beta_fast)), 0)
+    high = min(math.ceil(dimension_of(yarn.beta_slow)), config.head_dim - 1)
     steps = np.arange(config.head_dim // 2, dtype=np.float32)
     ramp = np.clip((steps - low) / max(high - low, 0.001), 0.0, 1.0)
     return plain / yarn.factor * ramp + plain * (1 - ramp)
 
 
-def rotate(
+def apply_rope(
     x: jax.Array, positions: jax.Array, frequencies: jax.Array, magnitude: jax.Array
 ) -> jax.Array:
-    """Turn each pair (j, j + head_dim / 2) of `x` by its position; computed in float32.
+    """Rotates each pair (j, j + head_dim / 2) of `x` by its position; computed in float32.
 
     Args:
       x: (B, L, H, head_dim) queries or keys.
@@ -57,5 +57,5 @@ def rotate(
     angles = positions[..., None, None].astype(jnp.float32) * frequencies
     cos, sin = jnp.cos(angles) * magnitude, jnp.sin(angles) * magnitude
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x.dtype)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x.dtype)

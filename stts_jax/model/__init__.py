@@ -1,1 +1,1 @@
-"""The video language model: ViT, connector, LLM, what joins them, and generation."""
+"""The video language model: ViT, connector, LLM, and the model that joins them."""

@@ -30,21 +30,21 @@ class Connector(nnx.Module):
             connector.width, connector.mlp_width, config.llm.width, key=project_key
         )
 
-    def __call__(self, slots: jax.Array, filled: jax.Array) -> jax.Array:
-        """Pool the patches of each visual token and project.
+    def __call__(self, windows: jax.Array, filled: jax.Array) -> jax.Array:
+        """Pools the patches of each visual token and projects.
 
         Args:
-          slots: (B, V, G, features), zeros in empty slots.
-          filled: (B, V, G) bool; windows of different size share a row by leaving slots empty.
+          windows: (B, V, G, features), zeros at empty window entries.
+          filled: (B, V, G) bool, False at empty entries of windows smaller than G.
 
         Returns:
-          (B, V, d); finite, if meaningless, for a token without any filled slot.
+          (B, V, d); finite, if meaningless, for a window without any entry.
         """
-        slots = slots * filled[..., None].astype(slots.dtype)
-        count: int | jax.Array = slots.shape[-2]
+        windows = windows * filled[..., None].astype(windows.dtype)
+        count: int | jax.Array = windows.shape[-2]
         if self.masked:
-            count = jnp.maximum(filled.sum(-1), 1)[..., None, None].astype(slots.dtype)
-        query = slots.sum(-2, keepdims=True) / count
+            count = jnp.maximum(filled.sum(-1), 1)[..., None, None].astype(windows.dtype)
+        query = windows.sum(-2, keepdims=True) / count
         mask = filled[..., None, :] if self.masked else None
-        pooled = self.pooler(query, slots, lambda q, k, v: attention(q, k, v, mask=mask))
+        pooled = self.pooler(query, windows, lambda q, k, v: attention(q, k, v, mask=mask))
         return self.projector(pooled[..., 0, :])

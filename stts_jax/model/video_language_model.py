@@ -15,22 +15,13 @@ from stts_jax.config import ConfigError, ModelConfig
 from stts_jax.layers.attention_mask import TokenTable, attention_mask, token_table
 from stts_jax.model.connector import Connector
 from stts_jax.model.llm import LanguageModel
-from stts_jax.model.vision import VisionOutput, encode
+from stts_jax.model.llm_inputs import keep_tokens
+from stts_jax.model.vision import VisionOutput, encode, frames_of
 from stts_jax.model.vit import VisionTransformer
 from stts_jax.parallel.parameters import named_parameters
-from stts_jax.pruning.plan import LlmTokens, PruningPlan, at_visual_tokens
+from stts_jax.parallel.platform import compute_dtype
+from stts_jax.pruning.plan import at_visual_tokens
 from stts_jax.pruning.scorer import TokenScorer
-
-# A TPU's tile of memory holds that many tokens.
-TOKEN_TILE = 128
-# Values of the arrays of the text side where a row holds no token.
-TEXT_FILL = {
-    "input_ids": -1,
-    "labels": 0,
-    "loss_masks": 0,
-    "position_ids": 0,
-    "subsegment_ids": 0,
-}
 
 
 @jax.tree_util.register_dataclass
@@ -41,9 +32,9 @@ class FusedRows:
     Attributes:
       embeddings: (B, L, d), visual features added.
       text: the arrays of `TEXT_FILL`, (B, L) each.
-      tokens: what the attention mask needs of each token.
+      tokens: per-token inputs of the attention mask.
       source: (B, L) int32, position of each token in the row before the drop.
-      vision: the result of the ViT.
+      vision: the output of the ViT.
     """
 
     embeddings: jax.Array
@@ -54,7 +45,7 @@ class FusedRows:
 
 
 class VideoLanguageModel(nnx.Module):
-    """Video rows and text in, hidden states of the kept tokens out."""
+    """ViT, scorer, connector and LLM: from videos and text to hidden states of the kept tokens."""
 
     def __init__(self, config: ModelConfig, *, key: jax.Array) -> None:
         keys = jax.random.split(key, 4)
@@ -67,11 +58,11 @@ class VideoLanguageModel(nnx.Module):
 
     @property
     def dtype(self) -> jnp.dtype:
-        """What the model computes in; parameters are float32."""
-        return compute_dtype(self.config)
+        """Returns the dtype of activations; parameters are float32."""
+        return compute_dtype(self.config.compute_dtype)
 
     def fuse(self, batch: dict[str, jax.Array], budget: Budget, key: jax.Array) -> FusedRows:
-        """Runs everything before the LLM.
+        """Runs ViT and connector, and drops the same tokens from the input of the LLM.
 
         Args:
           batch: the arrays of `budget.batch_arrays`.
@@ -79,18 +70,22 @@ class VideoLanguageModel(nnx.Module):
           key: for method `random`.
         """
         vision = encode(
-            self.vit, self.scorer, batch, budget, self.config, dtype=self.dtype, key=key
+            self.vit,
+            self.scorer,
+            batch["images"],
+            frames_of(batch, self.config),
+            budget,
+            self.config,
+            dtype=self.dtype,
+            key=key,
         )
-        kept = kept_llm_tokens(vision.plan, batch, budget, self.config)
-        window_features = vision.plan.layout.lookup(vision.features, kept.windows)
-        projected = self.connector(window_features, kept.windows >= 0)
-
-        text = {name: kept.gather(batch[name], fill) for name, fill in TEXT_FILL.items()}
-        ids = text["input_ids"]
-        is_visual = ids == self.config.llm.special_token("<im_patch>")
-        embeddings = self.llm.embed(ids, self.dtype) + at_visual_tokens(projected, is_visual)
-        tokens = token_table(ids, text["subsegment_ids"], self.config.llm)
-        return FusedRows(embeddings, text, tokens, kept.source, vision)
+        kept = keep_tokens(vision.plan, batch, budget, self.config.llm)
+        windows = vision.plan.layout.lookup(vision.features, kept.windows)
+        projected = self.connector(windows, kept.windows >= 0)
+        embeddings = self.llm.embed(kept.text["input_ids"], self.dtype)
+        embeddings += at_visual_tokens(projected, kept.is_visual)
+        tokens = token_table(kept.text["input_ids"], kept.text["subsegment_ids"], self.config.llm)
+        return FusedRows(embeddings, kept.text, tokens, kept.source, vision)
 
     def __call__(
         self,
@@ -100,7 +95,7 @@ class VideoLanguageModel(nnx.Module):
         key: jax.Array,
         train: bool = False,
     ) -> tuple[jax.Array, FusedRows]:
-        """Hidden states of all kept tokens, after the final norm.
+        """Returns the hidden states of all kept tokens, after the final norm.
 
         Args:
           batch: the arrays of `budget.batch_arrays`.
@@ -109,7 +104,7 @@ class VideoLanguageModel(nnx.Module):
           train: whether dropout is on.
 
         Returns:
-          (B, L, d) and what went into the LLM. `llm.logits` makes logits of any part of them.
+          (B, L, d) and the input of the LLM. `llm.logits` computes logits of any part of them.
         """
         prune_key, dropout_key = jax.random.split(key)
         rows = self.fuse(batch, budget, prune_key)
@@ -126,14 +121,14 @@ class VideoLanguageModel(nnx.Module):
 
 
 def abstract_model(config: ModelConfig) -> VideoLanguageModel:
-    """Returns a model of shapes in place of arrays; of one configuration, traced only once."""
+    """Returns a model of shapes instead of arrays; traced once for a configuration."""
     leaves, structure = _traced(config)
     return jax.tree.unflatten(structure, leaves)
 
 
 @lru_cache(maxsize=32)
 def _traced(config: ModelConfig) -> tuple[list[jax.ShapeDtypeStruct], Any]:
-    # Leaves and structure are kept, as a model itself could be changed by who is given it.
+    # A cached model itself could be changed by its users.
     make = lambda: VideoLanguageModel(config, key=jax.random.key(0))  # noqa: E731
     return jax.tree.flatten(jax.eval_shape(make))
 
@@ -152,9 +147,12 @@ def token_scorer(config: ModelConfig, *, key: jax.Array) -> TokenScorer:
 
 
 def reconfigure(model: VideoLanguageModel, config: ModelConfig) -> VideoLanguageModel:
-    """The same parameters under another configuration of the same sizes: another ratio, say.
+    """Returns the same parameters under another configuration of the same sizes.
 
-    A scorer that the new configuration has no use for is left out.
+    A scorer that the new configuration doesn't use is left out.
+
+    Raises:
+      ConfigError: where the new configuration needs parameters that the model lacks.
     """
     abstract = abstract_model(config)
     parameters, wanted = named_parameters(model), named_parameters(abstract)
@@ -174,13 +172,13 @@ def reconfigure(model: VideoLanguageModel, config: ModelConfig) -> VideoLanguage
 
 
 def in_compute_dtype(model: VideoLanguageModel) -> VideoLanguageModel:
-    """Shapes of a model that answers: what is cast in every use is cast once and for all.
+    """Returns the shapes of a model for inference: kernels, embedding and head are cast once.
 
-    Kernels, embedding and head are what a model is made of, and tokens decoded one by one wait for
-    them: in bfloat16 a device reads half as much. Answers stay the same to the bit.
+    Every use casts them anyway, so answers stay the same to the bit. Decoding waits for the
+    parameters to be read, which are half as many bytes in bfloat16.
 
     Args:
-      model: abstract, as of `abstract_model`.
+      model: an abstract model, see `abstract_model`.
     """
 
     def cast(name: str, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -189,41 +187,3 @@ def in_compute_dtype(model: VideoLanguageModel) -> VideoLanguageModel:
 
     leaves = [cast(name, leaf) for name, leaf in named_parameters(model).items()]
     return jax.tree.unflatten(jax.tree.structure(model), leaves)
-
-
-def compute_dtype(config: ModelConfig) -> jnp.dtype:
-    """`auto` is bfloat16 where the hardware has it, float32 on CPUs."""
-    if config.compute_dtype == "auto":
-        return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
-    return jnp.dtype(config.compute_dtype)
-
-
-def kept_llm_tokens(
-    plan: PruningPlan, batch: dict[str, jax.Array], budget: Budget, config: ModelConfig
-) -> LlmTokens:
-    """Returns what stays of the LLM's input by a plan.
-
-    Args:
-      plan: of the drop.
-      batch: the arrays of `budget.batch_arrays`.
-      budget: static sizes.
-      config: the model's configuration.
-    """
-    ids = batch["input_ids"]
-    return plan.llm_tokens(
-        batch["token_pooling"],
-        ids == config.llm.special_token("<im_patch>"),
-        ids >= 0,
-        visual=budget.visual,
-        tokens=row_length(budget.tokens),
-    )
-
-
-def row_length(tokens: int) -> int:
-    """Returns L, the length of a row in the LLM: on a TPU whole tiles, where there are many.
-
-    Otherwise heads are transposed in memory before and after each attention there.
-    """
-    if jax.default_backend() != "tpu" or tokens < 8 * TOKEN_TILE:
-        return tokens
-    return -(-tokens // TOKEN_TILE) * TOKEN_TILE

@@ -1,4 +1,4 @@
-"""Video rows through the ViT: score, keep, gather, and on with what is kept."""
+"""The pruned ViT: scores the tokens of each frame, drops the worst, runs the rest."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class VisionOutput:
     """The result of the ViT.
 
     Attributes:
-      features: feature layers side by side, in `plan.layout`.
-      plan: what stays.
-      scores: (B, T, P) float32 that the tokens were selected by.
+      features: (..., features), the feature layers concatenated, in `plan.layout`.
+      plan: the patches that stay, and their layout.
+      scores: (B, T, P) float32, by which tokens were selected.
       temporal_loss: () float32, coefficient included.
-      frames: the rows' frames.
+      frames: the frames of the rows.
     """
 
     features: jax.Array
@@ -46,27 +46,28 @@ class VisionOutput:
 def encode(
     vit: VisionTransformer,
     scorer: TokenScorer | None,
-    batch: dict[str, jax.Array],
+    images: jax.Array,
+    frames: FrameTable,
     budget: Budget,
     config: ModelConfig,
     *,
     dtype: jnp.dtype,
     key: jax.Array,
 ) -> VisionOutput:
-    """Runs the rows' frames through the ViT and drops tokens on the way.
+    """Runs frames through the ViT and drops tokens between its blocks.
 
     Args:
       vit: the transformer.
       scorer: needed by method `scorer`.
-      batch: `images`, `num_images` and `multimodal_type` of `budget.batch_arrays`.
+      images: (B, T, N, patch_dim) pixels.
+      frames: their examples, and k of each; see `frames_of`.
       budget: static sizes.
       config: the model's configuration.
       dtype: to compute in.
       key: for method `random`.
     """
     prune, remat = config.prune, config.remat == "blocks"
-    embedded = vit.embed(batch["images"], dtype)
-    frames = frames_of(batch, config)
+    embedded = vit.embed(images, dtype)
     run = partial(vit.run, remat=remat)
     dense = DenseLayout()
 
@@ -96,7 +97,7 @@ def encode(
 
 
 def frames_of(batch: dict[str, jax.Array], config: ModelConfig) -> FrameTable:
-    """Returns the frames of a batch, with the count k of each example."""
+    """Returns the frames of a batch, with k of each example: the pooled tokens that it loses."""
     num_images = batch["num_images"]
     to_prune = tokens_to_prune(
         num_images, batch["multimodal_type"], config.prune, config.tokens_per_frame
@@ -111,14 +112,14 @@ def plan_of(
     config: ModelConfig,
     dense: Layout,
 ) -> PruningPlan:
-    """Returns the plan of a drop, in the layout that the configuration names.
+    """Returns the plan of a drop, in the configured layout.
 
     Args:
       scores: (B, T, P).
-      frames: the rows' frames.
-      budget: static sizes; what is kept fits.
+      frames: the frames of the rows.
+      budget: static sizes; the kept patches fit.
       config: the model's configuration.
-      dense: the layout where no patch is dropped in the ViT.
+      dense: the layout to use where no patch is dropped in the ViT.
     """
     return make_plan(
         scores,
@@ -155,7 +156,7 @@ def _score_bias(scores: jax.Array, frames: FrameTable, config: ModelConfig) -> j
 def _baseline_scores(
     embedded: jax.Array, frames: FrameTable, config: ModelConfig, key: jax.Array
 ) -> jax.Array:
-    """Returns (B, T, P) scores of the configured baseline; equal ones where nothing is pruned."""
+    """Returns (B, T, P) scores of the configured baseline; all equal for method `none`."""
     prune = config.prune
     if prune.method == "none":
         return jnp.ones((*embedded.shape[:2], config.tokens_per_frame), jnp.float32)

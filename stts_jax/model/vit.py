@@ -15,7 +15,7 @@ from stts_jax.layers.linear import Linear
 from stts_jax.layers.mlp import GeluMlp
 from stts_jax.layers.multi_head import Attend, MultiHeadAttention
 from stts_jax.layers.norms import LayerNorm
-from stts_jax.parallel.mesh import share_places
+from stts_jax.parallel.mesh import shard_activations
 from stts_jax.parallel.parameters import parameter, stack
 from stts_jax.pruning.layout import Layout
 
@@ -34,7 +34,7 @@ class VitBlock(nnx.Module):
         self.mlp = GeluMlp(width, config.mlp_width, key=keys[3])
 
     def __call__(self, x: jax.Array, attend: Attend) -> jax.Array:
-        """(..., D) -> (..., D); `attend` decides who sees whom."""
+        """Runs the block: (..., D) -> (..., D); `attend` mixes the patches."""
         normed = self.attention_norm(x)
         x = x + self.attention(normed, normed, attend)
         return x + self.mlp(self.mlp_norm(x))
@@ -44,9 +44,9 @@ POSITION_DEVIATION = 1.0
 
 
 def sine_positions(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype) -> jax.Array:
-    """What a table of positions starts as: sines and cosines of row and column.
+    """Returns initial position embeddings: sines and cosines of row and column.
 
-    So patches that are pooled together start alike, and a place can be told from the start.
+    Patches that are pooled together start with similar embeddings, distinct from those of others.
     Source: posemb_sincos_2d of big_vision (arXiv 2205.01580).
 
     Args:
@@ -58,11 +58,11 @@ def sine_positions(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype) -> ja
     side, count = round(positions**0.5), width // 4
     frequencies = 1.0 / 100.0 ** (np.arange(count) / max(count - 1, 1))
     rows, columns = np.divmod(np.arange(positions), side)
-    angles = [place[:, None] * frequencies for place in (columns, rows)]
+    angles = [position[:, None] * frequencies for position in (columns, rows)]
     table = np.concatenate([f(angle) for angle in angles for f in (np.sin, np.cos)], axis=1)
-    # What all patches share tells no place; the rest must neither drown in what patches look like
-    # nor drown it. With half of this deviation some models of the demo learn places of a picture
-    # from the order of its tokens, which tells them nothing in a video.
+    # The mean over patches carries no position. The rest must be about as large as the embedded
+    # pixels: with half of this deviation some models of the demo learn the positions in an image
+    # from the order of its tokens, which says nothing about positions in a video.
     table = table - table.mean(0)
     table = POSITION_DEVIATION * table / np.maximum(table.std(0), 1e-3)
     return jnp.asarray(np.pad(table, ((0, 0), (0, width - table.shape[1]))), dtype)
@@ -86,11 +86,11 @@ class VisionTransformer(nnx.Module):
         self.blocks = stack(lambda k: VitBlock(config, key=k), keys[2], config.depth)
 
     def embed(self, images: jax.Array, dtype: jnp.dtype) -> jax.Array:
-        """Pixels to embedded patches.
+        """Embeds pixels as patches.
 
         Args:
           images: (B, T, N, patch_dim); uint8, or float in [-1, 1] if already normalised.
-          dtype: what to compute in.
+          dtype: to compute in.
 
         Returns:
           (B, T, N, D).
@@ -103,17 +103,17 @@ class VisionTransformer(nnx.Module):
     def run(
         self, x: jax.Array, first: int, stop: int, layout: Layout, *, remat: bool
     ) -> tuple[jax.Array, dict[int, jax.Array]]:
-        """Blocks `first` to `stop - 1`.
+        """Runs the blocks `first` to `stop - 1`.
 
         Args:
-          x: laid out by `layout`.
-          first: block to begin with.
-          stop: block to end before.
-          layout: which patches see each other.
-          remat: whether the backward pass makes each block's activations again.
+          x: patches, in `layout`.
+          first: the first block.
+          stop: the block after the last one.
+          layout: of the patches; decides which attend to each other.
+          remat: whether the backward pass recomputes each block's activations.
 
         Returns:
-          the last output, and the outputs of the feature layers among them by block index.
+          the last output, and the outputs of the feature layers among these blocks by index.
         """
         wanted = [i + 1 for i in self.config.resolved_feature_layers if first <= i < stop]
         features: dict[int, jax.Array] = {}
@@ -129,22 +129,22 @@ class VisionTransformer(nnx.Module):
             return x
         shape = x.shape
 
-        # Frames of 729 patches don't fill whole tiles of a TPU's memory. Side by side they do, and
-        # everything but attention then costs what its patches do.
+        # Blocks run on (B, T * N, D): 729 patches of a frame alone would be padded to whole tiles.
+        # Only attention needs the frames.
         def flat(x: jax.Array) -> jax.Array:
             return x.reshape(x.shape[0], -1, *x.shape[len(shape) - 1 :])
 
         def framed(x: jax.Array) -> jax.Array:
             return x.reshape(x.shape[0], *shape[1:-1], *x.shape[2:])
 
-        def shared(x: jax.Array) -> jax.Array:
-            return flat(share_places(framed(x)))
+        def sharded(x: jax.Array) -> jax.Array:
+            return flat(shard_activations(framed(x)))
 
         def step(block: VitBlock, x: jax.Array, layout: Layout) -> jax.Array:
             def attend(*arrays: jax.Array) -> jax.Array:
                 return flat(layout.attend(*map(framed, arrays)))
 
-            return shared(block(shared(x), attend))
+            return sharded(block(sharded(x), attend))
 
         run = jax.checkpoint(step) if remat else step
 
@@ -155,12 +155,14 @@ class VisionTransformer(nnx.Module):
         return framed(jax.lax.scan(body, flat(x), blocks)[0])
 
     def concatenate(self, features: dict[int, jax.Array]) -> jax.Array:
-        """Features of all feature layers side by side, in the configured order."""
+        """Concatenates the feature layers, in the configured order."""
         return jnp.concatenate([features[i] for i in self.config.resolved_feature_layers], axis=-1)
 
 
 def resize_positions(table: jax.Array, patches: int) -> jax.Array:
-    """Position table for another grid: bicubic with antialiasing (torch's, for which a = -0.5).
+    """Resizes a position table to another grid, bicubic with antialiasing.
+
+    Torch's antialiased kernel, for which a = -0.5.
 
     Args:
       table: (positions, D) of a square grid.

@@ -1,4 +1,4 @@
-"""The mesh, and where each array lies on it: one table from logical axis names to mesh axes."""
+"""The device mesh, and the sharding of arrays: one table from logical axes to mesh axes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from stts_jax.config import ConfigError
 
 T = TypeVar("T")
 
-# `data` copies the parameters, `fsdp` cuts them up and gathers them layer by layer, `tensor` cuts
-# up heads and hidden widths, `context` cuts up rows: the frames of the ViT, the tokens of the LLM.
-# The batch lies over `data` and `fsdp`.
+# `data` replicates the parameters, `fsdp` shards them and gathers them layer by layer, `tensor`
+# shards heads and hidden widths, `context` shards rows: the frames of the ViT, the tokens of the
+# LLM. The batch is sharded over `data` and `fsdp`.
 MESH_AXES = ("data", "fsdp", "tensor", "context")
 BATCH_AXES = ("data", "fsdp")
 CONTEXT_AXIS = "context"
@@ -40,15 +40,15 @@ LOGICAL_AXES: dict[str, str | None] = {
 def make_mesh(
     shape: Mapping[str, int] | None = None, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """A mesh with all of `MESH_AXES`.
+    """Makes a mesh with all of `MESH_AXES`.
 
     Args:
       shape: devices along each axis, 1 where not given; by default all devices on `data`.
       devices: those to use, by default all.
 
     Raises:
-      ConfigError: for an unknown axis, or where the shape doesn't take up all devices, or can't
-        lie on their slices.
+      ConfigError: for an unknown axis, or where the shape doesn't use all devices or doesn't fit
+        their slices.
     """
     devices = jax.devices() if devices is None else list(devices)
     shape = {"data": len(devices)} if shape is None else shape
@@ -67,15 +67,15 @@ def make_mesh(
 
 
 def slices_of(devices: Sequence[jax.Device]) -> int:
-    """How many groups the devices fall into that only a network joins: TPU slices, GPU hosts."""
+    """Returns the number of TPU slices or GPU hosts, which only a network connects."""
     return len({getattr(device, "slice_index", 0) for device in devices})
 
 
 def _arranged(sizes: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
-    """Devices in the mesh's shape, so that neighbours along an axis are well joined.
+    """Arranges devices in the mesh's shape, so that neighbours along an axis are well connected.
 
-    Unlike `jax.make_mesh`, this cuts up a torus of any chip (128 of v6e:16x16, say), and takes
-    several slices, which are joined along `data`, or `fsdp` where `data` can't.
+    Unlike `jax.make_mesh`, this splits the torus of any chip (128 of v6e:16x16, say), and takes
+    several slices, which are connected along `data`, or `fsdp` where `data` can't.
     """
     slices = slices_of(devices)
     if slices == 1:
@@ -83,7 +83,7 @@ def _arranged(sizes: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarr
     joining = [axis for axis in BATCH_AXES if sizes[MESH_AXES.index(axis)] % slices == 0]
     if not joining:
         raise ConfigError(
-            f"the mesh {dict(zip(MESH_AXES, sizes, strict=True))} can't lie on {slices} slices or "
+            f"the mesh {dict(zip(MESH_AXES, sizes, strict=True))} can't span {slices} slices or "
             f"hosts; make data (or else fsdp) a multiple of {slices}"
         )
     joined = tuple(slices if axis == joining[0] else 1 for axis in MESH_AXES)
@@ -94,7 +94,7 @@ def _arranged(sizes: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarr
 
 
 def on_one_device() -> bool:
-    """Whether what is traced runs on one device alone, as no mesh of several is set around it."""
+    """Returns whether the code being traced runs on one device: no larger mesh is set around it."""
     mesh = jax.sharding.get_abstract_mesh()
     return mesh.empty or bool(mesh.manual_axes) or mesh.size == 1
 
@@ -102,13 +102,13 @@ def on_one_device() -> bool:
 def partition_spec(
     logical_axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh, name: str = "a parameter"
 ) -> PartitionSpec:
-    """How an array with these logical axes is cut up.
+    """Returns the sharding of an array with these logical axes.
 
     Args:
       logical_axes: one name (or None) for each of the last dimensions.
-      shape: of the array; dimensions in front of the named ones (stacked layers) stay whole, as
-        does a dimension that its mesh axis doesn't divide.
-      mesh: to lie on.
+      shape: of the array; dimensions in front of the named ones (stacked layers) are replicated,
+        as is a dimension that its mesh axis doesn't divide.
+      mesh: the mesh.
       name: of the array, for errors.
 
     Raises:
@@ -137,11 +137,11 @@ def partition_spec(
 
 
 def parameter_shardings(model: T, mesh: Mesh) -> T:
-    """Shardings of all parameters, in the structure of the model.
+    """Returns the shardings of all parameters, in the structure of the model.
 
     Args:
       model: a model or an abstract one (`jax.eval_shape`).
-      mesh: to lie on.
+      mesh: the mesh.
     """
     variables = jax.tree_util.tree_flatten_with_path(
         model, is_leaf=lambda x: isinstance(x, nnx.Variable)
@@ -162,55 +162,53 @@ def parameter_shardings(model: T, mesh: Mesh) -> T:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A whole copy on every device."""
+    """Returns the sharding with a whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows over `data` and `fsdp`, all else whole."""
+    """Returns the sharding with rows over `data` and `fsdp`, and all else whole."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def on_mesh(mesh: Mesh | None) -> AbstractContextManager[Any]:
-    """Within it, code that is being traced knows the mesh that it will run on.
+    """Returns a context in which traced code knows the mesh that it will run on.
 
     Args:
-      mesh: that the arrays lie on; None where nobody knows.
+      mesh: the mesh of the arrays; None if there is none.
     """
     if mesh is None:
         return nullcontext()
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
-def share_places(x: jax.Array) -> jax.Array:
-    """Cut an activation up: rows over `data` and `fsdp`, its places over `context`, no widths.
+def shard_activations(x: jax.Array) -> jax.Array:
+    """Shards an activation: rows over `data` and `fsdp`, the second axis over `context`.
 
-    Without it the compiler lets activations follow the parameters, cut along their width with
-    every row on every device. Does nothing outside of `on_mesh`, nor to rows that can't be shared
-    evenly.
+    Without this the compiler may shard activations as it does parameters, by width with every row
+    on every device. Does nothing outside of `on_mesh`, nor if the rows don't divide evenly.
 
     Args:
-      x: (B, places, ...); places are tokens, frames or bins, and stay whole where `context`
-        doesn't divide their number.
+      x: (B, n, ...); n tokens, frames or bins, replicated where `context` doesn't divide n.
     """
     context = jax.sharding.get_abstract_mesh().shape.get(CONTEXT_AXIS, 1)
-    return _with_rows_shared(x, CONTEXT_AXIS if x.shape[1] % context == 0 else None)
+    return _constrained(x, CONTEXT_AXIS if x.shape[1] % context == 0 else None)
 
 
-def share_rows(x: jax.Array) -> jax.Array:
-    """As `share_places`, but each row whole: for what looks at all of it again and again."""
-    return _with_rows_shared(x)
+def shard_rows(x: jax.Array) -> jax.Array:
+    """Shards only the rows of an activation, for code that reads whole rows repeatedly."""
+    return _constrained(x)
 
 
-def _with_rows_shared(x: jax.Array, *places: str | None) -> jax.Array:
+def _constrained(x: jax.Array, *axes: str | None) -> jax.Array:
     sizes = jax.sharding.get_abstract_mesh().shape
     if math.prod(sizes.values()) == 1 or x.shape[0] % math.prod(sizes[axis] for axis in BATCH_AXES):
         return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, *places))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, *axes))
 
 
 def require_even_rows(rows: int, mesh: Mesh, accumulate: int = 1) -> None:
-    """Raise a `ConfigError` if the devices can't share each of `accumulate` parts of the rows."""
+    """Raises a `ConfigError` if the devices can't share each of `accumulate` parts of the rows."""
     devices = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     if rows % (devices * accumulate):
         sharers = f"{devices} devices" if devices > 1 else "1 device"
@@ -222,24 +220,24 @@ def require_even_rows(rows: int, mesh: Mesh, accumulate: int = 1) -> None:
 
 
 def mesh_of(model: Any) -> Mesh | None:
-    """The mesh that a model's parameters lie on, None if they were placed without one."""
+    """Returns the mesh of a model's parameters, None if they have none."""
     sharding = getattr(jax.tree.leaves(model)[0], "sharding", None)
     return cast(Mesh, sharding.mesh) if isinstance(sharding, NamedSharding) else None
 
 
 def rows_for(rows: int, mesh: Mesh | None) -> int:
-    """`rows`, or as few more as the devices can share evenly."""
+    """Returns `rows`, rounded up to a multiple that the devices share evenly."""
     parts = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     return -(-rows // parts) * parts
 
 
 def place_whole_batch(batch: Mapping[str, np.ndarray], mesh: Mesh | None) -> dict[str, jax.Array]:
-    """Place a batch that every process has all rows of.
+    """Puts a batch on the devices, where every process has all rows of it.
 
     Args:
       batch: NumPy arrays, rows first.
-      mesh: to lie on, rows over `data` and `fsdp` if they can be shared evenly and whole on every
-        device otherwise; None for the default device.
+      mesh: the mesh; rows go over `data` and `fsdp` if they divide evenly, else to every device.
+        None for the default device.
     """
     if mesh is None:
         return {name: jax.numpy.asarray(array) for name, array in batch.items()}
@@ -252,11 +250,11 @@ def place_whole_batch(batch: Mapping[str, np.ndarray], mesh: Mesh | None) -> dic
 
 
 def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
-    """Place a batch: rows over `data` and `fsdp`.
+    """Puts a batch on the devices, rows over `data` and `fsdp`.
 
     Args:
       batch: NumPy arrays, rows first; this process's part of the rows.
-      mesh: to lie on.
+      mesh: the mesh.
 
     Returns:
       jax.Arrays of all processes' rows.

@@ -1,9 +1,8 @@
-"""The one declaration of a parameter: shape, logical axes, initialiser."""
+"""Parameters: random keys, and one declaration of shape, logical axes and initialiser."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from operator import itemgetter
 from typing import Any, TypeVar
 
 import jax
@@ -26,7 +25,7 @@ def key_of_seed(seed: int) -> jax.Array:
 
 
 def truncated_normal(stddev: float) -> Initializer:
-    """Normal of the given deviation, cut at absolute +-2 as in the reference."""
+    """Returns an initializer: a normal of this deviation, truncated at +-2 as in the reference."""
 
     def initialize(key: jax.Array, shape: Sequence[int], dtype: Any) -> jax.Array:
         bound = 2.0 / stddev
@@ -38,7 +37,7 @@ def truncated_normal(stddev: float) -> Initializer:
 def parameter(
     initializer: Initializer, key: jax.Array, shape: Sequence[int], axes: Sequence[str | None]
 ) -> nnx.Param:
-    """A float32 parameter.
+    """Makes a float32 parameter.
 
     Args:
       initializer: fills it from `key`.
@@ -52,25 +51,20 @@ def parameter(
 
 
 def stack(make: Callable[[jax.Array], M], key: jax.Array, count: int) -> M:
-    """`count` modules made from `count` keys, as one module with a leading layer axis.
+    """Makes `count` modules from `count` keys, stacked as one module with a leading layer axis.
 
     The leading axis is for `lax.scan`; it has no logical axis and is never sharded.
     """
     return jax.vmap(make)(jax.random.split(key, count))
 
 
-def unstack(stacked: M, count: int) -> tuple[M, ...]:
-    """The `count` modules of a stack, each with a copy of its parameters."""
-    return tuple(jax.tree.map(itemgetter(layer), stacked) for layer in range(count))
-
-
 def count_parameters(module: Any) -> int:
-    """Number of scalars in a module or an abstract module."""
+    """Returns the number of scalars in a module or an abstract module."""
     return sum(leaf.size for leaf in jax.tree.leaves(module))
 
 
 def named_parameters(module: Any) -> dict[str, Any]:
-    """Parameters (or anything of the same structure: gradients, abstract arrays) by dotted name.
+    """Returns parameters (or gradients, abstract arrays, ... of the same structure) by dotted name.
 
     For example `vit.blocks.attention.query.kernel`; stacked ones have a leading layer axis.
     """
@@ -79,6 +73,6 @@ def named_parameters(module: Any) -> dict[str, Any]:
 
 
 def parameter_name(path: tuple[Any, ...]) -> str:
-    """Dotted name of a leaf from its pytree path."""
+    """Returns the dotted name of a leaf from its pytree path."""
     name = jax.tree_util.keystr(path, simple=True, separator=".")
     return name.removesuffix(".value")

@@ -1,4 +1,4 @@
-"""What the processes of a run, one a host, do together beside computing."""
+"""Cooperation of the processes of a run, one for each host, apart from computing."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ class Share:
 
     @classmethod
     def of_this_process(cls) -> Share:
-        """One part for each process of the run."""
+        """Returns the part of this process, one for each process of the run."""
         return cls(jax.process_index(), jax.process_count())
 
     def of(self, items: Sequence[T]) -> list[tuple[int, T]]:
-        """Every `count`-th item with its place in the list."""
+        """Returns every `count`-th item with its index in the list."""
         return list(enumerate(items))[self.index :: self.count]
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all processes, in order; they wait for each other.
+        """Returns the values of all processes, in order; they wait for each other.
 
         Args:
-          value: what JSON can hold; what comes back has been through it.
+          value: anything that JSON holds; it is sent as JSON.
         """
         return [value] if self.count == 1 else _gather(value)
 
@@ -48,20 +48,20 @@ ALONE = Share()
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes and prints for all."""
+    """Returns whether this is the process that writes and prints for all."""
     return jax.process_index() == 0
 
 
 def notice(text: str) -> None:
-    """Print a line, once for all processes."""
+    """Prints a line, once for all processes."""
     if is_first():
         print(text, flush=True)
 
 
 def first_then_others(make: Callable[[], T]) -> T:
-    """Call `make` in the first process, and in the others once it is done there.
+    """Calls `make` in the first process, and in the others once it is done there.
 
-    For what leaves files behind that the others then find, such as a converted checkpoint.
+    For functions that write files which the others then find, such as a converted checkpoint.
     """
     if jax.process_count() == 1:
         return make()

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import jax
 
 from stts_jax.attention import attention
-from stts_jax.layers.nonzero import take_rows
+from stts_jax.layers.gather import take_rows
 
 # Runs a block of the ViT: (block, x, layout) -> x.
 Step = Callable[[Any, jax.Array, Any], jax.Array]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from stts_jax.layers.nonzero import static_nonzero, take_rows
+from stts_jax.layers.gather import static_nonzero, take_rows
 from stts_jax.pruning.frames import FrameTable
 from stts_jax.pruning.layout import Layout
 from stts_jax.pruning.pooling_windows import to_patches

@@ -8,7 +8,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from stts_jax.parallel.mesh import share_rows
+from stts_jax.parallel.mesh import shard_rows
 from stts_jax.pruning.frames import FrameTable
 
 # Score of tokens that are dropped only if nothing else is left (the reference's value).
@@ -35,7 +35,7 @@ def select(scores: jax.Array, frames: FrameTable) -> jax.Array:
       (B, T, P) bool, True for tokens that stay; True in everything that is not pruned, False in
       padding frames.
     """
-    bits = share_rows(ordered_bits(jax.lax.stop_gradient(scores)))
+    bits = shard_rows(ordered_bits(jax.lax.stop_gradient(scores)))
     threshold = _of_frames(_thresholds(bits, frames), frames)[..., None]
     below, equal = bits < threshold, bits == threshold
     # Tokens that score exactly the threshold are dropped until k are.

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from stts_jax.attention import STREAM_TILE, stream_attention
-from stts_jax.layers.nonzero import static_nonzero, take_rows
+from stts_jax.layers.gather import static_nonzero, take_rows
 from stts_jax.pruning.layout import Step
 
 

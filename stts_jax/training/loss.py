@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from stts_jax.budget import Budget
 from stts_jax.config import ModelConfig, TrainConfig
-from stts_jax.layers.nonzero import static_nonzero, take_rows
+from stts_jax.layers.gather import static_nonzero, take_rows
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.model.vision import frames_of
 from stts_jax.pruning.frames import FrameTable
@@ -79,10 +79,10 @@ def token_loss(
     """
     length = hidden.shape[1]
     size = min(CHUNK, length)
-    places, _ = static_nonzero(weights > 0, length + -length % size)
+    order, _ = static_nonzero(weights > 0, length + -length % size)
 
     def chunks_of(x: jax.Array) -> jax.Array:
-        first = take_rows(x, places)
+        first = take_rows(x, order)
         chunked = first.reshape(first.shape[0], -1, size, *first.shape[2:])
         return jnp.moveaxis(chunked, 1, 0)
 

@@ -1,4 +1,4 @@
-"""The indices of a mask's True entries in an array of static size, and gathering rows by them."""
+"""Gathers with static sizes: nonzero positions of a mask, and rows at given indices."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import jax.numpy as jnp
 
 
 def static_nonzero(mask: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
-    """Returns the indices of the True entries of each row, in order, in an array of static size.
+    """Returns the indices of the True entries of each row, in order, and the inverse index.
 
-    A running count numbers the True entries, so this costs one pass and no sort. True entries
-    beyond `size` are left out; the packer makes sure that there are none.
+    The output position of each True entry is a running count, so this is one pass without a sort.
+    True entries beyond `size` are left out; the packer makes sure that there are none.
 
     Args:
       mask: (B, n) bool.
-      size: static size of the result.
+      size: static number of output positions.
 
     Returns:
-      indices (B, size) int32, n behind the last True entry.
-      inverse (B, n) int32, the position of each entry in `indices`, -1 for False entries.
+      indices (B, size) int32, n at unused output positions.
+      inverse (B, n) int32, the output position of each entry, -1 for False entries.
     """
     length = mask.shape[-1]
     inverse = jnp.where(mask, jnp.cumsum(mask, axis=-1, dtype=jnp.int32) - 1, -1)
     inverse = jnp.where(inverse < size, inverse, -1)
 
     def scatter(row: jax.Array) -> jax.Array:
-        empty = jnp.full((size,), length, jnp.int32)
+        unused = jnp.full((size,), length, jnp.int32)
         target = jnp.where(row >= 0, row, size)
-        return empty.at[target].set(jnp.arange(length, dtype=jnp.int32), mode="drop")
+        return unused.at[target].set(jnp.arange(length, dtype=jnp.int32), mode="drop")
 
     return jax.vmap(scatter)(inverse), inverse
 

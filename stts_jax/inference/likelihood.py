@@ -1,4 +1,4 @@
-"""How likely each of several answers to one prompt is."""
+"""Log-likelihoods of several answers to one prompt."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from stts_jax.budget import Budget
-from stts_jax.model.generation import next_logits, read_prompts
-from stts_jax.model.llm import Cache
+from stts_jax.inference.cache import KeyValueCache
+from stts_jax.inference.decoding import next_logits
+from stts_jax.inference.prefill import prefill
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import mesh_of, on_mesh
 
-# Answers are padded to multiples of this, so that others of a like length compile to like shapes.
+# Answers are padded to multiples of this, so that answers of similar length share a compilation.
 ANSWER_STEP = 8
 
 
@@ -44,8 +45,8 @@ def log_likelihoods(
     counts = np.zeros(tokens.shape, bool)
     for row, answer in enumerate(answers):
         tokens[row, : len(answer)], counts[row, : len(answer)] = answer, True
-    found = _log_likelihoods(model, batch, budget, tokens, counts, mesh_of(model), key)
-    return np.asarray(jax.device_get(found))[: len(answers)]
+    likelihoods = _log_likelihoods(model, batch, budget, tokens, counts, mesh_of(model), key)
+    return np.asarray(jax.device_get(likelihoods))[: len(answers)]
 
 
 @partial(jax.jit, static_argnums=(2, 5))
@@ -71,20 +72,20 @@ def _summed(
     key: jax.Array,
 ) -> jax.Array:
     rows, length = answers.shape
-    read = read_prompts(model, batch, budget, length, key)
-    cache = jax.tree.map(lambda x: jnp.repeat(x, rows, axis=1), read.cache)  # layers come first
+    read = prefill(model, batch, budget, length, key)
+    cache = jax.tree.map(lambda x: jnp.repeat(x, rows, axis=1), read.cache)  # (layers, B, ...)
     tokens, logits = jax.tree.map(lambda x: jnp.repeat(x, rows, axis=0), (read.tokens, read.logits))
 
     def step(
-        carry: tuple[jax.Array, jax.Array, Cache], number: jax.Array
-    ) -> tuple[tuple[jax.Array, jax.Array, Cache], None]:
+        carry: tuple[jax.Array, jax.Array, KeyValueCache], index: jax.Array
+    ) -> tuple[tuple[jax.Array, jax.Array, KeyValueCache], None]:
         total, logits, cache = carry
-        token = answers[:, number]
+        token = answers[:, index]
         log_probability = jax.nn.log_softmax(logits.astype(jnp.float32))
         gained = jnp.take_along_axis(log_probability, token[:, None], axis=1)[:, 0]
-        total += jnp.where(counts[:, number], gained, 0.0)
-        position = jnp.broadcast_to(read.position + number, (rows,))
-        logits, cache = next_logits(model, cache, tokens, token, position, read.place + number)
+        total += jnp.where(counts[:, index], gained, 0.0)
+        position = jnp.broadcast_to(read.position + index, (rows,))
+        logits, cache = next_logits(model, cache, tokens, token, position, read.cache_index + index)
         return (total, logits, cache), None
 
     start = (jnp.zeros(rows, jnp.float32), logits, cache)

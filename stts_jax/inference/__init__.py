@@ -1,0 +1,1 @@
+"""Answers from a trained model: prefill, key-value cache, decoding, sampling, likelihoods."""

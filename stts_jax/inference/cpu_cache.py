@@ -1,0 +1,152 @@
+"""A key-value cache for decoding on a CPU, about twice as fast there (docs/performance.md).
+
+In a scan over stacked layers, XLA on a CPU copies the parameters and the cache of each layer out of
+their stacks before it multiplies one token with them. Here every layer has arrays of its own, what
+a step only reads is apart from what it writes, and keys and values are laid out for these products.
+The copy of the parameters takes memory, so large models keep the `KeyValueCache`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from stts_jax.attention import Mask
+from stts_jax.attention.masks import MASK_VALUE, IndexMask
+from stts_jax.inference.cache import KeyValueCache
+
+# Bytes of all blocks: smaller ones decode no faster and compile slower, larger ones may not fit
+# into memory twice.
+_LEAST_BYTES, _MOST_BYTES = 2**24, 2**31
+# A few rows are multiplied with matrices this wide at one and a half times the rate of wider ones.
+_PART = 64
+
+
+def decoding_cache(
+    cache: KeyValueCache, blocks: Any, max_new_tokens: int
+) -> KeyValueCache | CpuCache:
+    """Returns a cache for decoding: a `CpuCache` on a CPU if the blocks are small, else `cache`.
+
+    Args:
+      cache: keys and values of the prompts, with room for the answers at the end.
+      blocks: the stacked blocks of the LLM.
+      max_new_tokens: cache indices for the answers.
+    """
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(blocks))
+    if jax.default_backend() != "cpu" or not _LEAST_BYTES <= size <= _MOST_BYTES:
+        return cache
+    layers, length = range(len(cache.keys)), cache.keys.shape[2] - max_new_tokens
+    return CpuCache(
+        tuple(jax.tree.map(lambda leaf, i=i: leaf[i], blocks) for i in layers),
+        tuple(_Layer.of(cache.keys[i, :, :length], cache.values[i, :, :length]) for i in layers),
+        tuple(_Layer.of(cache.keys[i, :, length:], cache.values[i, :, length:]) for i in layers),
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _Layer:
+    """Keys and values of one layer, at C cache indices.
+
+    Attributes:
+      keys: (B, K, head_dim, C), rotated.
+      values: (B, K, parts, C, head_dim / parts).
+    """
+
+    keys: jax.Array
+    values: jax.Array
+
+    @property
+    def length(self) -> int:
+        """Returns C."""
+        return self.keys.shape[3]
+
+    @staticmethod
+    def of(keys: jax.Array, values: jax.Array) -> _Layer:
+        """Lays out (B, C, K, head_dim) of each."""
+        width = values.shape[-1]
+        parts = width // _PART if width % _PART == 0 else 1
+        values = values.reshape(*values.shape[:-1], parts, -1)
+        return _Layer(jnp.moveaxis(keys, 1, 3), jnp.moveaxis(values, 1, 3))
+
+    def write(self, new: _Layer, cache_index: jax.Array) -> _Layer:
+        """Writes the keys and values of one token of each row."""
+
+        def put(old: jax.Array, new: jax.Array) -> jax.Array:
+            new = new.astype(old.dtype)
+            return jax.lax.dynamic_update_slice_in_dim(old, new, cache_index, 3)
+
+        return _Layer(put(self.keys, new.keys), put(self.values, new.values))
+
+    def scores(self, query: jax.Array) -> jax.Array:
+        """Multiplies G queries for each key head: (B, K, G, head_dim) -> (B, K, G, C) float32."""
+        return _product(query, self.keys)
+
+    def weighted(self, weights: jax.Array) -> jax.Array:
+        """Sums the values: (B, K, G, C) weights -> (B, K, G, head_dim) float32."""
+        rows, key_heads, parts = self.values.shape[:3]
+        shape = (rows, key_heads, parts, *weights.shape[2:])
+        weights = jnp.broadcast_to(weights[:, :, None].astype(self.values.dtype), shape)
+        sums = jnp.swapaxes(_product(weights, self.values), 2, 3)
+        return sums.reshape(*sums.shape[:3], -1)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class CpuCache:
+    """Keys and values by layer, and a copy of the blocks by layer.
+
+    Attributes:
+      blocks: the blocks of the LLM.
+      prompt: keys and values of the prompts.
+      answer: keys and values of the answers, at the cache indices behind those.
+    """
+
+    blocks: tuple[Any, ...]
+    prompt: tuple[_Layer, ...]
+    answer: tuple[_Layer, ...]
+
+    def run_blocks(
+        self, run: Callable[..., tuple[jax.Array, CpuCache]], blocks: Any, x: jax.Array
+    ) -> tuple[jax.Array, CpuCache]:
+        """Runs the cache's own blocks one after the other; see `KeyValueCache.run_blocks`."""
+        del blocks
+        cache = self
+        for layer, block in enumerate(self.blocks):
+            x, cache = run(block, layer, x, cache)
+        return x, cache
+
+    def attend(
+        self,
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        layer: int,
+        cache_index: jax.Array,
+        mask: Mask,
+    ) -> tuple[jax.Array, CpuCache]:
+        """Writes one token of each row, then attends from it; see `KeyValueCache.attend`."""
+        rows, _, key_heads, width = key.shape
+        allowed = (mask.array() if isinstance(mask, IndexMask) else mask)[:, None]
+        prompt, answer = self.prompt[layer], self.answer[layer]
+        length = prompt.length
+        answer = answer.write(_Layer.of(key, value), cache_index - length)
+        grouped = query.reshape(rows, key_heads, -1, width)
+        scores = jnp.concatenate([part.scores(grouped) for part in (prompt, answer)], axis=-1)
+        scores = jnp.where(allowed, scores * width**-0.5, MASK_VALUE)
+        weights = jnp.exp(scores - scores.max(-1, keepdims=True))
+        sums = prompt.weighted(weights[..., :length]) + answer.weighted(weights[..., length:])
+        out = sums / weights.sum(-1, keepdims=True)
+        out = jnp.where(allowed.any(-1, keepdims=True), out, 0)
+        answers = (*self.answer[:layer], answer, *self.answer[layer + 1 :])
+        return out.reshape(query.shape).astype(value.dtype), replace(self, answer=answers)
+
+
+def _product(left: jax.Array, right: jax.Array) -> jax.Array:
+    """Multiplies in float32; the barriers keep XLA from transposing the product."""
+    left, right = jax.lax.optimization_barrier((left, right))
+    return jax.lax.optimization_barrier(jnp.matmul(left, right, preferred_element_type=jnp.float32))
