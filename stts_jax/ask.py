@@ -27,7 +27,7 @@ examples:
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = Parser(
         prog="python -m stts_jax.ask",
         description="Ask a question about a video, or about pictures.",
@@ -43,12 +43,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="to choose the answer from: the one that is most likely as an answer is printed",
     )
     add_checkpoint_options(parser)
-    # The video may be missing, and options may stand between it and the question.
+    # The video may be missing, and options may come between it and the question.
     return parser.parse_intermixed_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the answer; the exit code."""
+    """Prints the answer; returns the exit code."""
     options = parse(arguments)
 
     def command() -> None:

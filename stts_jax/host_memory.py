@@ -1,4 +1,4 @@
-"""Memory that a CPU computes in, kept from one step to the next."""
+"""Allocator settings of glibc for computing on a CPU."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from pathlib import Path
 
 import jax
 
-# Of glibc's malloc.h, mallopt(3).
+# Options of mallopt(3), from glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
-# Of the machine's memory.
+# Fraction of the machine's memory.
 MUCH = 0.5
 # Packages by which JAX finds an accelerator.
 _ACCELERATORS = ("jax_plugins", "libtpu")
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep for the next step what a step has freed, where a CPU computes.
+    """Makes the C library keep freed memory for the next step, where a CPU computes.
 
-    XLA allocates what a program needs anew each time it runs. glibc gives blocks of that size back
-    to Linux at once and gets them again page by page, each filled with zeros: a tenth of a forward
-    pass. It must be told before JAX starts its threads. Does nothing where there is no glibc, or
-    an accelerator could compute: its host's many threads shall not share one pool of memory.
+    XLA allocates the buffers of a program each time it runs. glibc returns blocks of that size to
+    Linux at once and gets them back page by page, each filled with zeros: a tenth of a forward
+    pass. To be called before JAX starts its threads. Does nothing without glibc, or where an
+    accelerator could compute, whose host has many threads that should not share one arena.
     """
     if sys.platform != "linux" or not _computes_here():
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        # No blocks of their own for what is large, no pool of its own for each thread (those are
-        # given back whole), and nothing given back.
+        # No separate mappings for large blocks, no arena for each thread (those are returned
+        # whole), and no trimming.
         for option, value in ((_MMAP_MAX, 0), (_ARENA_MAX, 1), (_TRIM_THRESHOLD, -1)):
             mallopt(option, value)
 
 
 def give_back_much() -> None:
-    """Give freed memory back to Linux, if this process holds more than half of the machine's.
+    """Returns freed memory to Linux, if this process holds more than half of the machine's.
 
-    To be called before another program than the last one runs: its blocks may not fit where those
-    of the last one were, and what is kept for both could be more than there is.
+    To be called before a different program runs: its blocks may not fit into those of the last
+    one, and memory kept for both could exceed the machine's.
     """
     if sys.platform != "linux":
         return
@@ -51,7 +51,7 @@ def give_back_much() -> None:
 
 
 def _computes_here() -> bool:
-    """Whether JAX will compute on the CPU, without starting it."""
+    """Returns whether JAX will compute on the CPU, without starting it."""
     wanted: str | None = getattr(jax.config, "jax_platforms", None)
     if wanted:
         return wanted.split(",")[0] == "cpu"

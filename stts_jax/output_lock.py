@@ -1,10 +1,9 @@
-"""A lock on a folder that results are written to: one run at a time, on whichever host.
+"""A lock on an output folder: one run at a time, across hosts.
 
-`FOLDER/lock` names host and process of its holder, who touches it every few seconds. A lock whose
-holder is dead is taken over: on the same host its process is looked for, by number and time of
-start; on another one the file is watched until it is touched, or hasn't been for long enough. It
-needs no more of a file store than that links and new files are made by one host only, and compares
-no clocks of different machines.
+`FOLDER/lock` names host and process of its holder, which touches the file every few seconds. The
+lock of a dead holder is taken over. On the same host the process is looked up by number and start
+time; on another host the file is watched until it is touched, or has not been for long enough. The
+file store must create links and new files atomically; clocks of machines are not compared.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 LOCK = "lock"
-# The holder touches the lock that often.
+# Interval at which the holder touches the lock.
 HEARTBEAT_SECONDS = 10.0
-# A lock that hasn't been touched for so long has no holder; file stores may show changes late.
+# A lock untouched for so long has no holder; file stores may show changes late.
 STALE_SECONDS = 120.0
 _WATCH_SECONDS = 1.0
 
 
 class LockedError(RuntimeError):
-    """A folder that another process writes to; the message names it."""
+    """The folder is locked by another process; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +36,12 @@ class Holder:
     """A process that holds a lock.
 
     Attributes:
-      token: of this lock, unlike any other.
-      host: its name.
-      machine: the boot and the process numbering that `pid` belongs to, empty where unknown.
-      pid: its number.
-      started: when it did, in ticks since the boot; None where unknown.
-      what: it does.
+      token: unique to this lock.
+      host: name of the host.
+      machine: boot id and process namespace of `pid`, empty where unknown.
+      pid: process number.
+      started: start time in ticks since the boot; None where unknown.
+      what: the work of the process.
     """
 
     token: str
@@ -59,11 +58,11 @@ class Holder:
         return Holder(uuid.uuid4().hex, socket.gethostname(), _machine(), pid, _started(pid), what)
 
     def is_here(self) -> bool:
-        """Whether its process number is one of this machine's."""
+        """Returns whether the process is on this machine."""
         return bool(self.machine) and self.machine == _machine()
 
     def is_alive(self) -> bool:
-        """Whether its process runs; only for one that is here."""
+        """Returns whether the process runs, if it is on this machine."""
         return _started(self.pid) == self.started is not None
 
 
@@ -71,7 +70,7 @@ class Holder:
 def hold_output(
     folder: Path, what: str, notice: Callable[[str], None] = print
 ) -> Iterator[OutputLock]:
-    """Hold the lock of a folder, which exists, while the block runs.
+    """Holds the lock of a folder, which exists, while the block runs.
 
     Args:
       folder: that is written to.
@@ -98,24 +97,24 @@ class OutputLock:
         self._released = threading.Event()
 
     def acquire(self, notice: Callable[[str], None] = print) -> None:
-        """Take the lock, if need be from a dead holder; see `hold_output`."""
+        """Takes the lock, if need be from a dead holder; see `hold_output`."""
         while not self._create():
             self._require_dead_holder(notice)
         threading.Thread(target=self._touch_until_released, daemon=True, name="lock").start()
 
     def is_held(self) -> bool:
-        """Whether nobody has taken the lock over, as from a machine that slept."""
+        """Returns whether the lock was not taken over, as from a machine that slept."""
         holder = read_holder(self.path)
         return holder is not None and holder.token == self._mine.token
 
     def release(self) -> None:
-        """Give the lock up."""
+        """Releases the lock."""
         self._released.set()
         if self.is_held():
             self.path.unlink(missing_ok=True)
 
     def _create(self) -> bool:
-        """Make the file with all that is in it, unless there is one."""
+        """Creates the file with its content, unless there is one."""
         new = self.folder / f".{LOCK}-{self._mine.token}"
         try:
             new.write_text(json.dumps(asdict(self._mine)) + "\n")
@@ -138,7 +137,7 @@ class OutputLock:
         return True
 
     def _require_dead_holder(self, notice: Callable[[str], None]) -> None:
-        """Remove the lock of a dead holder, or raise a `LockedError`."""
+        """Removes the lock of a dead holder, or raises a `LockedError`."""
         holder, seen = read_holder(self.path), _touched(self.path)
         if holder is not None and holder.is_here():
             if holder.is_alive():
@@ -150,7 +149,7 @@ class OutputLock:
             notice(f"'{self.folder}' was left locked by {who}, which is gone; its lock is removed")
 
     def _is_touched(self, holder: Holder | None, seen: int, notice: Callable[[str], None]) -> bool:
-        """Whether somebody touches the lock while it is watched."""
+        """Watches the lock; returns whether it is touched."""
         if holder is not None:
             notice(
                 f"'{self.folder}' is locked by process {holder.pid} on '{holder.host}'; waiting up "
@@ -167,7 +166,7 @@ class OutputLock:
         return False
 
     def _remove(self, holder: Holder | None) -> bool:
-        """Remove the lock if it is still the same; of several that try, one does."""
+        """Removes the lock if it is still the same; one of several that try succeeds."""
         aside = self.folder / f".{LOCK}-stale-{self._mine.token}"
         try:
             self.path.rename(aside)
@@ -198,7 +197,7 @@ class OutputLock:
 
 
 def read_holder(path: Path) -> Holder | None:
-    """Who a lock names; None if there is none, or it can't be read."""
+    """Returns the holder that a lock names; None if there is none, or it can't be read."""
     try:
         with path.open("rb") as file:
             found = json.loads(file.read(10_000))
@@ -210,7 +209,7 @@ def read_holder(path: Path) -> Holder | None:
 
 
 def _touched(path: Path) -> int | None:
-    """When it was, by the clock of the file store; opening makes NFS ask for it."""
+    """Returns the time of the last touch by the file store's clock; opening refreshes it on NFS."""
     try:
         with path.open("rb") as file:
             return os.fstat(file.fileno()).st_mtime_ns
@@ -228,7 +227,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> int | None:
-    """Ticks from boot to the start of a process; None if it doesn't run."""
+    """Returns the ticks from boot to the start of a process; None if it doesn't run."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

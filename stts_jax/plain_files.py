@@ -1,8 +1,8 @@
-"""Files of checkpoints, which may come from anybody: opened and parsed under limits.
+"""Untrusted files of checkpoints, opened and parsed under limits.
 
-A pipe, a device or a socket in the place of a file would be waited for, a link may lead to any file
-of this machine, and a small file may describe more than memory holds. All of it ends here in a
-`FileError` whose message is one sentence without the remedy, which is the caller's to know.
+Reading a pipe, a device or a socket would block, a link may lead to any file of this machine, and a
+small file may describe more than memory holds. All of these raise a `FileError`, whose message is
+one sentence without a remedy, which callers add.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from stts_jax.quoting import LIMIT, shorten
 
-# Larger than any such file that is known: those that describe a model, and those that list names.
+# Larger than any known file that describes a model or lists names.
 MOST_JSON_BYTES = 64 << 20
 
 
@@ -25,7 +25,7 @@ class FileError(ValueError):
 
 
 def require_plain(path: Path) -> None:
-    """Raise a `FileError` unless `path` is a file: no folder, pipe, socket or device."""
+    """Raises a `FileError` unless `path` is a file: no folder, pipe, socket or device."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a null letter
@@ -46,12 +46,12 @@ def _kind(mode: int) -> str:
 
 
 def require_within(path: Path, folder: Path) -> Path:
-    """Returns where `path` lies after links are resolved, if that is in `folder`.
+    """Returns `path` with links resolved, if that is in `folder`.
 
     Files of a Hugging Face cache are links from `snapshots/REVISION` to `blobs`; these are fine.
 
     Raises:
-      FileError: if it lies elsewhere.
+      FileError: if it is elsewhere.
     """
     try:
         real, root = path.resolve(), folder.resolve()
@@ -63,14 +63,14 @@ def require_within(path: Path, folder: Path) -> Path:
 
 
 def _blobs(root: Path) -> list[Path]:
-    """Where the files of a Hugging Face cache lie, if `root` lies in a snapshot of one."""
+    """Returns the folder of the files of a Hugging Face cache, if `root` is in a snapshot."""
     return [
         snapshots.parent / "blobs" for snapshots in root.parents if snapshots.name == "snapshots"
     ]
 
 
 def require_plain_tree(folder: Path) -> None:
-    """Raise a `FileError` if anything below `folder` is no file or folder that lies in it."""
+    """Raises a `FileError` if anything below `folder` is no file or folder in it."""
     open_folders = [folder]
     while open_folders:
         with os.scandir(open_folders.pop()) as entries:
@@ -84,7 +84,7 @@ def require_plain_tree(folder: Path) -> None:
 
 
 def read_text(path: Path, most: int = MOST_JSON_BYTES) -> str:
-    """Text of a file.
+    """Returns the text of a file.
 
     Raises:
       FileError: if it is no file, holds more than `most` bytes, or is not UTF-8.
@@ -101,7 +101,7 @@ def read_text(path: Path, most: int = MOST_JSON_BYTES) -> str:
 
 
 def read_json(path: Path, most: int = MOST_JSON_BYTES) -> Any:
-    """Value of a JSON file.
+    """Returns the value of a JSON file.
 
     Raises:
       FileError: if it is no file, too large, not JSON, or a name is twice in one object.
@@ -110,7 +110,7 @@ def read_json(path: Path, most: int = MOST_JSON_BYTES) -> Any:
 
 
 def read_json_object(path: Path, most: int = MOST_JSON_BYTES) -> dict[str, Any]:
-    """As `read_json`, for a file that must hold an object."""
+    """Returns the object of a JSON file; see `read_json`."""
     found = read_json(path, most)
     if not isinstance(found, dict):
         raise FileError(f"'{path}' holds {shorten(found)} where an object belongs")
@@ -118,12 +118,12 @@ def read_json_object(path: Path, most: int = MOST_JSON_BYTES) -> dict[str, Any]:
 
 
 def parse_json(text: str, path: Path) -> Any:
-    """Value of JSON text; `path` is what messages name."""
+    """Returns the value of JSON text; messages name `path`."""
     return parsed(lambda: json.loads(text, object_pairs_hook=unique_names), path, "JSON")
 
 
 def parsed(parse: Callable[[], Any], path: Path, form: str) -> Any:
-    """What `parse` returns; what it raises as a `FileError` that names `path` and the form."""
+    """Returns `parse()`; raises its errors as a `FileError` that names `path` and the form."""
     try:
         return parse()
     except RecursionError as error:

@@ -1,4 +1,4 @@
-"""Values in messages: never more than a few hundred letters of them."""
+"""Shortens values in messages to a few hundred letters."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def shorten_words(text: str, limit: int = LIMIT) -> str:
 
 
 def _shown(value: Any, room: int, depth: int) -> tuple[str, bool]:
-    """The beginning of a value, of about `room` letters at most, and whether that is all."""
+    """Returns the first `room` or so letters of a value, and whether these are all."""
     if isinstance(value, str | bytes):
         return repr(value[:room]), len(value) <= room
     if isinstance(value, _SHORT_TYPES):

@@ -27,7 +27,7 @@ from stts_jax.training.checkpoint import require_writable, writing
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = Parser(
         prog="python -m stts_jax.show",
         description="Show which tokens of a video, or of pictures, are kept.",
@@ -39,7 +39,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the pictures; the exit code."""
+    """Writes the pictures; returns the exit code."""
     options = parse(arguments)
 
     def command() -> None:

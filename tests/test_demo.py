@@ -17,7 +17,7 @@ from stts_jax.demo.figures import accuracy_against_ratio
 from stts_jax.demo.finished import FinishedParts
 from stts_jax.demo.guessing import guessing_accuracy
 from stts_jax.demo.kept import changed_cells, lit_cells
-from stts_jax.demo.plan import BLIND, FULL, RANDOM, STTS, UNPRUNED
+from stts_jax.demo.plan import FULL, RANDOM, STTS, TEXT_ONLY, UNPRUNED
 from stts_jax.demo.report import comparison_table
 from stts_jax.demo.runs import FINE_TUNE
 
@@ -33,7 +33,7 @@ GOOD = {
     "kept_still": 0.1,
     "runs": [
         run(UNPRUNED, 0, 0.95),
-        run(BLIND, 100, 0.26),
+        run(TEXT_ONLY, 100, 0.26),
         run(STTS.name, 50, 0.94),
         run(STTS.name, 70, 0.92),
         run(STTS.name, 80, 0.85),

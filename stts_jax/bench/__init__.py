@@ -1,1 +1,1 @@
-"""How fast, against how fast the arithmetic allows: `python -m stts_jax.bench`."""
+"""Benchmarks speed against the ideal of the FLOPs: `python -m stts_jax.bench`."""

@@ -43,7 +43,7 @@ time is the steadier of the two. docs/performance.md has more.
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = Parser(
         prog="python -m stts_jax.bench",
         description="Time pruned against unpruned, and both against their arithmetic.",
@@ -105,7 +105,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print tables, write them as JSON and `stages.png`."""
+    """Measures, prints tables, writes them as JSON and `stages.png`."""
     options = parse(arguments)
     make = small_config if options.small else bench_config
     options.output.mkdir(parents=True, exist_ok=True)
@@ -131,12 +131,12 @@ def _decode(config: Config, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _load() -> float:
-    """Average of the last minute."""
+    """Returns the load average of the last minute."""
     return os.getloadavg()[0]
 
 
 def _save(results: dict[str, Any], name: str, options: argparse.Namespace, load: float) -> None:
-    """Write results down with what they were measured on; `load` was before."""
+    """Writes results with the machine they were measured on; `load` was before."""
     report = measured_on(options.frames, options.rounds, [load, _load()]) | results
     (options.output / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
 

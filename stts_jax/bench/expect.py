@@ -1,4 +1,4 @@
-"""What arithmetic expects of the true model on real chips: `python -m stts_jax.bench.expect`.
+"""Ideal times of the 4B on real chips, by FLOPs and bytes: `python -m stts_jax.bench.expect`.
 
 Nothing is measured here; `docs/performance.md` has the tables that this prints.
 """
@@ -25,7 +25,7 @@ BATCH, SHARE = 128, 0.35
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = Parser(
         prog="python -m stts_jax.bench.expect",
         description="Count FLOPs and bytes of a setup, unpruned and pruned, and what they take "
@@ -43,7 +43,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the tables."""
+    """Prints the tables."""
     options = parse(arguments)
     config = load_config(options.config)
     works = {
@@ -55,13 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def with_ratio(config: Config, ratio: float) -> Config:
-    """The setup with that ratio dropped by the scorer; at 0 without one."""
+    """Returns the setup with that ratio dropped by the scorer; without a scorer at 0."""
     method = "scorer" if ratio else "none"
     return replace(config, {"model.prune.method": method, "model.prune.topk": ratio})
 
 
 class _Work:
-    """One video of a setup: operations of its forward pass, FLOPs of its step."""
+    """Operations of the forward pass and FLOPs of the step of one video."""
 
     def __init__(self, config: Config, frames: int, text: int) -> None:
         budget = video_budget(config.model, frames=frames, videos=1, text_tokens=text)
@@ -69,7 +69,7 @@ class _Work:
         self.step = training_flops(config, budget, 1).model
 
     def of(self, *parts: str) -> list[Operation]:
-        """Those of some parts, or of all."""
+        """Returns the operations of some parts, or of all."""
         return [own for own in self.operations if not parts or own.part in parts]
 
 
@@ -77,7 +77,7 @@ Works = dict[tuple[int, float], _Work]
 
 
 def count_table(works: Works) -> str:
-    """FLOPs and bytes of the forward pass by part, and ratios of the FLOPs, as Markdown."""
+    """Returns the table of FLOPs and bytes of the forward pass, and ratios of the FLOPs."""
     lines = [
         "| frames | dropped | TFLOP: ViT | LLM | all | GB: ViT | LLM | all "
         "| FLOP a byte: ViT | LLM | ideal: ViT | LLM | all | step |",
@@ -105,7 +105,7 @@ def count_table(works: Works) -> str:
 
 
 def chip_table(works: Works) -> str:
-    """Seconds of the forward pass at the peak rates of one chip, as Markdown."""
+    """Returns the table of seconds of the forward pass at the peak rates of one chip."""
     chips = list(CHIPS.values())
     lines = [
         "| frames | dropped | "
@@ -125,7 +125,7 @@ def chip_table(works: Works) -> str:
 
 
 def pod_table(works: Works) -> str:
-    """Seconds of a training step of `BATCH` videos at `SHARE` of the peak, as Markdown."""
+    """Returns the table of seconds of a step of `BATCH` videos at `SHARE` of the peak."""
     frames = min(frames for frames, _ in works)
     peaks = {chip.name: chip.flops for chip in CHIPS.values()}
     steps = {ratio: BATCH * works[frames, ratio].step for ratio in (0.0, 0.5)}

@@ -1,4 +1,4 @@
-"""FLOPs of the parts, with attention over each frame's own kept patches."""
+"""Ideal FLOPs of the parts, with attention within each frame's kept patches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ VIT = ("vit_before", "scorer", "vit_after")
 
 
 def part_flops(config: Config, budget: Budget, kept: np.ndarray) -> dict[str, float]:
-    """FLOPs of each part of `programs`, as few as the mathematics needs.
+    """Returns the FLOPs of each part of `programs`, as few as the mathematics needs.
 
     What is made a second time to save memory isn't counted, and no score between frames is.
 

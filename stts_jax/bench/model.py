@@ -1,4 +1,4 @@
-"""The model that is measured, and a row for it."""
+"""The model of the benchmark, and a row for it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from stts_jax.config import (
     VitConfig,
 )
 
-# Frame marks of each frame, and text around the video: a question before, an answer behind it.
+# Frame marks of each frame, and text around the video: a question before, an answer after it.
 MARKS, TEXT = 2, 128
 ANSWER = 32
 
 
 def bench_config(ratio: float) -> Config:
-    """Molmo2-4B at a quarter of its widths and a third of its depths; frames of 27 x 27 patches.
+    """Returns Molmo2-4B at a quarter of its widths and a third of its depths.
 
-    Heads are as wide as the 4B's, so there are a quarter as many of them. The prune comes after 2
-    of 9 blocks of the ViT, as it comes after 5 of 25.
+    Frames have 27 x 27 patches. Heads are as wide as the 4B's, so there are a quarter as many of
+    them. Tokens are dropped after 2 of 9 blocks of the ViT, as they are after 5 of 25.
 
     Args:
-      ratio: of visual tokens that are removed; 0 is without pruning, and without a scorer.
+      ratio: fraction of visual tokens that is dropped; 0 is without pruning and without a scorer.
     """
     model = ModelConfig(
         vit=VitConfig(
@@ -51,14 +51,14 @@ def bench_config(ratio: float) -> Config:
         ),
         # float32 on a CPU, elsewhere bfloat16: attention's kernels of GPUs take nothing else.
         compute_dtype="auto",
-        # There is room for the activations, and the peer doesn't make them again either.
+        # The activations fit, and the peer doesn't recompute them either.
         remat="none",
     )
     return Config(name=f"bench_{round(100 * ratio)}", model=model, train=TrainConfig())
 
 
 def small_config(ratio: float) -> Config:
-    """The same in the smallest sizes, to see that everything runs."""
+    """Returns the same model in the smallest sizes, to see that everything runs."""
     config = bench_config(ratio)
     model = replace(
         config.model,
@@ -81,7 +81,7 @@ def small_config(ratio: float) -> Config:
 
 
 def bench_budget(config: Config, frames: int) -> Budget:
-    """One row of one video."""
+    """Returns the budget of one row of one video."""
     text = TEXT + MARKS * frames
     return video_budget(config.model, frames=frames, videos=1, text_tokens=text)
 
@@ -94,7 +94,7 @@ def bench_batch(
     frames: int | None = None,
     text: int = TEXT,
 ) -> dict[str, np.ndarray]:
-    """One row of noise: a question, the frames, an answer that bears the loss.
+    """Returns one row of noise: a question, the frames, an answer with loss.
 
     Args:
       config: of the run.
@@ -110,7 +110,7 @@ def bench_batch(
         for name, (shape, dtype) in batch_arrays(budget, model, 1).items()
     }
     images = arrays["images"][:, :frames]
-    # Each frame with a mean of its own, so that frames keep different numbers of tokens.
+    # Each frame has its own mean, so that frames keep different numbers of tokens.
     means = rng.integers(40, 216, (1, frames, 1, 1))
     images[:] = (means + rng.integers(-40, 40, images.shape)).astype(np.uint8)
     arrays["num_images"][:] = frames
@@ -135,6 +135,6 @@ def bench_batch(
 
 
 def _pooled_patches(grid: int, pooling: int) -> np.ndarray:
-    """(P, pooling^2): the patches of each pooled token of a frame."""
-    places = np.arange(grid * grid).reshape(grid // pooling, pooling, grid // pooling, pooling)
-    return places.transpose(0, 2, 1, 3).reshape(-1, pooling**2)
+    """Returns the patches of each pooled token of a frame: (P, pooling^2)."""
+    indices = np.arange(grid * grid).reshape(grid // pooling, pooling, grid // pooling, pooling)
+    return indices.transpose(0, 2, 1, 3).reshape(-1, pooling**2)

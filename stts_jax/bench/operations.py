@@ -1,7 +1,7 @@
 """The ideal model: FLOPs and bytes of every operation of a forward pass, and the time of both.
 
 An operation reads what it needs from memory once and writes what it makes once, in bfloat16; norms,
-activations, biases, rotations and residual sums ride along with the products beside them, and
+activations, biases, rotations and residual sums are fused with the matrix products, and
 attention keeps its scores to itself. So no program moves less unless it joins products.
 """
 
@@ -21,7 +21,7 @@ BYTES = 2
 
 @dataclass(frozen=True)
 class Operation:
-    """One kind of operation, all of its runs in a forward pass together.
+    """One kind of operation, summed over a forward pass.
 
     Attributes:
       part: as `PartFlops.name`.
@@ -37,12 +37,12 @@ class Operation:
     bytes: float
 
     def seconds(self, chip: Chip) -> float:
-        """At the chip's peak rates, arithmetic and memory at the same time."""
+        """Returns the time at the chip's peak rates, arithmetic and memory overlapped."""
         return max(self.flops / chip.flops, self.bytes / chip.memory_rate)
 
 
 def operations(model: ModelConfig, budget: Budget) -> list[Operation]:
-    """What the forward pass of one full row takes.
+    """Returns the operations of the forward pass of one full row.
 
     The FLOPs add up to `forward_flops`.
 
@@ -78,7 +78,7 @@ def _vit(model: ModelConfig, budget: Budget, forward: dict[str, float]) -> Itera
     yield Operation("vit_before", "embedding", embed, BYTES * values)
     if prune.drops_patches:
         yield Operation("vit_after", "gather", 0.0, BYTES * 2.0 * budget.patches * vit.width)
-    for part, blocks, places in (
+    for part, blocks, positions in (
         ("vit_before", dense, patches),
         ("vit_after", vit.depth - dense, budget.patches if prune.drops_patches else patches),
     ):
@@ -86,7 +86,7 @@ def _vit(model: ModelConfig, budget: Budget, forward: dict[str, float]) -> Itera
             continue
         products = forward[part] - attention[part] - (embed if part == "vit_before" else 0.0)
         sizes = _Block(vit.width, inner, inner, vit.mlp_width, mlp_kernels=2)
-        yield from sizes.operations(part, blocks, places, products, attention[part])
+        yield from sizes.operations(part, blocks, positions, products, attention[part])
 
 
 def _llm(model: ModelConfig, budget: Budget, forward: dict[str, float]) -> Iterator[Operation]:
@@ -108,25 +108,25 @@ class _Block:
     mlp_kernels: int
 
     def operations(
-        self, part: str, blocks: int, places: int, products: float, attention: float
+        self, part: str, blocks: int, positions: int, products: float, attention: float
     ) -> Iterator[Operation]:
-        """Of all blocks: projections, attention and MLP."""
+        """Yields the operations of all blocks: projections, attention and MLP."""
         width, heads = self.width, self.queries + 2 * self.keys
         projections = width * (heads + self.queries)
         mlp = self.mlp_kernels * width * self.hidden
         share = projections / (projections + mlp)
         # In and out of queries, keys and values; of the heads' outputs and the residual.
         moved = (width + heads) + (self.queries + 2 * width)
-        values = places * moved + projections
+        values = positions * moved + projections
         yield Operation(part, "projections", products * share, BYTES * float(blocks * values))
-        values = places * (heads + self.queries)
+        values = positions * (heads + self.queries)
         yield Operation(part, "attention", attention, BYTES * float(blocks * values))
-        values = places * (3 * width + 2 * self.hidden) + mlp
+        values = positions * (3 * width + 2 * self.hidden) + mlp
         yield Operation(part, "mlp", products * (1 - share), BYTES * float(blocks * values))
 
 
 def _scorer_values(model: ModelConfig, budget: Budget) -> float:
-    """Patches in, keys and values out and in, then pooled tokens through the rating's layers."""
+    """Counts values moved: patches, keys and values, then pooled tokens in the scoring layers."""
     vit, tokens = model.vit, budget.frames * model.tokens_per_frame
     inner, patches = vit.heads * vit.head_dim, tokens * model.prune.pooling**2
     kernels = 4 * vit.width * inner + (2 * vit.width + vit.mlp_width) * vit.mlp_width
@@ -135,12 +135,12 @@ def _scorer_values(model: ModelConfig, budget: Budget) -> float:
 
 
 def _connector_values(model: ModelConfig, budget: Budget) -> float:
-    """Features in, keys and values out and in, then pooled tokens through the projector."""
+    """Counts values moved: features, keys and values, then pooled tokens in the projector."""
     vit, connector, llm = model.vit, model.connector, model.llm
-    slots = max(model.prune.pooling, connector.image_pooling) ** 2
+    entries = max(model.prune.pooling, connector.image_pooling) ** 2
     features = vit.width * len(vit.feature_layers)
     inner, hidden = connector.heads * connector.head_dim, connector.mlp_width
     kernels = inner * (3 * features + connector.width)
     kernels += hidden * (2 * connector.width + llm.width)
     pooled = budget.visual * (features + 4 * inner + 2 * connector.width + 2 * hidden + llm.width)
-    return float(budget.visual * slots * (features + 4 * inner) + pooled + kernels)
+    return float(budget.visual * entries * (features + 4 * inner) + pooled + kernels)

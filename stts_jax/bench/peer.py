@@ -1,4 +1,4 @@
-"""The same weights and inputs in transformers' Molmo2, beside ours: `make bench PEER=1`."""
+"""Races transformers' Molmo2 with the same weights and inputs: `make bench PEER=1`."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ class Peer:
             "video_grids": torch.tensor([[len(images), side, side]]),
             "mm_token_type_ids": (ids >= config.model.llm.vocab_size).long(),
         }
-        # transformers shifts labels by itself; -100 bears no loss.
-        bears = np.roll(batch["loss_masks"] > 0, 1, axis=1)
-        labels = np.where(bears, batch["input_ids"], -100)
+        # transformers shifts labels by itself; -100 has no loss.
+        has_loss = np.roll(batch["loss_masks"] > 0, 1, axis=1)
+        labels = np.where(has_loss, batch["input_ids"], -100)
         self._labels = torch.tensor(labels, dtype=torch.long)
 
     def logits(self) -> np.ndarray:
-        """(1, L, V) of the row."""
+        """Returns the logits (1, L, V) of the row."""
         import torch
 
         self._model.eval()
@@ -65,7 +65,7 @@ class Peer:
             return self._model(**self._inputs).logits.numpy()
 
     def forward(self) -> None:
-        """Logits and loss."""
+        """Computes logits and loss."""
         import torch
 
         self._model.eval()
@@ -73,14 +73,14 @@ class Peer:
             self._model(**self._inputs, labels=self._labels)
 
     def step(self) -> None:
-        """Loss, gradients, AdamW."""
+        """Runs a training step: loss, gradients, AdamW."""
         self._model.train()
         self._optimizer.zero_grad()
         self._model(**self._inputs, labels=self._labels).loss.backward()
         self._optimizer.step()
 
     def decode(self, count: int) -> None:
-        """Prefill, then that many tokens in all, greedily."""
+        """Decodes that many tokens greedily, prefill included."""
         import torch
 
         self._model.eval()
@@ -91,7 +91,7 @@ class Peer:
 
 
 def exported(model: VideoLanguageModel, config: Config) -> Any:
-    """The model in transformers, by way of the converter.
+    """Returns the model in transformers, through the converter.
 
     Raises:
       ConfigError: without torch and transformers.
@@ -116,7 +116,7 @@ def exported(model: VideoLanguageModel, config: Config) -> Any:
 def race_with_peer(
     make: Callable[[float], Config], frames: int, rounds: int, tokens: int
 ) -> list[dict[str, Any]]:
-    """Our times unpruned and at 50 %, and the peer's, taking turns; rows for `peer_table`.
+    """Times our model unpruned and at 50 %, and the peer, in turns; rows for `peer_table`.
 
     Args:
       make: the configuration of a share dropped.
@@ -154,13 +154,13 @@ def race_with_peer(
     }
     raced = race(decoding, rounds)
     times["decode", 0.0] = raced["ours"]
-    # What the first token costs is taken away, so that only steps are left.
+    # The time of the first token is subtracted, so that only steps are left.
     times["decode", "peer"] = raced["peer's"].minus(raced["peer's first"])
     return peer_rows(times)
 
 
 def peer_rows(times: Mapping[tuple[str, Any], Times]) -> list[dict[str, Any]]:
-    """A row for each part and share dropped, with the peer's time and our speed over it."""
+    """Returns a row for each part and share dropped, with the peer's time and our speed-up."""
     return [
         {
             "part": part,
@@ -177,7 +177,7 @@ def peer_rows(times: Mapping[tuple[str, Any], Times]) -> list[dict[str, Any]]:
 
 
 def peer_table(rows: list[dict[str, Any]]) -> str:
-    """Markdown."""
+    """Formats the rows as a Markdown table."""
     lines = [
         "| part | dropped | seconds | transformers | ours is faster | wanted |",
         "|---|---|---|---|---|---|",

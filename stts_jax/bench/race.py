@@ -1,4 +1,4 @@
-"""Times of several programs in one run, taking turns, so that a busy machine slows all alike."""
+"""Times several programs in turns, so that a busy machine slows all of them alike."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ K = TypeVar("K")
 
 @dataclass
 class Times:
-    """Seconds of each turn: by the clock, and of all cores together."""
+    """Wall seconds and core seconds of each turn."""
 
     clock: list[float] = field(default_factory=list)
     cores: list[float] = field(default_factory=list)
 
     def median(self, of: str = "clock") -> float:
-        """Of `clock` or `cores`."""
+        """Returns the median of `clock` or `cores`."""
         return float(np.median(getattr(self, of)))
 
     def minus(self, other: Times) -> Times:
-        """What is left without what `other` did in the same turn."""
+        """Subtracts `other`, turn by turn."""
 
         def left(long: list[float], short: list[float]) -> list[float]:
             return [a - b for a, b in zip(long, short, strict=True)]
@@ -35,7 +35,7 @@ class Times:
 
 
 def race(programs: Mapping[K, Callable[[], None]], rounds: int) -> dict[K, Times]:
-    """Run each program once a round; every other round goes backwards.
+    """Runs each program once a round; every other round in reverse order.
 
     Args:
       programs: by name; each returns when it is done, and has been compiled.
@@ -54,15 +54,15 @@ def race(programs: Mapping[K, Callable[[], None]], rounds: int) -> dict[K, Times
 
 
 def ratios(baseline: Times, other: Times, of: str = "clock") -> list[float]:
-    """How many times faster `other` is, in each round."""
+    """Returns how many times faster `other` is in each round."""
     return (np.asarray(getattr(baseline, of)) / np.asarray(getattr(other, of))).tolist()
 
 
 def speedup(baseline: Times, other: Times, of: str = "clock") -> float:
-    """How many times faster `other` is: the median over rounds of the ratio within a round."""
+    """Returns the speed-up of `other`: the median over rounds of the ratio within a round."""
     return float(np.median(ratios(baseline, other, of)))
 
 
 def spread(of_rounds: Sequence[float]) -> str:
-    """The smallest and the largest of the rounds' ratios, to stand behind their median."""
+    """Formats the smallest and the largest ratio of a round, to follow the median."""
     return f"({min(of_rounds):.2f} to {max(of_rounds):.2f})"

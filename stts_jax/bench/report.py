@@ -1,4 +1,4 @@
-"""What was measured, beside what arithmetic allows: a table, JSON, and a picture."""
+"""Reports measured and ideal speed-ups: a table, JSON, and a picture."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 
 from stts_jax.bench.race import Times, ratios, speedup, spread
 
-# Shares of the ideal that are wanted.
+# Required shares of the ideal.
 REQUIRED = {"vit": 0.85, "prefill": None, "forward": 0.90, "step": 0.90}
 Key = tuple[str, float]
 
 
 def result_rows(times: Mapping[Key, Times], flops: Mapping[Key, float]) -> list[dict[str, Any]]:
-    """One row for each part and ratio.
+    """Returns one row for each part and ratio.
 
     Args:
       times: by part and ratio; ratio 0 is the unpruned baseline and must be there.
@@ -51,7 +51,7 @@ def result_rows(times: Mapping[Key, Times], flops: Mapping[Key, float]) -> list[
 
 
 def measured_on(frames: int, rounds: int, load: Sequence[float]) -> dict[str, Any]:
-    """What every file of results begins with.
+    """Returns the common fields of all result files.
 
     Args:
       frames: of the video.
@@ -73,7 +73,7 @@ def measured_on(frames: int, rounds: int, load: Sequence[float]) -> dict[str, An
 
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown."""
+    """Formats the rows as a Markdown table."""
     lines = [
         "| part | dropped | seconds | core-s | GFLOP | ideal | measured | share of ideal "
         "| of core time | wanted |",
@@ -91,7 +91,7 @@ def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def selection_shares(times: Mapping[Key, Times]) -> dict[float, float]:
-    """What selection and packing take of a step's core time, at each ratio."""
+    """Returns the share of selection and layout in a step's core time, at each ratio."""
     return {
         ratio: own.median("cores") / times["step", ratio].median("cores")
         for (part, ratio), own in times.items()
@@ -100,13 +100,13 @@ def selection_shares(times: Mapping[Key, Times]) -> dict[float, float]:
 
 
 def selection_line(shares: Mapping[float, float]) -> str:
-    """A sentence."""
+    """Formats the shares as a sentence."""
     each = [f"{share:.2%} at {ratio:.0%} dropped" for ratio, share in shares.items()]
     return f"selection and packing, of a step's core time: {', '.join(each)}"
 
 
 def stages(rows: Sequence[Mapping[str, Any]]) -> dict[float, dict[str, float]]:
-    """Core-seconds of a step's stages by ratio, told apart by subtraction.
+    """Returns core-seconds of a step's stages by ratio, by subtraction.
 
     Only of ratios of which all four parts were measured.
     """
@@ -128,7 +128,7 @@ def stages(rows: Sequence[Mapping[str, Any]]) -> dict[float, dict[str, float]]:
 
 
 def draw_stages(rows: Sequence[Mapping[str, Any]], path: Path) -> bool:
-    """A bar for each ratio, cut into stages, with a mark where the ideal ends.
+    """Draws a bar of stages for each ratio, with a mark at the ideal.
 
     Returns:
       whether there was one to draw.
@@ -147,8 +147,8 @@ def draw_stages(rows: Sequence[Mapping[str, Any]], path: Path) -> bool:
         axis.barh(labels, widths, left=left, label=stage)
         left = [a + b for a, b in zip(left, widths, strict=True)]
     if whole is not None:
-        for place, ratio in enumerate(bars):
-            axis.plot([whole / ideal[ratio]] * 2, [place - 0.4, place + 0.4], color="black")
+        for row, ratio in enumerate(bars):
+            axis.plot([whole / ideal[ratio]] * 2, [row - 0.4, row + 0.4], color="black")
     axis.invert_yaxis()
     axis.set_xlabel("core-seconds of a training step (black: where arithmetic alone would end it)")
     axis.legend(fontsize="small")

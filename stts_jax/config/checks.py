@@ -1,4 +1,4 @@
-"""How a configuration says what is wrong with it."""
+"""Checks of a configuration, and their error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_within_limits(owner: str, config: Any, path: str | None = None) -> None:
-    """Refuse numbers beyond `MAXIMA`; called first, so that later messages may show any number.
+    """Refuses numbers beyond `MAXIMA`; called first, so that later messages may show any number.
 
     Args:
       owner: whose limits, a key of `MAXIMA`.

@@ -1,4 +1,4 @@
-"""What is read, and how rows are made of it."""
+"""Settings of the data and of packed rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SUBTITLES = rf"{NUMBERED_SUBTITLES}|all|ignore"
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is read and how rows are made of it.
+    """Sources of the data and the making of rows.
 
     Attributes:
       train: what is trained on: a JSONL file of own data (docs/data.md); `mixture:NAME`,
@@ -110,5 +110,5 @@ class DataConfig:
 
 
 def is_published(source: str) -> bool:
-    """Whether what `data.train` (or another split) names is a registered dataset or mixture."""
+    """Returns whether `data.train` (or another split) names a registered dataset or mixture."""
     return source.startswith(("mixture:", "dataset:"))

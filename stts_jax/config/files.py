@@ -32,12 +32,12 @@ T = TypeVar("T")
 
 
 def config_names() -> list[str]:
-    """Names of the shipped setups."""
+    """Returns the names of the shipped setups."""
     return sorted(path.stem for path in CONFIG_DIR.glob("*.toml"))
 
 
 def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
-    """Read a shipped setup by name, or a .toml or .json file by path, and apply overrides.
+    """Reads a shipped setup by name, or a .toml or .json file by path, and apply overrides.
 
     Args:
       name: for example `tiny`, `my_setup.toml`, or the `config.json` of an earlier run.
@@ -49,7 +49,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
 
 
 def override(config: Config, overrides: Sequence[str]) -> Config:
-    """A copy of `config` with `section.key=value` strings applied in order, checked again."""
+    """Returns a copy with `section.key=value` strings applied in order, checked again."""
     return _overridden(dataclasses.asdict(config), overrides)
 
 
@@ -63,12 +63,12 @@ def _overridden(values: dict[str, Any], overrides: Sequence[str]) -> Config:
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:
-    """Build a `Config` from nested plain values, refusing unknown keys and wrong types."""
+    """Builds a `Config` from nested plain values, refusing unknown keys and wrong types."""
     return _build(Config, values, "")
 
 
 def replace(config: T, overrides: Mapping[str, Any]) -> T:
-    """A copy of `config` with dotted keys replaced, checked again: `{"prune.topk": 0.3}`."""
+    """Returns a copy with dotted keys replaced, checked again: `{"prune.topk": 0.3}`."""
     values = dataclasses.asdict(config)  # type: ignore[call-overload]
     for key, value in overrides.items():
         _merge(values, _nest(key, value))
@@ -97,7 +97,7 @@ def _read(name: str, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _file_of(name: str) -> Path:
-    """The file of a setup, which exists."""
+    """Returns the file of a setup, which exists."""
     path = Path(name)
     named = path.suffix not in (".toml", ".json")
     if named:
@@ -143,7 +143,7 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
 
 
 def _parse_value(key: str, text: str) -> Any:
-    """A TOML value; what is no TOML value is taken as a plain string."""
+    """Parses a TOML value; other text is taken as a plain string."""
     try:
         found = parse_toml(f"value = {text}")
         return found["value"] if len(found) == 1 else text

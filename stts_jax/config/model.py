@@ -98,27 +98,27 @@ class VitConfig:
 
     @property
     def grid(self) -> int:
-        """Patches along one side of a frame."""
+        """Returns the patches along one side of a frame."""
         return self.image_size // self.patch_size
 
     @property
     def patches(self) -> int:
-        """N, patches in a frame."""
+        """Returns N, the patches in a frame."""
         return self.grid**2
 
     @property
     def patch_dim(self) -> int:
-        """Pixel values in a patch: rows, columns, RGB."""
+        """Returns the pixel values in a patch: rows, columns, RGB."""
         return self.patch_size**2 * 3
 
     @property
     def resolved_feature_layers(self) -> tuple[int, ...]:
-        """0-based block indices whose outputs are the features, in order of concatenation."""
+        """Returns the 0-based indices of the feature layers, in order of concatenation."""
         return tuple(layer % self.layers for layer in self.feature_layers)
 
     @property
     def depth(self) -> int:
-        """Blocks that are built: those after the deepest feature layer are not needed."""
+        """Returns the number of blocks that are built: up to the deepest feature layer."""
         return max(self.resolved_feature_layers) + 1
 
 
@@ -136,7 +136,7 @@ class PruneConfig:
       pruning_in_scorer: `false` keeps every patch in the ViT (the bias then stays in all later
         blocks) and drops tokens only at the connector.
       prune_from_frame: frames that are taken off the count that the budget is made from.
-      rescale_bias_min: the worst cell of each row of cells gets log(rescale_bias_min) as its bias.
+      rescale_bias_min: the worst token of each row of tokens has the bias log(rescale_bias_min).
       loss_coefficient: weight of the temporal loss.
       new_reference_threshold: mean similarity under which the baselines protect a frame.
       packing: layout of the kept patches: `stream` or, to reproduce the reference exactly,
@@ -191,12 +191,12 @@ class PruneConfig:
 
     @property
     def drops_patches(self) -> bool:
-        """Whether the ViT goes on with fewer patches, and not only the LLM with fewer tokens."""
+        """Returns whether patches are dropped in the ViT too, not only tokens in the LLM."""
         return self.method != "none" and self.topk > 0 and self.pruning_in_scorer
 
     @property
     def last_dense_layer(self) -> int:
-        """The last block that still sees every patch."""
+        """Returns the index of the last block that still has every patch."""
         return self.prune_at + 1 if self.method == "scorer" else self.prune_at
 
 
@@ -342,7 +342,7 @@ class LlmConfig:
             )
 
     def special_token(self, name: str) -> int:
-        """Id of one of `SPECIAL_TOKENS`."""
+        """Returns the id of one of `SPECIAL_TOKENS`."""
         return self.vocab_size + SPECIAL_TOKENS.index(name)
 
 
@@ -395,11 +395,11 @@ class ModelConfig:
 
     @property
     def dense_blocks(self) -> int:
-        """Blocks of the ViT that see every patch: those up to the prune, or all."""
+        """Returns the number of blocks that have every patch: those up to the drop, or all."""
         none = self.prune.method == "none"
         return self.vit.depth if none else self.prune.last_dense_layer + 1
 
     @property
     def tokens_per_frame(self) -> int:
-        """P, pooled tokens of one video frame."""
+        """Returns P, the pooled tokens of one video frame."""
         return math.ceil(self.vit.grid / self.prune.pooling) ** 2

@@ -33,8 +33,8 @@ def read_table(path: Path) -> dict[str, Any]:
         text = data.decode()
         values = parse_json(text) if path.suffix == ".json" else parse_toml(text)
     except (ValueError, OSError) as error:
-        raise ConfigError(f"config file '{path}' cannot be read: {error}; mend it") from error
-    require(isinstance(values, dict), f"config file '{path}' holds no table; mend it")
+        raise ConfigError(f"config file '{path}' cannot be read: {error}; fix it") from error
+    require(isinstance(values, dict), f"config file '{path}' holds no table; fix it")
     return values
 
 

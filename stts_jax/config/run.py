@@ -1,4 +1,4 @@
-"""Everything that a run needs."""
+"""The configuration of a run."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ class Config:
         )
 
     def save(self, folder: Path) -> None:
-        """Write `config.json`, complete and readable by `load_config`."""
+        """Writes `config.json`, complete and readable by `load_config`."""
         folder.mkdir(parents=True, exist_ok=True)
         self.write(folder / "config.json")
 
     def write(self, file: Path) -> None:
-        """As `save`, to a .json file of another name."""
+        """Writes the configuration to a .json file of any name, like `save`."""
         file.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")

@@ -29,7 +29,7 @@ OVERLAYS = "overlays"
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = Parser(prog="python -m stts_jax.demo", description=__doc__)
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--short", action="store_true", help="all parts in under 3 minutes")
@@ -40,7 +40,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def perform(demo: Demo) -> tuple[dict[str, Any], list[Claim]]:
-    """Do everything but the report; the summary and what it was held against."""
+    """Runs everything but the report; returns the summary and the claims."""
     started = time.monotonic()
     plan = demo.plan
     demo.make_videos()
@@ -73,7 +73,7 @@ def perform(demo: Demo) -> tuple[dict[str, Any], list[Claim]]:
 
 
 def pictures_of_kept_tokens(demo: Demo) -> dict[str, Any]:
-    """Draw what STTS keeps of held-out clips and of a real one; count what moves among it."""
+    """Draws what STTS keeps of held-out clips and of a real one; counts the moving tokens kept."""
     ratio = demo.plan.fine_tune_ratio
     print(f"drawing what is kept of {CLIPS_COUNTED} clips at most ...", flush=True)
     model, config = at_ratio(*load_model(demo.parts / STTS.name), ratio)
@@ -85,7 +85,7 @@ def pictures_of_kept_tokens(demo: Demo) -> dict[str, Any]:
 
 
 def publish(demo: Demo, summary: dict[str, Any], held: list[Claim]) -> None:
-    """Write `summary.json`, plots and `report.md`."""
+    """Writes `summary.json`, plots and `report.md`."""
     plan, output = demo.plan, demo.output
     save_summary(summary, output / "summary.json")
     accuracy_against_ratio(summary, plan.methods, output / "accuracy.png")
@@ -103,7 +103,7 @@ def publish(demo: Demo, summary: dict[str, Any], held: list[Claim]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 1 if a full run does not show what it should."""
+    """Runs the demo; returns the exit code, 1 if a full run fails a claim."""
     options = parse(arguments)
     plan: Plan = SHORT if options.short else LONG if options.long else FULL
     name = "short" if options.short else "full"

@@ -1,4 +1,4 @@
-"""What an honest run of the demo shows, held against its summary."""
+"""Checks the claims of the demo against its summary."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stts_jax.demo.plan import BLIND, RANDOM, STTS, UNPRUNED
+from stts_jax.demo.plan import RANDOM, STTS, TEXT_ONLY, UNPRUNED
 
 # Accuracies in percent, as a summary states them as shares.
 UNPRUNED_AT_LEAST = 90.0
 GUESSING_AT_MOST = 35.0
-BLIND_ABOVE_GUESSING = 10.0
+TEXT_ONLY_ABOVE_GUESSING = 10.0
 LOST_AT_HALF = 2.0
 AHEAD_OF_RANDOM = 8.0
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement, the figures it is about, and whether they bear it out."""
+    """A claim, its figures, and whether they support it."""
 
     text: str
     figures: str
@@ -26,7 +26,7 @@ class Claim:
 
 
 def accuracy_of(summary: Mapping[str, Any], method: str, k: int) -> float:
-    """Accuracy of one run in percent."""
+    """Returns the accuracy of one run in percent."""
     for run in summary["runs"]:
         if run["method"] == method and run["k"] == k and run["packing"] == "stream":
             return 100.0 * run["accuracy"]
@@ -34,10 +34,10 @@ def accuracy_of(summary: Mapping[str, Any], method: str, k: int) -> float:
 
 
 def claims(summary: Mapping[str, Any]) -> list[Claim]:
-    """Every claim with its figures."""
+    """Returns every claim with its figures."""
     guessing = 100.0 * summary["guessing"]
     unpruned = accuracy_of(summary, UNPRUNED, 0)
-    blind = accuracy_of(summary, BLIND, 100)
+    text_only = accuracy_of(summary, TEXT_ONLY, 100)
     half = accuracy_of(summary, STTS.name, 50)
     ahead = {
         k: accuracy_of(summary, STTS.name, k) - accuracy_of(summary, RANDOM.name, k)
@@ -51,10 +51,10 @@ def claims(summary: Mapping[str, Any]) -> list[Claim]:
             unpruned >= UNPRUNED_AT_LEAST and guessing <= GUESSING_AT_MOST,
         ),
         Claim(
-            f"without visual tokens it is no more than {BLIND_ABOVE_GUESSING:g} points above "
+            f"without visual tokens it is no more than {TEXT_ONLY_ABOVE_GUESSING:g} points above "
             "guessing",
-            f"{blind:.1f} %",
-            blind <= guessing + BLIND_ABOVE_GUESSING,
+            f"{text_only:.1f} %",
+            text_only <= guessing + TEXT_ONLY_ABOVE_GUESSING,
         ),
         Claim(
             f"STTS at 50 % is within {LOST_AT_HALF:g} points of unpruned",

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from stts_jax.demo.plan import BLIND, UNPRUNED, Method
+from stts_jax.demo.plan import TEXT_ONLY, UNPRUNED, Method
 from stts_jax.training.log import METRICS_FILE, read_metrics
 
 
 def accuracy_against_ratio(
     summary: Mapping[str, Any], methods: Sequence[Method], path: Path
 ) -> None:
-    """The paper's Figure 1: accuracy of each method over the share of dropped tokens."""
+    """Draws the paper's Figure 1: accuracy of each method over the share of dropped tokens."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axis = figure.subplots()
     runs = [run for run in summary["runs"] if run["packing"] == "stream"]
@@ -27,8 +27,8 @@ def accuracy_against_ratio(
         shares = [100 * run["accuracy"] for run in own]
         axis.plot([run["k"] for run in own], shares, marker="o", label=method.label)
     axis.plot(0, 100 * start["accuracy"], "k*", markersize=10, label="before the fine-tunes")
-    blind = next(run for run in runs if run["method"] == BLIND)
-    axis.axhline(100 * blind["accuracy"], color="grey", linestyle=":", label=BLIND)
+    text_only = next(run for run in runs if run["method"] == TEXT_ONLY)
+    axis.axhline(100 * text_only["accuracy"], color="grey", linestyle=":", label=TEXT_ONLY)
     axis.axhline(100 * summary["guessing"], color="grey", linestyle="--", label="guessing")
     axis.set(xlabel="visual tokens dropped (%)", ylabel="accuracy (%)", ylim=(0, 100))
     axis.grid(alpha=0.3)
@@ -37,7 +37,7 @@ def accuracy_against_ratio(
 
 
 def loss_curves(output: Path, names: Sequence[str], path: Path) -> None:
-    """Loss of every training, one after the other."""
+    """Draws the loss of every training, one after the other."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axis = figure.subplots()
     for name in names:
@@ -53,5 +53,5 @@ def loss_curves(output: Path, names: Sequence[str], path: Path) -> None:
 
 
 def save_summary(summary: Mapping[str, Any], path: Path) -> None:
-    """Write `summary.json`."""
+    """Writes `summary.json`."""
     path.write_text(json.dumps(summary, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Finished parts of the demo: not done again while all that they are made of stays the same."""
+"""Finished parts of the demo, reused while their inputs stay the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass
 class FinishedParts:
-    """What was found finished.
+    """Reuses finished parts of a run.
 
     Attributes:
       minutes: that those parts took when they were done.
@@ -24,7 +24,7 @@ class FinishedParts:
     def once(
         self, what: str, path: Path, made_of: dict[str, Any], run: Callable[[], dict[str, Any]]
     ) -> dict[str, Any]:
-        """The result in `path` if it was made of the same, else that of `run`, kept there.
+        """Returns the result in `path` if its inputs are the same, else that of `run`, saved there.
 
         Args:
           what: is done, for the line that tells of it.
@@ -33,7 +33,7 @@ class FinishedParts:
           run: does the part.
 
         Returns:
-          What `run` returned, and an `id` that no other result has, nor the same part done again.
+          The result of `run`, and an `id` that is unique, also among repeated runs of the part.
         """
         made_of = json.loads(json.dumps(made_of))
         if path.is_file():

@@ -1,4 +1,4 @@
-"""How far one gets without looking: the most frequent answer of each type of question."""
+"""Accuracy of guessing: the most frequent answer of each type of question."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stts_jax.data.questions import Question
 
 
 def guessing_accuracy(train: Sequence[Question], test: Sequence[Question]) -> float:
-    """Share of `test` that is right if what is most frequent in `train` is answered.
+    """Returns the accuracy on `test` of the most frequent answers in `train`.
 
     What an answer repeats of its question is known, so only the rest is guessed: for each type
     that which is most frequent, among the options where there are any.
@@ -21,7 +21,7 @@ def guessing_accuracy(train: Sequence[Question], test: Sequence[Question]) -> fl
 
 
 def _guess(question: Question, counts: Counter[str]) -> bool:
-    """Whether the most frequent value is right."""
+    """Returns whether the most frequent value is right."""
     values = [value_of(question.question, option) for option in question.options or ()] or list(
         counts
     )
@@ -30,6 +30,6 @@ def _guess(question: Question, counts: Counter[str]) -> bool:
 
 
 def value_of(question: str, answer: str) -> str:
-    """An answer without the word that it repeats of its question."""
+    """Returns an answer without the word that it repeats of its question."""
     first, _, rest = answer.partition(" ")
     return rest if rest and first in question.rstrip("?").split() else answer

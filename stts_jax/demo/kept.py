@@ -1,4 +1,4 @@
-"""Does pruning keep what moves? Counted on held-out clips, and drawn."""
+"""Counts and draws on held-out clips whether pruning keeps the moving parts."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from stts_jax.evaluation.overlay import contact_sheet, overlay_video
 from stts_jax.evaluation.single import Kept, kept_tokens
 from stts_jax.model.video_language_model import VideoLanguageModel
 
-# Levels of grey; the codec's noise in still places is well below, a shape's edge well above.
+# Levels of grey; the codec's noise in still areas is well below, a shape's edge well above.
 CHANGED = 40
 # Brightest level of a token that shows a procedural shape; backgrounds stay below 95.
 LIT = 120
 
 
 def changed_cells(frames: np.ndarray, tokens: int) -> np.ndarray:
-    """Tokens whose pixels changed clearly since the frame before: (T, H, W, 3) -> (T, P) bool.
+    """Finds tokens whose pixels changed since the frame before: (T, H, W, 3) -> (T, P) bool.
 
     The first frame has no frame before and counts as unchanged.
     """
     side = int(np.sqrt(tokens))
     size = frames.shape[1] // side
     difference = np.abs(np.diff(frames.astype(np.int16), axis=0)).max(-1)
-    cells = difference.reshape(-1, side, size, side, size).max(axis=(2, 4))
-    return np.concatenate([np.zeros((1, tokens), bool), cells.reshape(-1, tokens) > CHANGED])
+    changes = difference.reshape(-1, side, size, side, size).max(axis=(2, 4))
+    return np.concatenate([np.zeros((1, tokens), bool), changes.reshape(-1, tokens) > CHANGED])
 
 
 def lit_cells(frames: np.ndarray, tokens: int) -> np.ndarray:
-    """Tokens that show a procedural shape: (T, H, W, 3) -> (T, P) bool."""
+    """Finds tokens that show a procedural shape: (T, H, W, 3) -> (T, P) bool."""
     side = int(np.sqrt(tokens))
     size = frames.shape[1] // side
     brightest = frames.max(-1).reshape(-1, side, size, side, size).max(axis=(2, 4))
@@ -40,7 +40,7 @@ def lit_cells(frames: np.ndarray, tokens: int) -> np.ndarray:
 
 
 def kept_shares(kept: Sequence[Kept]) -> tuple[float, float]:
-    """Shares kept of two kinds of tokens, first frames aside.
+    """Returns the shares kept of two kinds of tokens, without first frames.
 
     Returns:
       of shapes that have just come, moved or changed; of background that stays as it is. Cells
@@ -60,7 +60,7 @@ def kept_shares(kept: Sequence[Kept]) -> tuple[float, float]:
 def draw(
     model: VideoLanguageModel, config: Config, clips: Sequence[Path], folder: Path
 ) -> list[Path]:
-    """A contact sheet and an overlay video of each clip, alone in the folder; the sheets."""
+    """Draws a contact sheet and an overlay video of each clip; returns the sheets."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     sheets = []

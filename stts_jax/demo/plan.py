@@ -1,4 +1,4 @@
-"""What the demo trains and evaluates, in its three lengths."""
+"""The trainings and evaluations of the demo, in three lengths."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from dataclasses import dataclass
 
 PICTURES = "pictures"
 UNPRUNED = "unpruned"
-BLIND = "no visual tokens"
+TEXT_ONLY = "no visual tokens"
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to prune, fine-tuned from the unpruned model.
+    """A pruning method, fine-tuned from the unpruned model.
 
     Attributes:
       name: in tables and folders.
       label: in plots.
-      overrides: of the configuration, beside the ratio.
+      overrides: of the configuration, apart from the ratio.
     """
 
     name: str

@@ -16,7 +16,7 @@ def write_report(
     pictures: Mapping[str, str],
     path: Path,
 ) -> None:
-    """Write the report.
+    """Writes the report.
 
     Args:
       summary: as in `summary.json`.
@@ -49,7 +49,7 @@ def write_report(
 
 
 def comparison_table(summary: Mapping[str, Any]) -> list[str]:
-    """Accuracy, tokens and speed of every run, as Markdown."""
+    """Returns the table of accuracy, tokens and speed of every run."""
     lines = [
         "| method | dropped | packing | accuracy | visual tokens | answers/s | training videos/s |",
         "|---|---|---|---|---|---|---|",
@@ -66,7 +66,7 @@ def comparison_table(summary: Mapping[str, Any]) -> list[str]:
 
 
 def type_table(summary: Mapping[str, Any]) -> list[str]:
-    """Accuracy by type of question: unpruned, and each method at the ratio of the fine-tune."""
+    """Returns the table of accuracy by type of question, unpruned and for each method."""
     ratio = summary["fine_tune_ratio"]
     runs = [
         run

@@ -1,4 +1,4 @@
-"""Training and evaluating what the plan asks for."""
+"""Trains and evaluates the models of the plan."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from stts_jax.config import Config, load_config, override
 from stts_jax.data.synthetic import ensure_synthetic
 from stts_jax.demo.finished import FinishedParts
-from stts_jax.demo.plan import BLIND, PICTURES, UNPRUNED, Method, Plan
+from stts_jax.demo.plan import PICTURES, TEXT_ONLY, UNPRUNED, Method, Plan
 from stts_jax.evaluation.runner import evaluate_split
 from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
 from stts_jax.training.checkpoint import load_model
@@ -49,7 +49,7 @@ class Demo:
     finished: FinishedParts = field(default_factory=FinishedParts)
 
     def config(self, overrides: Sequence[str], name: str = "tiny") -> Config:
-        """A configuration on this run's videos, by default that of the unpruned training."""
+        """Returns a configuration on this run's videos, by default of the unpruned training."""
         splits = {"train": "train" if name == "tiny" else PICTURES}
         splits |= {split: split for split in ("validation", "test")}
         return load_config(
@@ -67,18 +67,18 @@ class Demo:
         )
 
     def make_videos(self) -> None:
-        """Make the procedural set unless it is there."""
+        """Makes the procedural set unless it exists."""
         print(f"the demo's {self.plan.videos} videos are in '{self.data_dir}'", flush=True)
         ensure_synthetic(self.data_dir, videos=self.plan.videos, seed=self.seed)
 
     def train_unpruned(self) -> dict[str, Any]:
-        """Learn to see from pictures, then go on with videos, all without pruning."""
+        """Trains on pictures, then on videos, both without pruning."""
         pictures = self.config((f"train.steps={self.plan.picture_steps}",), "tiny_pictures")
         seen = self._trained(PICTURES, pictures, None)
         return self._trained(UNPRUNED, self.config(()), seen)
 
     def fine_tune(self, method: Method, unpruned: dict[str, Any]) -> dict[str, Any]:
-        """Fine-tune from the unpruned model with a method at the plan's ratio."""
+        """Fine-tunes the unpruned model with a method at the plan's ratio."""
         config = self.config(
             (
                 *method.overrides,
@@ -90,7 +90,7 @@ class Demo:
         return self._trained(method.name, config, unpruned)
 
     def evaluate_unpruned(self, trained: dict[str, Any]) -> list[dict[str, Any]]:
-        """The unpruned model as it is, and without any visual token."""
+        """Evaluates the unpruned model as it is, and without any visual token."""
         model, config = load_model(self.parts / UNPRUNED)
         return [
             self._evaluated(trained, 0, model, config),
@@ -98,12 +98,12 @@ class Demo:
         ]
 
     def evaluate(self, trained: dict[str, Any]) -> list[dict[str, Any]]:
-        """A fine-tuned model at every ratio."""
+        """Evaluates a fine-tuned model at every ratio."""
         model, config = load_model(self.parts / trained["name"])
         return [self._evaluated(trained, k, *at_ratio(model, config, k)) for k in self.plan.ratios]
 
     def evaluate_first_fit(self, trained: dict[str, Any]) -> list[dict[str, Any]]:
-        """The same checkpoint in the reference's bins."""
+        """Evaluates the same checkpoint with the reference's bins."""
         model, config = load_model(self.parts / trained["name"])
         bins = override(config, ["model.prune.packing=first_fit"])
         return [
@@ -112,7 +112,7 @@ class Demo:
         ]
 
     def _trained(self, name: str, config: Config, begun: dict[str, Any] | None) -> dict[str, Any]:
-        """Train a model; `begun` is what this returned of the one that it starts from."""
+        """Trains a model; `begun` is what this returned of the one that it starts from."""
 
         def run() -> dict[str, Any]:
             init_from = self.parts / begun["name"] if begun else None
@@ -143,7 +143,7 @@ class Demo:
         blind: bool = False,
     ) -> dict[str, Any]:
         packing = config.model.prune.packing
-        name = BLIND if blind else trained["name"]
+        name = TEXT_ONLY if blind else trained["name"]
 
         def run() -> dict[str, Any]:
             result = evaluate_split(
@@ -180,6 +180,6 @@ class Demo:
 def at_ratio(
     model: VideoLanguageModel, config: Config, k: int
 ) -> tuple[VideoLanguageModel, Config]:
-    """The same parameters with k % of the tokens dropped."""
+    """Returns the same parameters with k % of the tokens dropped."""
     changed = override(config, [f"model.prune.topk={k / 100}"])
     return reconfigure(model, changed.model), changed

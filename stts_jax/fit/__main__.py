@@ -1,4 +1,4 @@
-"""Does it fit: `python -m stts_jax.fit --config molmo2_4b_stts_50 --topology v5e:16x16`."""
+"""Reports whether a run fits: `python -m stts_jax.fit --config NAME --topology v5e:16x16`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 # Nothing is run on a device of this machine, so none is started.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# What is compiled for devices that aren't here can be stored but not loaded again.
+# Programs for devices that aren't here can be cached but not loaded.
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
 from stts_jax.arguments import Parser
@@ -41,12 +41,12 @@ Topologies: {EXAMPLES}. TPUs need the extra [tpu], h100 the extra [cuda].
 The exit code is 0 if it fits, 1 if it doesn't, 2 if the question makes no sense and 3 for a defect.
 docs/fit.md says what the figures mean.
 """
-# The exit code that tells a crash from an answer.
+# The exit code of a crash, distinct from that of an answer.
 DEFECT = 3
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = Parser(
         prog="python -m stts_jax.fit",
         description="Compile for hardware that isn't here: does it fit, and how fast could it be.",
@@ -83,17 +83,17 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def program_of(options: argparse.Namespace) -> Program:
-    """Which program the options name."""
+    """Returns the program that the options name."""
     return "prefill" if options.prefill else "decode" if options.decode else "train"
 
 
 def compiler_of(options: argparse.Namespace) -> Compiler:
-    """How far to compile."""
+    """Returns the compiler: to the end, or to its plan."""
     return plan if options.plan else compile_wholly
 
 
 def require_heeded(options: argparse.Namespace) -> None:
-    """Raise a `ConfigError` for an option that the others leave without a meaning."""
+    """Raises a `ConfigError` for an option that has no effect with the others."""
     program = program_of(options)
     if program != "train" and options.videos not in (None, 1):
         raise ConfigError(
@@ -108,7 +108,7 @@ def require_heeded(options: argparse.Namespace) -> None:
 
 
 def require_output(file: Path) -> None:
-    """Make the folder of the JSON file, or say before compiling why it can't be written."""
+    """Makes the folder of the JSON file; raises before compiling if it can't be written."""
     if file.is_dir():
         raise ConfigError(
             f"--output '{file}' is a folder; name a file in it, as {file / 'fit.json'}"
@@ -117,7 +117,7 @@ def require_output(file: Path) -> None:
 
 
 def search(options: argparse.Namespace, config: Config, topology: Topology) -> Report:
-    """The report of the largest batch that fits; each compilation is a line on the way."""
+    """Reports the largest batch that fits; prints a line for each compilation."""
     reports: dict[tuple[str, int], Report] = {}
 
     def memory_on(shape: Mapping[str, int], rows: int) -> Memory:
@@ -143,7 +143,7 @@ def search(options: argparse.Namespace, config: Config, topology: Topology) -> R
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compile and report; the exit code."""
+    """Compiles and reports; returns the exit code."""
     options = parse(arguments)
     fits = False
 

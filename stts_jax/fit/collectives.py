@@ -1,4 +1,4 @@
-"""What devices send each other in a step, read from the compiled program."""
+"""The collectives of a step, read from the compiled program."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _CHANNEL = re.compile(r"channel_id=(\d+)")
 
 @dataclass(frozen=True)
 class Collective:
-    """One exchange of the program.
+    """One collective of the program.
 
     Attributes:
       kind: one of `KINDS`.
-      devices: that take part in a group.
+      devices: in a group.
       runs: in one step.
-      bytes_sent: by each device in one run, if the exchange is done as well as a ring does it.
-      source: where it comes from.
+      bytes_sent: by each device in one run of a ring algorithm.
+      source: the operation of the model that it belongs to.
     """
 
     kind: str
@@ -35,16 +35,16 @@ class Collective:
 
     @property
     def total(self) -> int:
-        """Bytes sent by each device in a step."""
+        """Returns the bytes sent by each device in a step."""
         return self.runs * self.bytes_sent
 
 
 def collectives(module: Module, devices: int) -> list[Collective]:
-    """All exchanges of a program, the largest first.
+    """Returns all collectives of a program, the largest first.
 
     Args:
       module: of the compiled program.
-      devices: that it runs on, for exchanges that name no groups.
+      devices: of the program, for collectives that name no groups.
     """
     found: dict[tuple[str, str], Collective] = {}
     for name, instructions in module.computations.items():
@@ -54,7 +54,7 @@ def collectives(module: Module, devices: int) -> list[Collective]:
             if kind not in KINDS or not runs:
                 continue
             channel = _CHANNEL.search(instruction.text)
-            # A compiler may write one exchange out as a start, steps and an end.
+            # A compiler may write one collective as a start, steps and an end.
             key = (kind, channel.group(1) if channel else f"{name}/{instruction.name}")
             size = _group_size(instruction.text, devices)
             sent = _bytes_sent(kind, instruction, size)
@@ -65,7 +65,7 @@ def collectives(module: Module, devices: int) -> list[Collective]:
 
 
 def by_kind(found: list[Collective]) -> dict[str, dict[str, int]]:
-    """`runs` and `bytes` sent by each device in a step, by kind."""
+    """Returns `runs` and `bytes` sent by each device in a step, by kind."""
     totals: dict[str, dict[str, int]] = {}
     for collective in found:
         total = totals.setdefault(collective.kind, {"runs": 0, "bytes": 0})
@@ -75,7 +75,7 @@ def by_kind(found: list[Collective]) -> dict[str, dict[str, int]]:
 
 
 def _bytes_sent(kind: str, instruction: Instruction, devices: int) -> int:
-    size = array_bytes(_made(instruction))
+    size = array_bytes(_result(instruction))
     share = (devices - 1) / devices if devices > 1 else 0.0
     if kind == "all-reduce":
         return int(2 * size * share)
@@ -84,19 +84,19 @@ def _bytes_sent(kind: str, instruction: Instruction, devices: int) -> int:
     return size if kind == "collective-permute" else int(size * share)
 
 
-def _made(instruction: Instruction) -> str:
-    """What an exchange makes; a start lists what goes in before it, but for a sum."""
+def _result(instruction: Instruction) -> str:
+    """Returns the result type; a start lists its operands first, except for an all-reduce."""
     result = instruction.result.strip()
     if not instruction.opcode.endswith("-start") or not result.startswith("("):
         return result
     if instruction.opcode == "all-reduce-start":
         return result
     depth, parts, start = 0, [], 1
-    for place, letter in enumerate(result):
+    for end, letter in enumerate(result):
         depth += (letter in "([{") - (letter in ")]}")
         if (letter == "," and depth == 1) or depth == 0:
-            parts.append(result[start:place])
-            start = place + 1
+            parts.append(result[start:end])
+            start = end + 1
         if depth == 0:
             break
     return parts[1]

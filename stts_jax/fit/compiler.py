@@ -1,4 +1,4 @@
-"""What the compiler makes of a program: its memory, and its text."""
+"""Compiling a program: the memory it needs, and its optimised text."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from stts_jax.fit.memory import Memory, memory_of, memory_of_refusal
 from stts_jax.fit.programs import LoweredProgram
 from stts_jax.fit.setting import Setting
 
-# With no GPU to try kernels on, XLA can't choose tiles for some of its own products; cuBLAS takes
-# them all, as it does for most on a GPU.
+# Without a GPU, XLA can't autotune its own matrix products; cuBLAS takes them all, as it does most
+# on a GPU.
 _OPTIONS: dict[str, jax.stages.CompilerOptions] = {"gpu": {"xla_gpu_enable_triton_gemm": False}}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of compiling.
+    """The result of compiling.
 
     Attributes:
       memory: of one device.
@@ -38,7 +38,7 @@ Compiler = Callable[[Setting, LoweredProgram], Outcome]
 
 
 def compile_wholly(setting: Setting, program: LoweredProgram) -> Outcome:
-    """Compile a program to the end.
+    """Compiles a program to the end.
 
     Raises:
       jax.errors.JaxRuntimeError: for a refusal that is not about memory.

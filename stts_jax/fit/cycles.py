@@ -1,7 +1,6 @@
-"""Where a TPU's time would go: what its compiler estimates for each operation.
+"""A TPU compiler's estimate of cycles for each operation.
 
-Kernels that are none of the compiler's own have no estimate, and neither has a GPU's program, nor
-one that was only planned.
+Custom kernels have no estimate, nor have GPU programs and those that were only planned.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ class Estimate:
     Attributes:
       cycles: of all its runs in one step.
       runs: how often it runs.
-      result: type, shape and layout of what it makes, as text.
-      source: where in the model it comes from.
+      result: type, shape and layout of the result, as text.
+      source: the operation of the model that it belongs to.
     """
 
     cycles: int
@@ -32,7 +31,7 @@ class Estimate:
 
 
 def estimates(module: Module) -> list[Estimate]:
-    """Of all operations that have one, longest first."""
+    """Returns the estimates of all operations that have one, longest first."""
     found = []
     for name, instructions in module.computations.items():
         runs = module.runs.get(name, 0)

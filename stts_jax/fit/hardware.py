@@ -1,4 +1,4 @@
-"""What the chips can do at most: the makers' figures, one line a chip."""
+"""Peak rates and memory of the chips, from their makers' data sheets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Chip:
     """Peak rates of one device.
 
     Attributes:
-      name: as people call it.
+      name: short name.
       platform: `tpu` or `gpu`.
       flops: bfloat16 FLOP/s, dense.
       memory: bytes that a program may use; on TPUs what their compiler says when it refuses.

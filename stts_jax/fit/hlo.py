@@ -1,4 +1,4 @@
-"""Reading a compiled program's text: how often each of its parts runs, and what it holds."""
+"""Parser of a compiled program's text: its computations, and how often each runs."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Instruction:
     """One line of a computation.
 
     Attributes:
-      name: its own.
-      opcode: what it does.
-      result: type and shape of what it makes, as text.
+      name: of the instruction.
+      opcode: its operation.
+      result: type and shape of the result, as text.
       text: the whole line.
     """
 
@@ -37,7 +37,7 @@ class Instruction:
 
     @property
     def source(self) -> str:
-        """Where in the model it comes from, as far as the compiler knows."""
+        """Returns the operation of the model that it belongs to, empty if unknown."""
         found = _NAME.search(self.text)
         return found.group(1) if found else ""
 
@@ -56,7 +56,7 @@ class Module:
 
 
 def parse_module(text: str) -> Module:
-    """The computations of a program given by `compiled.as_text()`."""
+    """Parses the text of `compiled.as_text()`."""
     module, entry = Module(), ""
     current: list[Instruction] = []
     for line in text.splitlines():
@@ -73,7 +73,7 @@ def parse_module(text: str) -> Module:
 
 
 def array_bytes(shape: str) -> int:
-    """Bytes of all arrays in a piece of text, without the padding of their layout."""
+    """Returns the bytes of all arrays in a piece of text, without the padding of their layout."""
     total = 0
     for dtype, dimensions in _SHAPE.findall(shape):
         bits = _BITS.search(dtype)
@@ -122,7 +122,7 @@ def _calls(
 
 
 def _trips(text: str, condition: list[Instruction]) -> int:
-    """Loops of `scan` count up from 0 to a constant, which their condition holds."""
+    """Returns the trip count: loops of `scan` count from 0 to a constant in their condition."""
     known = _TRIPS.search(text)
     if known:
         return int(known.group(1))

@@ -1,4 +1,4 @@
-"""What compilers make of attention for each chip: `python -m stts_jax.fit.kernels`.
+"""Compiles attention for each chip: `python -m stts_jax.fit.kernels`.
 
 Nothing runs. Each case is compiled forward and with its gradients; what that took and what the
 program would take is written to docs/performance/CHIP.jsonl, and the tables in docs/performance.md
@@ -59,7 +59,7 @@ class Record:
       chip: that it is for.
       compiler: and JAX, with their versions.
       seconds: to compile it.
-      temporary: bytes that the device puts aside.
+      temporary: bytes of temporary memory on the device.
       cycles: estimated for all but kernels, where the case is `between`; else None.
     """
 
@@ -86,8 +86,8 @@ def _compile(case: Case, name: str, way: str) -> Record:
     topology = get_topology(name)
     chip = topology.chip
     mesh = make_mesh(devices=topology.devices[:1])
-    place = NamedSharding(mesh, PartitionSpec())
-    arrays = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place) for x in case.arrays]
+    sharding = NamedSharding(mesh, PartitionSpec())
+    arrays = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for x in case.arrays]
     function = case.attend if way == WAYS[0] else _gradient(case)
     # Kernels want to hear that nobody will cut them up. Tests ask for exact products, which splash
     # passes on even where halves make any product exact, and its compiler refuses.
@@ -121,13 +121,13 @@ def _gradient(case: Case) -> Attend:
 
 
 def read_records(folder: Path = FOLDER) -> list[Record]:
-    """Of all chips."""
+    """Returns the records of all chips."""
     lines = [line for path in sorted(folder.glob("*.jsonl")) for line in path.open()]
     return [Record(**json.loads(line)) for line in lines]
 
 
 def write_records(new: Iterable[Record], folder: Path = FOLDER) -> None:
-    """Put them in place of those that there are of the same programs, a file for each chip."""
+    """Replaces the records of the same programs, in a file for each chip."""
     known = {(own.case, own.way, own.chip): own for own in (*read_records(folder), *new)}
     for chip in {chip for _, _, chip in known}:
         records = [
@@ -141,14 +141,14 @@ def write_records(new: Iterable[Record], folder: Path = FOLDER) -> None:
 
 
 def memory_table(records: Sequence[Record]) -> list[str]:
-    """MiB put aside, forward and with gradients, as Markdown."""
+    """Returns the table of temporary MiB, forward and with gradients, as Markdown."""
     return _table(
         CASES, records, "what, in MiB, forward and with gradients", lambda x: x.temporary / 2**20
     )
 
 
 def cycles_table(records: Sequence[Record]) -> list[str]:
-    """Millions of cycles around the kernels, forward and with gradients, as Markdown."""
+    """Returns the table of millions of cycles around the kernels, as Markdown."""
     cases = [case for case in CASES if case.between]
     what = "what, in millions of cycles, forward and with gradients"
     return _table(cases, records, what, lambda x: (x.cycles or 0) / 1e6)
@@ -178,10 +178,10 @@ def _number(figure: float) -> str:
 
 
 def document_with(text: str, records: Sequence[Record]) -> str:
-    """The document with its tables replaced.
+    """Returns the document with its tables replaced.
 
     Raises:
-      ValueError: where the document has no place for one.
+      ValueError: where the document has no markers for one.
     """
     for name, lines in ((CYCLES, cycles_table(records)), (MEMORY, memory_table(records))):
         mark, end = _MARK.format(name), _END.format(name)

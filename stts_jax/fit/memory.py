@@ -35,22 +35,22 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All kinds together."""
+        """Returns the sum of all kinds."""
         return sum(self.by_kind.values())
 
     @property
     def left(self) -> int:
-        """What is free, below 0 by what it is too much."""
+        """Returns the free bytes, negative where the program is too large."""
         return self.limit - self.total
 
     @property
     def fits(self) -> bool:
-        """Whether the program can run."""
+        """Returns whether the program can run."""
         return self.measured and self.left >= 0
 
 
 def memory_of(compiled: jax.stages.Compiled, program: LoweredProgram, chip: Chip) -> Memory:
-    """Of a program that was compiled."""
+    """Returns the memory of a compiled program."""
     found = compiled.memory_analysis()
     assert found is not None
     arguments = program.argument_bytes
@@ -74,7 +74,7 @@ def memory_of(compiled: jax.stages.Compiled, program: LoweredProgram, chip: Chip
 
 
 def memory_of_refusal(message: str, program: LoweredProgram, limit: int) -> Memory | None:
-    """Of a program that the compiler refused; None where it was for another reason."""
+    """Returns the memory of a program that the compiler refused; None for another reason."""
     arguments = program.argument_bytes
     if found := _TEMPORARIES.search(message):
         needed, limit = _bytes(*found.group(1, 2)), _bytes(*found.group(3, 4))
@@ -87,10 +87,10 @@ def memory_of_refusal(message: str, program: LoweredProgram, limit: int) -> Memo
 
 
 def largest_arrays(module: Module, count: int) -> list[dict[str, object]]:
-    """The largest arrays that a program makes, one for each shape and source.
+    """Returns the largest arrays of a program, one for each shape and source.
 
-    Views and what a fusion never writes out are left out; an array may still share its place with
-    others, so these are candidates for waste and no sum.
+    Views and intermediates of fusions are left out. Arrays may share memory, so their sizes don't
+    add up.
     """
     inner = {name for name in module.computations if "fused" in name or "fusion" in name}
     skipped = ("parameter", "get-tuple-element", "tuple", "bitcast", "while", "constant", "")

@@ -1,8 +1,8 @@
-"""What a TPU's compiler has planned before it writes machine code, which takes most of its time.
+"""The plan of a TPU's compiler: memory and collectives, without generating machine code.
 
-When it starts to write, it has optimised and partitioned the program and given every array its
-place: all that decides over memory and exchanges. Another process compiles; it is stopped as soon
-as it has noted down the program and said how much the arrays take together.
+Code generation takes most of the time, and begins when the program is optimised, partitioned and
+all buffers are assigned. Another process compiles; it is stopped once it has dumped the program and
+logged the total size of the buffers.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _NOTES, _SAID, _REPORT = "*-TLP-hlo.txt", "said.txt", "report.json"
 
 
 def plan(setting: Setting, program: LoweredProgram) -> Outcome:
-    """Let a TPU's compiler plan a program.
+    """Plans a program with a TPU's compiler.
 
     Temporaries are what its arrays take together; the program itself and the padding of arguments,
     which come on top, aren't known yet. Where they may decide, and where the compiler says nothing
@@ -74,7 +74,7 @@ def _memory(setting: Setting, program: LoweredProgram, temporaries: int) -> Memo
 
 @contextmanager
 def _compiling(setting: Setting, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Another process that compiles the setting, with its notes in a folder; ended at the end."""
+    """Runs another process that compiles the setting and dumps into a folder; kills it at exit."""
     config = folder / "config.json"
     config.write_text(json.dumps(dataclasses.asdict(setting.config)))
     arguments = ["--config", str(config), "--topology", setting.topology.name]
@@ -85,7 +85,7 @@ def _compiling(setting: Setting, folder: Path) -> Iterator[subprocess.Popen[byte
     with (folder / _SAID).open("wb") as said:
         process = subprocess.Popen(
             [*_COMMAND, *arguments],
-            env=os.environ | _noting_down(folder),
+            env=os.environ | _dump_environment(folder),
             stdout=subprocess.DEVNULL,
             stderr=said,
         )
@@ -96,8 +96,8 @@ def _compiling(setting: Setting, folder: Path) -> Iterator[subprocess.Popen[byte
         process.wait()
 
 
-def _noting_down(folder: Path) -> dict[str, str]:
-    """What lets the compiler say where it is, and write the program and no more to a folder."""
+def _dump_environment(folder: Path) -> dict[str, str]:
+    """Returns the environment that makes the compiler log its progress and dump the program."""
     flags = (
         os.environ.get("LIBTPU_INIT_ARGS", ""),
         f"--xla_jf_dump_to={folder}",
@@ -114,7 +114,7 @@ def _noting_down(folder: Path) -> dict[str, str]:
 
 
 def _planned(folder: Path) -> tuple[int, Module] | None:
-    """Bytes of the arrays and the program, once both are noted as a whole."""
+    """Returns the bytes of the buffers and the program, once both are written completely."""
     notes = next(folder.glob(_NOTES), None)
     text = notes.read_text() if notes else ""
     # Its last computation is the program's own.
@@ -125,7 +125,7 @@ def _planned(folder: Path) -> tuple[int, Module] | None:
 
 
 def _reported(folder: Path) -> Outcome:
-    """Of a compiler that ended without a plan: of its refusal, mostly."""
+    """Returns the report of a compiler that ended without a plan, mostly a refusal."""
     report = folder / _REPORT
     if not report.exists():
         said = (folder / _SAID).read_text(errors="replace").strip().splitlines()

@@ -22,7 +22,7 @@ NAMED = 8
 
 @dataclass(frozen=True)
 class Report:
-    """What was found.
+    """The result of an analysis.
 
     Attributes:
       setting: what was asked.
@@ -50,7 +50,7 @@ class Report:
 
 
 def analyse(setting: Setting, compiler: Compiler = compile_wholly) -> Report:
-    """Compile a setting and count.
+    """Compiles a setting and counts bytes, FLOPs and collectives.
 
     Args:
       setting: what is asked.
@@ -89,7 +89,7 @@ def analyse(setting: Setting, compiler: Compiler = compile_wholly) -> Report:
 
 
 def step_flops(setting: Setting) -> StepFlops:
-    """Of the program of a setting."""
+    """Returns the FLOPs of a step of the setting's program."""
     model, budget, rows = setting.config.model, setting.budget, setting.rows
     if setting.program == "train":
         return training_flops(setting.config, budget, rows)
@@ -99,7 +99,7 @@ def step_flops(setting: Setting) -> StepFlops:
 
 
 def _moved(setting: Setting, memory: Memory) -> int:
-    """Arguments read once; in training, what replaces them written once."""
+    """Returns bytes moved: arguments read once; in training, their updates written once."""
     kinds = memory.by_kind
     state = kinds["parameters"] + kinds.get("optimizer", 0)
     moved = state + kinds["batch"] + kinds.get("cache", 0)
@@ -107,7 +107,7 @@ def _moved(setting: Setting, memory: Memory) -> int:
 
 
 def as_dict(report: Report) -> dict[str, Any]:
-    """Everything, as plain values; times in seconds, bytes of one device, FLOPs of all."""
+    """Returns the report as plain values: seconds, bytes of one device, FLOPs of all devices."""
     setting, memory = report.setting, report.memory
     data = setting.config.data
     return {
@@ -166,7 +166,7 @@ def as_dict(report: Report) -> dict[str, Any]:
 
 
 def as_text(report: Report) -> str:
-    """For people."""
+    """Formats the report as text."""
     found = as_dict(report)
     lines = [
         f"{found['config']} | {found['program']} | {found['topology']} "

@@ -10,12 +10,12 @@ from stts_jax.training.flops import StepFlops
 
 @dataclass(frozen=True)
 class Roofline:
-    """Seconds of one step if nothing but one thing took time.
+    """Lower bounds of the time of a step, in seconds.
 
     Attributes:
-      compute: all FLOPs, those done again too, at the peak.
+      compute: all FLOPs, recomputed ones too, at the peak.
       memory: every argument read once and every result written once.
-      links: all collectives, one after the other, at what the links carry.
+      links: all collectives in sequence, at the rate of the links.
     """
 
     compute: float
@@ -24,17 +24,17 @@ class Roofline:
 
     @property
     def seconds(self) -> float:
-        """No step is faster; the three may overlap wholly."""
+        """Returns the bound of the step, as the three may overlap fully."""
         return max(self.compute, self.memory, self.links)
 
     @property
     def bound(self) -> str:
-        """Which of the three it is."""
+        """Returns the name of the slowest of the three."""
         return max(("compute", "memory", "links"), key=lambda name: getattr(self, name))
 
 
 def roofline(flops: StepFlops, chip: Chip, devices: int, *, moved: int, sent: int) -> Roofline:
-    """The bound of one step.
+    """Returns the bounds of one step.
 
     Args:
       flops: of all devices together.

@@ -15,7 +15,7 @@ Try = Callable[[int], Memory]
 
 
 def mesh_shapes(config: Config, devices: int, slices: int = 1) -> list[dict[str, int]]:
-    """Meshes to try, in order: ever more devices for a row, as few as will do.
+    """Returns the meshes to try, in order of devices for a row.
 
     A row is shared over `tensor`, which must divide heads and widths, or over `context`, which must
     divide its tokens; both must divide the devices of a slice, and `fsdp` takes what it can of the
@@ -37,7 +37,7 @@ def mesh_shapes(config: Config, devices: int, slices: int = 1) -> list[dict[str,
 
 
 def most_rows(memory_of: Try, each: int = 1) -> int:
-    """The largest count of rows that fits, 0 if not even the smallest does.
+    """Returns the largest number of rows that fits, 0 if not even the smallest does.
 
     Memory grows with the rows nearly in a line, so two measurements say where to look; the answer
     and the count above it are then compiled themselves, as nothing else proves it.
@@ -79,7 +79,7 @@ def find_mesh(
     memory_on: Callable[[Mapping[str, int], int], Memory],
     each: int = 1,
 ) -> tuple[dict[str, int], int]:
-    """The first mesh on which a row fits, and the most rows that fit there.
+    """Returns the first mesh on which a row fits, and the most rows that fit there.
 
     Args:
       shapes: in the order of `mesh_shapes`.

@@ -1,4 +1,4 @@
-"""What is asked: a setup, devices, how they share the work, and which program."""
+"""A setting to compile: a setup, devices, their mesh, and the program."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Setting:
 
     @property
     def rows(self) -> int:
-        """In the batch, over all devices."""
+        """Returns the rows of the batch, over all devices."""
         return self.config.data.batch_rows
 
 
@@ -59,7 +59,7 @@ def make_setting(
     shape: Mapping[str, int] | None = None,
     rows_per_device: int = 1,
 ) -> Setting:
-    """A setting with its mesh and budget.
+    """Makes a setting with its mesh and budget.
 
     Args:
       config: of the run; its `data.batch_rows` is replaced.
@@ -98,7 +98,7 @@ def make_setting(
 def sized_config(
     name: str, frames: int | None, videos: int | None, overrides: Sequence[str]
 ) -> Config:
-    """A setup for videos of another length.
+    """Returns a setup for videos of another length.
 
     Text keeps what the setup gives each video, and `TEXT_TOKENS_PER_FRAME` for each frame.
 
@@ -131,17 +131,17 @@ def _text_tokens(config: Config, frames: int, videos: int) -> int:
 
 
 def mesh_text(mesh: Mesh) -> str:
-    """`data=2,fsdp=128`: the axes of more than one device."""
+    """Formats the axes of more than one device: `data=2,fsdp=128`."""
     return ",".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1) or "data=1"
 
 
 def parseable_mesh(mesh: Mesh) -> str:
-    """What `parse_mesh` makes the same mesh of."""
+    """Returns the text from which `parse_mesh` makes the same mesh."""
     return ",".join(f"{axis}={size}" for axis, size in mesh.shape.items())
 
 
 def parse_mesh(text: str) -> dict[str, int]:
-    """`data=2,fsdp=128` -> sizes by axis.
+    """Parses `data=2,fsdp=128` into sizes by axis.
 
     Raises:
       ConfigError: for anything else.
@@ -163,6 +163,6 @@ def parse_mesh(text: str) -> dict[str, int]:
 
 
 def abstract_key(sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
-    """A random key of which only the type is known."""
+    """Returns the abstract value of a random key."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=sharding)

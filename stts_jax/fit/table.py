@@ -27,16 +27,16 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = REPOSITORY / "docs" / "fit.jsonl"
 DOCUMENT = REPOSITORY / "docs" / "fit.md"
 START, END = "<!-- table: python -m stts_jax.fit.table -->", "<!-- end of table -->"
-# What decides over the program that is compiled.
+# The code that determines the compiled program.
 _CODE = ("budget.py", "layers", "model", "parallel", "pruning", "training")
-# How Python ends a traceback.
+# The last line of a traceback.
 _ERROR = re.compile(r"[A-Za-z_.]*(Error|Exception)\b.*: ")
 Result = dict[str, Any]
 Make = Callable[[Row], Result]
 
 
 def read_results(path: Path) -> dict[str, Result]:
-    """Rows by key; of a row that was made again, the last."""
+    """Returns the rows by key; of a repeated row the last."""
     if not path.exists():
         return {}
     rows = (json.loads(line) for line in path.read_text().splitlines() if line.strip())
@@ -44,13 +44,13 @@ def read_results(path: Path) -> dict[str, Result]:
 
 
 def make_missing(rows: Sequence[Row], path: Path, make: Make, *, stale: bool = False) -> list[Row]:
-    """Make the rows that aren't in the file, one after the other, each written when done.
+    """Makes the rows that aren't in the file, one after the other, each written when done.
 
     Args:
       rows: all that there should be.
       path: of the JSONL file.
       make: compiles a row; what it finds has an `error` where that failed.
-      stale: make those again too that other code made.
+      stale: remake those too that other code made.
 
     Returns:
       those of `rows` that are in the file with an error.
@@ -69,7 +69,7 @@ def make_missing(rows: Sequence[Row], path: Path, make: Make, *, stale: bool = F
 
 
 def compile_row(row: Row) -> Result:
-    """What `python -m stts_jax.fit` finds, or an `error` in the compiler's words.
+    """Returns the report of `python -m stts_jax.fit`, or an `error` in the compiler's words.
 
     Raises:
       ConfigError: where it can't even start: without the compiler, for example.
@@ -87,7 +87,7 @@ def compile_row(row: Row) -> Result:
 
 
 def _error_of(done: subprocess.CompletedProcess[str]) -> str:
-    """The line that says why, out of a traceback and what compilers print besides."""
+    """Returns the line of the error, out of a traceback and the compiler's log."""
     if done.returncode < 0:
         return f"killed by signal {-done.returncode}"
     lines = [line for line in done.stderr.splitlines() if _ERROR.match(line)]
@@ -95,7 +95,7 @@ def _error_of(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def code_fingerprint() -> str:
-    """Changes with the code that the compiled programs are made of."""
+    """Returns a hash of the code that determines the compiled programs."""
     digest = hashlib.sha256()
     for name in _CODE:
         path = REPOSITORY / "stts_jax" / name
@@ -105,7 +105,7 @@ def code_fingerprint() -> str:
 
 
 def table_lines(results: Mapping[str, Result], rows: Sequence[Row] = ROWS) -> list[str]:
-    """The Markdown table of the rows that were made, in the order of `rows`."""
+    """Returns the Markdown table of the finished rows, in the order of `rows`."""
     lines = [
         "| devices | setup | row | program | mesh | parameters | optimizer | batch, cache | "
         "temporaries | total of limit, GiB | fits | TFLOPs: model + again | sent, GiB | "
@@ -164,10 +164,10 @@ def _time(seconds: Mapping[str, Any], *, known: bool) -> str:
 
 
 def document_with(text: str, lines: Sequence[str]) -> str:
-    """The document with its table replaced.
+    """Returns the document with its table replaced.
 
     Raises:
-      ValueError: where the document has no place for it.
+      ValueError: where the document has no markers for it.
     """
     before, start, rest = text.partition(START)
     _, end, after = rest.partition(END)
@@ -177,11 +177,11 @@ def document_with(text: str, lines: Sequence[str]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Make the table; the exit code is 1 where a row broke down."""
+    """Makes the table; the exit code is 1 where a row failed."""
     parser = Parser(prog="python -m stts_jax.fit.table", description=__doc__)
     parser.add_argument("--only", default="", help="rows whose options contain this text")
     parser.add_argument(
-        "--stale", action="store_true", help="make those again too that other code made"
+        "--stale", action="store_true", help="remake those too that other code made"
     )
     options = parser.parse_args(arguments)
     failed: list[Row] = []

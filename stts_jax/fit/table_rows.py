@@ -23,17 +23,17 @@ class Row:
 
     @property
     def arguments(self) -> list[str]:
-        """Of `python -m stts_jax.fit`."""
+        """Returns the arguments of `python -m stts_jax.fit`."""
         return ["--config", self.config, "--topology", self.topology, *self.size, *self.more]
 
     @property
     def is_for_gpus(self) -> bool:
-        """And not for TPUs."""
+        """Returns whether the row is for GPUs, not TPUs."""
         return self.topology.startswith("h100")
 
     @property
     def key(self) -> str:
-        """What tells it from other rows."""
+        """Returns the key of the row."""
         return " ".join(self.arguments)
 
 

@@ -1,4 +1,4 @@
-"""Devices that aren't here: a name to abstract devices that code can be compiled for."""
+"""Abstract devices by name, to compile for without having them."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ class Topology:
     """Abstract devices, all alike.
 
     Attributes:
-      name: as it was asked for.
-      devices: to make a mesh of.
-      chip: what one of them can do.
+      name: chip and shape.
+      devices: of the mesh.
+      chip: peak rates of one device.
     """
 
     name: str
@@ -64,13 +64,13 @@ class Topology:
 
 
 def get_topology(name: str) -> Topology:
-    """The devices of a topology, with none of them here.
+    """Returns the abstract devices of a topology.
 
     Args:
       name: chip and shape, such as `EXAMPLES`.
 
     Raises:
-      ConfigError: for a name that nothing answers to, or where the compiler isn't installed.
+      ConfigError: for an unknown name, or where the compiler isn't installed.
     """
     matched = _NAME.fullmatch(name)
     if not matched:
@@ -107,7 +107,7 @@ def get_topology(name: str) -> Topology:
 
 
 def _host_bounds(name: str) -> dict[str, Any]:
-    """What the compiler must know of slices smaller than the 2 x 2 chips of a host."""
+    """Returns the host bounds of slices smaller than the 2 x 2 chips of a host."""
     width, height, *_ = (int(size) for size in name.partition(":")[2].split("x"))
     bounds = min(width, 2), min(height, 2), 1
     return {} if bounds == (2, 2, 1) else {"chips_per_host_bounds": bounds}
@@ -127,10 +127,10 @@ def _require(module: str, extra: str, name: str) -> None:
 
 @contextmanager
 def tracing_for(platform: str) -> Iterator[None]:
-    """Let the model believe that it runs on `platform`.
+    """Traces the model as on `platform`.
 
-    Parts of it choose by `jax.default_backend()`, which is that of this machine and not that of
-    the devices which are compiled for: bfloat16 or float32, rows one by one or together.
+    Dtypes, padding and attention backends depend on `jax.default_backend()`, which names this
+    machine and not the devices to compile for.
     """
     here = jax.default_backend
     jax.default_backend = lambda: platform
