@@ -19,12 +19,12 @@ class DataConfig:
     """Sources of the data and the making of rows.
 
     Attributes:
-      train: what is trained on: a JSONL file of own data (docs/data.md); `mixture:NAME`,
+      train: training data: a JSONL file of own data (docs/data.md); `mixture:NAME`,
         `dataset:NAME` or `dataset:NAME:SPLIT` for published data; `synthetic` for the embedded
         procedural set, `synthetic_pictures` for its pictures.
-      validation: what is evaluated on during training: as `train`, but no mixture.
-      test: what `eval.py` answers: as `validation`.
-      root: folder that published datasets lie below.
+      validation: data of the evaluations during training: as `train`, but no mixture.
+      test: data of `eval.py`: as `validation`.
+      root: folder that contains the published datasets.
       usable: file that lists the published examples to take, from `python -m stts_jax.data check
         --write-usable FILE`; empty takes all. It is applied to validation and test only where it
         lists something of them.
@@ -48,7 +48,7 @@ class DataConfig:
       batch_rows: rows in a batch, over all devices.
       questions_per_video: questions of own data that share one video in a row, at most.
       topk: if given, must equal model.prune.topk; the reference states the ratio twice.
-      seed: of the order of examples and of what is random in them.
+      seed: of the order of examples and of random choices in them.
       workers: processes that decode; 0 decodes in the main process.
       cache_frames: keep decoded frames in memory (small sets only).
       max_bad_share: the run stops when more than this share of the examples cannot be read or

@@ -42,7 +42,7 @@ def parse_toml(text: str) -> dict[str, Any]:
     """`tomllib.loads` for text that may be meant to break it.
 
     Raises:
-      ValueError: for what is no TOML (`TOMLDecodeError`), or too large or deep to be settings.
+      ValueError: for text that is not TOML (`TOMLDecodeError`), or too large or nested too deeply.
     """
     _require_shallow(text)
     for line in text.splitlines():
@@ -62,7 +62,7 @@ def parse_json(text: str) -> Any:
     """`json.loads` for text that may be meant to break it.
 
     Raises:
-      ValueError: for what is no JSON, or too large or deep to be settings.
+      ValueError: for text that is not JSON, or too large or nested too deeply.
     """
     _require_shallow(text)
     try:

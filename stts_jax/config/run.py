@@ -47,7 +47,7 @@ class Config:
     Attributes:
       name: what the setup is called.
       model: sizes of the model.
-      data: what is read, and how rows are made of it.
+      data: sources of the data, and the making of rows.
       train: how the model is trained.
       eval: how questions are answered.
     """

@@ -35,7 +35,7 @@ class Demo:
     Attributes:
       plan: sizes.
       output: folder of the report and its pictures.
-      parts: folder of what is trained and evaluated, each length and seed of the demo has its own.
+      parts: folder of trained and evaluated parts, one for each length and seed of the demo.
       data_dir: of the procedural set.
       seed: of the set, the parameters and the order.
       finished: parts of an earlier run that are taken as they are.

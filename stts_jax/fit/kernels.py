@@ -89,8 +89,8 @@ def _compile(case: Case, name: str, way: str) -> Record:
     sharding = NamedSharding(mesh, PartitionSpec())
     arrays = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for x in case.arrays]
     function = case.attend if way == WAYS[0] else _gradient(case)
-    # Kernels want to hear that nobody will cut them up. Tests ask for exact products, which splash
-    # passes on even where halves make any product exact, and its compiler refuses.
+    # Kernels need a mesh, to know that they are not sharded. Tests set exact matrix products, which
+    # splash passes on even for bfloat16 operands, and its compiler rejects.
     with tracing_for(chip.platform), on_mesh(mesh), jax.default_matmul_precision("default"):
         lowered = jax.jit(function).lower(*arrays)
     begun = time.perf_counter()

@@ -53,7 +53,7 @@ def analyse(setting: Setting, compiler: Compiler = compile_wholly) -> Report:
     """Compiles a setting and counts bytes, FLOPs and collectives.
 
     Args:
-      setting: what is asked.
+      setting: the setting to compile.
       compiler: `compile_wholly`, or `plan` of `fit.plan`.
 
     Raises:
