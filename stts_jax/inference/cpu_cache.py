@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from stts_jax.attention import Mask
-from stts_jax.attention.masks import MASK_VALUE, IndexMask
+from stts_jax.attention.masks import MASK_VALUE, as_array
 from stts_jax.inference.cache import KeyValueCache
 
 # Bytes of all blocks: smaller ones decode no faster and compile slower, larger ones may not fit
@@ -131,7 +131,7 @@ class CpuCache:
     ) -> tuple[jax.Array, CpuCache]:
         """Writes one token of each row, then attends from it; see `KeyValueCache.attend`."""
         rows, _, key_heads, width = key.shape
-        allowed = (mask.array() if isinstance(mask, IndexMask) else mask)[:, None]
+        allowed = as_array(mask)[:, None]
         prompt, answer = self.prompt[layer], self.answer[layer]
         length = prompt.length
         answer = answer.write(_Layer.of(key, value), cache_index - length)
