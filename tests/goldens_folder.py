@@ -7,6 +7,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
+CARRIED_DATA = REPOSITORY / "tests" / "goldens_data"
 
 
 def goldens_dir() -> Path:

@@ -12,26 +12,57 @@ import gzip
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from goldens_folder import REPOSITORY, SHARED
+import pytest
+from goldens_folder import CARRIED_DATA, SHARED, goldens_data_dir
 
 from stts_jax.data.tokenizer import Tokenizer
 
 FULL = SHARED / "tokenizer" / "tokenizer.json"
-REDUCED = REPOSITORY / "tests" / "goldens_data" / "qwen3_tokenizer.json.gz"
+REDUCED = CARRIED_DATA / "qwen3_tokenizer.json.gz"
 VOCAB_SIZE = 151936  # rows of Qwen3's embedding
 _FOLDERS: list[tempfile.TemporaryDirectory] = []  # removed when Python ends
 
 
-@functools.cache
 def qwen3_tokenizer() -> Tokenizer:
     """Qwen3's tokenizer with the visual tokens from 151936 upwards."""
-    return Tokenizer.load(str(qwen3_tokenizer_path()), VOCAB_SIZE)
+    return _with_visual_tokens(qwen3_tokenizer_path())
+
+
+@functools.cache
+def _with_visual_tokens(path: Path) -> Tokenizer:
+    return Tokenizer.load(str(path), VOCAB_SIZE)
 
 
 def qwen3_tokenizer_path() -> Path:
     """A `tokenizer.json` of Qwen3."""
     return FULL if FULL.is_file() else reduced_tokenizer_path()
+
+
+def recorded_tokenizer() -> Tokenizer:
+    """`qwen3_tokenizer` for the texts of the preprocessing cases in use."""
+    return _with_visual_tokens(recorded_tokenizer_path())
+
+
+def recorded_tokenizer_path() -> Path:
+    """A `tokenizer.json` that holds what those texts need; skips the test without one.
+
+    Other cases than the carried ones need the full tokenizer: beside the repository, or beside
+    their own folder.
+    """
+    folder = goldens_data_dir()
+    for full in (FULL, folder.parent / "tokenizer" / "tokenizer.json"):
+        if full.is_file():
+            return full
+    if folder.resolve() != CARRIED_DATA.resolve():
+        pytest.skip(f"needs {FULL}: the carried tokenizer was cut for the carried texts alone")
+    return reduced_tokenizer_path()
+
+
+def carried_cases(name: str) -> Any:
+    """The content of a carried `name.json`, whichever folder of cases is in use."""
+    return json.loads((CARRIED_DATA / f"{name}.json").read_text())
 
 
 @functools.cache

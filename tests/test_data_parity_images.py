@@ -10,7 +10,7 @@ import re
 import numpy as np
 import pytest
 from goldens_folder import goldens_data_dir
-from qwen3_tokenizer import qwen3_tokenizer
+from qwen3_tokenizer import recorded_tokenizer
 
 from stts_jax.data.image import pool_cells, resize, resize_and_pad, to_patches
 from stts_jax.data.image_tokens import (
@@ -177,7 +177,7 @@ def test_data_parity_squashing(n, tag, report_error):
 @pytest.mark.parametrize(("n", "tag"), outputs())
 def test_data_parity_single_crop_patches(n, tag, report_error):
     recorded, settings = SINGLE["cases"][n]["outputs"][tag], BY_TAG[tag]
-    patches = tokenize_image(single_image(n), settings, qwen3_tokenizer()).patches
+    patches = tokenize_image(single_image(n), settings, recorded_tokenizer()).patches
     assert list(patches.shape) == recorded["patches"]["shape"]
     stored = arrays("image_single_crop.npz")[f"s{n}_{tag}_patches_slice"]
     assert_alike(patches[0, kept("patch rows")], stored, settings, report_error)
@@ -189,7 +189,7 @@ def test_data_parity_padding_masks(n, tag):
     recorded = SINGLE["cases"][n]["outputs"][tag]
     _, mask = resize_and_pad(single_image(n), tuple(recorded["mask"]["shape"][1:]))
     assert sha256(mask, bool) == recorded["mask"]["sha256"]
-    shares = tokenize_image(single_image(n), BY_TAG[tag], qwen3_tokenizer()).patch_mask
+    shares = tokenize_image(single_image(n), BY_TAG[tag], recorded_tokenizer()).patch_mask
     stored = arrays("image_single_crop.npz")[f"s{n}_{tag}_maskpatches"]
     np.testing.assert_allclose(shares, stored, atol=1e-6)  # measured: 0
 
@@ -236,7 +236,7 @@ def case(request):
     recorded = request.param
     settings = recorded_settings(recorded["config"])
     image = made(recorded["recipe"])
-    return recorded, settings, tokenize_image(image, settings, qwen3_tokenizer())
+    return recorded, settings, tokenize_image(image, settings, recorded_tokenizer())
 
 
 def stored_of(recorded, name):
@@ -299,7 +299,7 @@ def image_with_tokens(count, settings):
     )
     for rows, columns in all_tilings(settings.max_crops):
         image = np.zeros((rows * window + margin, columns * window + margin, 3), np.uint8)
-        if len(tokenize_image(image, settings, qwen3_tokenizer()).tokens) == count:
+        if len(tokenize_image(image, settings, recorded_tokenizer()).tokens) == count:
             return image
     raise AssertionError(f"no tiling of at most {settings.max_crops} crops has {count} tokens")
 
@@ -309,7 +309,9 @@ def test_data_parity_without_global_crop(name):
     recorded = EXTRA[name]
     tokens = long_form(recorded["tokens_rle"])
     settings = ImageSettings(crop_mode="overlap-and-resize")
-    actual = tokenize_image(image_with_tokens(len(tokens), settings), settings, qwen3_tokenizer())
+    actual = tokenize_image(
+        image_with_tokens(len(tokens), settings), settings, recorded_tokenizer()
+    )
     np.testing.assert_array_equal(actual.tokens, tokens)
     expected = arrays("image_multicrop.npz")["noglobal_pool"]
     np.testing.assert_array_equal(actual.token_pooling, expected)
@@ -327,7 +329,7 @@ def test_data_parity_high_resolution_draw(name):
     rows = []
     for seed, *_ in EXTRA[name]:
         rng = np.random.RandomState(seed)
-        actual = tokenize_image(image, settings, qwen3_tokenizer(), rng)
+        actual = tokenize_image(image, settings, recorded_tokenizer(), rng)
         rows.append([seed, len(actual.patches), rng.random()])
     assert rows == EXTRA[name]
 
@@ -340,7 +342,7 @@ TOO_LARGE_GROUPS = [name for name in extras("multi_image_") if "given" in name]
 def test_data_parity_image_group(name, report_error):
     recorded, settings = EXTRA[name], ImageSettings()
     images = [made(x["recipe"]) for x in recorded]
-    actual = tokenize_images(images, settings, qwen3_tokenizer())
+    actual = tokenize_images(images, settings, recorded_tokenizer())
     for ours, theirs in zip(actual, recorded, strict=True):
         np.testing.assert_array_equal(ours.tokens, long_form(theirs["tokens_rle"]))
         assert sha256(ours.token_pooling, theirs["pool"]["dtype"]) == theirs["pool"]["sha256"]
@@ -352,7 +354,11 @@ def test_data_parity_image_group(name, report_error):
 def test_data_parity_too_large_image_group(name):
     """The recorded tokens are cut off, and the images aren't told."""
     given, most = map(int, re.findall(r"\d+", name))
-    recorded, settings, tokenizer = EXTRA[name], ImageSettings(max_images=most), qwen3_tokenizer()
+    recorded, settings, tokenizer = (
+        EXTRA[name],
+        ImageSettings(max_images=most),
+        recorded_tokenizer(),
+    )
     images = [
         image_with_tokens(case["n"] - len(tokenizer.encode(f"Image {number}")), settings)
         for number, case in enumerate(recorded, 1)
@@ -369,6 +375,6 @@ def test_data_parity_too_large_image_group(name):
 def test_data_parity_largest_sizes(name):
     recorded = EXTRA[name]
     settings = recorded_settings(name.removeprefix("output_shapes_"))
-    actual = largest_sizes(settings, qwen3_tokenizer())
+    actual = largest_sizes(settings, recorded_tokenizer())
     sizes = {"tokens": actual.tokens, "images": actual.crops, "token_pooling": actual.pooled}
     assert sizes == {name: shape[0] for name, (shape, _) in recorded.items()}

@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 from goldens_folder import goldens_data_dir
 from reference_packer import ReferencePacker, knapsack, packs_of
+from segment_visibility import assert_same_visibility
 
 from stts_jax.budget import Budget, MultimodalType
 from stts_jax.config import PruneConfig
@@ -165,12 +166,13 @@ def test_data_parity_row_of_a_pack(case):
         ("input_tokens", "input_ids"),
         ("target_tokens", "labels"),
         ("position_ids", "position_ids"),
-        ("subsegment_ids", "subsegment_ids"),
         ("loss_masks", "loss_masks"),
     ):
         np.testing.assert_array_equal(row[name][:length], out[theirs], err_msg=name)
         empty = 0 if name == "loss_masks" else -1
         assert (row[name][length:] == empty).all(), name
+    assert_same_visibility(row["subsegment_ids"][:length], out["subsegment_ids"])
+    assert (row["subsegment_ids"][length:] == -1).all()
     np.testing.assert_array_equal(row["token_pooling"][:visual], pooling)
     assert (row["token_pooling"][visual:] == -1).all()
     if out.get("images", np.zeros(0, np.uint8)).dtype == np.uint8:
@@ -234,16 +236,13 @@ def test_data_parity_batch_of_a_collator(case):
 
 
 def assert_same_segments(batch, out, members):
-    """The same, or, where an example has none, one segment as well."""
+    """Tokens attend to the same ones; a batch where no example has ids is recorded without."""
+    recorded = out.get("subsegment_ids", np.zeros_like(out["input_ids"]))
     for row, member in enumerate(members):
         tokens = len(member["input_tokens"])
         found = batch["subsegment_ids"][row]
-        if "subsegment_ids" in member:
-            np.testing.assert_array_equal(found, out["subsegment_ids"][row])
-        else:
-            assert (found[:tokens] == 0).all() and (found[tokens:] == -1).all()
-            recorded = out.get("subsegment_ids")
-            assert recorded is None or len(set(recorded[row, :tokens].tolist())) == 1
+        assert_same_visibility(found[:tokens], recorded[row, :tokens])
+        assert (found[tokens:] == -1).all()
 
 
 def assert_same_pixels(batch, out, members):

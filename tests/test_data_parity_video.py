@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 from goldens_folder import SHARED, goldens_data_dir
-from qwen3_tokenizer import qwen3_tokenizer
+from qwen3_tokenizer import recorded_tokenizer
 
 from stts_jax.config import VitConfig
 from stts_jax.data.frame_sampling import FrameSampler, SamplingError, TimeSampler
@@ -250,7 +250,7 @@ def preprocessor(config, **settings):
         ),
         VitConfig(),
         config["pooling_h"],
-        qwen3_tokenizer(),
+        recorded_tokenizer(),
     )
 
 
