@@ -11,10 +11,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from goldens_folder import goldens_dir
 from reference_cases import (
+    KEY,
     NOT_CARRIED,
     TIE,
     cases,
@@ -24,14 +27,19 @@ from reference_cases import (
     table,
     under,
     vision_config,
+    vision_names,
     weights,
     worst,
 )
 
-from stts_jax.budget import MultimodalType, tokens_to_prune
+from convert.fields import Fields
+from convert.in_memory import from_native
+from convert.reference_config import vit_config
+from stts_jax.budget import tokens_to_prune
 from stts_jax.config import ModelConfig
 from stts_jax.model.vision import VisionOutput
-from stts_jax.model.vit import resize_positions
+from stts_jax.model.vit import VisionTransformer, resize_positions
+from stts_jax.pruning.layout import DenseLayout
 
 # Worst seen: hidden states 1.0e-6, scores 1.8e-6, both relative to the largest value.
 HIDDEN = 2e-5
@@ -229,15 +237,16 @@ def test_parity_positions_of_another_grid(path: Path, worst_error: Any) -> None:
     worst_error.add(path.stem, "positions", error, POSITIONS)
     assert error <= POSITIONS
 
-    vit, expected = table(case), case["hidden_states"]
-    layers = range(vit["image_num_layers"])[-len(expected) :]
-    rows, frames = case["images"].shape[:2]
-    batch = {
-        "images": case["images"],
-        "num_images": np.full((rows, 1), frames),
-        "multimodal_type": np.full((rows, 1), MultimodalType.VIDEO),
-    }
-    _, hidden = run_vision(batch, vision_config(vit, tuple(layers), None), arrays)
-    error = worst(hidden, expected)
+    # The ViT alone: nothing is pooled or pruned, so any grid will do.
+    expected = case["hidden_states"]
+    depth = table(case)["image_num_layers"]
+    config = vit_config(Fields(table(case)), tuple(range(depth)[-len(expected) :]))
+    abstract = jax.eval_shape(lambda: {"vit": VisionTransformer(config, key=KEY)})
+    vit = from_native(abstract, arrays, vision_names(scorer=False))["vit"]
+    _, hidden = vit.run(
+        vit.embed(case["images"], jnp.float32), 0, depth, DenseLayout(), remat=False
+    )
+    hidden = [hidden[layer].reshape(expected[0].shape) for layer in config.feature_layers]
+    error = worst(np.stack(hidden), expected)
     worst_error.add(path.stem, "hidden states", error, HIDDEN)
     assert error <= HIDDEN
