@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from convert.assemble import assemble_start
-from convert.run import DTYPES, Plan, convert, plan, table_lines
+from convert.pipeline import DTYPES, Plan, convert, plan, table_lines
 from convert.sources import DEFAULT_TOPK, Options, open_source
-from convert.stored import ConvertError
+from convert.tensor_reader import ConvertError
 from stts_jax.arguments import Parser
 from stts_jax.config import ConfigError, load_config
 from stts_jax.terminal import end_quietly, is_stdout_closed
@@ -23,7 +23,7 @@ examples:
   python -m convert --init siglip2/ Qwen3-4B/ runs/start --config molmo2_4b_stts_50
 
 SRC may be a folder of the reference (with model.pt, with model_and_optim, or of step* folders), a
-Hugging Face folder, or one of ours; it is recognised by what lies in it. No code in it is run.
+Hugging Face folder, or one of ours; it is recognised by its files. No code in it is run.
 """
 
 
@@ -57,7 +57,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "(default: image_tokens, what Hugging Face's code does)",
     )
     parser.add_argument(
-        "--add-scorer", action="store_true", help="give a model without a scorer a fresh one"
+        "--add-scorer",
+        action="store_true",
+        help="give a model without a scorer a new one",
     )
     parser.add_argument(
         "--topk",
@@ -71,7 +73,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Convert; the exit code is 2 for what the user can mend."""
+    """Convert; the exit code is 2 for what the user can fix."""
     options = parse(arguments)
     try:
         _convert(options)
@@ -87,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"convert: {error}; give access to it, or choose another one", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("convert: interrupted; nothing is left behind", file=sys.stderr)
+        print("convert: interrupted; nothing is left", file=sys.stderr)
         return 130
     return 0
 

@@ -1,4 +1,4 @@
-"""A start for training from parts: a SigLIP2 vision tower, a language model, the rest fresh.
+"""Assembles a model to train from a SigLIP2 vision tower and a language model.
 
 Source: scripts/prepare_pretrained_model.py of the reference
 (docs/reference.md#names-of-parameters).
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from convert.fields import Fields
-from convert.fresh import fresh_connector, fresh_scorer
-from convert.matching import Origin, match
+from convert.init import init_connector, init_scorer
+from convert.mapping import Origin, map_parameters
 from convert.names import (
     HF_HEAD,
     NATIVE,
@@ -27,10 +27,10 @@ from convert.names import (
     name_table,
     unused_vit_blocks,
 )
-from convert.run import Plan, abstract_parameters
+from convert.pipeline import Plan, abstract_parameters
 from convert.safetensors_files import read_folder
 from convert.sources import Source, require_tied
-from convert.stored import ConvertError, Rows, refusing, require_inside
+from convert.tensor_reader import ConvertError, Rows, require_inside, with_remedy
 from convert.tokenizer_files import tokenizer_in
 from stts_jax.config import ConfigError, ModelConfig
 from stts_jax.plain_files import read_json_object
@@ -54,13 +54,13 @@ class PatchKernelRows:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the matrix."""
+        """Shape of the matrix."""
         out, channels, height, width = self.convolution.shape
         return (out, height * width * channels)
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the stored values."""
+        """Dtype of the stored values."""
         return self.convolution.dtype
 
     def read(self, start: int, stop: int) -> np.ndarray:
@@ -69,13 +69,13 @@ class PatchKernelRows:
 
 
 def assemble_start(vit: Path, llm: Path, model: ModelConfig) -> Plan:
-    """A model from two Hugging Face folders; what neither has is fresh.
+    """Returns a model from two Hugging Face folders; what neither has is newly initialised.
 
     Args:
       vit: of a SigLIP or SigLIP2 model, or of its vision tower alone.
       llm: of a Qwen3 or OLMo3 model.
       model: that is to be built from them; its connector, the embeddings of the visual tokens and
-        its scorer (if it has one) are fresh.
+        its scorer (if it has one) are newly initialised.
 
     Raises:
       ConvertError: if a folder is damaged, or holds a model of another kind; with all that is
@@ -88,20 +88,20 @@ def assemble_start(vit: Path, llm: Path, model: ModelConfig) -> Plan:
     if model.llm.tied_head:
         stated = Fields(_config(llm)).flag("tie_word_embeddings", default=False)
         require_tied(words, llm, stated)
-    fresh, notes = _fresh(model)
+    initial, notes = _initialised(model)
     notes = (*notes, *noted, *more)
     rest = [name for name in towers if any(re.fullmatch(each, name) for each in _SIGLIP_REST)]
     unused = (*rest, *unused_vit_blocks(model, SIGLIP))
     head = (HF_HEAD,) if model.llm.tied_head else ()
     origins = [
-        fresh,
+        initial,
         Origin(towers, SIGLIP, unused, ("vit.",)),
         Origin(words, column, head, ("llm.",)),
     ]
-    fillings = match(abstract_parameters(model), origins, name_table(model))
+    mappings = map_parameters(abstract_parameters(model), origins, name_table(model))
     kind = f"assembled from '{vit}' and '{llm}'"
     source = Source(kind, llm, column, words, model, notes=notes, tokenizer=tokenizer_in(llm))
-    return Plan(source, model, fillings, notes)
+    return Plan(source, model, mappings, notes)
 
 
 def _towers(folder: Path) -> tuple[dict[str, Rows], tuple[str, ...]]:
@@ -116,12 +116,12 @@ def _towers(folder: Path) -> tuple[dict[str, Rows], tuple[str, ...]]:
     return {f"vision_model.{name}": tensor for name, tensor in tensors.items()}, notes
 
 
-def _fresh(model: ModelConfig) -> tuple[Origin, tuple[str, ...]]:
-    tensors, prefixes = fresh_connector(model, NATIVE), ("connector.", "llm.extra_embedding")
-    notes = ("connector and embeddings of the visual tokens are fresh",)
+def _initialised(model: ModelConfig) -> tuple[Origin, tuple[str, ...]]:
+    tensors, prefixes = init_connector(model, NATIVE), ("connector.", "llm.extra_embedding")
+    notes = ("connector and embeddings of the visual tokens are newly initialised",)
     if model.prune.method == "scorer":
-        tensors, prefixes = tensors | fresh_scorer(model, NATIVE), (*prefixes, "scorer.")
-        notes += ("the scorer is fresh",)
+        tensors, prefixes = tensors | init_scorer(model, NATIVE), (*prefixes, "scorer.")
+        notes += ("the scorer is newly initialised",)
     return Origin(tensors, NATIVE, prefixes=prefixes), notes
 
 
@@ -175,7 +175,7 @@ def _require_vit(folder: Path, model: ModelConfig) -> None:
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     require_inside(path, folder)
-    with refusing("download it again"):
+    with with_remedy("download it again"):
         return read_json_object(path)
 
 
@@ -188,7 +188,7 @@ def _named(folder: Path) -> Iterator[None]:
 
 
 def _require_same(pairs: Mapping[str, tuple[Any, Any]]) -> None:
-    """What no tensor's shape shows must be as the model's configuration has it."""
+    """Raises where the configuration differs in what no tensor's shape shows."""
     differing = [
         f"{key} is {found}, not {wanted}"
         for key, (found, wanted) in pairs.items()

@@ -7,14 +7,14 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from convert.run import convert, plan
+from convert.pipeline import convert, plan
 from convert.sources import Options, is_foreign, open_source
 
 
 def local_checkpoint(folder: Path, notice: Callable[[str], None] = print) -> Path:
     """`folder` itself if it is ours (or none that is known), else a converted copy of it.
 
-    Copies lie under `~/.cache/stts_jax/converted` (XDG_CACHE_HOME chooses another place), one for
+    Copies are under `~/.cache/stts_jax/converted` (or another XDG_CACHE_HOME), one for
     each state of the folder's files.
 
     Args:
@@ -39,7 +39,7 @@ def local_checkpoint(folder: Path, notice: Callable[[str], None] = print) -> Pat
     return copy
 
 
-# Changes when a conversion comes out otherwise than before: older copies are left alone then.
+# Raised when conversions give other results than before: older copies are not used then.
 _VERSION = 2
 
 

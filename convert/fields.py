@@ -121,7 +121,7 @@ class Fields:
         return value
 
     def choice(self, name: str, known: Mapping[str, Any], default: Any = _REQUIRED) -> Any:
-        """What `known` has for a text."""
+        """Returns the value that `known` has for a text."""
         value = self.text(name, default=default)
         if value is default:
             return value

@@ -28,7 +28,7 @@ from stts_jax.config import (
 )
 from stts_jax.quoting import shorten
 
-# Our pruning, in a place of its own: no Hugging Face class knows it, and all of them leave it be.
+# Field of our pruning settings: no Hugging Face class knows it, and all of them keep it.
 PRUNE_KEY = "stts_prune_config"
 # Who sees whom, where it isn't what Hugging Face's code does.
 BIDIRECTIONAL_KEY = "stts_bidirectional"
@@ -53,7 +53,7 @@ def model_config_from_hf(
     video_pooling: int = 3,
     image_pooling: int = 2,
 ) -> ModelConfig:
-    """From the JSON of a Molmo2 folder.
+    """Returns our configuration of the JSON of a Molmo2 folder.
 
     Args:
       config: the parsed file.
@@ -197,7 +197,7 @@ def _require_token_ids(fields: Fields, vocabulary: int) -> None:
 def hf_config_of(model: ModelConfig, dtype: str) -> dict[str, Any]:
     """`config.json` in the released form, which the released code and transformers 5 both read.
 
-    What Hugging Face's code knows nothing of stands under keys of our own: how the model prunes,
+    What Hugging Face's code doesn't know is under keys of our own: how the model prunes,
     and who sees whom if not all image tokens each other.
     """
     vit, connector, llm = model.vit, model.connector, model.llm

@@ -49,7 +49,7 @@ def export_files(
     try:
         known = Tokenizer(base, model.llm.vocab_size, **marks)
     except TokenizerError as error:
-        return {**files, **tokenizer}, f"its tokenizer goes along as it is ({error}); {copied}"
+        return {**files, **tokenizer}, f"its tokenizer is copied as it is ({error}); {copied}"
     eos = marks.get("eos", END_OF_TURN)
     bos = marks.get("bos", eos)
     pad = _PAD if base.token_to_id(_PAD) is not None else eos
@@ -78,7 +78,7 @@ def export_files(
 
 
 def processor_config(model: ModelConfig, data: DataConfig) -> dict[str, Any]:
-    """What transformers' `Molmo2Processor` is made from."""
+    """Returns the configuration of transformers' `Molmo2Processor`."""
     vit, images = model.vit, ImageSettings()
     common = {
         "size": {"height": vit.image_size, "width": vit.image_size},

@@ -12,7 +12,7 @@ import numpy as np
 
 from convert.hf_config import hf_config_of
 from convert.safetensors_files import INDEX, SINGLE
-from convert.stored import DTYPES, NonFinite, Rows, count_non_finite, row_blocks
+from convert.tensor_reader import DTYPES, NonFinite, Rows, count_non_finite, row_blocks
 from stts_jax.config import ModelConfig
 
 # A file gets no tensor beyond that size, unless it is the only one in there.

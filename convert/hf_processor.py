@@ -1,11 +1,11 @@
-"""What the processor files of a Hugging Face folder say about pooling windows."""
+"""Reads the sizes of pooling windows from the processor files of a Hugging Face folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from convert.fields import Fields
-from convert.stored import ConvertError, refusing, require_inside
+from convert.tensor_reader import ConvertError, require_inside, with_remedy
 from stts_jax.config import ConfigError
 from stts_jax.plain_files import read_json_object
 
@@ -42,5 +42,5 @@ def _read(path: Path, folder: Path) -> Fields:
     if not path.exists() and not path.is_symlink():
         return Fields({})
     require_inside(path, folder)
-    with refusing("download it again"):
+    with with_remedy("download it again"):
         return Fields(read_json_object(path))

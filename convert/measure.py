@@ -25,8 +25,8 @@ from tqdm import tqdm
 
 from convert.hf_folder import write_folder
 from convert.names import HF, HF_HEAD, name_table
-from convert.run import DTYPES, abstract_parameters
-from convert.stored import Rows
+from convert.pipeline import DTYPES, abstract_parameters
+from convert.tensor_reader import Rows
 from stts_jax.arguments import Parser
 from stts_jax.config import ModelConfig, load_config
 
@@ -52,7 +52,7 @@ def random_tensors(model: ModelConfig, dtype: np.dtype) -> dict[str, Rows]:
     parameters = abstract_parameters(model)
     shapes: dict[str, tuple[int, ...]] = {}
     for name in name_table(model):
-        template, bounds = name.cell(HF)
+        template, bounds = name.in_column(HF)
         shape = tuple(parameters[name.ours].shape)
         stacked = "{layer}" in template
         one = shape[1:] if stacked else shape

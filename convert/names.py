@@ -27,7 +27,7 @@ VIT = "vision_backbone.image_vit"
 VIT_BLOCK = f"{VIT}.transformer.resblocks.{{layer}}"
 SCORER = f"{VIT}.transformer.temporal_token_scorer"
 LLM_BLOCK = "transformer.blocks.{layer}"
-# The head has no place of its own in a checkpoint whose head is tied; HF writes a copy of the
+# A checkpoint whose head is tied has no tensor for it; HF writes a copy of the
 # embedding under this name all the same.
 HF_HEAD = "lm_head.weight"
 
@@ -59,7 +59,7 @@ class Name:
     qwen3: str = ""
     olmo3: str = ""
 
-    def cell(self, column: str) -> tuple[str, Bounds | None]:
+    def in_column(self, column: str) -> tuple[str, Bounds | None]:
         """Name in a column, and the rows there."""
         rows = {NATIVE: self.rows, HF: self.rows, TRANSFORMERS: self.transformers_rows}
         return getattr(self, column), rows.get(column)
@@ -72,9 +72,9 @@ def name_table(config: ModelConfig) -> tuple[Name, ...]:
 
 
 def unused_vit_blocks(config: ModelConfig, column: str) -> tuple[str, ...]:
-    """Names of the tensors of ViT blocks behind the last one whose features are used."""
+    """Names of the tensors of ViT blocks after the last one whose features are used."""
     return tuple(
-        name.cell(column)[0].format(layer=layer)
+        name.in_column(column)[0].format(layer=layer)
         for name in name_table(config)
         if name.ours.startswith("vit.blocks.")
         for layer in range(config.vit.depth, config.vit.layers)
@@ -82,7 +82,7 @@ def unused_vit_blocks(config: ModelConfig, column: str) -> tuple[str, ...]:
 
 
 # What a linear layer, norm or plain tensor is called in the columns, without `.weight`. Where no
-# `hf` is given, it is the native name behind `model.`.
+# `hf` is given, it is the native name after `model.`.
 Columns = dict[str, str]
 
 
@@ -117,7 +117,7 @@ def _multi_head(ours: str, native: str, others: Columns) -> list[Name]:
     letters = {"query": "q", "key": "k", "value": "v", "output": "o"}
 
     def name(column: str, prefix: str, letter: str) -> str:
-        # SigLIP alone spells the output projection out.
+        # Only SigLIP spells the output projection out.
         return f"{prefix}.{'out' if column == SIGLIP and letter == 'o' else letter}_proj"
 
     return [
@@ -269,7 +269,7 @@ def _embedding_names(vocabulary: int, extra: int) -> list[Name]:
 
 
 def _fused_names(query: int, key_value: int, hidden: int) -> list[Name]:
-    """What the reference fuses. Of the MLP's two halves, up comes first and gate second."""
+    """Names of fused tensors. Of the MLP's two halves, up comes first and gate second."""
     bounds = np.cumsum([0, query, key_value, key_value]).tolist()
     fused = [
         (part, "att_proj", "self_attn", (bounds[i], bounds[i + 1]))
@@ -298,7 +298,7 @@ def _fused_names(query: int, key_value: int, hidden: int) -> list[Name]:
 
 
 def _norm_names() -> list[Name]:
-    """Norms of the blocks, which stand before (Qwen3) or after (OLMo3) what they belong to."""
+    """Norms of the blocks, before (Qwen3) or after (OLMo3) attention and MLP."""
     after = {
         "attn_norm": "layers.{layer}.post_attention_layernorm",
         "ff_norm": "layers.{layer}.post_feedforward_layernorm",

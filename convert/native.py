@@ -13,11 +13,11 @@ from typing import Any
 from tqdm import tqdm
 
 from convert.pickled_metadata import ShardedTensor, read_metadata
-from convert.stored import (
+from convert.tensor_reader import (
     DTYPES,
     ConvertError,
     Piece,
-    StoredTensor,
+    TensorReader,
     assemble,
     require_inside,
 )
@@ -33,7 +33,7 @@ PREFIX = "model."
 WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
 
 
-def read_unsharded(folder: Path) -> dict[str, StoredTensor]:
+def read_unsharded(folder: Path) -> dict[str, TensorReader]:
     """Tensors of `model.pt`, a flat dictionary.
 
     Raises:
@@ -45,7 +45,7 @@ def read_unsharded(folder: Path) -> dict[str, StoredTensor]:
     if not isinstance(found, dict):
         raise ConvertError(f"'{path}' holds a {type(found).__name__} instead of named tensors")
     for name, tensor in found.items():
-        if not isinstance(name, str) or not isinstance(tensor, StoredTensor):
+        if not isinstance(name, str) or not isinstance(tensor, TensorReader):
             raise ConvertError(
                 f"{shorten(name)} in '{path}' is no tensor but a {type(tensor).__name__}; save the "
                 "model's state_dict alone"
@@ -53,32 +53,32 @@ def read_unsharded(folder: Path) -> dict[str, StoredTensor]:
     return unwrapped(found)
 
 
-def read_sharded(folder: Path) -> dict[str, StoredTensor]:
+def read_sharded(folder: Path) -> dict[str, TensorReader]:
     """Tensors of the model in a torch distributed checkpoint; the optimiser's are left out.
 
     Raises:
       ConvertError: if something is missing, damaged, outside of the folder, or wants to run code.
     """
-    place = folder / SHARDED
-    described = read_metadata(require_inside(place / METADATA, folder))
+    sharded = folder / SHARDED
+    described = read_metadata(require_inside(sharded / METADATA, folder))
     wanted = {name: tensor for name, tensor in described.items() if name.startswith(PREFIX)}
     if not wanted:
         raise ConvertError(
-            f"'{place / METADATA}' has no tensor whose name begins with '{PREFIX}'; it is no "
+            f"'{sharded / METADATA}' has no tensor whose name begins with '{PREFIX}'; it is no "
             "checkpoint of a model"
         )
-    total = _require_parts(wanted, place)
+    total = _require_parts(wanted, sharded)
     with _checking(SHARDED, total) as bar:
         return unwrapped(
             {
-                name.removeprefix(PREFIX): _sharded(name, tensor, place, bar)
+                name.removeprefix(PREFIX): _sharded(name, tensor, sharded, bar)
                 for name, tensor in wanted.items()
             }
         )
 
 
 def _require_parts(tensors: Mapping[str, ShardedTensor], folder: Path) -> int:
-    """Bytes of all parts, which must lie in the folder's files, and not twice in the same bytes."""
+    """Returns the bytes of all parts, which must be in the folder's files and must not overlap."""
     ends: dict[str, int] = {}
     total = 0
     for tensor in tensors.values():
@@ -105,13 +105,13 @@ def _checking(what: str, size: int) -> Iterator[Any]:
         yield bar
 
 
-def unwrapped(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+def unwrapped(tensors: dict[str, TensorReader]) -> dict[str, TensorReader]:
     """The same tensors under the names they have without wrappers.
 
     Raises:
       ConvertError: if two get the same name.
     """
-    plain: dict[str, StoredTensor] = {}
+    plain: dict[str, TensorReader] = {}
     for name, tensor in tensors.items():
         for wrapper in WRAPPERS:
             name = name.replace(wrapper, "")
@@ -121,7 +121,7 @@ def unwrapped(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
     return plain
 
 
-def _sharded(name: str, tensor: ShardedTensor, folder: Path, bar: Any) -> StoredTensor:
+def _sharded(name: str, tensor: ShardedTensor, folder: Path, bar: Any) -> TensorReader:
     if tensor.dtype not in DTYPES:
         raise ConvertError(
             f"tensor {shorten(name)} is {shorten(tensor.dtype)}; only float32, float16 and "
@@ -136,7 +136,7 @@ def _sharded(name: str, tensor: ShardedTensor, folder: Path, bar: Any) -> Stored
             )
         path = (folder / chunk.file).resolve()  # which was looked at before
         stored = read_archive(path, chunk.start, chunk.length, bar.update)
-        if not isinstance(stored, StoredTensor):
+        if not isinstance(stored, TensorReader):
             raise ConvertError(f"'{path}' holds no tensor where {METADATA} says; copy it again")
         if stored.shape != chunk.sizes or stored.dtype != DTYPES[tensor.dtype]:
             raise ConvertError(

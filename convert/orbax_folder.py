@@ -2,7 +2,7 @@
 
 Orbax saves whole arrays, but a parameter that is stacked over layers can be larger than the memory
 that a conversion may use. So Orbax writes the checkpoint with one value for each parameter, and
-tensorstore, which Orbax stores arrays with, then puts the real arrays in their places.
+tensorstore, which Orbax stores arrays with, then writes the real arrays over them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import tensorstore as ts
 from jax.sharding import AbstractMesh
 from orbax.checkpoint import v1 as ocp
 
-from convert.matching import Filling
+from convert.mapping import ParameterMapping
 from convert.names import Name, name_table
-from convert.stored import (
+from convert.tensor_reader import (
     ConvertError,
     NonFinite,
     Rows,
@@ -40,7 +40,7 @@ from stts_jax.quoting import shorten
 from stts_jax.training.checkpoint import MODEL, CheckpointError, reading
 from stts_jax.training.stored_arrays import METADATA, open_arrays, read_metadata, spec_of
 
-# Arrays are stored in blocks that lie within the part of one of so many processes that share them
+# Arrays are stored in blocks that are within the part of one of so many processes that share them
 # on the mesh axis `fsdp`, so that each reads its own part only; and that are no larger than this.
 STORED_PARTS = 16
 STORED_BLOCK_BYTES = 8 << 20
@@ -48,7 +48,7 @@ STORED_BLOCK_BYTES = 8 << 20
 
 def write_arrays(
     folder: Path,
-    fillings: Sequence[Filling],
+    mappings: Sequence[ParameterMapping],
     model: ModelConfig,
     dtype: np.dtype,
     advance: Any = lambda count: None,
@@ -57,7 +57,7 @@ def write_arrays(
 
     Args:
       folder: the checkpoint.
-      fillings: of every parameter.
+      mappings: of every parameter.
       model: that they are the parameters of.
       dtype: to store them in.
       advance: called with the number of values after each block.
@@ -65,17 +65,17 @@ def write_arrays(
     Returns:
       For each parameter that holds NaN or Inf, how many.
     """
-    _write_skeleton(folder, fillings, dtype)
+    _write_skeleton(folder, mappings, dtype)
     blocks = stored_blocks(model, dtype.itemsize)
     not_finite: dict[str, NonFinite] = {}
-    for filling in fillings:
-        block = blocks[filling.name.ours]
-        array = _create(folder / MODEL, filling, dtype, block)
+    for mapping in mappings:
+        block = blocks[mapping.name.ours]
+        array = _create(folder / MODEL, mapping, dtype, block)
         pending: list[Any] = []
-        for index, values in _blocks(filling, block):
+        for index, values in _blocks(mapping, block):
             values = values.astype(dtype, copy=False)
             if count := count_non_finite(values):
-                ours = filling.name.ours
+                ours = mapping.name.ours
                 not_finite[ours] = not_finite.get(ours, NonFinite()) + count
             # Two writes under way keep both cores busy and little in memory.
             if len(pending) > 1:
@@ -87,18 +87,18 @@ def write_arrays(
     return not_finite
 
 
-def _blocks(filling: Filling, stored: tuple[int, ...]) -> Iterator[tuple[Any, np.ndarray]]:
+def _blocks(mapping: ParameterMapping, stored: tuple[int, ...]) -> Iterator[tuple[Any, np.ndarray]]:
     """A parameter's values in whole stored blocks, each with the index it has in the parameter."""
-    unit = stored[-1] if filling.name.transpose else stored[1 if filling.stacked else 0]
-    for layer, rows in enumerate(filling.layers):
+    unit = stored[-1] if mapping.name.transpose else stored[1 if mapping.stacked else 0]
+    for layer, rows in enumerate(mapping.layers):
         for start, stop in row_blocks(rows, unit):
             values = rows.read(start, stop)
             part = slice(start, stop)
-            if filling.name.transpose:
+            if mapping.name.transpose:
                 index, values = (slice(None), part), values.T
             else:
                 index = (part,)
-            yield ((layer, *index) if filling.stacked else index), values
+            yield ((layer, *index) if mapping.stacked else index), values
 
 
 def stored_blocks(model: ModelConfig, itemsize: int) -> dict[str, tuple[int, ...]]:
@@ -131,18 +131,18 @@ def _halved(block: list[int], itemsize: int) -> tuple[int, ...]:
 # ------------------------------------------------------------------------------------- on disk
 
 
-def _write_skeleton(folder: Path, fillings: Sequence[Filling], dtype: np.dtype) -> None:
+def _write_skeleton(folder: Path, mappings: Sequence[ParameterMapping], dtype: np.dtype) -> None:
     context = ocp.Context()
     context.array.saving.use_ocdbt = False  # a file for each block, written in any order
     context.array.saving.enable_write_sharding_file = False
     context.array.saving.array_metadata_store = None
     with context, _quiet():
         ocp.save_checkpointables(
-            folder, {MODEL: {filling.name.ours: np.zeros((1,), dtype) for filling in fillings}}
+            folder, {MODEL: {mapping.name.ours: np.zeros((1,), dtype) for mapping in mappings}}
         )
     path = folder / MODEL / METADATA
     metadata = json.loads(path.read_text())
-    shapes = {filling.name.ours: list(filling.shape) for filling in fillings}
+    shapes = {mapping.name.ours: list(mapping.shape) for mapping in mappings}
     for entry in metadata["tree_metadata"].values():
         name = entry["key_metadata"][0]["key"]
         entry["value_metadata"]["write_shape"] = shapes[name]
@@ -161,15 +161,15 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _create(model: Path, filling: Filling, dtype: np.dtype, block: tuple[int, ...]) -> Any:
-    spec = spec_of(model, filling.name.ours, read_metadata(model))
+def _create(model: Path, mapping: ParameterMapping, dtype: np.dtype, block: tuple[int, ...]) -> Any:
+    spec = spec_of(model, mapping.name.ours, read_metadata(model))
     return ts.open(
         # Orbax reads no block that isn't there, and a bias may well be all zeros.
         {**spec, "store_data_equal_to_fill_value": True},
         create=True,
         delete_existing=True,
         dtype=ts.dtype(dtype.name),
-        shape=filling.shape,
+        shape=mapping.shape,
         chunk_layout=ts.ChunkLayout(chunk_shape=block),
     ).result()
 
@@ -188,13 +188,13 @@ class ParameterRows:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the other system's tensor (of our part of it)."""
+        """Shape of the other system's tensor (of our part of it)."""
         shape = tuple(self.array.shape[1:] if self.layer is not None else self.array.shape)
         return shape[::-1] if self.name.transpose else shape
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the stored values."""
+        """Dtype of the stored values."""
         name = self.array.dtype.name
         return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
 
@@ -245,7 +245,7 @@ def read_arrays(checkpoint: Path, model: ModelConfig, column: str) -> dict[str, 
     tensors: dict[str, dict[int, Rows]] = {}
     for name in table:
         array = arrays[name.ours]
-        template, bounds = name.cell(column)
+        template, bounds = name.in_column(column)
         stacked = "{layer}" in template
         if stacked and (not array.shape or array.shape[0] != layers[name.ours.split(".")[0]]):
             raise ConvertError(
@@ -261,7 +261,7 @@ def read_arrays(checkpoint: Path, model: ModelConfig, column: str) -> dict[str, 
 
 @contextmanager
 def _reading(checkpoint: Path) -> Iterator[None]:
-    """As `checkpoint.reading`, in this package's errors."""
+    """Raises this package's errors in the block; see `checkpoint.reading`."""
     try:
         with reading(checkpoint):
             yield

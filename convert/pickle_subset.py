@@ -33,7 +33,7 @@ class Record:
 
 
 class PersistentId:
-    """What a pickle gives as the name of an object that is stored beside it."""
+    """A pickle's name of an object that is stored beside it."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -46,7 +46,7 @@ def load(
 
     Args:
       data: the pickle.
-      names: what each module and name that it may use stands for: a function of few arguments.
+      names: a function of few arguments for each module and name that it may use.
       most_opcodes: more are refused.
 
     Raises:
@@ -106,7 +106,7 @@ class _Machine:
         self._stack.append(_MARK)
 
     def _to_mark(self) -> list[Any]:
-        """Takes what lies above the last mark, and the mark."""
+        """Pops the items above the last mark, and the mark."""
         stack = self._stack
         at = len(stack) - 1
         while stack[at] is not _MARK:  # each value is passed once: it is taken now

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from convert.pickle_subset import MOST_BYTES, Build, PickleError, Record, empty, few, load
-from convert.stored import ConvertError
+from convert.tensor_reader import ConvertError
 from stts_jax.plain_files import reason
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Part of a tensor: its place in the whole, and where its `torch.save` blob lies."""
+    """Part of a tensor: its offsets in the whole, and the position of its `torch.save` blob."""
 
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
@@ -107,15 +107,15 @@ def _tensors(metadata: Any) -> dict[str, ShardedTensor]:
         for name, item in described.items()
         for chunk in item.chunks
     }
-    for index, place in metadata.storage_data.items():
+    for index, blob in metadata.storage_data.items():
         if _text(index.fqn) in tensors:
             offsets = _sizes(index.offset)
             tensors[index.fqn].chunks.append(
                 Chunk(
                     offsets,
                     sizes[index.fqn, str(offsets)],
-                    _text(place.relative_path),
-                    *_sizes((place.offset, place.length)),
+                    _text(blob.relative_path),
+                    *_sizes((blob.offset, blob.length)),
                 )
             )
     return tensors

@@ -30,7 +30,7 @@ REFERENCE_TOKENS_PER_FRAME = 81
 
 
 def vit_config(vit: Fields, feature_layers: tuple[int, ...] = (-1,)) -> VitConfig:
-    """From `VitConfig` or `TemporalVitConfig` of the reference."""
+    """Returns our configuration of the reference's `VitConfig` or `TemporalVitConfig`."""
     vit.choice("image_model_type", {"siglip": None})
     return VitConfig(
         image_size=vit.side("image_default_input_size"),
@@ -47,7 +47,7 @@ def vit_config(vit: Fields, feature_layers: tuple[int, ...] = (-1,)) -> VitConfi
 
 
 def prune_config(vit: Fields, pooling: int = 3) -> PruneConfig:
-    """From the pruning fields of `TemporalVitConfig`; a plain ViT has none and prunes nothing."""
+    """Returns our pruning fields of `TemporalVitConfig`; a plain ViT prunes nothing."""
     if "prune_method" not in vit or not vit.flag("prune", default=True):
         return PruneConfig(pooling=pooling)
     grid = vit.side("image_default_input_size") // vit.whole("image_patch_size")
@@ -74,7 +74,7 @@ def prune_config(vit: Fields, pooling: int = 3) -> PruneConfig:
 
 
 def _require_one_ratio(preprocessor: Fields, vit: Fields) -> None:
-    """Refuse a ratio that is stated twice and not alike.
+    """Raises where two ratios are stated that differ.
 
     Source: docs/reference.md#settings-of-pruning.
     """
@@ -85,12 +85,12 @@ def _require_one_ratio(preprocessor: Fields, vit: Fields) -> None:
     if stated is not None and found is not None and stated != found:
         raise ConfigError(
             f"mm_preprocessor says topk={stated}, but vision_backbone.vit says {found}; "
-            "mend the one that the weights were not trained with"
+            "fix the one that the weights were not trained with"
         )
 
 
 def connector_config(backbone: Fields, llm: Fields, image_pooling: int = 2) -> ConnectorConfig:
-    """From the vision backbone's fields; the projector is half as wide as the fused LLM MLP."""
+    """Returns our connector; the projector is half as wide as the fused LLM MLP."""
     backbone.choice("image_pooling_2d", {"attention_meanq": None}, default=None)
     backbone.choice("image_projector", {"mlp": None}, default=None)
     vit = backbone.table("vit")
@@ -105,7 +105,7 @@ def connector_config(backbone: Fields, llm: Fields, image_pooling: int = 2) -> C
 
 
 def llm_config(llm: Fields, bidirectional: Bidirectional) -> LlmConfig:
-    """From the reference's `LlmConfig`.
+    """Returns our configuration of the reference's `LlmConfig`.
 
     The defaults are those of olmo/nn/llm.py: configurations from before a setting came don't
     mention it.
@@ -199,7 +199,7 @@ def layers_of(native: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def model_config(native: Mapping[str, Any]) -> ModelConfig:
-    """From the `model` table of a native `config.yaml`, of today's layout or the older one.
+    """Returns our configuration of the `model` table of a native `config.yaml`, new or old.
 
     Raises:
       ConfigError: if it asks for something that can't be built.

@@ -15,7 +15,14 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 
-from convert.stored import DTYPES, ConvertError, Piece, StoredTensor, refusing, require_inside
+from convert.tensor_reader import (
+    DTYPES,
+    ConvertError,
+    Piece,
+    TensorReader,
+    require_inside,
+    with_remedy,
+)
 from stts_jax.plain_files import parse_json, read_json_object, reason
 from stts_jax.quoting import shorten
 
@@ -32,7 +39,7 @@ def shards_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if _SHARD.fullmatch(path.name))
 
 
-def read_folder(folder: Path) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
+def read_folder(folder: Path) -> tuple[dict[str, TensorReader], tuple[str, ...]]:
     """All tensors of a folder, and what a user should know about the choice of files.
 
     A whole `model.safetensors` comes before an index, as transformers has it.
@@ -66,9 +73,9 @@ def _no_index(folder: Path) -> ConvertError:
     )
 
 
-def _indexed(folder: Path, index: Path) -> dict[str, StoredTensor]:
+def _indexed(folder: Path, index: Path) -> dict[str, TensorReader]:
     weight_map = _weight_map(require_inside(index, folder), index)
-    tensors: dict[str, StoredTensor] = {}
+    tensors: dict[str, TensorReader] = {}
     for name in sorted(set(weight_map.values())):
         if Path(name).name != name:
             raise ConvertError(
@@ -93,7 +100,7 @@ def _indexed(folder: Path, index: Path) -> dict[str, StoredTensor]:
 
 
 def _weight_map(index: Path, named: Path) -> dict[str, str]:
-    with refusing("download it again"):
+    with with_remedy("download it again"):
         found = read_json_object(index).get("weight_map")
     sound = isinstance(found, dict) and all(
         isinstance(value, str) and value.isprintable() and 0 < len(value) < 256
@@ -106,7 +113,7 @@ def _weight_map(index: Path, named: Path) -> dict[str, str]:
     return found
 
 
-def read_file(path: Path) -> dict[str, StoredTensor]:
+def read_file(path: Path) -> dict[str, TensorReader]:
     """All tensors of one file; only the header is read.
 
     Raises:
@@ -122,12 +129,12 @@ def read_file(path: Path) -> dict[str, StoredTensor]:
         raise ConvertError(
             f"'{path}' is truncated or damaged or no safetensors file ({reason(error)}); {_AGAIN}"
         ) from error
-    return _placed(path, shapes, dtypes)
+    return _tensors_at(path, shapes, dtypes)
 
 
-def _placed(
+def _tensors_at(
     path: Path, shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str]
-) -> dict[str, StoredTensor]:
+) -> dict[str, TensorReader]:
     """Tensors in the order in which they fill the file up to its end."""
     for name, dtype in dtypes.items():
         if dtype not in DTYPES:
@@ -143,7 +150,7 @@ def _placed(
     tensors = {}
     for name, shape in shapes.items():
         piece = Piece(path, offset, 0, shape[0] if shape else 1)
-        tensors[name] = StoredTensor(shape, DTYPES[dtypes[name]], (piece,))
+        tensors[name] = TensorReader(shape, DTYPES[dtypes[name]], (piece,))
         offset += sizes[name]
     return tensors
 
@@ -160,5 +167,5 @@ def _require_small_header(path: Path) -> None:
                 f"'{path}' has a header of {length} bytes, more than {_MOST_HEADER_BYTES}; {_AGAIN}"
             )
         raw = file.read(length)
-    with refusing(_AGAIN):
+    with with_remedy(_AGAIN):
         parse_json(raw.decode("utf-8", errors="replace"), path)

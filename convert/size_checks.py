@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from convert.names import HF, NATIVE, TRANSFORMERS, name_table
-from convert.stored import Rows
+from convert.tensor_reader import Rows
 from stts_jax.config import ConfigError, ModelConfig
 
 # A configuration that states more layers than are there, by so many, isn't that of the files.
@@ -38,7 +38,7 @@ def require_positions(config: ModelConfig, tensors: Mapping[str, Rows], column: 
     """Refuses a huge table of positions that isn't that of the files, before it is made."""
     wanted = (config.vit.positions, config.vit.width)
     (table,) = (name for name in name_table(config) if name.ours == "vit.position_embedding")
-    stored = tensors.get(table.cell(column)[0])
+    stored = tensors.get(table.in_column(column)[0])
     found = None if stored is None else tuple(stored.shape)
     if found != wanted and wanted[0] * wanted[1] > _MOST_POSITIONS:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Recognises a checkpoint by what lies in its folder, and opens it without reading any values."""
+"""Recognises a checkpoint by the files in its folder, and opens it without reading any values."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from convert.names import HF, HF_HEAD, NATIVE, TRANSFORMERS, unused_vit_blocks
 from convert.orbax_folder import read_arrays
 from convert.plain_yaml import read_yaml
 from convert.size_checks import require_layers, require_positions
-from convert.stored import (
+from convert.tensor_reader import (
     ConvertError,
     JoinedRows,
     RowRange,
     Rows,
-    refusing,
     require_inside,
     row_blocks,
+    with_remedy,
 )
 from convert.tokenizer_files import Files, tokenizer_in, tokenizer_of_run
 from stts_jax.config import Bidirectional, ConfigError, DataConfig, ModelConfig
@@ -54,7 +54,7 @@ _EMBEDDINGS = (
 
 @dataclass(frozen=True)
 class Options:
-    """What a checkpoint may leave open.
+    """Options for what a checkpoint leaves open.
 
     Attributes:
       step: of a folder of several; the latest by default.
@@ -75,7 +75,7 @@ class Source:
 
     Attributes:
       kind: what it was recognised as, in words.
-      folder: where it lies.
+      folder: the folder of the checkpoint.
       column: of the table of names, that its names are from.
       tensors: by these names.
       model: its configuration.
@@ -276,7 +276,7 @@ def _require_agreement(options: Options, config: ModelConfig, path: Path) -> Non
 
 def _parse(path: Path, folder: Path, read: Callable[[Path], Any]) -> Any:
     require_inside(path, folder)
-    with refusing("download it again"):
+    with with_remedy("download it again"):
         return read(path)
 
 
@@ -303,7 +303,7 @@ def _with_scorer(
 
 
 def _trimmed(source: Source) -> Source:
-    """Leave out ViT blocks behind the last one whose features are used."""
+    """Leaves out ViT blocks after the last one whose features are used."""
     vit, unused = source.model.vit, unused_vit_blocks(source.model, source.column)
     if not any(name in source.tensors for name in unused):
         return source
@@ -312,7 +312,7 @@ def _trimmed(source: Source) -> Source:
 
 
 def require_tied(tensors: Mapping[str, Rows], folder: Path, stated: bool) -> None:
-    """Raises if the head isn't the embedding that is to take its place.
+    """Raises if the head isn't the embedding that replaces it.
 
     Args:
       tensors: of a language model.

@@ -1,4 +1,4 @@
-"""What names of tensors that don't fit have in common: wrappers around them, and patterns."""
+"""Describes tensor names that don't fit: wrappers around them, and patterns."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 
-from convert.stored import ConvertError
+from convert.tensor_reader import ConvertError
 from stts_jax.quoting import LIMIT
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
@@ -18,7 +18,7 @@ _DEEPEST_PREFIX = 4
 
 
 def summarized(problems: Sequence[str]) -> list[str]:
-    """Problems as lines; those that differ in the number of a layer alone become one with a count.
+    """Problems as lines; those that differ only in the number of a layer become one with a count.
 
     Args:
       problems: a phrase each, with the names of tensors in it.
@@ -61,7 +61,7 @@ def require_own_names(stored: Collection[str], wanted: Collection[str]) -> None:
     raise ConvertError(
         f"the names of {count} tensors {begin}, {instead}: a wrapper (data parallel, compiled, an "
         "adapter) or a part of the model was saved; save the state_dict of the whole model itself, "
-        "or mend the names, and convert it again"
+        "or fix the names, and convert it again"
     )
 
 

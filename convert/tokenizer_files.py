@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from convert.stored import ConvertError, require_inside
+from convert.tensor_reader import ConvertError, require_inside
 from stts_jax.data.tokenizer import CONFIG_FILE, TINY_FILE, TokenizerError, marks_beside
 from stts_jax.data.tokenizer_file import MOST_BYTES, load_base
 from stts_jax.plain_files import FileError, read_text, require_within
@@ -21,10 +21,10 @@ Files = Mapping[str, str]  # texts by name
 
 
 def tokenizer_in(folder: Path) -> Files | None:
-    """The tokenizer that lies in a folder, with the file beside it that names its end token.
+    """Returns the tokenizer in a folder, with the file beside it that names its end token.
 
     Raises:
-      ConvertError: if one of the two lies elsewhere, or can't be used.
+      ConvertError: if one of the two is a link out of the folder, or can't be used.
     """
     if not _is_there(folder / TOKENIZER):
         return None
@@ -44,8 +44,8 @@ def tokenizer_in(folder: Path) -> Files | None:
 def tokenizer_of_run(stated: str, folder: Path) -> tuple[Files | None, tuple[str, ...]]:
     """The tokenizer of one of our runs, and what a user should know about it.
 
-    A run names its tokenizer by a path, which may lie outside of its folder: of such a file only
-    what is a tokenizer goes along, and of the file beside it only the tokens that it names.
+    A run names its tokenizer by a path, which may be outside of its folder: such a file is
+    copied only if it is a tokenizer, and of the file beside it only the tokens that it names.
 
     Args:
       stated: `data.tokenizer` of the run.
@@ -71,12 +71,12 @@ def _outside(path: Path) -> tuple[Files | None, tuple[str, ...]]:
         files = {TOKENIZER: read_text(path, MOST_BYTES)}
         marks = marks_beside(path)
     except (FileError, TokenizerError) as error:
-        note = f"its tokenizer doesn't go along ({error}); put a {TOKENIZER} beside the result"
+        note = f"its tokenizer is not copied ({error}); put a {TOKENIZER} beside the result"
         return None, (note,)
     if marks:
         named = {f"{name}_token": text for name, text in marks.items()}
         files[CONFIG_FILE] = json.dumps(named, indent=2) + "\n"
-    return files, (f"its tokenizer {shorten(path)}, outside of its folder, goes along",)
+    return files, (f"its tokenizer {shorten(path)}, outside of its folder, is copied",)
 
 
 def _is_there(path: Path) -> bool:

@@ -1,6 +1,6 @@
 """Reader of what `torch.save` writes: a zip archive of one pickle and a record for each storage.
 
-Neither torch nor any code in the file is used. Records lie where the archive's directory says, are
+Neither torch nor any code in the file is used. Records are where the archive's directory says, are
 stored as they are, and are checked against their sizes and sums before a value is taken.
 """
 
@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from convert.pickle_subset import MOST_BYTES, Build, PersistentId, PickleError, empty, load
-from convert.stored import DTYPES, ConvertError, Piece, StoredTensor
+from convert.tensor_reader import DTYPES, ConvertError, Piece, TensorReader
 from stts_jax.plain_files import reason
 from stts_jax.quoting import shorten
 
@@ -43,7 +43,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Storage:
-    """What tensors are views of."""
+    """A storage that tensors are views of."""
 
     key: str
     dtype: str
@@ -122,7 +122,7 @@ def read_archive(
     length: int | None = None,
     advance: Callable[[int], Any] = lambda count: None,
 ) -> Any:
-    """What was saved, with a `StoredTensor` for each tensor.
+    """Reads what was saved, with a `TensorReader` for each tensor.
 
     Args:
       path: the file.
@@ -150,7 +150,7 @@ def read_archive(
     return _resolved(value, lambda name, view: _stored(name, view, path, records, root))
 
 
-def _resolved(value: Any, tensor_of: Callable[[str, View], StoredTensor]) -> Any:
+def _resolved(value: Any, tensor_of: Callable[[str, View], TensorReader]) -> Any:
     if isinstance(value, View):
         return tensor_of("", value)
     if isinstance(value, dict):
@@ -180,7 +180,7 @@ def _records(file: BinaryIO, base: int, length: int) -> dict[str, Record]:
             raise ArchiveError(f"record {name} is compressed, which torch never does")
         begin = _begin(file, entry)
         if begin + entry.file_size > length:
-            raise ArchiveError(f"it is truncated: record {name} ends behind its end")
+            raise ArchiveError(f"it is truncated: record {name} ends after its end")
         records[entry.filename] = Record(base + begin, entry.file_size, entry.CRC)
     if sum(record.length for record in records.values()) > length:
         raise ArchiveError("its records overlap")
@@ -244,8 +244,8 @@ def _blocks(length: int) -> Iterator[int]:
 
 def _stored(
     name: str, view: View, path: Path, records: Mapping[str, Record], root: str
-) -> StoredTensor:
-    """Where a tensor lies in its file."""
+) -> TensorReader:
+    """Returns the position of a tensor in its file."""
     what = f"tensor {shorten(name)} in '{path}'" if name else f"the tensor in '{path}'"
     if view.storage.dtype not in DTYPES:
         raise ConvertError(
@@ -272,7 +272,7 @@ def _stored(
         0,
         view.shape[0] if view.shape else 1,
     )
-    return StoredTensor(view.shape, dtype, (piece,))
+    return TensorReader(view.shape, dtype, (piece,))
 
 
 def _is_contiguous(view: View) -> bool:
@@ -299,7 +299,7 @@ class Window(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """As of any file."""
+        """See `io.IOBase.seek`."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length}[whence]
         if base + offset < 0:
             raise OSError("there is nothing before its beginning")
@@ -311,7 +311,7 @@ class Window(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        """As of any raw file."""
+        """See `io.RawIOBase.readinto`."""
         view = memoryview(buffer).cast("B")
         count = max(0, min(len(view), self._length - self._at))
         self._file.seek(self._start + self._at)

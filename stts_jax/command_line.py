@@ -14,7 +14,7 @@ from typing import NoReturn
 import jax
 
 from convert.cache import local_checkpoint
-from convert.stored import ConvertError
+from convert.tensor_reader import ConvertError
 from stts_jax.arguments import frames_scale, local_path
 from stts_jax.config import Config, ConfigError, override
 from stts_jax.data.bad_examples import READING_ERRORS, BadExamplesError

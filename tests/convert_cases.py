@@ -34,7 +34,7 @@ def hf_arrays(config: ModelConfig) -> dict[str, np.ndarray]:
         for layer in range(max(config.llm.layers, config.vit.depth)):
             theirs = name.native.format(layer=layer)
             if theirs in native:
-                arrays[name.cell(HF)[0].format(layer=layer)] = native[theirs]
+                arrays[name.in_column(HF)[0].format(layer=layer)] = native[theirs]
     if config.llm.tied_head:
         arrays[HF_HEAD] = native["transformer.wte.embedding"]
     return arrays

@@ -1,4 +1,4 @@
-"""Models from arrays in memory under the reference's names, and back."""
+"""Models from arrays in memory under the reference's names, and back, for tests."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from convert.sources import Options, open_source
-from convert.stored import ConvertError
+from convert.tensor_reader import ConvertError
 from stts_jax.config import Config
 from stts_jax.training.checkpoint import (
     COMPLETE,

@@ -19,15 +19,14 @@ from model_cases import SIZES, VIT, small_model_config
 from native_arrays import to_native
 from safetensors.numpy import load_file, save_file
 
-from convert import hf_folder, orbax_folder, stored
-from convert import run as convert_run
+from convert import hf_folder, orbax_folder, pipeline, tensor_reader
 from convert.__main__ import main
 from convert.measure import random_tensors
 from convert.names import COLUMNS, HF, HF_HEAD, NATIVE, name_table
 from convert.orbax_folder import STORED_BLOCK_BYTES, STORED_PARTS, stored_blocks
-from convert.run import abstract_parameters, plan
+from convert.pipeline import abstract_parameters, plan
 from convert.sources import Source
-from convert.stored import NonFinite, count_non_finite
+from convert.tensor_reader import NonFinite, count_non_finite
 from stts_jax.config import load_config
 from stts_jax.data.tokenizer import TINY_FILE
 from stts_jax.model.video_language_model import VideoLanguageModel
@@ -160,7 +159,7 @@ def test_arrays_are_stored_in_small_blocks_so_that_a_process_reads_its_part_only
 
 
 def test_reading_and_writing_agree_whatever_the_size_of_blocks(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(stored, "READ_BLOCK_BYTES", 300)
+    monkeypatch.setattr(tensor_reader, "READ_BLOCK_BYTES", 300)
     monkeypatch.setattr(orbax_folder, "STORED_BLOCK_BYTES", 200)
     model, _ = load_model(converted(tmp_path))
     assert same(to_native(model, name_table(SCORED)), native_arrays(SCORED))
@@ -169,7 +168,7 @@ def test_reading_and_writing_agree_whatever_the_size_of_blocks(tmp_path, monkeyp
 def test_a_scorer_is_added_only_when_asked_for(tmp_path: Path, capsys) -> None:
     source = write_hf(tmp_path / "hf", UNTIED)
     assert main([str(source), str(tmp_path / "scored"), "--add-scorer", "--topk", "0.25"]) == 0
-    assert "the scorer is fresh" in capsys.readouterr().out
+    assert "the scorer is newly initialised" in capsys.readouterr().out
     model, config = load_model(tmp_path / "scored")
     assert config.model.prune.method == "scorer" and config.model.prune.topk == 0.25
     found = to_native(model, name_table(config.model))
@@ -304,9 +303,9 @@ def test_the_table_has_each_of_our_parameters_once() -> None:
     table = name_table(config)
     assert sorted(name.ours for name in table) == sorted(named_parameters(model))
     for column in COLUMNS:
-        cells = [name.cell(column) for name in table if name.cell(column)[0]]
+        cells = [name.in_column(column) for name in table if name.in_column(column)[0]]
         assert len(cells) == len(set(cells)), column
-    assert all(name.cell(NATIVE)[0] for name in table)
+    assert all(name.in_column(NATIVE)[0] for name in table)
 
 
 # --------------------------------------------------------------------------------- bad folders
@@ -423,7 +422,7 @@ def test_an_interrupted_conversion_leaves_nothing_and_the_next_finishes(
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(convert_run, "output_config", interrupted)
+    monkeypatch.setattr(pipeline, "output_config", interrupted)
     assert main([str(source), str(target)]) == 130
     assert not target.exists()
     monkeypatch.undo()
@@ -440,14 +439,14 @@ def test_a_full_disk_is_said_before_and_while_writing(tmp_path: Path, capsys, mo
     class Usage:
         free = 10
 
-    monkeypatch.setattr(convert_run.shutil, "disk_usage", lambda path: Usage)
+    monkeypatch.setattr(pipeline.shutil, "disk_usage", lambda path: Usage)
     assert "will take" in refused(capsys, source, tmp_path / "ours")
     monkeypatch.undo()
 
     def full(*arguments, **named):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(convert_run, "write_arrays", full)
+    monkeypatch.setattr(pipeline, "write_arrays", full)
     assert "is full" in refused(capsys, source, tmp_path / "ours")
     assert list(tmp_path.iterdir()) == [source]
 

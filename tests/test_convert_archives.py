@@ -28,7 +28,7 @@ from torch_files import (
 from convert.native import read_sharded, read_unsharded
 from convert.pickle_subset import PickleError, load
 from convert.pickled_metadata import read_metadata
-from convert.stored import ConvertError, StoredTensor
+from convert.tensor_reader import ConvertError, TensorReader
 
 ARRAYS = {
     "a.weight": np.arange(12, dtype=np.float32).reshape(3, 4),
@@ -38,7 +38,7 @@ ARRAYS = {
 }
 
 
-def values(tensors: dict[str, StoredTensor]) -> dict[str, np.ndarray]:
+def values(tensors: dict[str, TensorReader]) -> dict[str, np.ndarray]:
     return {
         name: tensor.read(0, tensor.shape[0] if tensor.shape else 1).reshape(tensor.shape)
         for name, tensor in tensors.items()

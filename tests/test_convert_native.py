@@ -21,7 +21,7 @@ from test_convert import refused, same
 from convert.__main__ import main
 from convert.names import name_table
 from convert.pickled_metadata import read_metadata
-from convert.stored import ConvertError
+from convert.tensor_reader import ConvertError
 from stts_jax.config import ModelConfig
 from stts_jax.training.checkpoint import load_model
 

@@ -21,13 +21,13 @@ from convert.__main__ import main
 from convert.hf_export import PROCESSOR, export_files
 from convert.hf_folder import write_folder
 from convert.measure import random_tensors
+from convert.pipeline import plan
 from convert.plain_yaml import read_yaml
 from convert.reference_config import layers_of, model_config
-from convert.run import plan
 from convert.safetensors_files import INDEX, SINGLE, read_folder
 from convert.sources import Options, is_foreign, open_source
-from convert.stored import ConvertError
 from convert.tensor_names import summarized
+from convert.tensor_reader import ConvertError
 from convert.tokenizer_files import tokenizer_of_run
 from stts_jax.config import ConfigError, DataConfig, ModelConfig
 from stts_jax.data.tokenizer import CONFIG_FILE, TINY_FILE, Tokenizer
@@ -356,7 +356,7 @@ def test_a_private_file_that_a_run_names_does_not_go_along(tmp_path: Path) -> No
     private = tmp_path / "private"
     private.write_text("secret")
     files, notes = tokenizer_of_run(str(private), tmp_path / "run")
-    assert files is None and "doesn't go along" in notes[0] and "secret" not in notes[0]
+    assert files is None and "is not copied" in notes[0] and "secret" not in notes[0]
 
 
 def test_of_a_tokenizer_outside_of_a_run_only_the_tokens_it_names_go_along(tmp_path: Path) -> None:

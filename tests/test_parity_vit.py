@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from goldens_folder import goldens_dir
+from native_arrays import from_native
 from reference_cases import (
     KEY,
     NOT_CARRIED,
@@ -33,7 +34,6 @@ from reference_cases import (
 )
 
 from convert.fields import Fields
-from convert.in_memory import from_native
 from convert.reference_config import vit_config
 from stts_jax.budget import tokens_to_prune
 from stts_jax.config import ModelConfig

@@ -17,14 +17,14 @@ from convert_cases import SCORED
 from test_convert_native import native_config
 from torch_files import Sharded, model_pt
 
-import convert.run
+import convert.pipeline
 from convert.__main__ import main
 from convert.hf_folder import write_folder
 from convert.measure import random_tensors
 from convert.names import NATIVE, name_table
-from convert.run import Plan, abstract_parameters, plan
+from convert.pipeline import Plan, abstract_parameters, plan
 from convert.sources import Options, open_source
-from convert.stored import ConvertError, row_blocks
+from convert.tensor_reader import ConvertError, row_blocks
 from fuzz.changes import change_bytes, change_file, change_json
 from fuzz.registry import Note, target
 from stts_jax.config import ConfigError
@@ -64,7 +64,7 @@ def hugging_face(folder: Path) -> None:
 def native_arrays() -> dict[str, np.ndarray]:
     parameters, shapes = abstract_parameters(SCORED), {}
     for name in name_table(SCORED):
-        template, bounds = name.cell(NATIVE)
+        template, bounds = name.in_column(NATIVE)
         shape = tuple(parameters[name.ours].shape)
         stacked = "{layer}" in template
         one = shape[1:] if stacked else shape
@@ -101,15 +101,15 @@ def ours(folder: Path) -> None:
 
 def read_all(planned: Plan) -> None:
     """Reads every value, as a conversion does."""
-    for filling in planned.fillings:
-        for rows in filling.layers:
+    for mapping in planned.mappings:
+        for rows in mapping.layers:
             for block in row_blocks(rows):
                 rows.read(*block)
 
 
 def opened(folder: Path) -> None:
     """Opens a folder and reads it, as a conversion does."""
-    with patch.object(convert.run, "abstract_parameters", _SHAPES):
+    with patch.object(convert.pipeline, "abstract_parameters", _SHAPES):
         read_all(plan(open_source(folder, Options())))
 
 

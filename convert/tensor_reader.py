@@ -1,7 +1,7 @@
-"""Tensors that lie in files, read by rows: what every format of checkpoint comes down to.
+"""Reads rows of tensors from files, for every format of checkpoint.
 
-Whatever wraps them, the bytes of a tensor are little-endian and row-major at some offset of some
-file, or in a few such pieces. So no reader keeps more in memory than the rows it is asked for.
+In all formats the bytes of a tensor are little-endian and row-major, in one file or in a few
+pieces. So a reader keeps no more in memory than the rows that it is asked for.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from stts_jax.plain_files import FileError, require_plain, require_within
 from stts_jax.quoting import shorten
 
-# By the names that torch and safetensors use.
+# By the names in torch and safetensors.
 DTYPES = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
@@ -29,7 +29,7 @@ DTYPES = {
 }
 
 
-# That much of a tensor is read at a time.
+# Bytes of a tensor that are read at a time.
 READ_BLOCK_BYTES = 64 << 20
 
 
@@ -38,15 +38,15 @@ class ConvertError(ValueError):
 
 
 class Rows(Protocol):
-    """A tensor of which rows (of its first axis) can be read."""
+    """A tensor whose rows (of its first axis) can be read."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the whole tensor."""
+        """Shape of the whole tensor."""
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the stored values."""
+        """Dtype of the stored values."""
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows [start, stop)."""
@@ -69,8 +69,8 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class StoredTensor:
-    """A tensor whose rows lie in one or several files.
+class TensorReader:
+    """A tensor whose rows are in one or several files.
 
     Attributes:
       shape: of the whole.
@@ -114,7 +114,7 @@ class StoredTensor:
 
 def assemble(
     name: str, shape: tuple[int, ...], dtype: np.dtype, pieces: Iterable[Piece]
-) -> StoredTensor:
+) -> TensorReader:
     """A tensor from its pieces in any order.
 
     Raises:
@@ -136,7 +136,7 @@ def assemble(
             f"tensor {shorten(name)} has {wanted} rows, but '{ordered[0].path.parent}' holds "
             f"{reached} of them; copy or download the checkpoint again"
         )
-    return StoredTensor(shape, dtype, ordered)
+    return TensorReader(shape, dtype, ordered)
 
 
 @dataclass(frozen=True)
@@ -149,12 +149,12 @@ class RowRange:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the range."""
+        """Shape of the range."""
         return (self.stop - self.start, *self.whole.shape[1:])
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the stored values."""
+        """Dtype of the stored values."""
         return self.whole.dtype
 
     def read(self, start: int, stop: int) -> np.ndarray:
@@ -164,18 +164,18 @@ class RowRange:
 
 @dataclass(frozen=True)
 class JoinedRows:
-    """Tensors on top of each other: what another system fuses."""
+    """Tensors concatenated by rows, as other systems fuse them."""
 
     parts: tuple[Rows, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the whole."""
+        """Shape of the whole."""
         return (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:])
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the stored values."""
+        """Dtype of the stored values."""
         return self.parts[0].dtype
 
     def read(self, start: int, stop: int) -> np.ndarray:
@@ -210,7 +210,7 @@ def row_blocks(rows: Rows, unit: int = 1) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class NonFinite:
-    """How many values of a tensor are not a number, and how many are infinite."""
+    """Numbers of NaN and of infinite values in a tensor."""
 
     nan: int = 0
     infinite: int = 0
@@ -230,12 +230,12 @@ class NonFinite:
         return " and ".join(parts)
 
 
-# Bits of positive infinity by bytes of a value and name of the type. Those of NaN lie above.
+# Bits of positive infinity by bytes of a value and name of the type. Those of NaN are above.
 _INFINITY = {"float32": 0x7F800000, "float16": 0x7C00, "bfloat16": 0x7F80}
 
 
 def count_non_finite(values: np.ndarray) -> NonFinite:
-    """Counts what is no finite number; a copy is made only if there is any."""
+    """Counts values that are not finite; makes a copy only if there are any."""
     if not values.size:
         return NonFinite()
     # Integers are compared many at a time, bfloat16 one by one: as signed integers the bits of
@@ -248,12 +248,12 @@ def count_non_finite(values: np.ndarray) -> NonFinite:
 
 
 def require_inside(path: Path, folder: Path) -> Path:
-    """Returns where `path` really is, if that is a file that lies in `folder`.
+    """Returns `path` with its links resolved, if that is a file in `folder`.
 
     Files of a Hugging Face cache are links from `snapshots/REVISION` to `blobs`; these are fine.
 
     Raises:
-      ConvertError: if it isn't there, is no file, or lies elsewhere, as behind a link.
+      ConvertError: if it is missing, isn't a plain file, or a link leads out of the folder.
     """
     if not path.exists():
         raise ConvertError(
@@ -266,14 +266,14 @@ def require_inside(path: Path, folder: Path) -> Path:
             f"{error}; a checkpoint must hold its files itself, so copy that file there if you "
             "trust it"
         ) from error
-    with refusing("copy or download the checkpoint again"):
+    with with_remedy("copy or download the checkpoint again"):
         require_plain(path)
     return real
 
 
 @contextmanager
-def refusing(remedy: str) -> Iterator[None]:
-    """Raises what is wrong with a file of a checkpoint as a `ConvertError` with this remedy."""
+def with_remedy(remedy: str) -> Iterator[None]:
+    """Raises a `FileError` of the block as a `ConvertError` that also says what to do."""
     try:
         yield
     except FileError as error:

@@ -1,4 +1,4 @@
-"""The conversion itself: open, match, check that there is room, write beside, rename.
+"""The conversion: open, map names, check that there is room, write to a temporary folder, rename.
 
 What is written appears under its name only when all of it is there. An interrupted conversion
 leaves a folder `.NAME.converting`, which the next one replaces.
@@ -17,14 +17,14 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from convert.fresh import fresh_scorer
 from convert.hf_export import export_files
 from convert.hf_folder import write_folder
-from convert.matching import Filling, Origin, match
+from convert.init import init_scorer
+from convert.mapping import Origin, ParameterMapping, map_parameters
 from convert.names import HF, HF_HEAD, name_table
 from convert.orbax_folder import write_arrays
 from convert.sources import DEFAULT_TOPK, Source
-from convert.stored import ConvertError, Rows, join_parts
+from convert.tensor_reader import ConvertError, Rows, join_parts
 from convert.tokenizer_files import TOKENIZER, Files
 from stts_jax.config import Config, ModelConfig, replace
 from stts_jax.model.video_language_model import VideoLanguageModel
@@ -43,13 +43,13 @@ class Plan:
     Attributes:
       source: what is converted.
       model: the configuration of what comes out.
-      fillings: what each of our parameters is made of.
+      mappings: the tensors that fill each of our parameters.
       notes: what a user should know, a sentence each.
     """
 
     source: Source
     model: ModelConfig
-    fillings: tuple[Filling, ...]
+    mappings: tuple[ParameterMapping, ...]
     notes: tuple[str, ...]
 
     @property
@@ -61,19 +61,19 @@ class Plan:
     def parameters_by_part(self) -> dict[str, int]:
         """Scalars in the parameters of the vision transformer, the connector, and so on."""
         counts: dict[str, int] = {}
-        for filling in self.fillings:
-            part = filling.name.ours.split(".")[0]
-            size = int(np.prod(filling.shape, dtype=np.int64))
+        for mapping in self.mappings:
+            part = mapping.name.ours.split(".")[0]
+            size = int(np.prod(mapping.shape, dtype=np.int64))
             counts[part] = counts.get(part, 0) + size
         return counts
 
 
 def plan(source: Source, *, add_scorer: bool = False, topk: float | None = None) -> Plan:
-    """Match a checkpoint's tensors and our parameters.
+    """Maps a checkpoint's tensors to our parameters.
 
     Args:
       source: the opened checkpoint.
-      add_scorer: give a model that has no scorer a fresh one.
+      add_scorer: give a model that has no scorer a newly initialised one.
       topk: share of the tokens that such a model is to drop; `DEFAULT_TOPK` if not given.
 
     Raises:
@@ -87,11 +87,13 @@ def plan(source: Source, *, add_scorer: bool = False, topk: float | None = None)
             )
         topk = DEFAULT_TOPK if topk is None else topk
         model = replace(model, {"prune.method": "scorer", "prune.topk": topk})
-        tensors |= fresh_scorer(model, source.column)
-        notes += (f"the scorer is fresh, with topk={topk}; train it before you rely on it",)
+        tensors |= init_scorer(model, source.column)
+        notes += (
+            f"the scorer is newly initialised, with topk={topk}; train it before you rely on it",
+        )
     origin = Origin(tensors, source.column, source.ignore)
-    fillings = match(abstract_parameters(model), [origin], name_table(model))
-    return Plan(source, model, fillings, notes)
+    mappings = map_parameters(abstract_parameters(model), [origin], name_table(model))
+    return Plan(source, model, mappings, notes)
 
 
 def abstract_parameters(model: ModelConfig) -> dict[str, Any]:
@@ -141,7 +143,7 @@ def convert(
                 step = temporary / CHECKPOINTS / "0"
                 step.parent.mkdir()
                 found = write_arrays(
-                    step, planned.fillings, planned.model, DTYPES[dtype], bar.update
+                    step, planned.mappings, planned.model, DTYPES[dtype], bar.update
                 )
                 has_tokenizer = planned.source.tokenizer is not None
                 output_config(planned.model, target, has_tokenizer).save(temporary)
@@ -174,7 +176,7 @@ def _files_beside(planned: Plan, to: Target) -> tuple[Files, str]:
 
 
 def output_config(model: ModelConfig, target: Path, has_tokenizer: bool) -> Config:
-    """The config that lies beside a converted checkpoint."""
+    """Returns the config that is saved beside a converted checkpoint."""
     config = Config(model=model)
     tokenizer = str((target / TOKENIZER).resolve()) if has_tokenizer else TOKENIZER
     return replace(config, {"name": target.name, "data.tokenizer": tokenizer})
@@ -182,12 +184,12 @@ def output_config(model: ModelConfig, target: Path, has_tokenizer: bool) -> Conf
 
 def hf_tensors(planned: Plan) -> dict[str, Rows]:
     """Our parameters as the tensors of a Hugging Face folder, by their released names."""
-    fillings = {filling.name.ours: filling for filling in planned.fillings}
+    mappings = {mapping.name.ours: mapping for mapping in planned.mappings}
     parts: dict[str, dict[int, Rows]] = {}
     for name in name_table(planned.model):
-        template, bounds = name.cell(HF)
-        filling = fillings[name.ours]
-        for layer, rows in enumerate(filling.layers):
+        template, bounds = name.in_column(HF)
+        mapping = mappings[name.ours]
+        for layer, rows in enumerate(mapping.layers):
             theirs = template.format(layer=layer)
             parts.setdefault(theirs, {})[bounds[0] if bounds else 0] = rows
     tensors = join_parts(parts)
@@ -208,10 +210,10 @@ def is_full(error: BaseException) -> bool:
 
 
 def _prepare(target: Path, wanted: int) -> Path:
-    """A fresh folder beside `target`, on the same disk."""
+    """Makes an empty folder beside `target`, on the same disk."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConvertError(
-            f"'{target}' is there already; choose another folder, or delete it to convert anew"
+            f"'{target}' is there already; choose another folder, or delete it to convert again"
         )
     temporary = target.parent / f".{target.name}.converting"
     try:
@@ -227,19 +229,19 @@ def _prepare(target: Path, wanted: int) -> Path:
         temporary.rmdir()
         raise ConvertError(
             f"'{target}' will take {wanted / 1e9:.1f} GB, but its disk has {free / 1e9:.1f} GB "
-            "left; make room or choose another place"
+            "left; make room or choose another folder"
         )
     return temporary
 
 
 def table_lines(planned: Plan) -> Iterable[str]:
-    """What `--dry-run` prints: our names, shapes and what fills them, and counts."""
-    width = max(len(filling.name.ours) for filling in planned.fillings)
-    for filling in planned.fillings:
-        template, bounds = filling.theirs
-        shape = "x".join(map(str, filling.shape))
+    """Returns the lines of `--dry-run`: our names, shapes, what fills them, and counts."""
+    width = max(len(mapping.name.ours) for mapping in planned.mappings)
+    for mapping in planned.mappings:
+        template, bounds = mapping.theirs
+        shape = "x".join(map(str, mapping.shape))
         rows = f" rows {bounds[0]}:{bounds[1]}" if bounds else ""
-        turned = " transposed" if filling.name.transpose else ""
-        yield f"{filling.name.ours:<{width}}  {shape:>18}  {template}{rows}{turned}"
+        transposed = " transposed" if mapping.name.transpose else ""
+        yield f"{mapping.name.ours:<{width}}  {shape:>18}  {template}{rows}{transposed}"
     for part, count in planned.parameters_by_part.items():
         yield f"{part:<{width}}  {count:>18,}  parameters"

@@ -1,4 +1,4 @@
-"""Which rows of which stored tensors fill which of our parameters, checked before any is read."""
+"""Maps rows of checkpoint tensors to our parameters, checked before any is read."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from convert.names import NATIVE, Bounds, Name
-from convert.stored import ConvertError, RowRange, Rows
 from convert.tensor_names import require_own_names, summarized
+from convert.tensor_reader import ConvertError, RowRange, Rows
 from stts_jax.quoting import shorten
 
 
 @dataclass(frozen=True)
-class Filling:
-    """One of our parameters and what it is made of.
+class ParameterMapping:
+    """One of our parameters and the tensors that fill it.
 
     Attributes:
       name: row of the table.
       shape: of our parameter.
-      theirs: name and rows in the column that it was matched by.
+      theirs: name and rows in the column of the checkpoint.
       layers: a tensor for each layer; one if the parameter isn't stacked. Transposes of ours if
         the table says so.
     """
@@ -53,20 +53,26 @@ class Origin:
 
 
 @dataclass
-class _Matching:
+class _Mapper:
+    """Maps the tensors of one origin, and notes what doesn't fit."""
+
     origin: Origin
     problems: list[str]
     read: dict[str, list[Bounds]] = field(default_factory=dict)
     wanted: set[str] = field(default_factory=set)
 
-    def fill(self, name: Name, shape: tuple[int, ...]) -> Filling | None:
-        template, rows = name.cell(self.origin.column)
+    def fill(self, name: Name, shape: tuple[int, ...]) -> ParameterMapping | None:
+        template, rows = name.in_column(self.origin.column)
         stacked = "{layer}" in name.native
         wanted = shape[1:] if stacked else shape
         wanted = wanted[::-1] if name.transpose else wanted
         names = [template.format(layer=i) for i in range(shape[0])] if stacked else [template]
         layers = [self._part(name.ours, theirs, rows, wanted) for theirs in names]
-        return None if None in layers else Filling(name, shape, (template, rows), tuple(layers))
+        return (
+            None
+            if None in layers
+            else ParameterMapping(name, shape, (template, rows), tuple(layers))
+        )
 
     def _part(
         self, ours: str, theirs: str, rows: Bounds | None, wanted: tuple[int, ...]
@@ -104,34 +110,34 @@ class _Matching:
                 self.problems.append(f"'{name}': nothing reads rows {reached} to {tensor.shape[0]}")
 
 
-def match(
+def map_parameters(
     parameters: Mapping[str, Any], origins: Sequence[Origin], table: Iterable[Name]
-) -> tuple[Filling, ...]:
-    """What fills each parameter.
+) -> tuple[ParameterMapping, ...]:
+    """Returns the rows that fill each parameter.
 
     Args:
       parameters: ours by dotted name, anything with a shape.
-      origins: where tensors are from; the first whose prefixes have a parameter fills it.
+      origins: the checkpoints; the first whose prefixes have a parameter fills it.
       table: see `name_table`.
 
     Raises:
       ConvertError: with the list of everything that is missing, unread, misshapen or read twice.
     """
     problems: list[str] = []
-    matchings = [_Matching(origin, problems) for origin in origins]
+    mappers = [_Mapper(origin, problems) for origin in origins]
     rows = {name.ours: name for name in table}
     found = []
     for ours, parameter in parameters.items():
-        matching = next((m for m in matchings if ours.startswith(m.origin.prefixes)), None)
-        if matching is None or ours not in rows or not rows[ours].cell(matching.origin.column)[0]:
+        mapper = next((m for m in mappers if ours.startswith(m.origin.prefixes)), None)
+        if mapper is None or ours not in rows or not rows[ours].in_column(mapper.origin.column)[0]:
             problems.append(f"{ours}: nothing fills it")
-        elif (filling := matching.fill(rows[ours], tuple(parameter.shape))) is not None:
-            found.append(filling)
-    for matching in matchings:
-        matching.leftovers()
+        elif (mapping := mapper.fill(rows[ours], tuple(parameter.shape))) is not None:
+            found.append(mapping)
+    for mapper in mappers:
+        mapper.leftovers()
     if problems:
-        for matching in matchings:
-            require_own_names(matching.origin.tensors, matching.wanted)
+        for mapper in mappers:
+            require_own_names(mapper.origin.tensors, mapper.wanted)
         raise ConvertError(
             "the checkpoint doesn't fit the model that its configuration describes; download it "
             "again, or take the configuration that belongs to it:\n  "

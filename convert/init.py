@@ -1,4 +1,4 @@
-"""Freshly initialised parameters, in the form in which a checkpoint would have them."""
+"""Initialises parameters that a checkpoint lacks, in the form of a checkpoint's tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from convert.names import name_table
-from convert.stored import Rows
+from convert.tensor_reader import Rows
 from stts_jax.config import ModelConfig
 from stts_jax.model.connector import Connector
 from stts_jax.model.video_language_model import token_scorer
@@ -28,12 +28,12 @@ class ArrayRows:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the whole."""
+        """Shape of the whole."""
         return self.array.shape
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the values."""
+        """Dtype of the values."""
         return self.array.dtype
 
     def read(self, start: int, stop: int) -> np.ndarray:
@@ -41,14 +41,14 @@ class ArrayRows:
         return self.array[start:stop]
 
 
-def fresh_scorer(model: ModelConfig, column: str, seed: int = 0) -> dict[str, Rows]:
-    """A new scorer, by the names of a column."""
+def init_scorer(model: ModelConfig, column: str, seed: int = 0) -> dict[str, Rows]:
+    """Returns a newly initialised scorer, by the names of a column."""
     scorer = jax.jit(lambda key: token_scorer(model, key=key))(jax.random.key(seed))
     return _named("scorer", scorer, model, column)
 
 
-def fresh_connector(model: ModelConfig, column: str, seed: int = 0) -> dict[str, Rows]:
-    """A new connector and the embeddings of the visual tokens, by the names of a column."""
+def init_connector(model: ModelConfig, column: str, seed: int = 0) -> dict[str, Rows]:
+    """Returns a new connector and embeddings of visual tokens, by the names of a column."""
     keys = jax.random.split(jax.random.key(seed), 2)
     connector = jax.jit(lambda key: Connector(model, key=key))(keys[0])
     shape = (model.llm.extra_vocab_size, model.llm.width)
@@ -65,5 +65,5 @@ def _named(prefix: str, module: Any, model: ModelConfig, column: str) -> dict[st
     for ours, value in named_parameters(module).items():
         name = table[f"{prefix}.{ours}"]
         array = np.asarray(value)
-        tensors[name.cell(column)[0]] = ArrayRows(array.T if name.transpose else array)
+        tensors[name.in_column(column)[0]] = ArrayRows(array.T if name.transpose else array)
     return tensors
