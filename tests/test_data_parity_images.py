@@ -12,7 +12,7 @@ import pytest
 from goldens_folder import goldens_data_dir
 from qwen3_tokenizer import recorded_tokenizer
 
-from stts_jax.data.image import pool_cells, resize, resize_and_pad, to_patches
+from stts_jax.data.image import pooling_windows, resize, resize_and_pad, to_patches
 from stts_jax.data.image_tokens import (
     ImageSettings,
     largest_sizes,
@@ -209,10 +209,10 @@ def test_data_parity_patch_order(name):
 
 
 @pytest.mark.parametrize("name", [x for x in PATCHES if x.startswith("pool_")])
-def test_data_parity_pooling_cells(name):
+def test_data_parity_pooling_windows(name):
     height, width, rows, columns = map(int, re.findall(r"\d+", name))
     grid = np.arange(height * width).reshape(height, width)
-    np.testing.assert_array_equal(pool_cells(grid, (rows, columns)), PATCHES[name])
+    np.testing.assert_array_equal(pooling_windows(grid, (rows, columns)), PATCHES[name])
 
 
 def test_data_parity_select_tiling():

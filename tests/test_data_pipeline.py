@@ -29,7 +29,7 @@ from stts_jax.data.mixture_order import Draw
 from stts_jax.data.pipeline import TrainingBatches, _accept_flags, training_batches
 from stts_jax.data.questions import question_of
 from stts_jax.data.rows import SIZES
-from stts_jax.data.scene_questions import ask_picture, direction, place
+from stts_jax.data.scene_questions import ask_picture, direction, region_of
 from stts_jax.data.scenes import COLOURS, Actor, SceneConfig, plan_picture, shape_mask
 from stts_jax.data.sources import changed_sources
 from stts_jax.data.synthetic import (
@@ -129,7 +129,7 @@ def test_answers_are_what_the_scene_holds():
             if q.type == "direction":
                 assert q.answer == f"{named[0].colour} {direction(named[0])}"
             elif q.type == "where":
-                assert q.answer == f"{named[0].colour} {place(named[0], SCENE)}"
+                assert q.answer == f"{named[0].colour} {region_of(named[0], SCENE)}"
             elif q.type == "change":
                 assert q.answer == f"{named[0].shape} {named[0].turns}"
             elif q.type == "order":
@@ -170,7 +170,7 @@ def test_pictures_are_videos_of_one_frame_with_questions_about_what_they_show(fo
             expected = {
                 "shape": lambda a: f"{a.colour} {a.shape}",
                 "colour": lambda a: f"{a.shape} {a.colour}",
-                "where": lambda a: f"{a.colour} {place(a, SCENE)}",
+                "where": lambda a: f"{a.colour} {region_of(a, SCENE)}",
             }
             if q.type == "count":
                 assert q.answer == str(len(scene.actors))

@@ -94,7 +94,7 @@ def test_saved_results_are_used_again_unless_a_setting_differs(
     run(capsys, *flags)
     assert "tomato:test: the saved result is used" in run(capsys, *flags)
     again = run(capsys, *flags, "--limit", 1)
-    assert "tomato:test is answered anew: limit: None, now 1" in again
+    assert "tomato:test is answered again: limit: None, now 1" in again
     assert len(quick_answers) == 2
 
 
@@ -109,7 +109,7 @@ def test_saved_results_of_another_checkpoint_or_judge_are_not_used(
         lines = []
         asked = TaskRun(root, find_checkpoint(folder), limit=1, judge=judge, notice=lines.append)
         evaluate_tasks(model, config, tasks_of("tomato"), tmp_path / "results", asked)
-        return [line.split(" anew: ")[1].split(": ")[0] for line in lines if " anew: " in line]
+        return [line.split(" again: ")[1].split(": ")[0] for line in lines if " again: " in line]
 
     assert differing(checkpoint) == []
     shutil.copytree(checkpoint, copied)
@@ -148,7 +148,7 @@ def test_answers_outlive_a_judge_that_fails(root, checkpoint, tmp_path, quick_an
     assert [r.metrics() for r in again] == [r.metrics() for r in whole]
     evaluated("whole", None)
     assert len(quick_answers) == answered + 2
-    assert any(line.startswith("mlvu_gen:validation is judged anew: judge: ") for line in lines)
+    assert any(line.startswith("mlvu_gen:validation is judged again: judge: ") for line in lines)
 
 
 def test_two_processes_answer_what_one_answers(root, checkpoint, tmp_path, capsys):

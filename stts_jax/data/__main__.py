@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code.
 
     Returns:
-      0 when done, 1 if something is missing or damaged, 2 for what the user can mend.
+      0 when done, 1 if something is missing or damaged, 2 for what the user can fix.
     """
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
@@ -159,7 +159,7 @@ def _datasets_of(name: str | None) -> list[str]:
 
 
 def _of_mixture(name: str, root: Path) -> Target:
-    """Where a mixture has a dataset that this package lacks, that is found out by checking it."""
+    """Returns the datasets of a mixture; one that this package lacks is reported by checking it."""
     if name in dataset_names():
         return registered(name, root, "train")
 

@@ -16,7 +16,7 @@ MARGIN, MARGIN_GRID = 4, 27
 def chain_of(
     config: Config, *, max_frames: int | None = None, p_high_res: float = 0.0
 ) -> ExampleChain:
-    """What makes arrays of a run's examples.
+    """Returns the chain that makes arrays of a run's examples.
 
     Args:
       config: of the run.
@@ -50,7 +50,7 @@ def chain_of(
 
 
 def video_settings(data: DataConfig, max_frames: int) -> VideoSettings:
-    """How a run's videos are read, with at most so many frames."""
+    """Returns how a run's videos are read, with at most so many frames."""
     return VideoSettings(
         max_frames=max_frames,
         max_fps=data.fps,

@@ -1,4 +1,4 @@
-"""Which examples of a dataset can be used: its annotations, its records, and their files."""
+"""Finds the examples of a dataset that can be used: annotations, records, and their files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Target:
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """How to check.
+    """Options of a check.
 
     Attributes:
       decode: every frame; otherwise files are only probed.
@@ -58,7 +58,7 @@ class CheckOptions:
 
 @dataclass
 class DatasetState:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
       selection: name and split.
@@ -90,7 +90,7 @@ class DatasetState:
         return not (self.unreadable or self.missing or self.damaged or self.wrong)
 
     def to_plain(self) -> dict[str, Any]:
-        """For JSON, with the number of usable examples instead of their indices."""
+        """Returns a JSON object, with the number of usable examples instead of their indices."""
         plain = {**self.selection._asdict(), **dataclasses.asdict(self)}
         del plain["selection"]
         return {**plain, "usable": len(self.usable), "complete": self.complete}
@@ -137,7 +137,7 @@ def own_file(path: Path, per_example: int | None = None) -> Target:
 
 @dataclass(frozen=True)
 class _Needed:
-    """What an example needs: its files, of which a video is the first, and its clip."""
+    """An example's files, of which a video is the first, and its clip."""
 
     index: int
     name: str
@@ -172,7 +172,7 @@ def _read(target: Target, state: DatasetState) -> Dataset | None:
     except DatasetError as error:
         state.unreadable = str(error).split("\n")
         return None
-    except Exception as error:  # annotations of a form that nobody thought of
+    except Exception as error:  # annotations of an unforeseen form
         state.unreadable = [f"the annotations are damaged: {type(error).__name__}: {error}"]
         return None
     state.examples = len(dataset)
@@ -180,7 +180,7 @@ def _read(target: Target, state: DatasetState) -> Dataset | None:
 
 
 def _needed_files(dataset: Dataset, options: CheckOptions, state: DatasetState) -> list[_Needed]:
-    """What the examples need; records that make no example are accounted for."""
+    """Returns the files that the examples need; counts records that make no example."""
     needed = []
     indices = _spread(len(dataset), options.limit)
     for index in _bar(indices, state.selection.dataset, "record", options):

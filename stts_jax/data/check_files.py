@@ -38,7 +38,7 @@ class MediaFile(NamedTuple):
 
 @dataclass(frozen=True)
 class FileState:
-    """What is known of a file.
+    """The state of a file, as far as it was looked at.
 
     Attributes:
       seconds: length of a video.

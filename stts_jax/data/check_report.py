@@ -1,4 +1,4 @@
-"""What a check found, for people and for programs."""
+"""Reports of a check, for people and for programs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TEXT_COLUMNS = 2
 
 
 def details(state: DatasetState) -> Iterator[str]:
-    """What is wrong with a dataset, a few lines of each kind; none if it is complete."""
+    """Returns a few lines for each kind of fault of a dataset; none if it is complete."""
     if state.complete:
         return
     split = f" ({state.selection.split})" if state.selection.split else ""

@@ -1,4 +1,4 @@
-"""Which examples fit no row of a setup: made as in training, but for decoding their videos."""
+"""Finds examples that fit no row of a setup: made as in training, with black videos."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RowCheck:
 
     @classmethod
     def of(cls, config: Config) -> RowCheck:
-        """For a setup.
+        """Returns the check of a setup.
 
         Raises:
           TokenizerError: see `Tokenizer.load`.
@@ -71,7 +71,7 @@ class _BlackVideos(MediaCache):
         frame_size: int,
         rng: np.random.RandomState | None = None,
     ) -> Media:
-        """As `read_media`."""
+        """See `read_media`."""
         if source.video is None or source.images:
             return read_media(source, settings, frame_size, rng)
         with open_pyav(source.video) as found:

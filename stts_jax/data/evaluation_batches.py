@@ -74,7 +74,7 @@ class PromptBatches:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """To decode answers with."""
+        """The tokenizer to decode answers with."""
         return self.chain.tokenizer
 
     def __iter__(self) -> Iterator[tuple[Batch, list[Prompt], Budget]]:
@@ -149,13 +149,13 @@ def examples_of(
 
     Files that are looked at are not read; see `sources_of` for what is.
     """
-    places = [
+    drawn = [
         (source, index)
         for source in sources_of(config, split, folder, questions=1)
         for index in range(len(source))
     ]
     return [
-        source.get(index, example_rng(source.number(index), 0)) for source, index in places[:limit]
+        source.get(index, example_rng(source.number(index), 0)) for source, index in drawn[:limit]
     ]
 
 

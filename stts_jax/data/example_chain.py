@@ -1,4 +1,4 @@
-"""From an example of a dataset to the arrays of one example: media, prompts, tokens.
+"""Makes the arrays of an example of a dataset: media, prompts, tokens.
 
     file(s) - frames or images - patches and vision tokens -+
     annotations - messages --------------------------------- text with vision - arrays
@@ -43,7 +43,7 @@ class ExampleChainError(ValueError):
 
 @dataclass(frozen=True)
 class ExampleSettings:
-    """How examples become arrays; the defaults are those that the models were tuned with.
+    """Settings of the chain; the defaults are those that the models were tuned with.
 
     Attributes:
       images: crops and tokens of images.

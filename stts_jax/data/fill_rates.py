@@ -1,4 +1,4 @@
-"""How full rows are: the room that is paid for and not used."""
+"""Measures how full rows are, so that unused room is noticed."""
 
 from __future__ import annotations
 

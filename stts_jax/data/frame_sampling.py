@@ -1,4 +1,4 @@
-"""Which times, or which frames, of a video are taken.
+"""Samples times, or frame numbers, of a video.
 
 A sampler draws only if a generator is passed, which is so in training; without one it takes the
 evaluation's choice. The reference draws from NumPy's global generator; here the same draws, in the
@@ -32,7 +32,7 @@ class SamplingError(ValueError):
 
 @dataclass(frozen=True)
 class Sampled:
-    """What a sampler chose.
+    """The choice of a sampler.
 
     Attributes:
       positions: (n,) float64 seconds, or (n,) int64 frame numbers, never falling.

@@ -70,7 +70,7 @@ def resize(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
 
 
 def _with_channels(columns: np.ndarray) -> np.ndarray:
-    """Places of columns' values in a row whose axes of columns and channels are one."""
+    """Indices of columns' values in a row whose axes of columns and channels are merged."""
     return np.add.outer(columns * 3, np.arange(3)).ravel()
 
 
@@ -225,29 +225,29 @@ def from_patches(patches: np.ndarray, patch_size: int) -> np.ndarray:
     return grid.reshape(n, side * patch_size, side * patch_size, -1)
 
 
-def pool_cells(patches: np.ndarray, pooling: tuple[int, int]) -> np.ndarray:
-    """Group a grid of patch numbers into the cells that make one pooled token each.
+def pooling_windows(patches: np.ndarray, pooling: tuple[int, int]) -> np.ndarray:
+    """Groups a grid of patch numbers into pooling windows, each of which makes one token.
 
     A grid that `pooling` doesn't divide is padded, the smaller half before
     (docs/reference.md#pooling-windows).
 
     Args:
       patches: (H, W) integers.
-      pooling: (rows, columns) of patches in a cell.
+      pooling: (rows, columns) of patches in a window.
 
     Returns:
       (ceil(H/rows), ceil(W/columns), rows*columns), row by row, -1 where there is no patch.
     """
-    padding = [-side % cell for side, cell in zip(patches.shape, pooling, strict=True)]
+    padding = [-side % size for side, size in zip(patches.shape, pooling, strict=True)]
     around = [(extra // 2, extra - extra // 2) for extra in padding]
     patches = np.pad(patches, around, constant_values=-1)
     height, width = patches.shape[0] // pooling[0], patches.shape[1] // pooling[1]
-    cells = patches.reshape(height, pooling[0], width, pooling[1]).transpose(0, 2, 1, 3)
-    return cells.reshape(height, width, -1)
+    windows = patches.reshape(height, pooling[0], width, pooling[1]).transpose(0, 2, 1, 3)
+    return windows.reshape(height, width, -1)
 
 
 def pooling_index(grid: int, pooling: int) -> np.ndarray:
-    """Which patches of a frame each pooled token takes; see `pool_cells`.
+    """Returns the patches of a frame that each pooled token is made of; see `pooling_windows`.
 
     Args:
       grid: patches along a side, g.
@@ -257,4 +257,4 @@ def pooling_index(grid: int, pooling: int) -> np.ndarray:
       (ceil(g/p)**2, p*p) int32 patch numbers, -1 where there is none.
     """
     patches = np.arange(grid * grid, dtype=np.int32).reshape(grid, grid)
-    return pool_cells(patches, (pooling, pooling)).reshape(-1, pooling**2)
+    return pooling_windows(patches, (pooling, pooling)).reshape(-1, pooling**2)

@@ -76,7 +76,7 @@ def _opened(path: Path) -> Iterator[PIL.Image.Image]:
     if size > MAX_BYTES:
         raise ImageError(
             f"'{path}' has {size:,} bytes, more than a picture of {MAX_PIXELS:,} pixels needs; "
-            "save it anew, as jpg or png"
+            "save it again, as jpg or png"
         )
     try:
         with warnings.catch_warnings():

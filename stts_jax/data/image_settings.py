@@ -1,4 +1,4 @@
-"""How images become crops and tokens: one frozen dataclass, checked where it is built."""
+"""Settings of crops and tokens of images: one frozen dataclass, checked where it is built."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _COUNTS = (
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """How images become crops and tokens; the defaults are those of the released models' SFT.
+    """Settings of images; the defaults are those of the released models' SFT.
 
     The names of modes are the reference's.
 

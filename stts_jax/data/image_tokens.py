@@ -18,7 +18,7 @@ from stts_jax.budget import MultimodalType
 from stts_jax.data.image import (
     ImageError,
     normalize,
-    pool_cells,
+    pooling_windows,
     require_image,
     resize,
     resize_and_pad,
@@ -41,8 +41,8 @@ class ImageTokens:
       token_pooling: (V, G) int32, for each `<im_patch>` (and `<im_low>`) in order the patches it
         pools, as `crop * N + patch`, -1 where there is none.
       patch_mask: (c, N) float32, the share of each patch that is image; None unless asked for.
-      patch_grid: (rows, columns) int32, `crop * N + patch` of each place of the overlapping crops'
-        image; None without such crops.
+      patch_grid: (rows, columns) int32, `crop * N + patch` of each position of the image
+        of overlapping crops; None without such crops.
     """
 
     tokens: np.ndarray
@@ -54,7 +54,7 @@ class ImageTokens:
 
 @dataclass(frozen=True)
 class ImageSizes:
-    """How large the arrays of `ImageTokens` can become; of a group, all its images together.
+    """The largest sizes of the arrays of `ImageTokens`; of a group, of all its images together.
 
     Attributes:
       tokens: n, with the prefixes of a group.
@@ -95,18 +95,18 @@ def tokenize_image(
     if settings.crop_mode != "resize":
         crops = _overlapping_crops(image, settings, _draw_max_crops(settings, rng))
         views.append((crops, _crop_marks(settings, tokenizer)))
-    blocks, cells, grid, patches_before = [], [], None, 0
+    blocks, windows, grid, patches_before = [], [], None, 0
     for view, marks in views:
         grid = view.grid + patches_before
-        pooled = pool_cells(grid, settings.pooling)
+        pooled = pooling_windows(grid, settings.pooling)
         blocks.append(_block(pooled.shape[:2], marks))
-        cells.append(pooled.reshape(-1, pooled.shape[-1]))
+        windows.append(pooled.reshape(-1, pooled.shape[-1]))
         patches_before += view.patches.shape[0] * view.patches.shape[1]
     masks = [view.mask for view, _ in views]
     return ImageTokens(
         np.concatenate(blocks),
         np.concatenate([view.patches for view, _ in views]),
-        np.concatenate(cells),
+        np.concatenate(windows),
         np.concatenate(masks) if settings.padding_mask else None,
         None if settings.crop_mode == "resize" else grid,
     )
@@ -117,7 +117,7 @@ def largest_sizes(settings: ImageSettings, tokenizer: Tokenizer) -> ImageSizes:
 
     It is tried out on every tiling. The reference tries three images of up to 10000 pixels a side,
     which are too small where there are more than about 30 crops, and forgets that training may
-    draw the high resolution; both are mended here.
+    draw the high resolution; both are fixed here.
     """
     global_grid = (settings.layout.side,) * 2
     global_shape = _pooled_shape(global_grid, settings)
@@ -177,7 +177,7 @@ def tokenize_images(
 
 
 def join_images(pieces: Sequence[ImageTokens], kind: MultimodalType) -> VisionInput:
-    """Images as one input, numbering patches on from image to image; masks are left behind."""
+    """Images as one input, numbering patches on from image to image; masks are left out."""
     pooling, patches_before = [], 0
     for piece in pieces:
         index = piece.token_pooling
@@ -294,5 +294,5 @@ def _block(shape: tuple[int, int], marks: _Marks) -> np.ndarray:
 
 
 def _pooled_shape(grid: tuple[int, int], settings: ImageSettings) -> tuple[int, int]:
-    rows, columns = (-(-side // cell) for side, cell in zip(grid, settings.pooling, strict=True))
+    rows, columns = (-(-side // size) for side, size in zip(grid, settings.pooling, strict=True))
     return rows, columns

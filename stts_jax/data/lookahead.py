@@ -1,6 +1,6 @@
 """Examples in an order in which they fill rows, from a few dozen that wait at a time.
 
-The packer behind this closes a row when an example does not fit any more, so all depends on which
+The packer that follows closes a row when an example does not fit any more, so all depends on which
 comes next. Here the examples that go together are chosen from those that wait, and leave one after
 another; nothing else is changed, so what a row may hold stays the packer's business.
 """
@@ -157,7 +157,7 @@ class _LookaheadIterator(grain.DatasetIterator):
                 self._exhausted = True
 
     def _choose(self) -> None:
-        """What still fits the open row, else a new row's examples; see `row_choice`."""
+        """Chooses what still fits the open row, else examples of a new row; see `row_choice`."""
         if not self._waiting:
             return
         sizes = np.stack([waiting.sizes for waiting in self._waiting])

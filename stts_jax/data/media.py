@@ -103,7 +103,7 @@ def count_frames(source: SourceExample, settings: VideoSettings) -> int:
 
 
 def video_overrides(source: SourceExample) -> VideoOverrides:
-    """What an example says about its video."""
+    """Returns the settings of an example for its own video."""
     overrides = VideoOverrides.from_metadata(source.metadata)
     return overrides if source.clip is None else dataclasses.replace(overrides, clip=source.clip)
 
@@ -128,7 +128,7 @@ class MediaCache:
         frame_size: int,
         rng: np.random.RandomState | None = None,
     ) -> Media:
-        """As `read_media`."""
+        """See `read_media`."""
         random = rng is not None and isinstance(settings.max_fps, tuple)
         if source.video is None or random or "sampler_overrides" in source.metadata:
             return read_media(source, settings, frame_size, rng)

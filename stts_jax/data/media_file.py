@@ -29,10 +29,10 @@ def require_content(path: Path, what: str, error: type[ValueError]) -> None:
             raise error(_not_a_file(path, what))
         if path.stat().st_size == 0:
             raise error(f"'{path}' is empty; copy or download it again")
-    except OSError as failure:  # of its folder's permissions, its name, or the share it lies on
+    except OSError as failure:  # of its folder's permissions, its name, or its share
         raise error(
             f"'{path}' cannot be looked at: {failure.strerror}; check its name, its permissions "
-            "and the disk or share that it lies on"
+            "and the disk or share that it is on"
         ) from failure
 
 

@@ -45,7 +45,7 @@ class MessageError(ValueError):
 
 @dataclass(frozen=True)
 class TextSettings:
-    """How messages become arrays.
+    """Settings of lengths and weights.
 
     Attributes:
       weight: loss weight of answers, unless an example has its own.
@@ -252,13 +252,13 @@ class MessageArrays:
         return [branch.weighted(weight, len(branches)) for branch, weight in shared]
 
     def _branch(self, text: WeightedTokens, messages: Conversation) -> _Branch:
-        places = np.flatnonzero(text.ids == self.tokenizer.special_ids[PLACEHOLDER])
-        if len(places) > 1:
+        positions = np.flatnonzero(text.ids == self.tokenizer.special_ids[PLACEHOLDER])
+        if len(positions) > 1:
             raise MessageError(
-                f"a branch has {len(places)} '{PLACEHOLDER}', {messages[0]!r}; give each "
+                f"a branch has {len(positions)} '{PLACEHOLDER}', {messages[0]!r}; give each "
                 "conversation one or none"
             )
-        start, stop = (places[0], places[0] + 1) if len(places) else (0, 0)
+        start, stop = (positions[0], positions[0] + 1) if len(positions) else (0, 0)
         branch = _Branch(text.part(0, start), text.part(stop, None))
         if not len(branch.after.ids) or branch.after.weights[0] != 0:
             raise MessageError(
@@ -268,21 +268,22 @@ class MessageArrays:
         return branch
 
     def _with_vision(self, text: WeightedTokens, blocks: Sequence[VisionBlock]) -> TokenLine:
-        """BOS, text, and the blocks at their places."""
+        """BOS, text, and the blocks at their placeholders."""
         text = join([self._bos(), text])
-        places = np.flatnonzero(text.ids == self.tokenizer.special_ids[PLACEHOLDER])
-        if not blocks:  # a placeholder without anything to place stays as a token
+        positions = np.flatnonzero(text.ids == self.tokenizer.special_ids[PLACEHOLDER])
+        if not blocks:  # without blocks a placeholder stays as a token
             return interleave([text], [])
-        if len(places) > len(blocks):
+        if len(positions) > len(blocks):
             raise MessageError(
-                f"the text has {len(places)} '{PLACEHOLDER}' for {len(blocks)} images; remove some"
+                f"the text has {len(positions)} '{PLACEHOLDER}' for {len(blocks)} images; "
+                "remove some"
             )
-        if not len(places):
+        if not len(positions):
             pieces = [text.part(0, 1), *[NO_TOKENS] * (len(blocks) - 1), text.part(1, None)]
             return interleave(pieces, blocks)
-        starts, stops = [0, *(places + 1)], [*places, None]
+        starts, stops = [0, *(positions + 1)], [*positions, None]
         pieces = [text.part(*piece) for piece in zip(starts, stops, strict=True)]
-        return interleave(pieces, blocks[: len(places)])
+        return interleave(pieces, blocks[: len(positions)])
 
     def _without_visual_loss(self, arrays: TextArrays) -> TextArrays:
         ids = self.tokenizer.special_ids

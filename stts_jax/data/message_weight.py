@@ -1,4 +1,4 @@
-"""How much the answers of an example count in the loss."""
+"""Weights of an example's answers in the loss."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The order of a mixture of datasets: which example stands at each position of the stream.
 
 It follows from the seed and the position alone. So a stream may be entered anywhere, and be dealt
-out to any number of processes and workers, without anything in it changing place.
+out to any number of processes and workers, without a change of its order.
 Source: olmo/data/iterable_dataset_mixture.py (docs/reference.md#order), whose order this
 reproduces.
 """
@@ -39,7 +39,7 @@ class MixtureOrder:
     """Random access to the draws of a mixture, a source for `grain.MapDataset.source`.
 
     At each position a dataset is drawn at its rate, and its next example is taken; each dataset is
-    shuffled anew in each of its epochs. As in the reference, datasets of equal size are shuffled
+    shuffled again in each of its epochs. As in the reference, datasets of equal size are shuffled
     alike, and rates are rounded to float32.
     """
 
@@ -71,19 +71,19 @@ class MixtureOrder:
         self._forget()
 
     def __len__(self) -> int:
-        """As long as can be: the stream has no end."""
+        """Returns the largest length that Python allows: the stream has no end."""
         return sys.maxsize
 
     def __getitem__(self, position: int) -> Draw:
-        number, place = divmod(int(position), _CHUNK)
+        number, offset = divmod(int(position), _CHUNK)
         sources, counts = self._chunk(number)
-        source, count = int(sources[place]), int(counts[place])
-        epoch, place = divmod(count, self._sizes[source])
-        index = int(self._order(source, epoch)[place]) if self._shuffle else place
+        source, count = int(sources[offset]), int(counts[offset])
+        epoch, rank = divmod(count, self._sizes[source])
+        index = int(self._order(source, epoch)[rank]) if self._shuffle else rank
         return Draw(source, index, epoch)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What goes to a worker process: all but the tables."""
+        """Returns all but the tables, to be sent to a worker process."""
         tables = ("_starts", "_number", "_tables", "_orders")
         return {name: value for name, value in vars(self).items() if name not in tables}
 
@@ -135,9 +135,9 @@ class MixtureOrder:
         counts = np.empty(_CHUNK, np.int64)
         after = before.copy()
         for source in range(len(self._sizes)):
-            places = np.flatnonzero(sources == source)
-            counts[places] = before[source] + np.arange(len(places))
-            after[source] += len(places)
+            positions = np.flatnonzero(sources == source)
+            counts[positions] = before[source] + np.arange(len(positions))
+            after[source] += len(positions)
         if len(self._starts) == number + 1:
             self._starts.append((generator.get_state(), after))
         return sources, counts
@@ -145,11 +145,11 @@ class MixtureOrder:
     def _most_lacking(self, counts: np.ndarray) -> np.ndarray:
         """Datasets of a chunk, each the one that is furthest below its rate; the first is 0."""
         sources = np.empty(_CHUNK, np.int64)
-        for place in range(_CHUNK):
+        for offset in range(_CHUNK):
             total = counts.sum()
             source = int(np.argmax(self._rates - counts / total)) if total else 0
             counts[source] += 1
-            sources[place] = source
+            sources[offset] = source
         return sources
 
     def _order(self, source: int, epoch: int) -> np.ndarray:
@@ -164,5 +164,5 @@ class MixtureOrder:
 
 
 def _legacy_seed(seed: int) -> int | list[int]:
-    """As `RandomState` takes it: a number of 32 bits, or such numbers where it has more."""
+    """Returns a seed for `RandomState`: a number of 32 bits, or several for a larger one."""
     return seed if seed < 2**32 else [seed % 2**32, seed >> 32]

@@ -1,6 +1,6 @@
 """Batches for training, as a grain pipeline.
 
-The order of stages is: draw examples (from each dataset at its rate, shuffled anew in each epoch,
+The order of stages is: draw examples (from each dataset at its rate, shuffled again in each epoch,
 one part for each process), read and preprocess them (in worker processes if asked for), leave out
 what can't be read or fits no row, pack rows into the budget, stack rows to batches, and prepare the
 next ones in a thread. Every stage can be saved and restored, so a run goes on with the batch it
@@ -105,13 +105,13 @@ class TrainingBatches:
         return self._iterator
 
     def get_state(self) -> dict[str, Any]:
-        """Where the stream stands, and what it reads, JSON-compatible."""
+        """Returns the position of the stream and the names of its data, JSON-compatible."""
         state = {_STREAM: self._open.get_state()}
         return state if self._contents is None else {**state, SOURCES: dict(self._contents)}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on where `get_state` was called."""
-        # Older checkpoints have the place alone.
+        # Older checkpoints have only the position.
         self._open.set_state(state.get(_STREAM, state))
 
     def close(self) -> None:
@@ -187,7 +187,7 @@ def training_batches(
 
 
 def _death_of(error: RuntimeError, memory: SharedMemory | None) -> DatasetError:
-    """What to do where reading ends a process: it would do so again whenever the run goes on."""
+    """Returns the error for an example that ended the process that read it."""
     code = str(error).partition(_WORKER_DIED)[2].partition(".")[0]
     if code == str(-signal.SIGBUS) and memory is not None:  # what the system sends where it's full
         return memory.full()

@@ -18,7 +18,7 @@ PLAIN_STYLE = "user_qa"  # nothing stands before its prompts
 
 
 def question_text(question: str, options: Sequence[str] | None = None) -> str:
-    """What the user says: the question, and the options one per line if there are any.
+    """Returns the user's text: the question, and the options one per line if there are any.
 
     Source: the reference's form for options without labels (docs/reference.md#multiple-choice).
     """

@@ -1,7 +1,7 @@
-"""Where a stream stands that any number of worker processes reads.
+"""The position of a stream that any number of worker processes reads.
 
-Grain keeps a place for each worker. As they take turns, example by example, in the order in which
-one alone would read, how many have come says as much, and for any number of workers.
+Grain keeps a position for each worker. Since they take turns, example by example, in the order in
+which a single worker would read, the number of examples read is enough, for any number of workers.
 """
 
 from __future__ import annotations
@@ -55,5 +55,5 @@ class _AnyWorkersIterator(grain.DatasetIterator):
 
 
 def _taken(state: dict[str, Any]) -> int:
-    """Older checkpoints have a place for each worker."""
+    """Older checkpoints have a position for each worker."""
     return state[_TAKEN] if _TAKEN in state else sum(own[_TAKEN] for own in state[_WORKERS])

@@ -1,4 +1,4 @@
-"""From a draw of the training order to the arrays of an example, or what is wrong with it."""
+"""Reads a draw of the training order: arrays of an example, or its fault."""
 
 from __future__ import annotations
 

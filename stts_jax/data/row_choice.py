@@ -1,4 +1,4 @@
-"""Which of the waiting examples go into a row together, so that it fills all of its budgets.
+"""Chooses waiting examples for a row so that it fills all of its budgets.
 
 Filling a row is a knapsack problem with several limits. The search goes through the examples from
 the most to the least valuable and keeps the best few sets so far (a beam), which comes close to
@@ -20,7 +20,7 @@ PATIENCE = 0.01
 
 
 def example_values(sizes: np.ndarray, limits: np.ndarray, waited: np.ndarray) -> np.ndarray:
-    """How much each waiting example is worth in the next row.
+    """Returns the value of each waiting example in the next row.
 
     Args:
       sizes: (n, k) int, what each example takes of each budget.

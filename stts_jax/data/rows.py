@@ -37,7 +37,7 @@ class BudgetError(ValueError):
 
 
 def example_sizes(example: Arrays, model: ModelConfig) -> dict[str, int]:
-    """What an example takes of each of the `SIZES` of a budget.
+    """Returns what an example uses of each of the `SIZES` of a budget.
 
     Args:
       example: arrays of `budget.batch_arrays` for it alone, without row axis and padding; a text
@@ -54,7 +54,7 @@ def example_sizes(example: Arrays, model: ModelConfig) -> dict[str, int]:
 
 
 def row_sizes(batch: Arrays, model: ModelConfig) -> dict[str, np.ndarray]:
-    """What each row of a batch holds, and the number of its `examples`.
+    """Returns what each row of a batch uses, and the number of its `examples`.
 
     Args:
       batch: see `budget.batch_arrays`.
@@ -78,7 +78,7 @@ def row_sizes(batch: Arrays, model: ModelConfig) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Excess:
-    """By how much an example is too large for a row; as text what follows its name.
+    """The size by which an example is too large for a row; as text, the end of a sentence.
 
     Attributes:
       key: one of `SIZES`.
@@ -180,7 +180,7 @@ def _kind(example: Arrays) -> MultimodalType:
 def _sizes(
     frames: int, visual_before: int, length: int, pruned: int, model: ModelConfig
 ) -> dict[str, int]:
-    """Of an example or, as arrays, of many; `pruned` are pooled tokens that go."""
+    """Returns sizes of an example or, as arrays, of many; `pruned` pooled tokens are dropped."""
     patches_gone = pruned * model.prune.pooling**2 if model.prune.pruning_in_scorer else 0
     return {
         "frames": frames,
@@ -198,12 +198,12 @@ def _require_room(examples: Sequence[Arrays], budget: Budget, model: ModelConfig
             f"{len(examples)} examples are more than the {budget.examples} that a row holds; raise "
             "data.row_examples"
         )
-    slots = batch_arrays(budget, model, 1)["token_pooling"][0][-1]
+    entries = batch_arrays(budget, model, 1)["token_pooling"][0][-1]
     for example in examples:
-        if _count(example, "token_pooling") and example["token_pooling"].shape[1] > slots:
+        if _count(example, "token_pooling") and example["token_pooling"].shape[1] > entries:
             raise BudgetError(
                 f"an example pools {example['token_pooling'].shape[1]} patches into a token, more "
-                f"than the {slots} of the model; raise model.connector.image_pooling"
+                f"than the {entries} of the model; raise model.connector.image_pooling"
             )
     sizes = [example_sizes(example, model) for example in examples]
     total = {key: sum(size[key] for size in sizes) for key in SIZES}

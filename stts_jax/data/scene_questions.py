@@ -23,7 +23,7 @@ from stts_jax.data.scenes import (
     half_of,
 )
 
-PLACES = ("left", "centre", "right")
+REGIONS = ("left", "centre", "right")
 OPTIONS = 4
 
 
@@ -50,27 +50,27 @@ def ask(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> list[Sce
 
 
 def ask_picture(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> list[SceneQuestion]:
-    """Questions about a picture, to learn to see from; most on places, which take longest."""
+    """Questions about a picture, to learn to see from; most on positions, which take longest."""
 
     def some(count: int) -> list[Actor]:
         return [scene.actors[i] for i in rng.permutation(len(scene.actors))[:count]]
 
     asked = [("shape", _shape_of(actor)) for actor in some(2)]
     asked += [("colour", _colour_of(actor)) for actor in some(1)]
-    asked += [("where", _place_of(actor, config)) for actor in some(3)]
+    asked += [("where", _region_of(actor, config)) for actor in some(3)]
     asked.append(("count", (_COUNT, str(len(scene.actors)))))
     return [SceneQuestion(question, answer, kind) for kind, (question, answer) in asked]
 
 
-def place(actor: Actor, config: SceneConfig) -> str:
-    """In which third of the frame, from left to right, the middle of a shape is at the start."""
-    return PLACES[int((actor.start[0] + actor.size / 2) * len(PLACES) / config.size)]
+def region_of(actor: Actor, config: SceneConfig) -> str:
+    """Returns the third of the frame, from left to right, that a shape's centre starts in."""
+    return REGIONS[int((actor.start[0] + actor.size / 2) * len(REGIONS) / config.size)]
 
 
 def direction(actor: Actor) -> str:
-    """Which way a moving shape goes."""
+    """Returns the direction in which a shape moves."""
     step = np.sign(np.subtract(actor.end, actor.start))
-    return next(name for name, way in DIRECTIONS.items() if tuple(step) == way)
+    return next(name for name, unit in DIRECTIONS.items() if tuple(step) == unit)
 
 
 # ---------------------------------------------------------------------------- one of each type
@@ -90,8 +90,8 @@ def _colour_of(actor: Actor) -> Pair:
     return f"What colour is the {actor.shape}?", f"{actor.shape} {actor.colour}"
 
 
-def _place_of(actor: Actor, config: SceneConfig) -> Pair:
-    return f"Where is the {actor.colour} one?", f"{actor.colour} {place(actor, config)}"
+def _region_of(actor: Actor, config: SceneConfig) -> Pair:
+    return f"Where is the {actor.colour} one?", f"{actor.colour} {region_of(actor, config)}"
 
 
 def _pick(rng: np.random.Generator, actors: list[Actor]) -> Actor | None:
@@ -110,7 +110,7 @@ def _colour(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Aske
 
 def _where(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked:
     actor = _pick(rng, scene.having("static"))
-    return _place_of(actor, config) if actor else None
+    return _region_of(actor, config) if actor else None
 
 
 def _count(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked:
@@ -141,7 +141,7 @@ def _brief_colour(scene: Scene, rng: np.random.Generator, config: SceneConfig) -
 
 def _brief_where(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked:
     actor = _pick(rng, scene.having("brief"))
-    return _place_of(actor, config) if actor else None
+    return _region_of(actor, config) if actor else None
 
 
 def _when(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked:
@@ -179,8 +179,8 @@ _MAKERS: dict[str, Maker] = {
 def _answers(asked: SceneQuestion, scene: Scene, config: SceneConfig) -> tuple[str, ...]:
     """Every answer that this question may have, had it been asked about another scene."""
     fixed = {
-        "where": PLACES,
-        "brief_where": PLACES,
+        "where": REGIONS,
+        "brief_where": REGIONS,
         "shape": LASTING_SHAPES,
         "order": BRIEF_SHAPES,
         "direction": tuple(DIRECTIONS),

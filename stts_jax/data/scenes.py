@@ -1,8 +1,8 @@
 """Procedural scenes: a few coloured shapes on a still background, in space and in time.
 
 Every scene is made so that its questions need what pruning can lose: shapes that show for one
-sampled frame only, shapes that move, colours that change. A cell that differs from the frame
-before, or lies in the first frame, holds everything that is asked.
+sampled frame only, shapes that move, colours that change. Cells that differ from the frame
+before, and the first frame, hold everything that is asked.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class SceneConfig:
       hops: a moving shape goes that many cells, each in one go and at another time.
       contrast: of the background's texture.
       light: levels of grey on top, from left to right, as if light came from the right: a trace
-        of places in the pixels, beside the table of positions.
+        of positions in the pixels, beside the table of positions.
       colour_change: a shape that changes turns to a colour at least so far from its own, levels of
         red, green and blue together, if one is left. From pink to white (170) a patch's features
         hardly change, and nothing could tell from them that there is something to keep.
@@ -178,7 +178,7 @@ def render(scene: Scene, config: SceneConfig) -> np.ndarray:
 
 
 def _leading_edge(window: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """The part of a shape's window that lies foremost on its way, a view."""
+    """Returns a view of the front part of a shape's window, in its direction."""
     parts = {-1: slice(0, EDGE), 0: slice(None), 1: slice(-EDGE, None)}
     x, y = (int(v) for v in step)
     return window[parts[y], parts[x]]
@@ -199,10 +199,10 @@ def _plan_actors(
     taken: list[tuple[int, int, int, int]] = []
     actors = []
     for role, shape in zip(roles, shapes, strict=True):
-        place = _place(rng, role, taken, config)
-        if place is None:
+        path = _free_path(rng, role, taken, config)
+        if path is None:
             return None
-        start, end, size = place
+        start, end, size = path
         actor = Actor(role, shape, colours.pop(), size, start, end)
         if role == "brief":
             first = (visible_at.pop() - 0.5) * config.sampled_gap
@@ -253,17 +253,17 @@ def _between_frames(rng: np.random.Generator, count: int, config: SceneConfig) -
     return tuple((float(frame) - 0.5) * config.sampled_gap for frame in np.sort(frames))
 
 
-def _place(
+def _free_path(
     rng: np.random.Generator,
     role: Role,
     taken: list[tuple[int, int, int, int]],
     config: SceneConfig,
 ) -> tuple[tuple[int, int], tuple[int, int], int] | None:
-    """Start, end and size of a shape whose way crosses no other's; None if there is no room."""
+    """Draws start, end and size of a shape that crosses no other's path; None without room."""
     size = int(rng.integers(config.shape_size[0], config.shape_size[1] + 1))
     inset = (config.cell - size) // 2
     for _ in range(60):
-        start, end = _way(rng, role, config)
+        start, end = _path(rng, role, config)
         low, high = np.minimum(start, end), np.maximum(start, end) + config.cell
         box = (int(low[0]), int(low[1]), int(high[0]), int(high[1]))
         if not any(_overlap(box, other) for other in taken):
@@ -274,7 +274,7 @@ def _place(
     return None
 
 
-def _way(
+def _path(
     rng: np.random.Generator, role: Role, config: SceneConfig
 ) -> tuple[np.ndarray, np.ndarray]:
     """Corners of the cell of a shape at the start and at the end."""

@@ -21,7 +21,7 @@ FOLDER = Path("/dev/shm")
 PER_WORKER = 4
 MIB = 1 << 20
 PAGE = mmap.PAGESIZE  # each array takes whole ones
-LOCKS = MIB // 4  # of the queues between processes, which lie there too
+LOCKS = MIB // 4  # of the queues between processes, which are there too
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class SharedMemory:
 
     @classmethod
     def of(cls, model: ModelConfig, data: DataConfig) -> SharedMemory:
-        """For a setup."""
+        """Returns the shared memory of a setup."""
         longest = video_budget(model, frames=data.max_frames, videos=1, text_tokens=0)
         arrays = batch_arrays(longest, model, 1).values()
         sizes = (math.prod(shape) * dtype.itemsize for shape, dtype in arrays)

@@ -89,7 +89,7 @@ def changed_sources(now: Mapping[str, Any], saved: Mapping[str, Any]) -> list[st
 def sources_of(
     config: Config, split: str, folder: Path = DEFAULT_FOLDER, questions: int | None = None
 ) -> tuple[Source, ...]:
-    """What `data.train`, `data.validation` or `data.test` names.
+    """Returns the sources that `data.train`, `data.validation` or `data.test` names.
 
     Args:
       config: of the run.
@@ -150,7 +150,7 @@ def _usable(sources: tuple[Source, ...], data: DataConfig, split: str) -> tuple[
         return sources
     if not kept:
         raise ConfigError(
-            f"data.usable is '{data.usable}', which lists no example of this data; make it anew "
+            f"data.usable is '{data.usable}', which lists no example of this data; make it again "
             "with python -m stts_jax.data check"
         )
     total = sum(source.rate for source in kept)

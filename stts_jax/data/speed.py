@@ -1,4 +1,4 @@
-"""How fast examples are read, prepared and packed: videos a second that one core makes.
+"""Measures how fast one core reads, prepares and packs examples, in videos per second.
 
 Times are of processors, not of the clock: they add up the threads of a stage, and other programs
 hardly change them.
@@ -109,7 +109,7 @@ def measure(
 
 
 def lines(speed: Speed, rate: float | None = None) -> list[str]:
-    """What was measured, as a table.
+    """Returns the measurements as a table.
 
     Args:
       speed: that was measured.
@@ -144,7 +144,7 @@ def _drawn(
 
 
 def _pack(items: list[dict[str, Any]], config: Config) -> None:
-    """As the pipeline does."""
+    """Packs the examples as the pipeline does."""
     stream = grain.MapDataset.source(items).to_iter_dataset(
         grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     )

@@ -134,7 +134,7 @@ def _is_made(folder: Path, stamp: dict[str, Any]) -> bool:
     if json.loads((folder / STAMP).read_text()) != stamp:
         raise SyntheticError(
             f"'{folder}' was made with other settings (see {STAMP}); choose another folder, or "
-            "delete it to make it anew"
+            "delete it to make it again"
         )
     return True
 

@@ -1,4 +1,4 @@
-"""How a large image is cut into overlapping crops, and back to one grid of patches.
+"""Cuts a large image into overlapping crops, and joins their patches to one grid.
 
 Every crop is as large as the ViT's input. Neighbours overlap by a margin, so that a patch at a
 crop's edge is taken from the crop in which it has something around it.
@@ -99,20 +99,20 @@ class CropLayout:
         return np.stack([canvas[y : y + size, x : x + size] for y, x in starts])
 
     def patch_grid(self, tiling: tuple[int, int]) -> np.ndarray:
-        """Which patch stands for each place of the image that the crops are cut from.
+        """Returns the patch at each position of the image that the crops are cut from.
 
         Returns:
           `grid_size` int32, `crop * N + patch` with N patches a crop.
         """
         height, width = self.grid_size(tiling)
-        crop_row, row = self._crop_and_place(height, tiling[0])
-        crop_column, column = self._crop_and_place(width, tiling[1])
+        crop_row, row = self._crop_and_offset(height, tiling[0])
+        crop_column, column = self._crop_and_offset(width, tiling[1])
         crop = crop_row[:, None] * tiling[1] + crop_column
         patch = row[:, None] * self.side + column
         return (crop * self.side**2 + patch).astype(np.int32)
 
-    def _crop_and_place(self, length: int, crops: int) -> tuple[np.ndarray, np.ndarray]:
-        """Crop that each of `length` places along one side is taken from, and where in it."""
-        places = np.arange(length)
-        crop = ((places - self.margins[0]) // self.window).clip(0, crops - 1)
-        return crop, places - crop * self.window
+    def _crop_and_offset(self, length: int, crops: int) -> tuple[np.ndarray, np.ndarray]:
+        """Crop and offset in it of each of `length` positions along one side."""
+        positions = np.arange(length)
+        crop = ((positions - self.margins[0]) // self.window).clip(0, crops - 1)
+        return crop, positions - crop * self.window

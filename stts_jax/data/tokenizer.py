@@ -20,7 +20,7 @@ from stts_jax.plain_files import FileError, read_json_object, reason
 from stts_jax.quoting import shorten
 
 TINY_FILE = Path(__file__).with_name("tiny_tokenizer.json")
-CONFIG_FILE = "tokenizer_config.json"  # lies beside tokenizer.json in published models
+CONFIG_FILE = "tokenizer_config.json"  # beside tokenizer.json in published models
 # Ids without a token of their own; published models leave some hundreds.
 MOST_FILLERS = 300_000
 REMEMBERED_TEXTS = 20000  # times and questions come again and again

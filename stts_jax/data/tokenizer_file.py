@@ -72,7 +72,7 @@ def load_base(path: Path) -> tokenizers.Tokenizer:
 
 
 def built(text: str, path: Path) -> tokenizers.Tokenizer:
-    """What the library makes of the text of a file; a `FileError` if it can't."""
+    """Builds the library's tokenizer of the text of a file; raises `FileError` if it can't."""
     try:
         return tokenizers.Tokenizer.from_str(text)
     except BaseException as error:

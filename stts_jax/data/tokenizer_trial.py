@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def probes(parsed: dict[str, object]) -> list[str]:
-    """Texts that are hard for patterns: pages of one letter, each with another one behind."""
+    """Texts that are hard for patterns: pages of one letter, each followed by another one."""
     used = json.dumps([parsed.get(part) for part in ("normalizer", "pre_tokenizer")])
     letters = dict.fromkeys((*"a1 \n\t.'é中", *used[:2000]))
     pairs = [first + second for first, second in itertools.pairwise(used[:500])]

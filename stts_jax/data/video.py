@@ -82,7 +82,7 @@ class Video:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What `probe` finds: seconds, number of frames, pixels as they are stored."""
+    """The result of `probe`: seconds, number of frames, stored height and width."""
 
     duration: float
     frames: int
@@ -92,10 +92,10 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class VideoOverrides:
-    """What an example says about its video (docs/reference.md#video-decoding).
+    """An example's own settings of its video (docs/reference.md#video-decoding).
 
     Attributes:
-      clip: first and last second that are shown; all of it if None. An end behind the video's is
+      clip: first and last second that are shown; all of it if None. An end after the video's is
         moved to it.
       sampler: fields of the sampler to replace. Those of the other kind of sampler are left out,
         as the reference does: tracking sets give `min_fps` also where sampling is by time.
@@ -254,7 +254,7 @@ def _chosen(
     overrides: VideoOverrides,
     rng: np.random.RandomState | None,
 ) -> tuple[Sampled, Iterator[np.ndarray], np.ndarray]:
-    """What is taken, the frames (decoded as they are asked for) and their times."""
+    """Returns the chosen frames, decoded as they are asked for, and their times."""
     sampler = overrides.applied_to(sampler)
     if isinstance(sampler, TimeSampler):
         sampled, images = _by_time(video, sampler, overrides.clip, rng, path)
@@ -288,14 +288,14 @@ def _by_number(
     rng: np.random.RandomState | None,
     path: str | Path,
 ) -> tuple[Sampled, Iterator[np.ndarray]]:
-    """As by time, with a clip widened to whole frames of the average rate."""
+    """Chooses frames as `_by_time` does, from a clip widened to whole frames at the mean rate."""
     fps = _average_fps(video)
-    first, behind = 0, video.frame_count
+    first, stop = 0, video.frame_count
     if clip is not None:
         _require_clip(clip, video.frame_count / fps, path)
         first = math.floor(clip[0] * fps)
-        behind = min(math.ceil(clip[1] * fps), behind)
-    sampled = sampler.sample(fps, behind - first, rng)
+        stop = min(math.ceil(clip[1] * fps), stop)
+    sampled = sampler.sample(fps, stop - first, rng)
     return sampled, video.frames_numbered((sampled.positions + first).tolist())
 
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 FIRST = {b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"wide", b"styp", b"sidx", b"pnot"}
 HOLDS_BOXES = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf"}
-# Where a count of samples stands behind the head of a box, bytes.
+# Offset of the count of samples after the head of a box, in bytes.
 COUNT_AT = {b"stsz": 8, b"stz2": 8, b"trun": 4}
 HEAD, LONG_HEAD = 8, 16
 MAX_BOXES = 500_000  # looked at; a day in fragments of a second has as many
@@ -37,14 +37,14 @@ def _counts(file: BinaryIO, at: int, end: int) -> Iterator[int]:
             file.seek(at)
             head = file.read(LONG_HEAD)
             size, kind, begin = int.from_bytes(head[:4]), head[4:8], at + HEAD
-            if size == 1:  # it stands behind the kind
+            if size == 1:  # it is after the kind
                 size, begin = int.from_bytes(head[8:]), at + LONG_HEAD
-            behind = end if size == 0 else at + size
-            if behind < begin:
+            following = end if size == 0 else at + size
+            if following < begin:
                 return  # no box
             if kind in HOLDS_BOXES:
-                parts.append((begin, min(behind, end)))
+                parts.append((begin, min(following, end)))
             elif kind in COUNT_AT:
                 file.seek(begin + COUNT_AT[kind])
                 yield int.from_bytes(file.read(4))
-            at = behind
+            at = following

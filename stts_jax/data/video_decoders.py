@@ -1,4 +1,4 @@
-"""What reading a video needs of a decoder, and decoders other than the default, PyAV.
+"""The interface of a video decoder, and decoders other than the default, PyAV.
 
 torchcodec and decord2 are optional: they are imported when they are asked for by name.
 """

@@ -1,4 +1,4 @@
-"""What FFmpeg's libraries don't tell of an H.264 stream before it is decoded.
+"""Reads the headers of an H.264 stream for what FFmpeg's libraries tell only after decoding.
 
 Sources: ITU-T H.264, 7.3.2.1.1 (sequence parameter set) and annex B (byte stream); ISO/IEC
 14496-15, 5.3.3 (parameters in MP4).

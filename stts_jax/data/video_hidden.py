@@ -58,7 +58,7 @@ def _frames(content: memoryview) -> Iterator[int]:
 
 
 def _leb128(content: memoryview, at: int) -> tuple[int, int]:
-    """Returns a number in little-endian groups of 7 bits, and the position behind it."""
+    """Returns a number in little-endian groups of 7 bits, and the position after it."""
     value = shift = 0
     while True:
         value, shift = value | (content[at] & 127) << shift, shift + 7

@@ -28,7 +28,7 @@ PICTURE_A_PACKET = {
     "rawvideo",
 }  # fmt: skip
 PROGRESSIVE = 1  # FFmpeg's number for a first picture that is a frame
-# A broadcast's clock that jumps on by so much (seconds) was set anew.
+# A broadcast's clock that jumps on by so much (seconds) was set again.
 CLOCK_JUMP = 10
 # A file that ends this much (seconds and share) before the length it declares was cut off.
 TRUNCATION_SECONDS = 0.5
@@ -37,7 +37,7 @@ TRUNCATION_SHARE = 0.05
 
 @dataclass(frozen=True)
 class FrameIndex:
-    """When each of a video's n frames is shown, in the order of display.
+    """The times at which a video's n frames are shown, in the order of display.
 
     Attributes:
       pts: (n,) int64, when each appears, in units of `time_base`; never falling.
@@ -182,14 +182,14 @@ def _may_tell(video: VideoInput) -> bool:
 
 
 def _may_begin(video: VideoInput, packet: av.Packet) -> bool:
-    """Whether a packet's picture, and those behind it, need none before it."""
+    """Whether a packet's picture, and those after it, need none before it."""
     if not packet.is_keyframe or video.codec != "h264":
         return packet.is_keyframe
     return begins_whole(bytes(packet), video.stream.codec_context.extradata)
 
 
 def _clock_jump(video: VideoInput) -> float:
-    """How far the time of decoding may go on from a packet to the next, in units of time."""
+    """Returns the largest step of the decoding time between packets, in units of time."""
     if not video.times_may_restart:
         return float("inf")
     return CLOCK_JUMP / float(video.stream.time_base or 1)

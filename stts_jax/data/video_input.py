@@ -85,7 +85,7 @@ class VideoInput:
             context = self.stream.codec_context
             _require_size(context.width, context.height, self.path)
             context.options = {"max_pixels": str(MAX_PIXELS)}
-            self.stream.thread_type = "SLICE"  # frame threads decode ahead what nobody wants
+            self.stream.thread_type = "SLICE"  # frame threads decode ahead frames that aren't used
             context.thread_count = THREADS
         except BaseException:
             self.container.close()

@@ -24,7 +24,7 @@ from stts_jax.data.video_input import (
     require_length,
 )
 
-# A time of decoding that falls by more than this (seconds) begins a recording anew.
+# A time of decoding that falls by more than this (seconds) begins another recording.
 RESTART = Fraction(1, 10)
 ORDER_ONLY = "avi"
 UNKNOWN = np.iinfo(np.int64).min
@@ -223,6 +223,6 @@ def _declared_rate(video: VideoInput) -> Fraction:
 
 
 def _nominal_step(video: VideoInput) -> int:
-    """How long a frame lasts where no packet says so, in units of time."""
+    """Returns the duration of a frame whose packets give none, in units of time."""
     rate = video.stream.average_rate or video.stream.guessed_rate or Fraction(25)
     return max(1, round(1 / (rate * (video.stream.time_base or Fraction(1)))))

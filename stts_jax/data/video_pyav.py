@@ -124,7 +124,7 @@ class InOrder:
 
 
 class Seeking:
-    """The `FrameReader` that seeks by the times of packets, and skips what nobody needs."""
+    """The `FrameReader` that seeks by the times of packets and skips what isn't needed."""
 
     def __init__(self, video: VideoInput, index: PacketIndex) -> None:
         self._video, self._index = video, index
@@ -164,7 +164,7 @@ class Seeking:
         index, video = self._index, self._video
         seek_time = index.seek_times[np.searchsorted(index.keys, key)] if len(index.keys) else 0
         first = min(int(index.pts[0]), int(index.seek_times.min(initial=0)))
-        # Containers differ in the time they go by, and some land behind it.
+        # Containers differ in the time they go by, and some land after it.
         for time in (int(index.pts[key]), int(seek_time), first):
             video.container.seek(time, stream=video.stream, backward=True)
             packets = video.packets()
@@ -188,7 +188,7 @@ class Seeking:
             if number < key:
                 continue
             if not started and key > 0 and (number > key or frame.pict_type in PREDICTED):
-                return  # no whole picture, it is mended bit by bit over the frames that follow
+                return  # no whole picture, the frames that follow repair it bit by bit
             started = True
             if frame.is_corrupt:
                 raise damaged(self._video.path, "a frame is damaged")
@@ -217,7 +217,7 @@ class Seeking:
 
 
 def _indexed(video: VideoInput) -> tuple[FrameIndex, FrameReader]:
-    """When frames are shown, and what reads them."""
+    """Returns the times of the frames, and a reader for them."""
     index = index_of_packets(video)
     if index is not None:
         return index, Seeking(video, index)

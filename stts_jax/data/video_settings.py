@@ -1,4 +1,4 @@
-"""How videos become frames and tokens: one frozen dataclass, checked where it is built."""
+"""Settings of frames and tokens of videos: one frozen dataclass, checked where it is built."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TimeMode = Literal["per-frame-compact", "per-frame", "numbered-frames", "none"]
 
 @dataclass(frozen=True)
 class VideoSettings:
-    """How videos become frames and tokens; the defaults are those of the STTS run.
+    """Settings of videos; the defaults are those of the STTS run.
 
     The names of modes are the reference's. How many patches make a token is the model's matter.
 
@@ -32,8 +32,8 @@ class VideoSettings:
       max_frames: sampled from a video at most.
       time_sampling: sample by time (`TimeSampler`), not by frame number (`FrameSampler`).
       frame_sample_mode: see these two.
-      max_fps: see `TimeSampler`. By frame number it has no effect: the reference hands it over in
-        the wrong place, and that is recorded.
+      max_fps: see `TimeSampler`. By frame number it has no effect: the reference passes it as
+        the wrong argument, and that is recorded.
       candidate_sampling_fps: see these two.
       frame_tokens: where `<frame_start>` and `<frame_end>` stand: `video`, once around all frames
         with their times, or `frame`, around the patches of every frame, after its time.
@@ -88,12 +88,12 @@ class VideoSettings:
 
     @property
     def subtitle_seconds(self) -> int | None:
-        """How far from a frame subtitles are shown, None for any distance."""
+        """Largest distance from a frame to a subtitle that is shown, None for any."""
         return self._number_of_subtitle_mode("frame")
 
     @property
     def subtitle_tokens(self) -> int | None:
-        """How many tokens of subtitles are kept, None for all."""
+        """Largest number of tokens of subtitles, None for any."""
         of_mode = self._number_of_subtitle_mode("truncate")
         return self.max_subtitle_tokens if of_mode is None else of_mode
 

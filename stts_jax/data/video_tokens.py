@@ -29,7 +29,7 @@ LARGEST_STEP = 32.5
 
 @dataclass(frozen=True)
 class VideoSizes:
-    """How large the arrays of a video's `VisionInput` become, without subtitles.
+    """The largest sizes of the arrays of a video's `VisionInput`, without subtitles.
 
     Attributes:
       tokens: n.
@@ -86,7 +86,7 @@ class VideoPreprocessor:
     def vision_input(
         self, frames: np.ndarray, timestamps: np.ndarray, subtitle: Subtitles | None = None
     ) -> VisionInput:
-        """What the model sees of a video.
+        """Returns the model's input for a video.
 
         Args:
           frames: (c, H, W, 3) uint8, of any size; they are squashed.

@@ -1,4 +1,4 @@
-"""What is left of images or a video before text is added: pixels, and the tokens they stand for."""
+"""The visual input of the model before text is added: pixels, and their tokens."""
 
 from __future__ import annotations
 

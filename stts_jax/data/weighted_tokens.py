@@ -22,7 +22,7 @@ class VisionBlock:
 
 
 def positions_within_segments(segments: np.ndarray) -> np.ndarray:
-    """For each token of (n,) segment ids, how many of its segment come before it; (n,) int32."""
+    """Counts for each token the earlier ones of its segment: (n,) ids -> (n,) int32."""
     positions = np.zeros(len(segments), np.int32)
     for segment in np.unique(segments):
         inside = segments == segment

@@ -94,7 +94,7 @@ class Demo:
         model, config = load_model(self.parts / UNPRUNED)
         return [
             self._evaluated(trained, 0, model, config),
-            self._evaluated(trained, 100, model, config, blind=True),
+            self._evaluated(trained, 100, model, config, text_only=True),
         ]
 
     def evaluate(self, trained: dict[str, Any]) -> list[dict[str, Any]]:
@@ -140,16 +140,16 @@ class Demo:
         k: int,
         model: VideoLanguageModel,
         config: Config,
-        blind: bool = False,
+        text_only: bool = False,
     ) -> dict[str, Any]:
         packing = config.model.prune.packing
-        name = TEXT_ONLY if blind else trained["name"]
+        name = TEXT_ONLY if text_only else trained["name"]
 
         def run() -> dict[str, Any]:
             result = evaluate_split(
-                model, config, "test", limit=self.plan.questions, blind=blind, progress=True
+                model, config, "test", limit=self.plan.questions, text_only=text_only, progress=True
             )
-            result.save(folder, {"k": k, "packing": packing, "blind": blind})
+            result.save(folder, {"k": k, "packing": packing, "blind": text_only})
             config.save(folder)
             return {
                 "method": name,
@@ -160,8 +160,8 @@ class Demo:
                 "visual_tokens": result.visual_tokens,
                 "questions": len(result.predictions),
                 "questions_per_s": result.questions_per_s,
-                "train_steps_per_s": None if blind else trained["train_steps_per_s"],
-                "videos_per_step": None if blind else trained["videos_per_step"],
+                "train_steps_per_s": None if text_only else trained["train_steps_per_s"],
+                "videos_per_step": None if text_only else trained["videos_per_step"],
                 "seed": self.seed,
             }
 

@@ -1,4 +1,4 @@
-"""What is asked on a command line, as the line of a file of own data that it would be."""
+"""Turns a question of a command line into a line of a file of own data."""
 
 from __future__ import annotations
 

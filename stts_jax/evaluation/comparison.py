@@ -98,7 +98,7 @@ def comparison_table(
     Args:
       own: scores by column (`column_scores`) of each result, by its name.
       rows: of the paper.
-      questions: behind each score by column, of each result; all of them if not given.
+      questions: number of them for each score by column, of each result; all if not given.
 
     Returns:
       The table, and below it what is in doubt, missing or made of few questions.
@@ -141,12 +141,12 @@ def _notes(means: Mapping[str, Averages], rows: Iterable[PaperRow]) -> list[str]
         for name, mean in means.items()
         if mean.missing
     ]
-    blind = RANDOM_BY_PERCENT[100].average or 0.0
+    text_only = RANDOM_BY_PERCENT[100].average or 0.0
     notes += [
-        f"'{name}' is close to the {blind} of a model that sees only the text: check that the "
+        f"'{name}' is close to the {text_only} of a model that sees only the text: check that the "
         "video reaches the model"
         for name, mean in means.items()
-        if not mean.missing and mean.overall is not None and mean.overall < blind + BLIND_MARGIN
+        if not mean.missing and mean.overall is not None and mean.overall < text_only + BLIND_MARGIN
     ]
     doubts: dict[str, list[str]] = {}
     for row in rows:

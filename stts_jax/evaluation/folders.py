@@ -41,12 +41,12 @@ def free_folder(folder: Path, settings: Mapping[str, Any], config: Config) -> Pa
     """
     wanted = json.loads(json.dumps([settings, dataclasses.asdict(config)]))
     numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
-    for place in itertools.chain([folder], numbered):
-        if not (place / "metrics.json").exists() or _saved(place) == wanted:
+    for chosen in itertools.chain([folder], numbered):
+        if not (chosen / "metrics.json").exists() or _saved(chosen) == wanted:
             break
-    if place != folder:
-        notice(f"'{folder}' has results of other settings, so these go to '{place}'")
-    return place
+    if chosen != folder:
+        notice(f"'{folder}' has results of other settings, so these go to '{chosen}'")
+    return chosen
 
 
 def _saved(folder: Path) -> list[Any] | None:

@@ -28,7 +28,7 @@ NAME = "stts_jax"
 
 
 class UnsupportedRequestError(ValueError):
-    """What lmms-eval asks for and this model cannot do; one sentence."""
+    """Raised for requests of lmms-eval that this model can't answer; one sentence."""
 
 
 @register_model(NAME)
@@ -97,7 +97,7 @@ class SttsJax(lmms):
 
 
 def manifest() -> Any:
-    """What lmms-eval finds by the entry point group `lmms_eval.models`."""
+    """Returns the models that lmms-eval finds by the entry point group `lmms_eval.models`."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return ModelManifest(NAME, simple_class_path=f"{__name__}.{SttsJax.__name__}")

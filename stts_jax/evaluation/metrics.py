@@ -24,7 +24,7 @@ UNTYPED = "untyped"
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model said to a question.
+    """The model's answer to a question.
 
     Attributes:
       question: with the answer that is expected.

@@ -132,7 +132,7 @@ def stretch(scores: np.ndarray) -> np.ndarray:
 
 
 def _scale(width: int, scores: np.ndarray) -> Image.Image:
-    """What the colours stand for: (width, LEGEND) pixels; words as far as there is room."""
+    """Draws the legend of the colours: (width, LEGEND) pixels; words as far as there is room."""
     strip = Image.new("RGB", (width, LEGEND), "white")
     draw = ImageDraw.Draw(strip)
     low, high = f"score {scores.min():.2g}", f"{scores.max():.2g}"
@@ -162,7 +162,7 @@ def _sized(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _cells(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(P,) -> (H, W), each cell's value all over its part of the frame."""
+    """(P,) -> (H, W), each pooled token's value over its part of the frame."""
     side = int(np.sqrt(values.size))
     rows, columns = (np.arange(length) * side // length for length in shape)
     return values.reshape(side, side)[rows[:, None], columns[None, :]]

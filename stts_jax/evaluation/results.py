@@ -52,7 +52,7 @@ class TaskPrediction:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What a model reached on a task.
+    """The result of a model on a task.
 
     Attributes:
       task: that was answered.
@@ -68,13 +68,13 @@ class TaskResult:
 
     def save(self, folder: Path) -> Path:
         """Write `metrics.json` and `predictions.json` to `result_folder(folder, task)`."""
-        place = result_folder(folder, self.task)
-        place.mkdir(parents=True, exist_ok=True)
-        (place / METRICS_FILE).unlink(missing_ok=True)
-        write_json(place / PREDICTIONS_FILE, [prediction_to_plain(p) for p in self.predictions])
+        directory = result_folder(folder, self.task)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / METRICS_FILE).unlink(missing_ok=True)
+        write_json(directory / PREDICTIONS_FILE, [prediction_to_plain(p) for p in self.predictions])
         # Last, because its presence says that a result is complete.
-        write_json(place / METRICS_FILE, self.metrics())
-        return place
+        write_json(directory / METRICS_FILE, self.metrics())
+        return directory
 
     def metrics(self) -> dict[str, Any]:
         """The content of `metrics.json`; a mean over no question is null."""
@@ -93,15 +93,15 @@ class TaskResult:
 
     @classmethod
     def load(cls, folder: Path, task: Task) -> TaskResult:
-        """What `save` wrote.
+        """Loads a result that `save` wrote.
 
         Raises:
           ResultError: if it is not there or damaged.
         """
-        place = result_folder(folder, task)
+        directory = result_folder(folder, task)
         try:
-            metrics = json.loads((place / METRICS_FILE).read_text("utf-8"))
-            predictions = json.loads((place / PREDICTIONS_FILE).read_text("utf-8"))
+            metrics = json.loads((directory / METRICS_FILE).read_text("utf-8"))
+            predictions = json.loads((directory / PREDICTIONS_FILE).read_text("utf-8"))
             settings = dict(metrics["settings"])
             stored = metrics["summary"]
             means = {
@@ -115,10 +115,10 @@ class TaskResult:
                 predictions=tuple(TaskPrediction(**p) for p in predictions),
             )
         except FileNotFoundError:
-            raise ResultError(f"no result of '{task.label}' is in '{place}'") from None
+            raise ResultError(f"no result of '{task.label}' is in '{directory}'") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ResultError(
-                f"the result in '{place}' is damaged ({error}); remove that folder"
+                f"the result in '{directory}' is damaged ({error}); remove that folder"
             ) from error
 
 
@@ -156,7 +156,7 @@ def score_shares(
     share: Share,
     judge: Judge | None = None,
 ) -> TaskResult:
-    """As `score_task`, where each process scores its share; all of them get the whole.
+    """Scores as `score_task` does, each process its share; all of them get the whole.
 
     Scoring comes before the exchange because it may need what JSON doesn't hold, such as masks.
     """
@@ -177,7 +177,7 @@ def score_shares(
 
 
 def result_folder(folder: Path, task: Task) -> Path:
-    """Where the result of a task is kept: two splits of a task have two folders."""
+    """Returns the folder of a task's result; two splits of a task have two folders."""
     return folder / f"{task.name}-{task.split}"
 
 
@@ -212,7 +212,7 @@ def with_task(task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What JSON gives back of settings; none is left out, as all of them must be compared."""
+    """Returns settings as JSON gives them back; all are kept, since all must be compared."""
     return json.loads(json.dumps(values, default=str))
 
 
@@ -229,7 +229,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def prediction_to_plain(prediction: TaskPrediction) -> dict[str, Any]:
-    """What JSON gives back of it, without what that cannot hold of the metadata."""
+    """Returns a JSON object, without metadata that JSON can't hold."""
     return {**dataclasses.asdict(prediction), "metadata": _plain(prediction.metadata)}
 
 
@@ -245,7 +245,7 @@ def _with_scores_of(
 
 
 def _plain(value: Any) -> Any:
-    """What JSON gives back of a value; entries that it cannot hold, such as masks, are left out."""
+    """Returns a value as JSON gives it back, without what JSON cannot hold, such as masks."""
     if isinstance(value, Mapping):
         kept = {str(name): _plain(entry) for name, entry in value.items()}
         return {name: entry for name, entry in kept.items() if entry is not _UNSAVED}

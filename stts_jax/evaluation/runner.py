@@ -48,7 +48,7 @@ from stts_jax.terminal import progress_bar
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model said, and what it cost.
+    """The answers of a model, and what they cost.
 
     Attributes:
       said: each prompt with its answer, in order.
@@ -98,7 +98,7 @@ class Evaluation:
 
     @cached_property
     def rules_by_type(self) -> dict[str, dict[str, int]]:
-        """How many answers of each type are scored by each rule."""
+        """Counts the answers of each type that each rule scores."""
         return rules_by_type(self.predictions)
 
     def scores(self) -> dict[str, float]:
@@ -157,7 +157,7 @@ def evaluate_split(
     data_dir: Path = DEFAULT_FOLDER,
     limit: int | None = None,
     frames_scale: float = 1.0,
-    blind: bool = False,
+    text_only: bool = False,
     progress: bool = False,
     share: Share = ALONE,
 ) -> Evaluation:
@@ -167,7 +167,7 @@ def evaluate_split(
         config,
         read_questions(config, split, data_dir, limit),
         frames_scale=frames_scale,
-        blind=blind,
+        text_only=text_only,
         progress=progress,
         share=share,
     )
@@ -179,13 +179,13 @@ def evaluate_questions(
     examples: Sequence[SourceExample],
     *,
     frames_scale: float = 1.0,
-    blind: bool = False,
+    text_only: bool = False,
     progress: bool = False,
     share: Share = ALONE,
 ) -> Evaluation:
     """Answer the questions of examples.
 
-    The devices that the model lies on share the rows of every batch. Where these are of several
+    The devices that hold the model share the rows of every batch. Where these are of several
     processes, all of them call this together. Where each process has a model of its own, `share`
     says which questions it answers; all of them get all answers.
 
@@ -194,7 +194,7 @@ def evaluate_questions(
       config: the run's; only its data and evaluation parts are used beside the model's own.
       examples: one question each, see `read_questions`.
       frames_scale: times `data.max_frames` frames are taken.
-      blind: drop every visual token, to see what the text alone gives away.
+      text_only: drop every visual token, to see what the text alone gives away.
       progress: whether to show a bar (on a terminal).
       share: of the questions, for this process.
     """
@@ -204,9 +204,9 @@ def evaluate_questions(
         frames_scale=frames_scale,
         rows=rows_for(config.eval.batch_rows, mesh_of(model)),
     )
-    answers = answer(model, config, batches, blind=blind, progress=progress)
+    answers = answer(model, config, batches, text_only=text_only, progress=progress)
     said = [(prompt.index, text, _labels(prompt)) for prompt, text in answers.said]
-    visual = [0 if blind else prompt.visual_tokens for prompt, _ in answers.said]
+    visual = [0 if text_only else prompt.visual_tokens for prompt, _ in answers.said]
     parts = share.gather([said, answers.questions_per_s, answers.unreadable, visual])
     seen = [tokens for part in parts for tokens in part[3]]
     return Evaluation(
@@ -227,7 +227,7 @@ def answer(
     config: Config,
     batches: PromptBatches,
     *,
-    blind: bool = False,
+    text_only: bool = False,
     progress: bool = False,
 ) -> Answers:
     """Answer every prompt of `batches`; see `evaluate_questions`."""
@@ -239,11 +239,11 @@ def answer(
     for number, (batch, prompts, budget) in enumerate(bar):
         if progress and compiled not in (None, budget):
             bar.write(
-                f"compiling anew for prompts with up to {budget.text} tokens of text, "
+                f"compiling again for prompts with up to {budget.text} tokens of text, "
                 f"{budget.frames} frames and {budget.visual} visual tokens",
                 file=sys.stderr,
             )
-        if blind:  # a visual token that pools no patch is dropped
+        if text_only:  # a visual token that pools no patch is dropped
             batch["token_pooling"] = np.full_like(batch["token_pooling"], -1)
         tokens = generate(
             model,
@@ -275,7 +275,7 @@ def _prediction(source: SourceExample, text: str, labels: Sequence[str] | None) 
 
 
 def _labels(prompt: Prompt) -> Sequence[str] | None:
-    """What the options are called in a prompt: nothing if they have no labels, None if unknown."""
+    """Returns the option labels of a prompt: empty if there are none, None if unknown."""
     names, options = prompt.metadata.get("option_names"), prompt.metadata.get("options")
     if names is None:
         return () if "prompt" in prompt.source.annotations[0] else None

@@ -39,7 +39,7 @@ class FrameCounts:
 
     @property
     def factor(self) -> float:
-        """How many times the frames there really are."""
+        """The multiple of the frames that is really reached."""
         return float(self.after.sum() / self.before.sum())
 
 
@@ -49,7 +49,7 @@ def same_budget_ratios(
     scale: float,
     ratios: Sequence[float],
 ) -> list[float]:
-    """What to drop of more frames, to be left with what `ratios` leave of as many as in training.
+    """Returns ratios for more frames that leave as many tokens as `ratios` leave in training.
 
     Says so where the videos have another number of frames than `scale` asks for.
 

@@ -41,12 +41,12 @@ def save_answers(
     parts = share.gather([prediction_to_plain(prediction) for prediction in predictions])
     if share.index != 0:
         return
-    place = result_folder(folder, task)
-    place.mkdir(parents=True, exist_ok=True)
+    directory = result_folder(folder, task)
+    directory.mkdir(parents=True, exist_ok=True)
     answers = sorted((a for part in parts for a in part), key=lambda answer: answer["index"])
-    unfinished = place / f"{ANSWERS_FILE}.unfinished"
+    unfinished = directory / f"{ANSWERS_FILE}.unfinished"
     write_json(unfinished, {"settings": with_task(task, settings), "predictions": answers})
-    unfinished.replace(place / ANSWERS_FILE)
+    unfinished.replace(directory / ANSWERS_FILE)
 
 
 def find_answers(
@@ -64,13 +64,13 @@ def find_answers(
     return None if found is None else [TaskPrediction(**answer) for _, answer in share.of(found)]
 
 
-def _read(place: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-    if not (place / ANSWERS_FILE).is_file():
+def _read(directory: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    if not (directory / ANSWERS_FILE).is_file():
         return None
     try:
-        saved = json.loads((place / ANSWERS_FILE).read_text("utf-8"))
+        saved = json.loads((directory / ANSWERS_FILE).read_text("utf-8"))
         return None if differing_settings(saved["settings"], settings) else saved["predictions"]
     except (ValueError, KeyError, TypeError) as error:
         raise ResultError(
-            f"the answers in '{place}' are damaged ({error}); remove that folder"
+            f"the answers in '{directory}' are damaged ({error}); remove that folder"
         ) from error

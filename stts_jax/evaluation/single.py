@@ -29,7 +29,7 @@ from stts_jax.parallel.mesh import mesh_of, on_mesh, place_whole_batch
 
 @dataclass(frozen=True)
 class Kept:
-    """What is left of a video, or of images.
+    """The tokens of a video, or of images, that stay.
 
     Attributes:
       video: sampled frames in the size that they are looked at; of images their crops, numbered

@@ -1,4 +1,4 @@
-"""What is evaluated: tasks, and groups of tasks that a name stands for.
+"""Tasks to evaluate, and groups of tasks that a name stands for.
 
 Questions are worded by the datasets; answers are generated greedily until the end token or
 `max_new_tokens`. Source: docs/reference.md#benchmarks and #metrics.

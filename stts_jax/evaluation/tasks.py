@@ -34,10 +34,10 @@ JUDGE = "judge"
 
 @dataclasses.dataclass(frozen=True)
 class TaskRun:
-    """How tasks are answered.
+    """Settings of a run over tasks.
 
     Attributes:
-      root: folder that the datasets lie below.
+      root: folder of the datasets.
       checkpoint: folder that the model was loaded from, of one step.
       limit: only that many questions of each, the first; all if None.
       frames_scale: times `data.max_frames` frames are taken at most.
@@ -90,7 +90,7 @@ def evaluate_tasks(
         predictions = find_answers(folder, task, asked, run.share) if judged else None
         how = "judged" if predictions is not None else "answered"
         for line in found.differing:
-            run.notice(f"{task.label} is {how} anew: {line}")
+            run.notice(f"{task.label} is {how} again: {line}")
         if predictions is not None:
             run.notice(f"{task.label}: the saved answers are used")
         else:

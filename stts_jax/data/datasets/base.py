@@ -1,4 +1,4 @@
-"""What a dataset gives, and the registry that finds it by name.
+"""The interface of a dataset, and the registry that finds one by name.
 
 A dataset reads its published annotation files once, and makes an example of each record on
 request. Whatever is drawn at random is drawn then, from the generator that is handed in.

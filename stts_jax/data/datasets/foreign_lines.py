@@ -36,7 +36,7 @@ _MARK = re.compile(r"<(video|image)>")
 
 
 class ForeignLineError(ValueError):
-    """A line of another format that can't be read; the message is what follows the place."""
+    """A line of another format that can't be read; the message follows the file's name and line."""
 
 
 @dataclass(frozen=True)

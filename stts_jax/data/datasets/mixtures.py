@@ -38,7 +38,7 @@ class Share:
     p_high_res: float | None = None
 
     def size(self, examples: int) -> float:
-        """What it counts for, given its number of examples."""
+        """Returns the rate before it is normalised, given the number of examples."""
         if self.size_factor == 0:
             root = 1.0
         elif self.size_factor is None:
@@ -69,7 +69,7 @@ class MixedDataset:
 
 
 def mixture_rates(groups: Sequence[Group], examples: Mapping[str, int]) -> dict[str, float]:
-    """How often each dataset is sampled.
+    """Returns the share of draws of each dataset.
 
     A dataset that is in several groups counts with the last of them.
 

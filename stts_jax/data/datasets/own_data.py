@@ -30,7 +30,7 @@ TimedLines = tuple[tuple[float, float, str], ...]
 
 @dataclass(frozen=True)
 class Media:
-    """What is looked at. Lines with equal media are asked about it together.
+    """Images or a video. Lines with equal media become one example.
 
     Attributes:
       video: file.
@@ -121,7 +121,7 @@ def _example(media: Media, lines: Sequence[Line]) -> SourceExample:
         images=media.images,
         subtitle=_shown_subtitle(media.subtitle, media.clip),
         metadata=metadata,
-        names=tuple(line.place for line in lines),
+        names=tuple(line.location for line in lines),
         literal=True,
     )
 

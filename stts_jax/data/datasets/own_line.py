@@ -33,8 +33,8 @@ class Line:
     """A line that is right.
 
     Attributes:
-      id: given, or the same as `place`.
-      place: the file's name and the number of the line.
+      id: given, or the same as `location`.
+      location: the file's name and the number of the line.
       video: path as it is written, None if there is none.
       images: paths as they are written.
       clip: first and last second that are shown.
@@ -47,7 +47,7 @@ class Line:
     """
 
     id: str
-    place: str
+    location: str
     video: str | None = None
     images: tuple[str, ...] = ()
     clip: tuple[float, float] | None = None
@@ -64,7 +64,7 @@ class Line:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What a metric needs to judge the last answer."""
+        """Returns the metadata that a metric needs to judge the last answer."""
         metadata: dict[str, Any] = {} if self.type is None else {"type": self.type}
         if self.turns:
             question, answer = self.turns[-1]
@@ -79,13 +79,13 @@ class Line:
         return metadata
 
 
-def parse(text: str, where: str, place: str) -> Line:
+def parse(text: str, where: str, location: str) -> Line:
     """Parse a line.
 
     Args:
       text: of the line.
       where: file and number of the line, for errors.
-      place: name of the file and number of the line, which is its id where it has none.
+      location: name of the file and number of the line, which is its id where it has none.
 
     Raises:
       OwnDataError: if it is wrong.
@@ -97,30 +97,30 @@ def parse(text: str, where: str, place: str) -> Line:
         raise OwnDataError(
             f"{where}: not valid JSON ({reason}); write one object per line"
         ) from error
-    return parse_value(values, where, place)
+    return parse_value(values, where, location)
 
 
-def parse_value(values: Any, where: str, place: str) -> Line:
+def parse_value(values: Any, where: str, location: str) -> Line:
     """The line of a JSON value; see `parse`."""
     if not isinstance(values, dict):
         raise OwnDataError(f"{where}: {shown(values)} is not a JSON object; write {{...}}")
     try:
         if is_foreign(values):
             values = own_fields(values)
-        return _line(Fields(values, where), place)
+        return _line(Fields(values, where), location)
     except ForeignLineError as error:
         raise OwnDataError(f"{where}: {error}") from error
     except RecursionError as error:
         raise OwnDataError(f"{where}: it is too deeply nested; write it flatter") from error
 
 
-def _line(fields: Fields, place: str) -> Line:
+def _line(fields: Fields, location: str) -> Line:
     fields.require_known(KNOWN_FIELDS)
     turns, options, caption = _asked(fields)
     named = fields.name("id")
     return Line(
-        id=place if named is None else named,
-        place=place,
+        id=location if named is None else named,
+        location=location,
         **_media(fields),
         turns=turns,
         options=options,

@@ -52,7 +52,7 @@ def own_lines(path: str | Path) -> Iterator[Line | OwnDataError]:
 
 
 def _is_list_without_brackets(start: bytes) -> bool:
-    """Whether the first line is a whole object with a comma behind it."""
+    """Whether the first line is a whole object with a comma after it."""
     first, _, _ = start.partition(b"\n")
     try:
         return first.rstrip().endswith(b"},") and isinstance(json.loads(first.rstrip()[:-1]), dict)
@@ -133,7 +133,7 @@ def _list_entries(path: Path) -> Iterator[Line | OwnDataError]:
         if text.startswith(",", position):
             position += 1
         elif not text.startswith("]", position):
-            raise OwnDataError(f"{where}: the list goes on without a comma, or has no end; mend it")
+            raise OwnDataError(f"{where}: the list goes on without a comma, or has no end; fix it")
     if _after_space(text, position + 1) < len(text):
         raise OwnDataError(
             f"'{path}' goes on after its list has ended; write one list, or one object per line"

@@ -196,7 +196,7 @@ def whole_number(value: Any) -> int:
 
 
 def truth(value: Any) -> bool:
-    """What a cell "True" or "False" says; DatasetError if it says neither."""
+    """Returns the bool that a cell "True" or "False" says; DatasetError if it says neither."""
     words = {"true": True, "1": True, "false": False, "0": False}
     word = str(value).strip().lower()
     if word not in words:

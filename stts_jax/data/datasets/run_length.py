@@ -21,7 +21,7 @@ class TimedMasks:
     """The masks of an object by time in seconds: `time in masks`, `masks[time]` (H, W) bool.
 
     A mask takes as much memory as a frame, and of all that a benchmark has only those are needed
-    that a point is on, so each is decoded anew whenever it is asked for. No Mapping, because those
+    that a point is on, so each is decoded whenever it is asked for. No Mapping, because those
     are saved with predictions.
 
     Args:

@@ -17,7 +17,7 @@ class FormatterError(ValueError):
 
 
 def describe(annotation: Annotation) -> str:
-    """How errors name an annotation: its style and the fields that it has."""
+    """Returns an annotation's name in errors: its style and the fields that it has."""
     fields = ", ".join(sorted(map(str, annotation)))
     return f"the annotation of style {annotation.get('style')!r} with the fields [{fields}]"
 

@@ -1,4 +1,4 @@
-"""From an annotation to messages: the strings that are tokenised, user and assistant in turn."""
+"""Turns an annotation into messages: strings of user and assistant in turn."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _KEPT_FOR_METRICS = ("answer_idx", "answers", "answer", "points", "options")
 
 @dataclass(frozen=True)
 class Formatted:
-    """What is said about an example.
+    """The messages of an example, and its metadata.
 
     Attributes:
       messages: one conversation (user, assistant, user, ...), or for a tree a list of them, which

@@ -58,7 +58,7 @@ def has_options(annotation: Annotation) -> bool:
 
 
 def right_output(annotation: Annotation, choice: MultipleChoice) -> str | None:
-    """What is answered for `answer_idx`; None if the annotation has no index.
+    """Returns the answer for `answer_idx`; None if the annotation has no index.
 
     Errors: FormatterError if there is no such option, or if its label set is too short for it.
     """
@@ -171,7 +171,7 @@ def _draw_marker(rng: np.random.RandomState) -> str:
 
 
 def _draw_label_name(kind: str, rng: np.random.RandomState) -> str:
-    """What labels are called in the wording: their own kind, or something general."""
+    """Draws the name of labels in the wording: their own kind, or something general."""
     draw = rng.random()
     if draw < P_OWN_LABEL_NAME:
         return kind

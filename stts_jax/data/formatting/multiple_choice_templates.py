@@ -1,7 +1,7 @@
 """Wordings of multiple choice questions in training. Source: docs/reference.md#multiple-choice.
 
 The strings are data that published weights were trained with, spelling mistakes included: one is
-drawn by its place in the list, so order and repetitions matter.
+drawn by its index in the list, so order and repetitions matter.
 """
 
 import string

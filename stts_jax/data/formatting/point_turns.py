@@ -20,13 +20,13 @@ from stts_jax.data.formatting.templates import TRACK_WITHOUT_FPS_STYLE, draw_pro
 
 # Videos, and answers with points inside their text, are annotated in percent.
 PERCENT = (100.0, 100.0)
-POINT_PLACE = "<|POINT|>"
+POINT_MARKER = "<|POINT|>"
 DEFAULT_TRACK_FPS = "2"
 P_UNSAID_FPS = 0.5
 
 
 def image_point_label(annotation: Annotation) -> str:
-    """What is pointed at, as the prompt names it."""
+    """Returns the name of the object to point at, as in the prompt."""
     if "label" in annotation:
         return required_text(annotation, "label").lower()
     return required_text(annotation, "label_cased")
@@ -53,13 +53,13 @@ def text_with_points(
 ) -> str:
     """An answer with points written where it says "<|POINT|>", in order; they are in percent.
 
-    Errors: FormatterError if there are fewer such places than points.
+    Errors: FormatterError if there are fewer such markers than points.
     """
     for annotation in point_annotations:
-        before, place, after = text.partition(POINT_PLACE)
-        if not place:
+        before, marker, after = text.partition(POINT_MARKER)
+        if not marker:
             raise FormatterError(
-                f"an answer has fewer {POINT_PLACE} than 'answer_annotations'; add the missing one"
+                f"an answer has fewer {POINT_MARKER} than 'answer_annotations'; add the missing one"
             )
         found = required(annotation, "points")
         label, alt = required_text(annotation, "inline_text"), annotation.get("alt_text")
@@ -178,5 +178,5 @@ def _input_points(
     settings: FormatterSettings,
 ) -> str:
     times = [start["time"] for start in starts]
-    places = [[start["point"]] for start in starts]
-    return points.video_points(times, places, scale, label, None, settings)
+    shown = [[start["point"]] for start in starts]
+    return points.video_points(times, shown, scale, label, None, settings)

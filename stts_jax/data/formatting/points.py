@@ -26,7 +26,7 @@ Point = Sequence[float]
 
 
 def point_scale(annotation: Annotation) -> Scale:
-    """What x and y are divided by to lie in 0..1: `point_scale`, else the image's (width, height).
+    """Returns the divisor of x and y to 0..1: `point_scale`, else the image's (width, height).
 
     Errors: FormatterError if the annotation has none of them.
     """
@@ -47,7 +47,7 @@ def point_scale(annotation: Annotation) -> Scale:
 
 
 def separator(settings: FormatterSettings) -> str:
-    """What stands between images or frames; FormatterError for a format that cannot be written."""
+    """Returns the text between images or frames; FormatterError for an unknown format."""
     if settings.pointing_format not in SEPARATORS:
         raise FormatterError(
             f"points cannot be written with pointing_format '{settings.pointing_format}'; choose "

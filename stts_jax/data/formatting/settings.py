@@ -1,4 +1,4 @@
-"""How annotations are turned into text: one frozen dataclass, checked where it is built."""
+"""Settings of the formatter: one frozen dataclass, checked where it is built."""
 
 from __future__ import annotations
 

@@ -105,14 +105,14 @@ def draw_prompt(
     return _fill(wording, {name: required_text(values, name) for name in names})
 
 
-def _fill(wording: str, filling: Mapping[str, str]) -> str:
+def _fill(wording: str, values: Mapping[str, str]) -> str:
     """Fill the fields one after another in alphabetical order, as the reference does.
 
     So text filled in early that itself holds a later field, say an option "{question}", becomes
-    the place that is filled, and what follows the second place is lost. Only the older rules can
+    the field that is filled, and what follows its second use is lost. Only the older rules can
     meet this, where options are filled before the question; kept because prompts were made so.
     """
-    for name, text in filling.items():
+    for name, text in values.items():
         before, after = wording.split("{" + name + "}", maxsplit=2)[:2]
         wording = before + text + after
     return wording

@@ -1,7 +1,7 @@
 """Wordings that ask to follow objects through a video. Source: docs/reference.md#points-and-tracks.
 
 The strings are data that published weights were trained with, spelling mistakes included: one is
-drawn by its place in the list, so order and repetitions matter.
+drawn by its index in the list, so order and repetitions matter.
 """
 
 TRACK_WITHOUT_FPS = (

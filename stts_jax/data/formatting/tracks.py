@@ -36,7 +36,7 @@ P_RANDOM_START = 0.2
 def frames_at_times(
     frames: Sequence[TrackFrame], times: Sequence[float] | np.ndarray | None
 ) -> list[TrackFrame]:
-    """The track frames that lie within 0.01 s of one of `times`; none if there are no times."""
+    """The track frames within 0.01 s of one of `times`; none if there are no times."""
     if not len(frames) or times is None or not len(times):
         return []
     annotated = np.array([_seconds(frame) for frame in frames])
@@ -54,7 +54,7 @@ def frames_at_rate(frames: Sequence[TrackFrame], fps: float) -> list[TrackFrame]
 
 
 def first_and_last(frames: Sequence[TrackFrame]) -> list[TrackFrame]:
-    """Of every object only its first and last frame; frames of one time become one."""
+    """Returns the first and last frame of every object; frames of one time become one."""
     ends: dict[Hashable, tuple[int, int]] = {}
     for index, frame in enumerate(frames):
         for number in frame["points"]:
@@ -83,7 +83,7 @@ def frames_after(
 def initial_point(
     frames: Sequence[TrackFrame], *, random_start: bool, rng: np.random.RandomState
 ) -> dict[str, Any] | None:
-    """Where the followed object is first seen, or with `random_start` in 20 % anywhere it is seen.
+    """Returns where a track starts: when first seen, or with `random_start` in 20 % at any time.
 
     None if it is never seen. The reference takes any object's points, because a loop variable
     hides the one that was asked for, and draws from Python's global generator; here only the object

@@ -170,7 +170,7 @@ class TurnWriter:
         return Turn(prompt, answer)
 
     def _answer(self, annotation: Annotation) -> str | None:
-        """What the annotation's own fields answer."""
+        """Returns the answer in the annotation's own fields."""
         if "answers" in annotation:
             return self._one_answer(annotation["answers"])
         if "answer" in annotation:

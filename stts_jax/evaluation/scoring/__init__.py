@@ -1,1 +1,1 @@
-"""From a model's text to a score: how each benchmark reads an answer and adds up."""
+"""Scores a model's text: how each benchmark reads an answer and adds up."""

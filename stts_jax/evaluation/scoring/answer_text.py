@@ -8,7 +8,7 @@ MARKER = "Answer:"
 
 
 def clean_answer(text: str) -> str:
-    """What follows "Answer:", else the most frequent line, with single spaces.
+    """Returns the text after "Answer:", else the most frequent line, with single spaces.
 
     The marker must be spelled so, and only what stands between the first and the second one is
     taken. Of lines that are as frequent, the first is taken.

@@ -58,7 +58,7 @@ class HttpJudge:
         self._authorization()
 
     def __str__(self) -> str:
-        """What its opinions depend on; saved results are compared by it."""
+        """Returns the settings that its opinions depend on; saved results are compared by them."""
         return f"{self.model} at {self.address}, {self.max_tokens} tokens"
 
     def __call__(self, instructions: str, request: str) -> str:

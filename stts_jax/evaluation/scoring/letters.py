@@ -130,7 +130,7 @@ def ego_schema_letter(
 ) -> Reading:
     """The mention `(X)`, `X ` or `X.` that comes first, else an option's wording, else a draw.
 
-    "First" goes by the last place at which each spelling of a letter stands. A letter at the end
+    "First" goes by the last position of each spelling of a letter. A letter at the end
     of a word counts too ("AB" names B). Options after the fifth are not looked at.
 
     Source: the reference's `select_ego_schema_option`.
@@ -156,10 +156,10 @@ def ego_schema_letter(
 def bracketed_letter(text: str) -> str:
     """The character before the first `)`, else all of the text. Source: `mlvu_mc`."""
     text = text.strip()
-    place = text.find(")")
-    if place < 0:
+    position = text.find(")")
+    if position < 0:
         return text
-    return text[place - 1 : place]
+    return text[position - 1 : position]
 
 
 def starts_with_letter(text: str, answer: str) -> bool:
@@ -214,14 +214,14 @@ def _last_worded(text: str, options: Sequence[str]) -> str:
 
 
 def _worded(text: str, options: Sequence[str]) -> list[tuple[int, str]]:
-    """Last place and letter of each option whose wording is in a text of several words."""
+    """Last position and letter of each option whose wording is in a text of several words."""
     if len(text.split()) <= CONTENT_WORDS:
         return []
-    places = [text.lower().rfind(option.lower()) for option in options]
+    positions = [text.lower().rfind(option.lower()) for option in options]
     return [
-        (place, letter)
-        for place, letter in zip(places, _letters(options), strict=True)
-        if place >= 0
+        (position, letter)
+        for position, letter in zip(positions, _letters(options), strict=True)
+        if position >= 0
     ]
 
 

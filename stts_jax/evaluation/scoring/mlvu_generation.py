@@ -26,7 +26,7 @@ _MEANING = {
 
 
 def instructions(task: str) -> str:
-    """What the judge of a task is told."""
+    """Returns the instructions of a task's judge."""
     marks = MARKS[task]
     meanings = "; ".join(f"{mark} is {_MEANING[mark]}" for mark in marks)
     form = ", ".join(f'"score_{mark}": N' for mark in marks)

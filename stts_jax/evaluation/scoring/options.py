@@ -41,7 +41,7 @@ def nearest_option(text: str, options: Sequence[str]) -> int:
 
 
 def edit_distance(first: str, second: str) -> int:
-    """How many characters must be put in, taken out or replaced to make one of the other."""
+    """Counts the characters to insert, delete or replace to turn one text into the other."""
     previous = list(range(len(second) + 1))
     for row, a in enumerate(first, start=1):
         current = [row]

@@ -22,7 +22,7 @@ from stts_jax.evaluation.scoring.words import SPECIAL_TOKEN, folded, words
 
 _MARKERS = tuple(dict.fromkeys(marker.rstrip() for marker in (*COMMON_MARKERS, *RARE_MARKERS)))
 _BEFORE_LABEL, _AFTER_LABEL = r"[(\[{<'\"*_]*", r"[)\]}>'\"*_.,:;=]*"
-# "The answer is" and "I choose" in Chinese, which puts no space behind them.
+# "The answer is" and "I choose" in Chinese, which puts no space after them.
 _CHINESE_LEAD_IN = re.compile(
     r"^(?:正确)?(?:答案|选项)(?:应该)?(?:是|为)?[\s:\uff1a]*|^我?选择?[\s:\uff1a]*"
 )
@@ -124,7 +124,7 @@ def _contradicts(said: str, options: Sequence[str], labels: Sequence[str]) -> bo
 
 
 def _after_label(said: str, label: str) -> Iterator[tuple[str, bool]]:
-    """What follows a label at the start, for each marker that may end it, and if it has a sign."""
+    """Yields the rest after a label at the start, and whether a marker sets it off."""
     for marker in _MARKERS:
         opening = marker % label
         rest = said[len(opening) :]

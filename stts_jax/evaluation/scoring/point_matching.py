@@ -26,7 +26,7 @@ def matched_hits(
     right: Sequence[Sequence[float]],
     is_hit: Callable[[int, int], bool],
 ) -> int:
-    """How many pairs of the cheapest one-to-one matching of two point sets are hits.
+    """Counts the hits in the cheapest one-to-one matching of two point sets.
 
     Args:
       found: (n, D) points of the answer, in the units that distances are taken in.
@@ -44,7 +44,7 @@ def matched_hits(
 
 
 def precision_recall_f1(hits: int, found: int, right: int) -> tuple[float, float, float]:
-    """Of `found` points and `right` objects; with neither all three are 1, with one of them 0."""
+    """Returns all three of `found` points and `right` objects; 1 with neither, 0 with one."""
     if not found or not right:
         value = float(not found and not right)
         return value, value, value

@@ -21,7 +21,7 @@ from stts_jax.evaluation.scoring.score import Metadata, Metric, Score
 POINT_GROUPS = ("precision", "recall", "f1")
 SUBSETS = ("object", "animal", "action/event")
 COUNT_BINS = (0, 5, 10, 15, 20, 25)
-# Times and places are matched as percentages with this many decimals.
+# Times and coordinates are matched as percentages with this many decimals.
 PERCENT_DECIMALS = 1
 STATED_TOTAL = re.compile(r"(?:a total of|the total number(?:\s+of\s+.+?)?\s+is:)\s*(\d+)")
 

@@ -1,4 +1,4 @@
-"""What an answer is worth, and what many answers come to.
+"""Scores single answers, and sums up many.
 
 Two rules are kept side by side. The *published* one is what the reference's evaluators do, bugs
 included, because published numbers were made with it. The *fixed* one reads answers carefully,
@@ -24,7 +24,7 @@ class ScoringError(ValueError):
 
 @dataclass(frozen=True)
 class Score:
-    """What one answer is worth, by both rules.
+    """The score of one answer, by both rules.
 
     Attributes:
       value: by the published rule; None if that rule leaves the question out.
@@ -62,7 +62,7 @@ def mean(values: Iterable[float | None]) -> Mean:
 
 @dataclass(frozen=True)
 class Metric:
-    """How a benchmark scores.
+    """The scoring of a benchmark.
 
     Attributes:
       name: that errors and saved results carry.
@@ -110,7 +110,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the answers to a benchmark come to.
+    """The summary of all answers to a benchmark.
 
     Attributes:
       headline: group whose mean stands for the benchmark.
@@ -141,7 +141,7 @@ class Summary:
         return self.fixed[self.headline].value
 
     def notes(self) -> list[str]:
-        """What a reader of the number must know, a sentence each."""
+        """Remarks that a reader of the number needs, a sentence each."""
         counts = (
             (self.not_judged, "not judged: {}"),
             (self.skipped, "left out by the published rule: {}"),
@@ -154,7 +154,7 @@ def guess_generator(index: int) -> np.random.RandomState:
     """The generator of a question's guess.
 
     The reference guesses from a global generator, so a guess depends on every question before it
-    and on how many processes share the work. Here it depends on the question's place alone.
+    and on how many processes share the work. Here it depends only on the question's number.
 
     Args:
       index: of the question in its dataset.

@@ -159,7 +159,7 @@ def _yes_no_with_care(text: str, answer: str) -> float | None:
 
 
 def _choice_with_care(text: str, metadata: Metadata) -> float | None:
-    """By the letter or wording that the text names of the options; None if it names none."""
+    """Returns the option whose letter or wording the text names; None if it names none."""
     question, right = metadata["question"], metadata["answer"]
     if text == right:
         return 1.0

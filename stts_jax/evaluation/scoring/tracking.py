@@ -125,7 +125,7 @@ def _hits_by_frame(
     objects: Sequence[Hashable],
     numbers: Sequence[Hashable],
 ) -> list[np.ndarray]:
-    """For each frame with points of both, (objects, numbers): 1 where a number is on an object."""
+    """Returns (objects, numbers) for each frame with points of both: 1 where a number hits."""
     hits = []
     for frame in sorted({*found} & {*right}):
         hits.append(

@@ -101,7 +101,7 @@ def anls(reference: str, text: str) -> float:
 def relaxed_correctness(reference: str, text: str) -> bool:
     """Numbers within 5 %, anything else equal but for case.
 
-    A reference of 0 is compared as a string, so "0.0" is not 0; `relaxed_correctness_fixed` mends
+    A reference of 0 is compared as a string, so "0.0" is not 0; `relaxed_correctness_fixed` fixes
     that. Source: the reference's `relaxed_correctness`.
     """
     wanted, given = _number(reference), _number(text)

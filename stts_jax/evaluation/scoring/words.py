@@ -56,7 +56,7 @@ def words(text: str, *, articles: bool = False, case: bool = False) -> tuple[str
     kept = text
     if not articles:
         text = _INNER_ARTICLE.sub("", _LEADING_ARTICLE.sub("", text))
-    spaced = "".join(_spaced(text, place) for place in range(len(text)))
+    spaced = "".join(_spaced(text, index) for index in range(len(text)))
     found = tuple(part for word in spaced.split() for part in _parts(word))
     found = found or ((kept,) if kept else ())
     return found if case else tuple(word.casefold() for word in found)
@@ -69,7 +69,7 @@ def same_answer(given: str, expected: str) -> bool:
 
 
 def folded(text: str) -> str:
-    """Returns a text with ASCII's signs and digits in the place of Unicode's forms of them."""
+    """Returns a text with ASCII's signs and digits for Unicode's forms of them."""
     text = unicodedata.normalize("NFC", text).translate(_ASCII_SIGNS)
     return "".join(map(_plain_character, text))
 
@@ -97,12 +97,12 @@ def _is_word(character: str) -> bool:
     return character == "_" or unicodedata.category(character or " ")[0] in "LMN"
 
 
-def _spaced(text: str, place: int) -> str:
+def _spaced(text: str, index: int) -> str:
     """A character as it goes into the words: itself, apart from its neighbours, or a space."""
-    character = text[place]
+    character = text[index]
     if _is_word(character):
         return character
-    before, after = text[place - 1 : place], text[place + 1 : place + 2]
+    before, after = text[index - 1 : index], text[index + 1 : index + 2]
     between_digits = before.isdecimal() and after.isdecimal()
     apart = f" {character} "
     if character == ".":
@@ -116,10 +116,10 @@ def _spaced(text: str, place: int) -> str:
         if character == "'" and before.isalpha() and after.isalpha():
             return character
         return apart if before.isdecimal() else " "  # feet and inches
-    if character in "+-" and not _is_word(before) and _begins_number(text[place + 1 :]):
+    if character in "+-" and not _is_word(before) and _begins_number(text[index + 1 :]):
         return f" {character}"
     if character == "-":
-        return apart if _hyphen_counts(text, place) else " "
+        return apart if _hyphen_counts(text, index) else " "
     kind = unicodedata.category(character)
     dropped = character in _SENTENCE_SIGNS or kind in _BRACKETS_AND_QUOTES or kind[0] == "Z"
     return " " if dropped else apart
@@ -129,16 +129,16 @@ def _begins_number(text: str) -> bool:
     return text.removeprefix(".")[:1].isdecimal()
 
 
-def _hyphen_counts(text: str, place: int) -> bool:
+def _hyphen_counts(text: str, index: int) -> bool:
     """Whether a hyphen is a sign ("3-4", "A-", "-x") and not one within or between words."""
-    before, after = text[place - 1 : place], text[place + 1 : place + 2]
+    before, after = text[index - 1 : index], text[index + 1 : index + 2]
     if before.isdecimal() and after.isdecimal():
         return True
     if _is_word(before) and _is_word(after):
         return False
     if before.strip() or after.strip():
         return True
-    last = text[place + 1 :].lstrip()[:1]
+    last = text[index + 1 :].lstrip()[:1]
     return last.isdecimal() or not last  # "- red" is an entry of a list, "red - blue" a dash
 
 

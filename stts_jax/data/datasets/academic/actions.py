@@ -119,8 +119,8 @@ class CharadesSTA(VideoDataset):
         )
         by_video = ByVideo()
         for line in read_lines(self.file("charades_sta_train.txt")):
-            place, sentence = line.split("##")
-            video, *times = place.split(" ")
+            clip, sentence = line.split("##")
+            video, *times = clip.split(" ")
             start, end = map(float, times)
             if video in present and start < end:
                 draft = Asked("charades_sta", PERSON_QUESTIONS, (sentence,))
@@ -207,6 +207,6 @@ class EpicKitchens(VideoDataset):
 
 
 def seconds(time: str) -> float:
-    """Of a time of day like "00:01:02.50"."""
+    """Returns the seconds of a time of day like "00:01:02.50"."""
     hours, minutes, rest = time.split(":")
     return int(hours) * 3600 + int(minutes) * 60 + float(rest)

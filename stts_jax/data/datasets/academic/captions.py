@@ -29,7 +29,7 @@ class MotionBenchCaption(VideoDataset):
 
 @register("video_localized_narratives_caption")
 class VideoLocalizedNarrativesCaption(VideoDataset):
-    """What each actor of a video does, one caption for each.
+    """Captions of what each actor of a video does, one for each actor.
 
     Files: `video-localized-narratives/hf_dataset`, a table with `id`, `video`, `captions` and
     `actor_names`; videos of OOPS, Kinetics, UVO and OVIS, by their path below the root folder.

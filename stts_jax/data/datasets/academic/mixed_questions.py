@@ -82,8 +82,8 @@ class CLEVRER(VideoDataset):
             yield short_answer(asked["question"], asked["answer"])
         elif "choices" in asked:
             right = [
-                place
-                for place, choice in enumerate(asked["choices"])
+                number
+                for number, choice in enumerate(asked["choices"])
                 if choice["answer"] == "correct"
             ]
             if len(right) == 1:
@@ -141,12 +141,12 @@ class FunQA(VideoDataset):
             )
         ]
         try:
-            place = int(right)
+            number = int(right)
         except (TypeError, ValueError):
             return
-        if 1 <= place <= len(texts):
+        if 1 <= number <= len(texts):
             question = question.replace("The Question is:", "").strip()
-            yield Choice(question, texts, place - 1)
+            yield Choice(question, texts, number - 1)
 
 
 @register("star")

@@ -28,7 +28,7 @@ from stts_jax.data.datasets.reading import (
 
 @register("paxion")
 class Paxion(VideoDataset):
-    """Which description fits: an action, its antonym, or "Not sure".
+    """Choices of the description that fits: an action, its antonym, or "Not sure".
 
     Files: `paxion/ssv2/antonyms/{split}_with_rel_path.json` with videos in `sth-sth-v2/videos`,
     and `paxion/ego4d/egoclip_subset_action_antonyms_train_val_test_split/{split}.jsonl` with clips
@@ -90,7 +90,7 @@ class Paxion(VideoDataset):
 
 @register("how2qa")
 class How2QA(VideoDataset):
-    """Questions on clips of instruction videos; the place of the answer is random.
+    """Questions on clips of instruction videos; the position of the answer is random.
 
     Files: `how2QA/how2QA_{split}_release.csv`, without header: video, "[start:end]", three wrong
     answers, question, answer; clips `how2QA/video-clips/{video}_{start}_{end}.{extension}`, times
@@ -186,7 +186,7 @@ class SocialIQ2(VideoDataset):
 
 @register("camerabench_qa")
 class CameraBench(VideoDataset):
-    """Questions on the motion of the camera; the place of the answer is random.
+    """Questions on the motion of the camera; the position of the answer is random.
 
     Files: `CameraBench/camerabench_qa.parquet`, with the list `mc_qa_list` of each video;
     `CameraBench/train/{video_path}`. Source: docs/reference.md#training-datasets;

@@ -1,4 +1,4 @@
-"""What the academic datasets share: questions with random parts, and examples by video.
+"""Shared by the academic datasets: questions with random parts, and examples by video.
 
 The reference draws templates and positions of answers once, when it reads a dataset, from the
 global generator; so they depend on what was read before. Here they are drawn with each example,
@@ -105,9 +105,9 @@ class UnplacedChoice:
     style: str = MULTIPLE_CHOICE
 
     def draw(self, rng: np.random.RandomState) -> Annotation:
-        place = rng.randint(len(self.wrong) + 1)
-        options = [*self.wrong[:place], self.answer, *self.wrong[place:]]
-        return Choice(self.question, options, place, self.style).draw(rng)
+        position = rng.randint(len(self.wrong) + 1)
+        options = [*self.wrong[:position], self.answer, *self.wrong[position:]]
+        return Choice(self.question, options, position, self.style).draw(rng)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ def choose(values: Sequence[str], rng: np.random.RandomState) -> str:
 
 @dataclass(frozen=True, slots=True)
 class VideoRecord:
-    """What is shown, and the annotations on it.
+    """A video, or a clip of it, and the annotations on it.
 
     Attributes:
       video: file, relative to the root folder.
@@ -235,7 +235,7 @@ class ByVideo:
 
 
 def split_evenly(items: Sequence[Draft], at_most: int | None) -> Iterator[Sequence[Draft]]:
-    """As few groups of at most that many items as will do, the first ones larger by one.
+    """Splits into as few groups of at most that many items as will do, larger ones first.
 
     Source: olmo/util.py, `split_into_groups`.
     """
@@ -251,7 +251,7 @@ def split_evenly(items: Sequence[Draft], at_most: int | None) -> Iterator[Sequen
 
 
 def extensions_of(known: Path, videos: Path) -> Mapping[str, str | None]:
-    """From the name of a video to its extension (".mp4"), None where it is absent.
+    """Maps the name of a video to its extension (".mp4"), None where it is absent.
 
     Args:
       known: JSON file that tells, written by the reference's download.

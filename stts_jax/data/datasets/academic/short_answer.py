@@ -131,7 +131,7 @@ class RoadTextVQA(VideoDataset):
 
 @register("countix_oe")
 class Countix(VideoDataset):
-    """How often an action is repeated; the question is drawn from those for its class.
+    """Counts of a repeated action; the question is drawn from those for its class.
 
     Files: `countix_train_mapped.csv` and `class_to_question.json`, in `kinetics/kinetics700` or in
     `Countix`; `kinetics/kinetics700/{video_path}`. Each row is an example, also where several are

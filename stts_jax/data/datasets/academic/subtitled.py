@@ -68,7 +68,7 @@ class CinePileWithoutSubtitle(CinePile):
 
 @register("molmo2_syn_captions_qa", "vixmo_syn_video_capqa_v2")
 class CaptionQA(VideoDataset):
-    """Questions made from captions; the place of the answer is random.
+    """Questions made from captions; the position of the answer is random.
 
     The reference's mixtures name it `vixmo_syn_video_capqa_v2`, but know it only by the first name.
     Files: `Molmo2-VideoCapQA`, a table with `video_id`, `Question`, `Answer`, `NegativeAnswers`;
@@ -105,7 +105,7 @@ class CaptionQA(VideoDataset):
             )
 
     def example(self, record: VideoRecord, rng: np.random.RandomState) -> SourceExample:
-        """As for all datasets; the record names the folder of the video, which is looked up here.
+        """See `Dataset.example`; the record names the folder of the video, which is looked up here.
 
         Raises:
           DatasetError: if it holds no video.
@@ -121,7 +121,7 @@ class CaptionQA(VideoDataset):
         return None
 
     def _video_folders(self) -> dict[str, str]:
-        """From a video's id to its folder, the first of those that have it."""
+        """Maps a video's id to its folder, the first of those that have it."""
         found: dict[str, str] = {}
         for name in self.VIDEOS:
             folder = self.root / "youtube-cc" / name

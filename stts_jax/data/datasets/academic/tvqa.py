@@ -37,7 +37,7 @@ CORRUPT = (
 
 @dataclass(frozen=True)
 class Scene:
-    """What a question is about.
+    """The part of an episode that a question is about.
 
     Attributes:
       series, episode: folders of the pictures `00001.jpg`, `00002.jpg`, ...
@@ -59,7 +59,7 @@ class Scene:
 
     @property
     def folder(self) -> str:
-        """Of its pictures and its clip, below the root folder."""
+        """Folder of its pictures and its clip, below the root folder."""
         return f"{PICTURES}/{self.series}/{self.episode}"
 
     @property

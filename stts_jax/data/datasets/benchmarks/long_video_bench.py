@@ -81,7 +81,7 @@ class LongVideoBench(Dataset):
         )
 
     def subtitle(self, row: Row) -> Subtitles | None:
-        """What is shown with the video of a question."""
+        """Returns the subtitles that are shown with the video of a question."""
         return None
 
 

@@ -46,7 +46,7 @@ class Question:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What all questions of the validation split have."""
+        """Returns the metadata that all questions of the validation split have."""
         return {
             "example_id": str(self.number),
             "question_id": str(self.number),

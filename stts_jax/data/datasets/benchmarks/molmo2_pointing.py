@@ -11,7 +11,7 @@ from stts_jax.data.datasets.base import Dataset, DatasetError, SourceExample, re
 from stts_jax.data.datasets.reading import Row, read_hub_table
 from stts_jax.data.datasets.run_length import TimedMasks, require_decodable
 
-# Where copies of the videos at 2 frames per second lie, by the source that a record names.
+# Folders of the copies at 2 frames per second, by the source that a record names.
 FOLDERS = {
     "youtube": (
         "youtube-cc/youtube-cc-exist-2fps",
@@ -109,7 +109,7 @@ class Molmo2VideoPointEval(Dataset):
 
 @register("molmo2_video_count_eval", "vixmo_points_count_clip_63s")
 class Molmo2VideoCountEval(Dataset):
-    """How many objects, animals, or actions and events there are in a part of a video.
+    """Counts of objects, animals, or actions and events in a part of a video.
 
     The files hold whole videos; the part, of a minute at most, is cut out as they are read.
 
@@ -151,7 +151,7 @@ class Molmo2VideoCountEval(Dataset):
 
 
 def two_fps_video(root: Path, identity: str, source: str | None = None) -> Path:
-    """Where the copy of a video at 2 frames per second is, or should be if it is nowhere.
+    """Returns the path of the copy of a video at 2 frames per second, also if there is none.
 
     Args:
       root: holds the folders of all datasets.
@@ -159,11 +159,11 @@ def two_fps_video(root: Path, identity: str, source: str | None = None) -> Path:
       source: one of `FOLDERS`; all folders are looked through if it is another or None.
     """
     above, _, name = identity.rpartition("/")
-    places = [
+    candidates = [
         root / folder / (f"{above}-2fps" if above else "") / f"{name}_2fps.mp4"
         for folder in FOLDERS.get(source or "", ALL_FOLDERS)
     ]
-    return next((place for place in places if place.is_file()), places[0])
+    return next((path for path in candidates if path.is_file()), candidates[0])
 
 
 def _percent(part: float, whole: float) -> float:

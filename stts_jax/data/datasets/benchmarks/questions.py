@@ -1,4 +1,4 @@
-"""What the benchmarks share: how multiple choice is put into words, and the example of it.
+"""Shared by the benchmarks: the wording of multiple choice, and its examples.
 
 The wordings are those that released models were evaluated with. Source:
 docs/reference.md#benchmarks.

@@ -53,7 +53,7 @@ class VideoMme(Dataset):
         )
 
     def subtitle(self, video: str) -> Subtitles | None:
-        """What is shown with a video."""
+        """Returns the subtitles that are shown with a video."""
         return None
 
 
