@@ -37,12 +37,12 @@ GRADIENTS = 2e-6
         (4, 0.3, (2, 3)),
     ],
 )
-def test_the_ladder_goes_from_perfect_packing_to_the_bound(frames, kept, sizes):
+def test_the_size_buckets_go_from_perfect_packing_to_the_bound(frames, kept, sizes):
     assert bin_sizes(1, frames, int(kept * frames * 729), 729) == sizes
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 8, 24, 100])
-def test_a_ladder_is_short_and_its_steps_are_small(frames):
+def test_size_buckets_are_few_and_their_steps_are_small(frames):
     """It begins within a third of perfect packing, and no step is longer than two thirds."""
     for kept in range(1, frames * 9 + 1):
         sizes, fewest = bin_sizes(1, frames, kept, 9), -(-kept // 9)
@@ -72,7 +72,7 @@ def test_only_the_bins_that_are_used_are_run_up_to_the_next_size(frames, used, t
 
 # ---------------------------------------------------------------------------------- its gradient
 
-LADDER = (4, 6, 8)
+BUCKETS = (4, 6, 8)
 PATCHES = 81
 # Patches kept of each of 8 frames, by the bins that they take.
 KEPT = {4: (40,) * 8, 6: (40,) * 4 + (60,) * 4, 8: (60,) * 8}
@@ -108,14 +108,14 @@ def compiled_gradient(sizes: tuple[int, ...], remat: bool) -> jax.stages.Compile
     return traced_gradient(sizes, remat).lower().compile()
 
 
-@pytest.mark.parametrize("bins", LADDER)
+@pytest.mark.parametrize("bins", BUCKETS)
 @pytest.mark.parametrize("remat", [False, True])
 def test_gradients_are_those_of_the_largest_size(bins, remat, report_error):
     keep = jnp.arange(PATCHES) < np.array(KEPT[bins])[:, None]
-    assert first_fit_layout(keep[None], LADDER).used_bins == bins
+    assert first_fit_layout(keep[None], BUCKETS).used_bins == bins
     ours, theirs = (
         ravel_pytree(compiled_gradient(sizes, remat)(transformer(), x_of_frames(), keep[None]))[0]
-        for sizes in (LADDER, LADDER[-1:])
+        for sizes in (BUCKETS, BUCKETS[-1:])
     )
     error = worst(ours, theirs)
     report_error("gradients in bins", error, GRADIENTS)
@@ -124,20 +124,20 @@ def test_gradients_are_those_of_the_largest_size(bins, remat, report_error):
 
 @pytest.mark.parametrize("remat", [False, True])
 def test_a_gradient_takes_little_more_memory_than_that_of_the_largest_size(remat):
-    ladder, largest = (
+    buckets, largest = (
         compiled_gradient(sizes, remat).memory_analysis().temp_size_in_bytes
-        for sizes in (LADDER, LADDER[-1:])
+        for sizes in (BUCKETS, BUCKETS[-1:])
     )
-    assert ladder <= 1.2 * largest
+    assert buckets <= 1.2 * largest
 
 
 @pytest.mark.parametrize("remat", [False, True])
 def test_no_size_computes_anything_more_often_than_the_largest_alone(remat):
-    ladder, largest = (
+    buckets, largest = (
         sum(own.primitive.name == "dot_general" for own in equations(traced.jaxpr.jaxpr))
-        for traced in (traced_gradient(sizes, remat) for sizes in (LADDER, LADDER[-1:]))
+        for traced in (traced_gradient(sizes, remat) for sizes in (BUCKETS, BUCKETS[-1:]))
     )
-    assert ladder == len(LADDER) * largest > 0
+    assert buckets == len(BUCKETS) * largest > 0
 
 
 def test_branches_that_keep_different_arrays_have_the_gradients_of_a_plain_switch():
