@@ -12,6 +12,7 @@ import pytest
 from benchmark_fixtures import EGO_OPTIONS, LEFT_MASK, RIGHT_MASK, build_root, write_video
 from dataset_fixtures import write_table
 from PIL import Image
+from video_reading import read_video
 
 from stts_jax.config import load_config
 from stts_jax.data.check import CheckOptions, check, registered
@@ -23,7 +24,6 @@ from stts_jax.data.datasets.benchmarks.mvbench_clips import make_video
 from stts_jax.data.datasets.run_length import TimedMasks, decode_mask
 from stts_jax.data.evaluation_batches import batches_of_prompts
 from stts_jax.data.formatting.formatter import Formatter
-from stts_jax.data.video import read_video
 from stts_jax.evaluation.results import TaskPrediction, score_task
 from stts_jax.evaluation.scoring.registry import metric_named
 from stts_jax.evaluation.scoring.score import score_answers, summarize

@@ -8,6 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from goldens_folder import goldens_data_dir
+from whole_text import decode_all
 
 from stts_jax.budget import MultimodalType, batch_arrays, video_budget
 from stts_jax.config import ConfigError, ModelConfig
@@ -35,7 +36,7 @@ def image_file(folder, name="a.png", height=60, width=80):
 
 
 def text_of(prepared):
-    return TOKENIZER.decode_all(prepared.arrays["input_ids"]).replace("<im_patch>", "")
+    return decode_all(TOKENIZER, prepared.arrays["input_ids"]).replace("<im_patch>", "")
 
 
 def assert_equal(one, other):

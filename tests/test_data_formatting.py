@@ -7,7 +7,6 @@ import re
 
 import numpy as np
 import pytest
-from reference_formatter import from_reference
 
 from stts_jax.data.formatting import Formatter, FormatterError, FormatterSettings
 from stts_jax.data.formatting.multiple_choice import varied_form
@@ -72,22 +71,6 @@ def test_a_setting_that_is_not_known_is_named_with_its_value(name, value):
 def test_the_first_demo_rule_is_refused_with_the_second_prompt_rules():
     with pytest.raises(FormatterError, match="use 'demo_or_style_v2'"):
         FormatterSettings(system_prompt="demo_or_style")
-
-
-def test_a_config_of_the_reference_has_the_defaults_it_has_there():
-    settings = from_reference({"system_prompt": None, "points_decimal_places": 1})
-    assert (settings.prompt_templates, settings.system_prompt) == ("none", "none")
-    assert settings.pointing_format == "default"
-
-
-def test_a_config_of_the_reference_may_use_its_spelling():
-    settings = from_reference({"use_seperate_count_without_pointing_style": True})
-    assert settings.use_separate_count_without_pointing_style
-
-
-def test_an_unknown_key_of_a_config_is_named():
-    with pytest.raises(FormatterError, match="'promt'"):
-        from_reference({"promt": "none"})
 
 
 def test_settings_can_be_sent_to_a_worker():
@@ -552,6 +535,16 @@ def test_image_points_are_read_back():
     text = image_points([(30, 60), (10, 20)], (100, 200), "dog", "point_count", SFT)
     points = parse_points(text, 100, 200)
     assert [(point.number, point.x, point.y) for point in points] == [(1, 10, 20), (2, 30, 60)]
+
+
+@pytest.mark.parametrize("pointing_format", ["html-v1", "html-v2"])
+def test_points_of_several_images_are_read_back_in_their_sizes(pointing_format):
+    settings = FormatterSettings(pointing_format=pointing_format)
+    sizes = [(100, 200), (50, 50)]
+    text = multi_image_points([1, 2], [[(10, 20)], [(25, 5)]], sizes, "dog", "point", settings)
+    points = parse_points(text, 1, 1)
+    found = [(p.group, p.x * w, p.y * h) for p, (w, h) in zip(points, sizes, strict=True)]
+    assert found == [(1, 10, 20), (2, 25, 5)]
 
 
 def test_tracks_are_read_back():

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+from largest_sizes import largest_group_sizes, largest_sizes
 
 from stts_jax.budget import MultimodalType
 from stts_jax.config import ConfigError
@@ -23,8 +24,6 @@ from stts_jax.data.image import (
 from stts_jax.data.image_tokens import (
     ImageSettings,
     join_images,
-    largest_group_sizes,
-    largest_sizes,
     tokenize_image,
     tokenize_images,
 )

@@ -7,7 +7,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 from goldens_folder import goldens_data_dir
-from reference_formatter import from_reference
+from reference_formatter import settings_of
 
 from stts_jax.data.formatting import Formatter, FormatterError, FormatterSettings
 from stts_jax.data.formatting.chat import wrap_messages
@@ -80,7 +80,7 @@ def check(make, expected):
 @pytest.mark.parametrize("cases", formatter_cases())
 def test_data_parity_messages_metadata_and_next_draw(cases):
     for _, config, example, case in cases:
-        formatter = Formatter(from_reference(config))
+        formatter = Formatter(settings_of(config))
         rng = np.random.RandomState(case["seed"])
         if is_error(case):
             with pytest.raises(FormatterError):
@@ -141,7 +141,7 @@ def test_data_parity_style_tag(rows):
         rng = np.random.RandomState(seed)
 
         def tag(config=config, style=style, messages=messages, rng=rng, key=(training, inference)):
-            settings = from_reference(config)
+            settings = settings_of(config)
             return style_tag(style, messages, settings, modes[key], rng)
 
         check(tag, expected)
@@ -221,7 +221,7 @@ def test_data_parity_chat_form(rows):
 
         def wrapped(form=form, space=space, messages=messages):
             config = {"message_format": form, "always_start_with_space": space}
-            return wrap_messages(messages, from_reference(config))
+            return wrap_messages(messages, settings_of(config))
 
         check(wrapped, expected)
 

@@ -10,12 +10,12 @@ import re
 import numpy as np
 import pytest
 from goldens_folder import goldens_data_dir
+from largest_sizes import largest_sizes
 from qwen3_tokenizer import recorded_tokenizer
 
 from stts_jax.data.image import pooling_windows, resize, resize_and_pad, to_patches
 from stts_jax.data.image_tokens import (
     ImageSettings,
-    largest_sizes,
     tokenize_image,
     tokenize_images,
 )

@@ -10,11 +10,12 @@ import av
 import numpy as np
 import pytest
 from goldens_folder import SHARED, goldens_data_dir
+from largest_sizes import largest_video_sizes
 from qwen3_tokenizer import recorded_tokenizer
 
 from stts_jax.config import VitConfig
 from stts_jax.data.frame_sampling import FrameSampler, SamplingError, TimeSampler
-from stts_jax.data.video import Video, VideoOverrides, probe, read_sampled
+from stts_jax.data.video import VideoOverrides, probe, read_sampled
 from stts_jax.data.video_pyav import open_pyav
 from stts_jax.data.video_settings import VideoSettings
 from stts_jax.data.video_tokens import VideoPreprocessor, frame_prefix
@@ -157,13 +158,6 @@ def video_tokens():
     return recorded("video_preprocess.json")
 
 
-@pytest.mark.parametrize("case", video_tokens()["sampled_fps"], ids=str)
-def test_data_parity_sampled_fps(case):
-    timestamps, target_fps, expected = case
-    video = Video(np.zeros((len(timestamps), 1, 1, 3)), np.array(timestamps), target_fps)
-    assert video.sampled_fps == pytest.approx(expected, rel=1e-9)
-
-
 # --------------------------------------------------------------------------------------- reading
 
 
@@ -297,7 +291,7 @@ def test_data_parity_video_tokens(case, report_error):
 @pytest.mark.parametrize("name", video_tokens()["output_shapes"])
 def test_data_parity_largest_video(name):
     expected = {key: shape for key, (shape, _) in video_tokens()["output_shapes"][name].items()}
-    sizes = preprocessor(video_tokens()["configs"][name]).largest_sizes()
+    sizes = largest_video_sizes(preprocessor(video_tokens()["configs"][name]))
     assert [sizes.tokens] == expected["tokens"]
     assert sizes.frames == expected["images"][0]
     assert sizes.pooled == expected["token_pooling"][0]

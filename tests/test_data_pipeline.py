@@ -11,6 +11,7 @@ import grain
 import numpy as np
 import pytest
 from deadly_worker import length_or_death
+from video_reading import read_video
 
 from stts_jax.budget import batch_arrays, row_budget, video_budget
 from stts_jax.config import ConfigError, load_config
@@ -38,7 +39,6 @@ from stts_jax.data.synthetic import (
     ensure_synthetic,
     plan_video,
 )
-from stts_jax.data.video import read_video
 from stts_jax.demo.guessing import value_of
 
 SCENE = SceneConfig()

@@ -3,11 +3,11 @@
 import re
 
 import pytest
+from largest_sizes import largest_group_sizes
 
 from stts_jax.budget import row_budget
 from stts_jax.config import load_config, replace
 from stts_jax.data.image_settings import ImageSettings
-from stts_jax.data.image_tokens import largest_group_sizes
 from stts_jax.data.row_remedies import remedy
 from stts_jax.data.rows import excess
 from stts_jax.data.tokenizer import Tokenizer

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from qwen3_tokenizer import VOCAB_SIZE, qwen3_tokenizer_path, reduced_tokenizer_path
+from whole_text import decode_all
 
 from stts_jax.config import SPECIAL_TOKENS
 from stts_jax.data import tiny_tokenizer
@@ -68,7 +69,7 @@ def test_tokenizers_that_do_not_fit_are_refused(tmp_path):
 
 def test_all_text_but_bos_eos_and_padding_can_be_decoded():
     eos, answer = TOKENIZER.eos_id, TOKENIZER.encode("left<im_patch>")
-    assert TOKENIZER.decode_all([eos, *answer, eos, -1, *answer]) == "left<im_patch>left<im_patch>"
+    assert decode_all(TOKENIZER, [eos, *answer, eos, -1, *answer]) == "left<im_patch>left<im_patch>"
 
 
 def test_text_with_point_tokens_gets_ids_after_the_visual_ones():
@@ -193,7 +194,7 @@ BRANCHES = [
 
 
 def text_of(arrays, kept):
-    return TOKENIZER.decode_all(arrays["input_ids"][kept])
+    return decode_all(TOKENIZER, arrays["input_ids"][kept])
 
 
 def test_branch_and_trunk_together_are_the_conversation_alone():
@@ -227,7 +228,7 @@ def test_a_prompt_is_the_conversation_without_its_answer():
 def test_images_stand_where_the_placeholder_stands():
     text = "see <|image|>and<|image|>now"
     arrays = ARRAYS.prompt([text], [BLOCK, BLOCK])
-    block = TOKENIZER.decode_all(BLOCK.tokens)
+    block = decode_all(TOKENIZER, BLOCK.tokens)
     assert text_of(arrays, slice(None)) == f"see {block}and{block}now"
 
 

@@ -11,18 +11,17 @@ from typing import get_args, get_type_hints
 import av
 import numpy as np
 import pytest
+from video_reading import read_video
 
 from stts_jax.config import DataConfig
 from stts_jax.data import video_pyav
 from stts_jax.data.frame_sampling import FrameSampler, SamplingError, TimeSampler
 from stts_jax.data.video import (
     DECODERS,
-    Video,
     VideoError,
     VideoOverrides,
     probe,
     read_sampled,
-    read_video,
     sample_times,
 )
 
@@ -261,7 +260,7 @@ def test_frame_times_may_pretend_another_rate(tmp_path):
     sampler = TimeSampler(16, "uniform_last_frame", max_fps=2.0)
     video = read_sampled(path, sampler, VideoOverrides(fake_timestamp_fps=4))
     np.testing.assert_allclose(video.timestamps, np.arange(6) / 4)  # the last was 0.3 s after
-    assert video.sampled_fps == 4.0
+    assert video.target_fps == 4.0
 
 
 @pytest.mark.parametrize("max_fps", [1.0, 5.0])
@@ -270,10 +269,6 @@ def test_only_two_frames_a_second_may_pretend_another_rate(tmp_path, max_fps):
     sampler = TimeSampler(64, "uniform_last_frame", max_fps=max_fps)
     with pytest.raises(VideoError, match="fake_timestamp_fps=4"):
         read_sampled(path, sampler, VideoOverrides(fake_timestamp_fps=4))
-
-
-def test_the_rate_of_a_single_frame_is_infinite():
-    assert Video(np.zeros((1, 2, 2, 3), np.uint8), np.zeros(1)).sampled_fps == np.inf
 
 
 # ------------------------------------------------------------------------------- kinds of files

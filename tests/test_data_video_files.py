@@ -9,9 +9,10 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 from video_oracle import HEIGHT, WIDTH, encode, ffmpeg, number_of, remux
+from video_reading import read_video
 
 from stts_jax.data import video_input
-from stts_jax.data.video import VideoError, probe, read_video
+from stts_jax.data.video import VideoError, probe
 from stts_jax.data.video_boxes import samples_named
 from stts_jax.data.video_decoders import DecordDecoder, TorchcodecDecoder
 

@@ -5,14 +5,16 @@ import sys
 
 import numpy as np
 import pytest
+from largest_sizes import largest_video_sizes
 from qwen3_tokenizer import qwen3_tokenizer
 from test_data_video import write
+from video_reading import read_video
 
 from stts_jax.budget import MultimodalType
 from stts_jax.config import ConfigError, VitConfig
 from stts_jax.data.frame_sampling import FrameSampler, TimeSampler
 from stts_jax.data.image import resize, to_patches
-from stts_jax.data.video import VideoError, VideoOverrides, read_video
+from stts_jax.data.video import VideoError, VideoOverrides
 from stts_jax.data.video_settings import VideoSettings
 from stts_jax.data.video_tokens import VideoPreprocessor, frame_prefix, subtitle_text
 
@@ -169,7 +171,7 @@ def test_each_frame_needs_a_time(frames, times):
 
 def test_the_largest_sizes_are_those_of_a_long_video():
     video = preprocessor(max_frames=16)
-    sizes = video.largest_sizes()
+    sizes = largest_video_sizes(video)
     made = video.vision_input(random_frames(16), np.arange(16) * 32.5)
     assert sizes.tokens == len(made.tokens)
     assert (sizes.frames, sizes.pooled) == (len(made.patches), len(made.token_pooling))

@@ -123,8 +123,7 @@ def test_right_answers_to_a_dataset_score_one_by_both_rules(root, name):
 # -------------------------------------------------------------------------------------- the paper
 
 
-# Half a unit of the last printed digit.
-PRINTED_PRECISION = 0.05
+PRINTED_PRECISION = 0.05  # half a unit of the last printed digit
 
 
 @pytest.mark.parametrize("row", TABLE_1, ids=lambda row: row.name)

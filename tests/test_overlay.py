@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from video_reading import read_video
 
-from stts_jax.data.video import read_video
 from stts_jax.evaluation.overlay import (
     COLUMNS,
     LARGEST,

@@ -7,7 +7,6 @@ Source: olmo/preprocessing/multicrop_preprocessor.py (docs/reference.md#image-to
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -26,7 +25,6 @@ from stts_jax.data.image import (
     to_patches,
 )
 from stts_jax.data.image_settings import ImageSettings
-from stts_jax.data.tiling import all_tilings
 from stts_jax.data.tokenizer import Tokenizer
 from stts_jax.data.vision import VisionInput
 
@@ -50,21 +48,6 @@ class ImageTokens:
     token_pooling: np.ndarray
     patch_mask: np.ndarray | None = None
     patch_grid: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class ImageSizes:
-    """The largest sizes of the arrays of `ImageTokens`; of a group, of all its images together.
-
-    Attributes:
-      tokens: n, with the prefixes of a group.
-      crops: c.
-      pooled: V.
-    """
-
-    tokens: int
-    crops: int
-    pooled: int
 
 
 # ----------------------------------------------------------------------------------- one image
@@ -110,30 +93,6 @@ def tokenize_image(
         np.concatenate(masks) if settings.padding_mask else None,
         None if settings.crop_mode == "resize" else grid,
     )
-
-
-def largest_sizes(settings: ImageSettings, tokenizer: Tokenizer) -> ImageSizes:
-    """The most that one image can take, whatever its shape.
-
-    It is tried out on every tiling. The reference tries three images of up to 10000 pixels a side,
-    which are too small where there are more than about 30 crops, and forgets that training may
-    draw the high resolution; both are fixed here.
-    """
-    global_grid = (settings.layout.side,) * 2
-    global_shape = _pooled_shape(global_grid, settings)
-    global_tokens = len(_block(global_shape, _global_marks(settings, tokenizer)))
-    if settings.crop_mode == "resize":
-        return ImageSizes(global_tokens, 1, math.prod(global_shape))
-    max_crops = settings.max_crops
-    if settings.p_high_res:
-        max_crops = max(max_crops, settings.high_res_max_crops)
-    grids = [settings.layout.grid_size(tiling) for tiling in all_tilings(max_crops)]
-    shapes = [_pooled_shape(grid, settings) for grid in grids]
-    marks = _crop_marks(settings, tokenizer)
-    tokens, pooled = max(len(_block(shape, marks)) for shape in shapes), max(map(math.prod, shapes))
-    if settings.crop_mode == "overlap-and-resize":
-        return ImageSizes(tokens, max_crops, pooled)
-    return ImageSizes(global_tokens + tokens, 1 + max_crops, math.prod(global_shape) + pooled)
 
 
 # -------------------------------------------------------------------------------- several images
@@ -189,14 +148,6 @@ def join_images(pieces: Sequence[ImageTokens], kind: MultimodalType) -> VisionIn
         np.concatenate(pooling),
         kind,
     )
-
-
-def largest_group_sizes(settings: ImageSettings, tokenizer: Tokenizer) -> ImageSizes:
-    """The most that a group of `settings.max_images` images can take."""
-    count = settings.max_images
-    one = largest_sizes(settings.for_group, tokenizer)
-    prefixes = sum(len(tokenizer.encode(_prefix(number))) for number in range(1, count + 1))
-    return ImageSizes(one.tokens * count + prefixes, one.crops * count, one.pooled * count)
 
 
 def _prefix(number: int) -> str:
@@ -291,8 +242,3 @@ def _block(shape: tuple[int, int], marks: _Marks) -> np.ndarray:
     row_end = [] if marks.row_end is None else [marks.row_end]
     row = [marks.patch] * shape[1] + row_end
     return np.array([marks.start, *row * shape[0], marks.end], np.int32)
-
-
-def _pooled_shape(grid: tuple[int, int], settings: ImageSettings) -> tuple[int, int]:
-    rows, columns = (-(-side // size) for side, size in zip(grid, settings.pooling, strict=True))
-    return rows, columns

@@ -170,10 +170,6 @@ class Tokenizer:
             kept = kept[: kept.index(self.eos_id)]
         return self._text(kept)
 
-    def decode_all(self, ids: Iterable[int]) -> str:
-        """Text of all `ids` but BOS, EOS and padding; other special tokens are written out."""
-        return self._text([int(i) for i in ids if i >= 0 and i not in (self.bos_id, self.eos_id)])
-
     def _ids(self, text: str) -> list[int]:
         try:
             return self._base.encode(text, add_special_tokens=False).ids

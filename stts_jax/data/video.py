@@ -32,7 +32,6 @@ __all__ = [
     "count_sampled",
     "probe",
     "read_sampled",
-    "read_video",
     "sample_times",
     "sampled_from",
 ]
@@ -69,15 +68,6 @@ class Video:
     timestamps: np.ndarray
     target_fps: float | None = None
     augmentation: str | None = None
-
-    @property
-    def sampled_fps(self) -> float:
-        """Frames per second: the target, or what the times make on average (inf of one frame)."""
-        if self.target_fps is not None:
-            return float(self.target_fps)
-        if len(self.timestamps) < 2:
-            return math.inf
-        return float(1 / np.diff(self.timestamps).mean())
 
 
 @dataclass(frozen=True)
@@ -153,19 +143,6 @@ def probe(path: str | Path) -> VideoInfo:
     """
     with open_pyav(path) as video:
         return VideoInfo(video.end - video.begin, video.frame_count, video.width, video.height)
-
-
-def read_video(
-    path: str | Path,
-    max_frames: int,
-    fps: float | None,
-    *,
-    transform: Transform | None = None,
-    decoder: str = "pyav",
-) -> Video:
-    """Decode the frames on display at `sample_times`; see `read_sampled`."""
-    sampler = TimeSampler(max_frames, "uniform_last_frame", max_fps=fps)
-    return read_sampled(path, sampler, transform=transform, decoder=decoder)
 
 
 def read_sampled(

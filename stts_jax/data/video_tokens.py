@@ -23,23 +23,6 @@ from stts_jax.data.vision import VisionInput
 # Text of a whole video, or of each span of seconds in it.
 Subtitles = str | Mapping[tuple[float, float], str]
 SUBTITLE_HEAD = "subtitle\n"
-# Frame times, this many seconds apart, whose text is taken to be the longest.
-LARGEST_STEP = 32.5
-
-
-@dataclass(frozen=True)
-class VideoSizes:
-    """The largest sizes of the arrays of a video's `VisionInput`, without subtitles.
-
-    Attributes:
-      tokens: n.
-      frames: c.
-      pooled: V.
-    """
-
-    tokens: int
-    frames: int
-    pooled: int
 
 
 @dataclass(frozen=True)
@@ -125,15 +108,6 @@ class VideoPreprocessor:
         if not around_each:
             tokens = start + tokens + end
         return np.array(tokens + self._subtitle_ids(timestamps, subtitle), np.int32)
-
-    def largest_sizes(self) -> VideoSizes:
-        """Returns the most that a video takes: `max_frames` frames, 32.5 s apart.
-
-        Source: docs/reference.md#frame-tokens.
-        """
-        frames = self.settings.max_frames
-        tokens = self.token_ids(np.arange(frames) * LARGEST_STEP)
-        return VideoSizes(len(tokens), frames, frames * len(self._one_frame))
 
     @functools.cached_property
     def _one_frame(self) -> np.ndarray:

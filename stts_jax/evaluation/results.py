@@ -140,25 +140,15 @@ def score_task(
     predictions: Sequence[TaskPrediction],
     settings: Mapping[str, Any],
     judge: Judge | None = None,
+    share: Share = ALONE,
 ) -> TaskResult:
-    """Score answers; saved ones too, for instance once there is a judge.
+    """Scores answers, each process its share; all of them get the whole.
+
+    Saved answers can be scored again, for instance once there is a judge. Scoring comes before the
+    exchange because it may need what JSON doesn't hold, such as masks.
 
     Raises:
       ScoringError: if the metric does not suit the questions.
-    """
-    return score_shares(task, predictions, settings, ALONE, judge)
-
-
-def score_shares(
-    task: Task,
-    predictions: Sequence[TaskPrediction],
-    settings: Mapping[str, Any],
-    share: Share,
-    judge: Judge | None = None,
-) -> TaskResult:
-    """Scores as `score_task` does, each process its share; all of them get the whole.
-
-    Scoring comes before the exchange because it may need what JSON doesn't hold, such as masks.
     """
     metric = metric_named(task.metric, judge)
     scores = score_answers(

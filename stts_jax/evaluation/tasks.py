@@ -17,7 +17,7 @@ from stts_jax.evaluation.results import (
     TaskPrediction,
     TaskResult,
     find_reusable,
-    score_shares,
+    score_task,
 )
 from stts_jax.evaluation.runner import answer
 from stts_jax.evaluation.saved_answers import find_answers, save_answers
@@ -97,7 +97,7 @@ def evaluate_tasks(
             predictions = _answered(model, config, task, run, budgets)
             if judged:
                 save_answers(folder, task, predictions, asked, run.share)
-        result = score_shares(task, predictions, settings, run.share, run.judge)
+        result = score_task(task, predictions, settings, run.judge, run.share)
         if run.share.index == 0:
             result.save(folder)
         results.append(result)

@@ -10,12 +10,13 @@ from random import Random
 import av
 import numpy as np
 import PIL.Image
+from video_reading import read_video
 
 from fuzz.changes import change_bytes, change_file
 from fuzz.registry import Note, target
 from stts_jax.data.bad_examples import READING_ERRORS
 from stts_jax.data.image import load_image
-from stts_jax.data.video import probe, read_video
+from stts_jax.data.video import probe
 
 # Containers and codecs that are read in different ways.
 VIDEOS = (("mp4", "libx264"), ("mkv", "libvpx-vp9"), ("avi", "mpeg4"), ("mpegts", "mpeg2video"))

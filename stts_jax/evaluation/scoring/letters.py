@@ -153,15 +153,6 @@ def ego_schema_letter(
     return _guess(letters, generator)
 
 
-def bracketed_letter(text: str) -> str:
-    """The character before the first `)`, else all of the text. Source: `mlvu_mc`."""
-    text = text.strip()
-    position = text.find(")")
-    if position < 0:
-        return text
-    return text[position - 1 : position]
-
-
 def starts_with_letter(text: str, answer: str) -> bool:
     """Whether text and answer begin alike, case aside ("a ball" begins like "A.").
 
