@@ -25,11 +25,11 @@ PYTEST := .venv/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscop
 # Of every part the tests that take seconds, and one training step; tests/test_smoke.py checks them.
 SMOKE := tests/test_training_step.py::test_a_fixed_batch_is_learnt \
     tests/test_model.py::test_parameters_are_as_many_as_published \
-    tests/test_model.py::test_pruning_only_at_the_connector_leaves_the_vit_whole \
+    tests/test_model_dropping.py::test_pruning_only_at_the_connector_leaves_the_vit_whole \
     tests/test_attention.py::test_attention_equals_the_plain_form \
     tests/test_pruned_layouts.py::test_a_stream_holds_the_kept_patches_in_order \
     tests/test_evaluation_scoring.py tests/test_convert_native.py tests/test_data_rows.py \
-    tests/test_config.py
+    tests/test_config.py tests/test_config_files.py tests/test_budget.py
 PARITY_TESTS := $(shell grep -ls "mark\.parity_torch" tests/test_*.py)
 
 .DEFAULT_GOAL := help

@@ -22,6 +22,8 @@ ONE_TRAINING_STEP = (
     "test_training_checkpoint",
     "test_training_loop",
 )
+# These compile the same small models.
+ONE_SMALL_MODEL = ("test_model", "test_model_dropping")
 # Those that take longest, by seconds of a core with nothing compiled yet: see `--durations=0`.
 LONGEST = (
     "test_training_meshes",
@@ -30,7 +32,7 @@ LONGEST = (
     "test_training_processes",
     "test_evaluation_tasks",
     "test_training_survival",
-    "test_model",
+    *ONE_SMALL_MODEL,
     "test_generation",
     "test_commands",
     "test_bench",
@@ -50,9 +52,10 @@ def position(name: str, tests: int) -> tuple[int, int, str]:
 
 
 def unit_of_work(nodeid: str) -> str:
-    """Names the unit that a test belongs to: its file, or the files that share a training step."""
+    """Names the unit that a test belongs to: its file, or the files that compile the same."""
     file = nodeid.split("::", 1)[0]
-    return "one training step" if Path(file).stem in ONE_TRAINING_STEP else file
+    units = {"one training step": ONE_TRAINING_STEP, "one small model": ONE_SMALL_MODEL}
+    return next((name for name, files in units.items() if Path(file).stem in files), file)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
