@@ -14,8 +14,14 @@ import tokenizers
 
 from convert.tokenizer_files import TOKENIZER, Files
 from stts_jax.config import DataConfig, ModelConfig
-from stts_jax.data.image_settings import ImageSettings
-from stts_jax.data.tokenizer import CONFIG_FILE, END_OF_TURN, Tokenizer, TokenizerError, marks_in
+from stts_jax.data.images.settings import ImageSettings
+from stts_jax.data.text.tokenizer import (
+    CONFIG_FILE,
+    END_OF_TURN,
+    Tokenizer,
+    TokenizerError,
+    marks_in,
+)
 
 PROCESSOR = "processor_config.json"
 GENERATION = "generation_config.json"

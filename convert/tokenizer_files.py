@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from convert.tensor_reader import ConvertError, require_inside
-from stts_jax.data.tokenizer import CONFIG_FILE, TINY_FILE, TokenizerError, marks_beside
-from stts_jax.data.tokenizer_file import MOST_BYTES, load_base
+from stts_jax.data.text.tokenizer import CONFIG_FILE, TINY_FILE, TokenizerError, marks_beside
+from stts_jax.data.text.tokenizer_file import MOST_BYTES, load_base
 from stts_jax.plain_files import FileError, read_text, require_within
 from stts_jax.quoting import shorten
 

@@ -18,9 +18,9 @@ from convert.tensor_reader import ConvertError
 from stts_jax.arguments import frames_scale, local_path
 from stts_jax.config import Config, ConfigError, override
 from stts_jax.data.bad_examples import READING_ERRORS, BadExamplesError
-from stts_jax.data.rows import BudgetError
+from stts_jax.data.packing.rows import BudgetError
 from stts_jax.data.synthetic import SyntheticError
-from stts_jax.data.tokenizer import TokenizerError
+from stts_jax.data.text.tokenizer import TokenizerError
 from stts_jax.evaluation.asked import Asked
 from stts_jax.evaluation.results import ResultError
 from stts_jax.evaluation.scoring.judge import JudgeError

@@ -5,7 +5,7 @@ import pytest
 from benchmark_fixtures import build_root
 
 from stts_jax.data.datasets.base import dataset_class
-from stts_jax.data.formatting.formatter import Formatter
+from stts_jax.data.text.formatting.formatter import Formatter
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from stts_jax.data.formatting import Formatter, FormatterSettings
+from stts_jax.data.text.formatting import Formatter, FormatterSettings
 
 SFT = FormatterSettings()
 UNTAGGED = FormatterSettings(message_format="none", system_prompt="none")

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stts_jax.data.image_settings import ImageSettings
-from stts_jax.data.image_tokens import (
+from stts_jax.data.images.settings import ImageSettings
+from stts_jax.data.images.tiling import all_tilings
+from stts_jax.data.images.tokens import (
     _block,
     _crop_marks,
     _global_marks,
     _prefix,
 )
-from stts_jax.data.tiling import all_tilings
-from stts_jax.data.tokenizer import Tokenizer
-from stts_jax.data.video_tokens import VideoPreprocessor
+from stts_jax.data.text.tokenizer import Tokenizer
+from stts_jax.data.video.tokens import VideoPreprocessor
 
 
 @dataclass(frozen=True)

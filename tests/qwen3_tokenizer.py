@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from goldens_folder import CARRIED_DATA, SHARED, goldens_data_dir
 
-from stts_jax.data.tokenizer import Tokenizer
+from stts_jax.data.text.tokenizer import Tokenizer
 
 FULL = SHARED / "tokenizer" / "tokenizer.json"
 REDUCED = CARRIED_DATA / "qwen3_tokenizer.json.gz"

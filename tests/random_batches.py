@@ -6,8 +6,8 @@ import numpy as np
 
 from stts_jax.budget import Budget, MultimodalType
 from stts_jax.config import ModelConfig
-from stts_jax.data.image import pooling_index
-from stts_jax.data.rows import SIZES, example_sizes, pack_row, stack_rows
+from stts_jax.data.images.image import pooling_index
+from stts_jax.data.packing.rows import SIZES, example_sizes, pack_row, stack_rows
 
 VIDEO, IMAGE = MultimodalType.VIDEO, MultimodalType.IMAGE
 MULTI_IMAGE, TEXT = MultimodalType.MULTI_IMAGE, MultimodalType.TEXT

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from stts_jax.data.formatting import FormatterSettings
+from stts_jax.data.text.formatting import FormatterSettings
 
 # Where a config of the reference leaves something out, it means this rather than our default.
 DEFAULTS: dict[str, Any] = {

@@ -15,8 +15,8 @@ from video_reading import read_video
 from stts_jax import ask, show
 from stts_jax.config import load_config, override
 from stts_jax.data.evaluation_batches import batches_of_prompts
-from stts_jax.data.tokenizer import Tokenizer
-from stts_jax.data.video import probe
+from stts_jax.data.text.tokenizer import Tokenizer
+from stts_jax.data.video.reading import probe
 from stts_jax.evaluation import runner, single
 from stts_jax.evaluation.asked import Asked
 from stts_jax.evaluation.overlay import LEGEND, kept_overlay, overlay_video, score_map, stretch

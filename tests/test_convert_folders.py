@@ -17,7 +17,7 @@ from convert import pipeline
 from convert.__main__ import main
 from convert.names import name_table
 from convert.tensor_reader import NonFinite, count_non_finite
-from stts_jax.data.tokenizer import TINY_FILE
+from stts_jax.data.text.tokenizer import TINY_FILE
 from stts_jax.training.checkpoint import load_model
 
 

@@ -30,7 +30,7 @@ from convert.tensor_names import summarized
 from convert.tensor_reader import ConvertError
 from convert.tokenizer_files import tokenizer_of_run
 from stts_jax.config import ConfigError, DataConfig, ModelConfig
-from stts_jax.data.tokenizer import CONFIG_FILE, TINY_FILE, Tokenizer
+from stts_jax.data.text.tokenizer import CONFIG_FILE, TINY_FILE, Tokenizer
 from stts_jax.plain_files import FileError
 
 FLOAT = np.dtype(np.float32)

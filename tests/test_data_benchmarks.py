@@ -15,7 +15,7 @@ from video_reading import read_video
 from stts_jax.data.datasets.base import DatasetError, dataset_class, dataset_names
 from stts_jax.data.datasets.benchmarks import BENCHMARKS
 from stts_jax.data.datasets.benchmarks.mvbench_clips import make_video
-from stts_jax.data.formatting.formatter import Formatter
+from stts_jax.data.text.formatting.formatter import Formatter
 from stts_jax.evaluation.scoring.registry import metric_named
 from stts_jax.evaluation.scoring.score import score_answers, summarize
 from stts_jax.evaluation.suites import tasks_of

@@ -11,7 +11,7 @@ from data_benchmarks_cases import right_answer
 from dataset_fixtures import write_table
 
 from stts_jax.config import load_config
-from stts_jax.data.check import CheckOptions, check, registered
+from stts_jax.data.checking.check import CheckOptions, check, registered
 from stts_jax.data.datasets.base import DatasetError, dataset_class
 from stts_jax.data.datasets.run_length import TimedMasks, decode_mask
 from stts_jax.data.evaluation_batches import batches_of_prompts

@@ -12,16 +12,16 @@ from PIL import Image
 from stts_jax.config import load_config
 from stts_jax.data.__main__ import main
 from stts_jax.data.chains import chain_of
-from stts_jax.data.check import CheckOptions, check, own_file, registered
-from stts_jax.data.check_files import FileState, MediaFile, check_file, in_processes
-from stts_jax.data.check_report import HEAD
-from stts_jax.data.check_rows import RowCheck
+from stts_jax.data.checking.check import CheckOptions, check, own_file, registered
+from stts_jax.data.checking.files import FileState, MediaFile, check_file, in_processes
+from stts_jax.data.checking.report import HEAD
+from stts_jax.data.checking.rows import RowCheck
 from stts_jax.data.datasets.base import DatasetError
 from stts_jax.data.mixture_order import Draw
 from stts_jax.data.reader import Reader
-from stts_jax.data.sources import sources_of
-from stts_jax.data.usable import Selection, read_usable, write_usable
-from stts_jax.data.video_pyav import PyAvDecoder
+from stts_jax.data.sources.configured import sources_of
+from stts_jax.data.sources.usable import Selection, read_usable, write_usable
+from stts_jax.data.video.pyav import PyAvDecoder
 
 MISSING = "TOMATO/videos/simulated/0001-00.mp4"  # of one example
 CORRUPT = "TOMATO/videos/object/0390-01.mp4"  # of two

@@ -12,13 +12,13 @@ from whole_text import decode_all
 
 from stts_jax.budget import MultimodalType, batch_arrays, video_budget
 from stts_jax.config import ConfigError, ModelConfig
-from stts_jax.data import positions
 from stts_jax.data.datasets.base import SourceExample
 from stts_jax.data.example_chain import ExampleChain, ExampleSettings, example_rng
-from stts_jax.data.image_settings import ImageSettings
+from stts_jax.data.images.settings import ImageSettings
 from stts_jax.data.media import Media, MediaError
-from stts_jax.data.tokenizer import Tokenizer
-from stts_jax.data.video import Video
+from stts_jax.data.text import positions
+from stts_jax.data.text.tokenizer import Tokenizer
+from stts_jax.data.video.reading import Video
 
 MODEL = ModelConfig()
 TOKENIZER = Tokenizer.load("tiny", MODEL.llm.vocab_size)

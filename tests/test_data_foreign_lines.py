@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from stts_jax.data.datasets.foreign_lines import ForeignLineError, own_fields
-from stts_jax.data.datasets.own_data import OwnDataError, read_own_data
+from stts_jax.data.sources.foreign_lines import ForeignLineError, own_fields
+from stts_jax.data.sources.own_data import OwnDataError, read_own_data
 
 
 def conversations(*values, **fields):

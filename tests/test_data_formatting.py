@@ -17,9 +17,9 @@ from data_formatting_cases import (
     track_example,
 )
 
-from stts_jax.data.formatting import Formatter, FormatterError, FormatterSettings
-from stts_jax.data.formatting.multiple_choice import varied_form
-from stts_jax.data.formatting.templates import TEMPLATES, draw_prompt
+from stts_jax.data.text.formatting import Formatter, FormatterError, FormatterSettings
+from stts_jax.data.text.formatting.multiple_choice import varied_form
+from stts_jax.data.text.formatting.templates import TEMPLATES, draw_prompt
 
 BARE = FormatterSettings(prompt_templates="none", message_format="none", system_prompt="none")
 

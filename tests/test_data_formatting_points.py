@@ -12,14 +12,14 @@ from data_formatting_cases import (
     track_example,
 )
 
-from stts_jax.data.formatting import FormatterError, FormatterSettings
-from stts_jax.data.formatting.point_parsing import (
+from stts_jax.data.text.formatting import FormatterError, FormatterSettings
+from stts_jax.data.text.formatting.point_parsing import (
     parse_points,
     parse_tracks,
 )
-from stts_jax.data.formatting.points import image_points, multi_image_points, video_points
-from stts_jax.data.formatting.templates import TEMPLATES
-from stts_jax.data.formatting.tracks import track_text
+from stts_jax.data.text.formatting.points import image_points, multi_image_points, video_points
+from stts_jax.data.text.formatting.templates import TEMPLATES
+from stts_jax.data.text.formatting.tracks import track_text
 
 
 def test_points_are_sorted_after_rounding_and_numbered():

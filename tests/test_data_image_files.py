@@ -8,8 +8,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from stts_jax.data import image_file
-from stts_jax.data.image_file import ImageError, load_image, require_picture
+from stts_jax.data.images import file as image_file
+from stts_jax.data.images.file import ImageError, load_image, require_picture
 
 
 def noise(height, width):

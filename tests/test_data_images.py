@@ -12,7 +12,7 @@ from largest_sizes import largest_group_sizes, largest_sizes
 
 from stts_jax.budget import MultimodalType
 from stts_jax.config import ConfigError
-from stts_jax.data.image import (
+from stts_jax.data.images.image import (
     ImageError,
     load_image,
     normalize,
@@ -21,14 +21,14 @@ from stts_jax.data.image import (
     resize_bicubic,
     to_patches,
 )
-from stts_jax.data.image_tokens import (
+from stts_jax.data.images.tiling import CropLayout, all_tilings, select_tiling
+from stts_jax.data.images.tokens import (
     ImageSettings,
     join_images,
     tokenize_image,
     tokenize_images,
 )
-from stts_jax.data.tiling import CropLayout, all_tilings, select_tiling
-from stts_jax.data.tokenizer import Tokenizer
+from stts_jax.data.text.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.load("tiny", 512)
 IDS = TOKENIZER.special_ids

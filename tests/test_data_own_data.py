@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stts_jax.data.datasets import own_records
 from stts_jax.data.datasets.base import DatasetError
-from stts_jax.data.datasets.own_data import OwnData, OwnDataError, read_own_data
-from stts_jax.data.datasets.own_line import parse
-from stts_jax.data.datasets.own_records import own_lines
-from stts_jax.data.datasets.subtitle_files import read_subtitle_file
-from stts_jax.data.formatting.formatter import Formatter
+from stts_jax.data.sources import own_records
+from stts_jax.data.sources.own_data import OwnData, OwnDataError, read_own_data
+from stts_jax.data.sources.own_line import parse
+from stts_jax.data.sources.own_records import own_lines
+from stts_jax.data.sources.subtitle_files import read_subtitle_file
+from stts_jax.data.text.formatting.formatter import Formatter
 
 QUESTION = {"video": "a.mp4", "question": "What is opened?", "answer": "a door"}
 CHOICE = {

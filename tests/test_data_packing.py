@@ -12,10 +12,10 @@ from academic_mixture import mixture_sizes, video_sizes
 
 from stts_jax.budget import Budget, MultimodalType, batch_arrays, row_budget, video_budget
 from stts_jax.config import load_config
-from stts_jax.data.fill_rates import FillRates
-from stts_jax.data.packing import LOOKAHEAD, group_examples, pack_examples
-from stts_jax.data.row_choice import choose_examples, example_values
-from stts_jax.data.rows import SIZES, BudgetError, example_sizes, row_sizes, stack_rows
+from stts_jax.data.packing.fill_rates import FillRates
+from stts_jax.data.packing.grouping import LOOKAHEAD, group_examples, pack_examples
+from stts_jax.data.packing.row_choice import choose_examples, example_values
+from stts_jax.data.packing.rows import SIZES, BudgetError, example_sizes, row_sizes, stack_rows
 
 # 64 patches and 16 tokens a frame, of which pruning drops 8.
 MODEL = load_config(

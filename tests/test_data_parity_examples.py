@@ -23,14 +23,14 @@ from stts_jax.data.example_chain import (
     PreparedExample,
     example_rng,
 )
-from stts_jax.data.formatting import FormatterSettings
-from stts_jax.data.frame_sampling import FrameSampler, SamplingError, TimeSampler
-from stts_jax.data.image_settings import ImageSettings
+from stts_jax.data.images.settings import ImageSettings
 from stts_jax.data.media import Media
-from stts_jax.data.message_arrays import TextSettings
-from stts_jax.data.message_weight import LOSS_WEIGHTS, MessageWeight
-from stts_jax.data.video import Video
-from stts_jax.data.video_settings import VideoSettings
+from stts_jax.data.text.formatting import FormatterSettings
+from stts_jax.data.text.message_arrays import TextSettings
+from stts_jax.data.text.message_weight import LOSS_WEIGHTS, MessageWeight
+from stts_jax.data.video.frame_sampling import FrameSampler, SamplingError, TimeSampler
+from stts_jax.data.video.reading import Video
+from stts_jax.data.video.settings import VideoSettings
 
 CASES = json.loads((goldens_data_dir() / "example_preprocessor.json").read_text())
 # What `images_slice` keeps, by the README of the recorded cases.

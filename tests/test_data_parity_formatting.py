@@ -9,18 +9,18 @@ import pytest
 from goldens_folder import goldens_data_dir
 from reference_formatter import settings_of
 
-from stts_jax.data.formatting import Formatter, FormatterError, FormatterSettings
-from stts_jax.data.formatting.chat import wrap_messages
-from stts_jax.data.formatting.multiple_choice import varied_form
-from stts_jax.data.formatting.points import image_points, video_points
-from stts_jax.data.formatting.styles import (
+from stts_jax.data.text.formatting import Formatter, FormatterError, FormatterSettings
+from stts_jax.data.text.formatting.chat import wrap_messages
+from stts_jax.data.text.formatting.multiple_choice import varied_form
+from stts_jax.data.text.formatting.points import image_points, video_points
+from stts_jax.data.text.formatting.styles import (
     DEMO_STYLES,
     IMAGE_MULTIPLE_CHOICE_STYLES,
     VIDEO_MULTIPLE_CHOICE_STYLES,
     style_tag,
 )
-from stts_jax.data.formatting.templates import TEMPLATES
-from stts_jax.data.formatting.timestamps import (
+from stts_jax.data.text.formatting.templates import TEMPLATES
+from stts_jax.data.text.formatting.timestamps import (
     answer_time,
     clock_time,
     parse_timestamp,

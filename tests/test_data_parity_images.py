@@ -13,13 +13,13 @@ from goldens_folder import goldens_data_dir
 from largest_sizes import largest_sizes
 from qwen3_tokenizer import recorded_tokenizer
 
-from stts_jax.data.image import pooling_windows, resize, resize_and_pad, to_patches
-from stts_jax.data.image_tokens import (
+from stts_jax.data.images.image import pooling_windows, resize, resize_and_pad, to_patches
+from stts_jax.data.images.tiling import all_tilings, select_tiling
+from stts_jax.data.images.tokens import (
     ImageSettings,
     tokenize_image,
     tokenize_images,
 )
-from stts_jax.data.tiling import all_tilings, select_tiling
 
 FOLDER = goldens_data_dir()
 SINGLE = json.loads((FOLDER / "image_single_crop.json").read_text())

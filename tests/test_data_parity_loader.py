@@ -18,13 +18,13 @@ from stts_jax.budget import Budget
 from stts_jax.config import ModelConfig, PruneConfig
 from stts_jax.data.datasets.base import SourceExample
 from stts_jax.data.example_chain import ExampleChain, ExampleSettings, example_rng
-from stts_jax.data.image_settings import ImageSettings
+from stts_jax.data.images.settings import ImageSettings
 from stts_jax.data.media import Media
-from stts_jax.data.message_weight import MessageWeight
 from stts_jax.data.mixture_order import MixtureOrder
-from stts_jax.data.rows import pack_row
-from stts_jax.data.video import Video
-from stts_jax.data.video_settings import VideoSettings
+from stts_jax.data.packing.rows import pack_row
+from stts_jax.data.text.message_weight import MessageWeight
+from stts_jax.data.video.reading import Video
+from stts_jax.data.video.settings import VideoSettings
 
 LOADER = json.loads((goldens_data_dir() / "dataloader.json").read_text())
 ARRAYS = dict(np.load(goldens_data_dir() / "dataloader.npz"))

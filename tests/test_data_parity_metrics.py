@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from goldens_folder import goldens_data_dir
 
-from stts_jax.data.formatting.timestamps import parse_timestamp
+from stts_jax.data.text.formatting.timestamps import parse_timestamp
 from stts_jax.evaluation.scoring import letters, vqa
 from stts_jax.evaluation.scoring.answer_text import clean_answer
 from stts_jax.evaluation.scoring.options import nearest_option

@@ -30,8 +30,8 @@ from stts_jax.budget import Budget, MultimodalType
 from stts_jax.config import PruneConfig
 from stts_jax.data.example_chain import example_rng
 from stts_jax.data.mixture_order import MixtureOrder
-from stts_jax.data.packing import LOOKAHEAD, group_examples
-from stts_jax.data.rows import BudgetError, pack_row, stack_rows
+from stts_jax.data.packing.grouping import LOOKAHEAD, group_examples
+from stts_jax.data.packing.rows import BudgetError, pack_row, stack_rows
 
 FOLDER = goldens_data_dir()
 PACKER, COLLATOR, ORDER, LOADER = (

@@ -19,10 +19,10 @@ from segment_visibility import assert_same_visibility
 from whole_text import decode_all
 
 from stts_jax.config import SPECIAL_TOKENS
-from stts_jax.data.message_arrays import MessageArrays, TextSettings
-from stts_jax.data.message_weight import LOSS_WEIGHTS, MessageWeight
-from stts_jax.data.tokenizer import POINT_TOKENS, Tokenizer
-from stts_jax.data.weighted_tokens import VisionBlock, positions_within_segments
+from stts_jax.data.text.message_arrays import MessageArrays, TextSettings
+from stts_jax.data.text.message_weight import LOSS_WEIGHTS, MessageWeight
+from stts_jax.data.text.tokenizer import POINT_TOKENS, Tokenizer
+from stts_jax.data.text.weighted_tokens import VisionBlock, positions_within_segments
 
 TOKENIZER_CASES = json.loads((goldens_data_dir() / "tokenizer.json").read_text())
 TEXT_CASES = json.loads((goldens_data_dir() / "text_preprocessor.json").read_text())

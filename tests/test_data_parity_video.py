@@ -14,11 +14,11 @@ from largest_sizes import largest_video_sizes
 from qwen3_tokenizer import recorded_tokenizer
 
 from stts_jax.config import VitConfig
-from stts_jax.data.frame_sampling import FrameSampler, SamplingError, TimeSampler
-from stts_jax.data.video import VideoOverrides, probe, read_sampled
-from stts_jax.data.video_pyav import open_pyav
-from stts_jax.data.video_settings import VideoSettings
-from stts_jax.data.video_tokens import VideoPreprocessor, frame_prefix
+from stts_jax.data.video.frame_sampling import FrameSampler, SamplingError, TimeSampler
+from stts_jax.data.video.pyav import open_pyav
+from stts_jax.data.video.reading import VideoOverrides, probe, read_sampled
+from stts_jax.data.video.settings import VideoSettings
+from stts_jax.data.video.tokens import VideoPreprocessor, frame_prefix
 
 TIME_TOLERANCE = 1e-9  # seconds; measured: 0
 # Resized pixels: one level, on at most this share of them (rounding of halves); measured: 0 on the

@@ -25,14 +25,14 @@ from stts_jax.data.evaluation_batches import (
     grown,
     text_room,
 )
-from stts_jax.data.image import resize, to_patches
+from stts_jax.data.images.image import resize, to_patches
 from stts_jax.data.mixture_order import Draw
+from stts_jax.data.packing.rows import SIZES
 from stts_jax.data.pipeline import TrainingBatches, _accept_flags, training_batches
 from stts_jax.data.questions import question_of
-from stts_jax.data.rows import SIZES
 from stts_jax.data.scene_questions import ask_picture, direction, region_of
 from stts_jax.data.scenes import COLOURS, Actor, SceneConfig, plan_picture, shape_mask
-from stts_jax.data.sources import changed_sources
+from stts_jax.data.sources.configured import changed_sources
 from stts_jax.data.synthetic import (
     PICTURES_PER_VIDEO,
     SyntheticError,

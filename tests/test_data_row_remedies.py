@@ -7,10 +7,10 @@ from largest_sizes import largest_group_sizes
 
 from stts_jax.budget import row_budget
 from stts_jax.config import load_config, replace
-from stts_jax.data.image_settings import ImageSettings
-from stts_jax.data.row_remedies import remedy
-from stts_jax.data.rows import excess
-from stts_jax.data.tokenizer import Tokenizer
+from stts_jax.data.images.settings import ImageSettings
+from stts_jax.data.packing.row_remedies import remedy
+from stts_jax.data.packing.rows import excess
+from stts_jax.data.text.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.load("tiny", 512)
 PRUNED = [f"molmo2_{size}_stts_{share}" for size in ("4b", "8b", "o_7b") for share in (30, 40, 50)]

@@ -14,11 +14,18 @@ from stts_jax.budget import (
 )
 from stts_jax.data.chains import chain_of
 from stts_jax.data.datasets.base import SourceExample
-from stts_jax.data.image import pooling_index, resize, to_patches
+from stts_jax.data.images.image import pooling_index, resize, to_patches
 from stts_jax.data.media import Media
-from stts_jax.data.message_arrays import SHARED
-from stts_jax.data.rows import SIZES, BudgetError, example_sizes, pack_row, row_sizes, stack_rows
-from stts_jax.data.video import Video
+from stts_jax.data.packing.rows import (
+    SIZES,
+    BudgetError,
+    example_sizes,
+    pack_row,
+    row_sizes,
+    stack_rows,
+)
+from stts_jax.data.text.message_arrays import SHARED
+from stts_jax.data.video.reading import Video
 
 # 64 patches and 16 tokens a frame.
 CONFIG = config_lib.load_config("tiny", ["model.vit.image_size=64", "model.vit.positions=64"])

@@ -18,9 +18,9 @@ from stts_jax.data.mixture_order import Draw
 from stts_jax.data.pipeline import training_batches
 from stts_jax.data.questions import question_of
 from stts_jax.data.reader import Reader
-from stts_jax.data.sources import sources_of
+from stts_jax.data.sources.configured import sources_of
+from stts_jax.data.sources.usable import Selection, write_usable
 from stts_jax.data.synthetic import write_video
-from stts_jax.data.usable import Selection, write_usable
 
 MIXTURE = "mixture:all-v5-video-academic-only"
 

@@ -10,13 +10,13 @@ from qwen3_tokenizer import VOCAB_SIZE, qwen3_tokenizer_path, reduced_tokenizer_
 from whole_text import decode_all
 
 from stts_jax.config import SPECIAL_TOKENS
-from stts_jax.data import tiny_tokenizer
 from stts_jax.data.datasets.base import SourceExample
-from stts_jax.data.formatting import Formatter
-from stts_jax.data.message_arrays import SHARED, MessageArrays, MessageError, TextSettings
-from stts_jax.data.message_weight import LOSS_WEIGHTS, MessageWeight
-from stts_jax.data.prompts import plainly_worded
-from stts_jax.data.tokenizer import (
+from stts_jax.data.text import tiny_tokenizer
+from stts_jax.data.text.formatting import Formatter
+from stts_jax.data.text.message_arrays import SHARED, MessageArrays, MessageError, TextSettings
+from stts_jax.data.text.message_weight import LOSS_WEIGHTS, MessageWeight
+from stts_jax.data.text.prompts import plainly_worded
+from stts_jax.data.text.tokenizer import (
     CONFIG_FILE,
     POINT_TOKENS,
     TINY_FILE,
@@ -24,7 +24,7 @@ from stts_jax.data.tokenizer import (
     TokenizerError,
     without_marks,
 )
-from stts_jax.data.weighted_tokens import VisionBlock
+from stts_jax.data.text.weighted_tokens import VisionBlock
 
 TOKENIZER = Tokenizer.load("tiny", 512)
 

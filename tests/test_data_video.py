@@ -5,8 +5,8 @@ import pytest
 from data_video_cases import levels_of, write
 from video_reading import read_video
 
-from stts_jax.data.frame_sampling import FrameSampler, SamplingError, TimeSampler
-from stts_jax.data.video import (
+from stts_jax.data.video.frame_sampling import FrameSampler, SamplingError, TimeSampler
+from stts_jax.data.video.reading import (
     VideoError,
     VideoOverrides,
     probe,

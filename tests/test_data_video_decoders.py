@@ -10,8 +10,8 @@ import pytest
 from data_video_cases import write, write_moving
 from video_reading import read_video
 
-from stts_jax.data.frame_sampling import FrameSampler, SamplingError
-from stts_jax.data.video import (
+from stts_jax.data.video.frame_sampling import FrameSampler, SamplingError
+from stts_jax.data.video.reading import (
     VideoError,
     read_sampled,
 )

@@ -11,10 +11,10 @@ import pytest
 from video_oracle import HEIGHT, WIDTH, encode, ffmpeg, number_of, remux
 from video_reading import read_video
 
-from stts_jax.data import video_input
-from stts_jax.data.video import VideoError, probe
-from stts_jax.data.video_boxes import samples_named
-from stts_jax.data.video_decoders import DecordDecoder, TorchcodecDecoder
+from stts_jax.data.video import input as video_input
+from stts_jax.data.video.boxes import samples_named
+from stts_jax.data.video.decoders import DecordDecoder, TorchcodecDecoder
+from stts_jax.data.video.reading import VideoError, probe
 
 H264 = ["-c:v", "libx264", "-preset", "ultrafast", "-g", 12]
 

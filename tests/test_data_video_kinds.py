@@ -13,9 +13,9 @@ from data_video_cases import levels_of, write, write_moving
 from video_reading import read_video
 
 from stts_jax.config import DataConfig
-from stts_jax.data import video_pyav
-from stts_jax.data.frame_sampling import FrameSampler, TimeSampler
-from stts_jax.data.video import (
+from stts_jax.data.video import pyav as video_pyav
+from stts_jax.data.video.frame_sampling import FrameSampler, TimeSampler
+from stts_jax.data.video.reading import (
     DECODERS,
     VideoError,
     VideoOverrides,

@@ -20,10 +20,10 @@ from odd_videos import (
 )
 from video_oracle import encode, encode_twice, number_of, shown_by_ffmpeg
 
-from stts_jax.data import video_index
-from stts_jax.data.frame_sampling import FrameSampler, TimeSampler
-from stts_jax.data.video import VideoOverrides, probe, read_sampled
-from stts_jax.data.video_pyav import open_pyav
+from stts_jax.data.video import index as video_index
+from stts_jax.data.video.frame_sampling import FrameSampler, TimeSampler
+from stts_jax.data.video.pyav import open_pyav
+from stts_jax.data.video.reading import VideoOverrides, probe, read_sampled
 
 H264 = ["-c:v", "libx264", "-preset", "ultrafast", "-crf", 18, "-g", 12]
 REORDERED = [*H264, "-bf", 2]

@@ -12,11 +12,11 @@ from video_reading import read_video
 
 from stts_jax.budget import MultimodalType
 from stts_jax.config import ConfigError, VitConfig
-from stts_jax.data.frame_sampling import FrameSampler, TimeSampler
-from stts_jax.data.image import resize, to_patches
-from stts_jax.data.video import VideoError, VideoOverrides
-from stts_jax.data.video_settings import VideoSettings
-from stts_jax.data.video_tokens import VideoPreprocessor, frame_prefix, subtitle_text
+from stts_jax.data.images.image import resize, to_patches
+from stts_jax.data.video.frame_sampling import FrameSampler, TimeSampler
+from stts_jax.data.video.reading import VideoError, VideoOverrides
+from stts_jax.data.video.settings import VideoSettings
+from stts_jax.data.video.tokens import VideoPreprocessor, frame_prefix, subtitle_text
 
 VIT = VitConfig(image_size=28, patch_size=4, positions=49)  # 7 x 7 patches, 9 tokens of 3 x 3
 TIMES = np.array([0.0, 0.5, 61.25])

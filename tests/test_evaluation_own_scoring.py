@@ -15,9 +15,9 @@ from PIL import Image
 from training_cases import small_config
 
 import train
-from stts_jax.data.formatting import FormatterSettings, multiple_choice
-from stts_jax.data.formatting import multiple_choice_templates as templates
 from stts_jax.data.questions import Question
+from stts_jax.data.text.formatting import FormatterSettings, multiple_choice
+from stts_jax.data.text.formatting import multiple_choice_templates as templates
 from stts_jax.evaluation import runner
 from stts_jax.evaluation.metrics import (
     BY_EXACT_ANSWER,

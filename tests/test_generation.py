@@ -15,7 +15,7 @@ from model_cases import small_model_config as small
 from random_batches import IMAGE, MULTI_IMAGE, TEXT, VIDEO
 from reference_cases import worst
 
-from stts_jax.data.rows import pack_row
+from stts_jax.data.packing.rows import pack_row
 from stts_jax.inference import cpu_cache, decoding
 from stts_jax.inference.cache import KeyValueCache
 from stts_jax.inference.cpu_cache import CpuCache, decoding_cache

@@ -27,7 +27,7 @@ from convert.__main__ import main
 from convert.names import name_table
 from stts_jax.budget import Budget, MultimodalType
 from stts_jax.config import override, replace
-from stts_jax.data.tokenizer import TINY_FILE, Tokenizer
+from stts_jax.data.text.tokenizer import TINY_FILE, Tokenizer
 from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
 from stts_jax.training.checkpoint import load_model
 

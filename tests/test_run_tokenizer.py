@@ -8,7 +8,7 @@ import pytest
 
 import train
 from stts_jax.config import Config, load_config, replace
-from stts_jax.data.tokenizer import TINY_FILE
+from stts_jax.data.text.tokenizer import TINY_FILE
 from stts_jax.training.checkpoint import config_of
 from stts_jax.training.run_tokenizer import with_tokenizer_of_start
 from stts_jax.training.start import save_config

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from stts_jax.config import SPECIAL_TOKENS
-from stts_jax.data import tokenizer_file
-from stts_jax.data.tokenizer import CONFIG_FILE, TINY_FILE, Tokenizer, TokenizerError
+from stts_jax.data.text import tokenizer_file
+from stts_jax.data.text.tokenizer import CONFIG_FILE, TINY_FILE, Tokenizer, TokenizerError
 
 TEXT = "What colour is the ring at 12.5 seconds?"
 

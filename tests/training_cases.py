@@ -14,8 +14,8 @@ from random_batches import IMAGE, MULTI_IMAGE, TEXT, VIDEO, random_batch
 from stts_jax.budget import row_budget
 from stts_jax.config import Config, load_config
 from stts_jax.data.bad_examples import BadExamples
-from stts_jax.data.fill_rates import FillRates
-from stts_jax.data.rows import row_sizes
+from stts_jax.data.packing.fill_rates import FillRates
+from stts_jax.data.packing.rows import row_sizes
 from stts_jax.parallel.mesh import make_mesh, shard_batch
 from stts_jax.training import run
 from stts_jax.training.loop import RunResult

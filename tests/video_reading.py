@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stts_jax.data.frame_sampling import TimeSampler
-from stts_jax.data.video import Transform, Video, read_sampled
+from stts_jax.data.video.frame_sampling import TimeSampler
+from stts_jax.data.video.reading import Transform, Video, read_sampled
 
 
 def read_video(

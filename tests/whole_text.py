@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from stts_jax.data.tokenizer import Tokenizer
+from stts_jax.data.text.tokenizer import Tokenizer
 
 
 def decode_all(tokenizer: Tokenizer, ids: Iterable[int]) -> str:

@@ -16,20 +16,20 @@ from pathlib import Path
 
 from stts_jax.arguments import Parser
 from stts_jax.config import Config, ConfigError, load_config, replace
-from stts_jax.data.check import CheckOptions, Target, check, own_file, registered
-from stts_jax.data.check_files import NOT_LOOKED_AT
-from stts_jax.data.check_report import details, table, write_report
-from stts_jax.data.check_rows import RowCheck
+from stts_jax.data.checking.check import CheckOptions, Target, check, own_file, registered
+from stts_jax.data.checking.files import NOT_LOOKED_AT
+from stts_jax.data.checking.report import details, table, write_report
+from stts_jax.data.checking.rows import RowCheck
 from stts_jax.data.datasets.base import Dataset, DatasetError, dataset_class, dataset_names
 from stts_jax.data.datasets.benchmarks import BENCHMARKS
 from stts_jax.data.datasets.mixtures import MIXTURES, mixture
-from stts_jax.data.rows import BudgetError
+from stts_jax.data.packing.rows import BudgetError
+from stts_jax.data.sources.usable import Selection, write_usable
 from stts_jax.data.speed import lines as speed_lines
 from stts_jax.data.speed import measure
 from stts_jax.data.speed_clip import made_clip_set
 from stts_jax.data.synthetic import DEFAULT_FOLDER, SyntheticError
-from stts_jax.data.tokenizer import TokenizerError
-from stts_jax.data.usable import Selection, write_usable
+from stts_jax.data.text.tokenizer import TokenizerError
 from stts_jax.quoting import shorten, shorten_words
 from stts_jax.terminal import end_quietly, is_stdout_closed
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from stts_jax.data.datasets.base import DatasetError
 from stts_jax.data.example_chain import ExampleChainError
-from stts_jax.data.formatting import FormatterError
-from stts_jax.data.image import ImageError
+from stts_jax.data.images.image import ImageError
 from stts_jax.data.media import MediaError
-from stts_jax.data.message_arrays import MessageError
 from stts_jax.data.mixture_order import Draw
-from stts_jax.data.video import VideoError
+from stts_jax.data.text.formatting import FormatterError
+from stts_jax.data.text.message_arrays import MessageError
+from stts_jax.data.video.reading import VideoError
 
 logger = logging.getLogger(__name__)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from stts_jax.config import Config, DataConfig
 from stts_jax.data.example_chain import ExampleChain, ExampleSettings
-from stts_jax.data.image_settings import ImageSettings
+from stts_jax.data.images.settings import ImageSettings
 from stts_jax.data.media import MediaCache
-from stts_jax.data.tokenizer import Tokenizer
-from stts_jax.data.video_settings import VideoSettings
+from stts_jax.data.text.tokenizer import Tokenizer
+from stts_jax.data.video.settings import VideoSettings
 
 # Patches of a crop of 27 x 27 that its neighbours show too; in proportion for other grids.
 MARGIN, MARGIN_GRID = 4, 27

@@ -12,15 +12,15 @@ from stts_jax.budget import Budget, video_budget
 from stts_jax.config import Config, ConfigError, DataConfig
 from stts_jax.config.limits import MAXIMA
 from stts_jax.data.bad_examples import READING_ERRORS, BadExamples, Unreadable
-from stts_jax.data.batch_memory import require_batch_fits
 from stts_jax.data.chains import chain_of
 from stts_jax.data.datasets.base import SourceExample
 from stts_jax.data.example_chain import ExampleArrays, ExampleChain, example_rng
+from stts_jax.data.packing.batch_memory import require_batch_fits
+from stts_jax.data.packing.rows import example_sizes, pack_row, stack_rows
 from stts_jax.data.pipeline import Batch
-from stts_jax.data.rows import example_sizes, pack_row, stack_rows
-from stts_jax.data.sources import sources_of
+from stts_jax.data.sources.configured import sources_of
 from stts_jax.data.synthetic import DEFAULT_FOLDER
-from stts_jax.data.tokenizer import Tokenizer
+from stts_jax.data.text.tokenizer import Tokenizer
 
 # Room for text grows in buckets, steps of this and, beyond four of them, of a half or a third, so
 # that questions of other lengths and like sets compile to the same shapes.

@@ -23,18 +23,18 @@ import numpy as np
 from stts_jax.budget import MultimodalType
 from stts_jax.config import ConfigError, ModelConfig
 from stts_jax.data.datasets.base import SourceExample
-from stts_jax.data.formatting import Formatted, Formatter, FormatterSettings, Mode
-from stts_jax.data.image_settings import ImageSettings
-from stts_jax.data.image_tokens import join_images, tokenize_image, tokenize_images
+from stts_jax.data.images.settings import ImageSettings
+from stts_jax.data.images.tokens import join_images, tokenize_image, tokenize_images
 from stts_jax.data.media import Media, MediaCache, read_media
-from stts_jax.data.message_arrays import MessageArrays, TextSettings, Weight
-from stts_jax.data.message_weight import LOSS_WEIGHTS
-from stts_jax.data.positions import warn_of_positions
-from stts_jax.data.tokenizer import Tokenizer, without_marks
-from stts_jax.data.video_settings import VideoSettings
-from stts_jax.data.video_tokens import VideoPreprocessor
+from stts_jax.data.text.formatting import Formatted, Formatter, FormatterSettings, Mode
+from stts_jax.data.text.message_arrays import MessageArrays, TextSettings, Weight
+from stts_jax.data.text.message_weight import LOSS_WEIGHTS
+from stts_jax.data.text.positions import warn_of_positions
+from stts_jax.data.text.tokenizer import Tokenizer, without_marks
+from stts_jax.data.text.weighted_tokens import VisionBlock
+from stts_jax.data.video.settings import VideoSettings
+from stts_jax.data.video.tokens import VideoPreprocessor
 from stts_jax.data.vision import ExampleArrays, VisionInput
-from stts_jax.data.weighted_tokens import VisionBlock
 
 
 class ExampleChainError(ValueError):

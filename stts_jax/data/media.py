@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from stts_jax.data.datasets.base import SourceExample
-from stts_jax.data.image import resize
-from stts_jax.data.image_file import load_image
-from stts_jax.data.video import Video, VideoOverrides, count_sampled, read_sampled
-from stts_jax.data.video_settings import VideoSettings
+from stts_jax.data.images.file import load_image
+from stts_jax.data.images.image import resize
+from stts_jax.data.video.reading import Video, VideoOverrides, count_sampled, read_sampled
+from stts_jax.data.video.settings import VideoSettings
 
 
 class MediaError(ValueError):

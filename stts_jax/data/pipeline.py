@@ -28,14 +28,14 @@ from stts_jax.config import Config, ConfigError, ModelConfig
 from stts_jax.data.bad_examples import BadExamples, Unreadable
 from stts_jax.data.chains import chain_of
 from stts_jax.data.datasets.base import DatasetError
-from stts_jax.data.fill_rates import FillRates
 from stts_jax.data.mixture_order import MixtureOrder
-from stts_jax.data.packing import pack_examples
+from stts_jax.data.packing.fill_rates import FillRates
+from stts_jax.data.packing.grouping import pack_examples
+from stts_jax.data.packing.rows import row_sizes, stack_rows
 from stts_jax.data.read_order import AnyWorkersIterDataset
 from stts_jax.data.reader import Reader
-from stts_jax.data.rows import row_sizes, stack_rows
 from stts_jax.data.shared_memory import SharedMemory
-from stts_jax.data.sources import SOURCES, fingerprints, sources_of
+from stts_jax.data.sources.configured import SOURCES, fingerprints, sources_of
 from stts_jax.data.synthetic import DEFAULT_FOLDER
 
 Batch = dict[str, np.ndarray]

@@ -15,11 +15,11 @@ from stts_jax.data.bad_examples import READING_ERRORS, Unreadable
 from stts_jax.data.datasets.base import SourceExample
 from stts_jax.data.example_chain import ExampleChain, example_rng
 from stts_jax.data.media import Media
-from stts_jax.data.message_weight import MessageWeight
 from stts_jax.data.mixture_order import Draw
-from stts_jax.data.row_remedies import remedy
-from stts_jax.data.rows import Arrays, BudgetError, example_sizes, excess
-from stts_jax.data.sources import Source
+from stts_jax.data.packing.row_remedies import remedy
+from stts_jax.data.packing.rows import Arrays, BudgetError, example_sizes, excess
+from stts_jax.data.sources.configured import Source
+from stts_jax.data.text.message_weight import MessageWeight
 
 
 @dataclass(frozen=True)

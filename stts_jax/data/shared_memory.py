@@ -12,7 +12,7 @@ from pathlib import Path
 from stts_jax.budget import batch_arrays, video_budget
 from stts_jax.config import DataConfig, ModelConfig
 from stts_jax.data.datasets.base import DatasetError
-from stts_jax.data.packing import LOOKAHEAD
+from stts_jax.data.packing.grouping import LOOKAHEAD
 
 logger = logging.getLogger(__name__)
 

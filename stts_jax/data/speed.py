@@ -25,9 +25,9 @@ from stts_jax.data.chains import chain_of
 from stts_jax.data.datasets.base import DatasetError
 from stts_jax.data.example_chain import ExampleChain, example_rng
 from stts_jax.data.mixture_order import MixtureOrder
-from stts_jax.data.packing import pack_examples
-from stts_jax.data.rows import example_sizes, stack_rows
-from stts_jax.data.sources import Source, sources_of
+from stts_jax.data.packing.grouping import pack_examples
+from stts_jax.data.packing.rows import example_sizes, stack_rows
+from stts_jax.data.sources.configured import Source, sources_of
 from stts_jax.data.synthetic import DEFAULT_FOLDER
 
 STAGES = ("decode", "preprocess", "pack")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from stts_jax.config import Config
 from stts_jax.data.datasets.base import SourceExample
-from stts_jax.data.datasets.own_data import example_of
-from stts_jax.data.datasets.own_line import Line, parse
-from stts_jax.data.prompts import plainly_worded
+from stts_jax.data.sources.own_data import example_of
+from stts_jax.data.sources.own_line import Line, parse
+from stts_jax.data.text.prompts import plainly_worded
 
 WHERE = "command line"
 

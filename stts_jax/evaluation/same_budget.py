@@ -17,9 +17,9 @@ from stts_jax.config import Config, ConfigError, DataConfig, ModelConfig
 from stts_jax.data.chains import video_settings
 from stts_jax.data.datasets.base import SourceExample
 from stts_jax.data.evaluation_batches import scaled_frames
-from stts_jax.data.frame_sampling import SamplingError
 from stts_jax.data.media import count_frames
-from stts_jax.data.video import VideoError
+from stts_jax.data.video.frame_sampling import SamplingError
+from stts_jax.data.video.reading import VideoError
 from stts_jax.parallel.processes import notice
 
 

@@ -15,10 +15,10 @@ from stts_jax.data.chains import video_settings
 from stts_jax.data.datasets.base import SourceExample
 from stts_jax.data.evaluation_batches import PromptBatches, batches_of_prompts, scaled_frames
 from stts_jax.data.example_chain import example_rng
-from stts_jax.data.formatting import Formatter
-from stts_jax.data.image import from_patches
+from stts_jax.data.images.image import from_patches
 from stts_jax.data.media import video_overrides
-from stts_jax.data.video import Video, read_sampled
+from stts_jax.data.text.formatting import Formatter
+from stts_jax.data.video.reading import Video, read_sampled
 from stts_jax.evaluation.asked import Asked
 from stts_jax.evaluation.overlay import looked_at
 from stts_jax.evaluation.runner import answer

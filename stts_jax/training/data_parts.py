@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 from stts_jax.budget import Budget
 from stts_jax.config import ConfigError
 from stts_jax.data.pipeline import TrainingBatches
-from stts_jax.data.sources import changed_sources
+from stts_jax.data.sources.configured import changed_sources
 from stts_jax.parallel.mesh import batch_sharding
 from stts_jax.training.stop import in_background
 

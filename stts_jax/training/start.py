@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from stts_jax.budget import row_budget
 from stts_jax.config import Config, DataConfig, TrainConfig, replace
-from stts_jax.data.batch_memory import require_batch_fits
+from stts_jax.data.packing.batch_memory import require_batch_fits
 from stts_jax.data.pipeline import TrainingBatches
 from stts_jax.output_lock import LOCK, LockedError, OutputLock, hold_output
 from stts_jax.parallel.parameters import key_of_seed

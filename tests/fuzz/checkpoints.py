@@ -28,7 +28,7 @@ from convert.tensor_reader import ConvertError, row_blocks
 from fuzz.changes import change_bytes, change_file, change_json
 from fuzz.registry import Note, target
 from stts_jax.config import ConfigError
-from stts_jax.data.tokenizer import TINY_FILE
+from stts_jax.data.text.tokenizer import TINY_FILE
 
 ERRORS = (ConvertError, ConfigError)
 FLOAT = np.dtype(np.float32)

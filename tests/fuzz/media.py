@@ -15,8 +15,8 @@ from video_reading import read_video
 from fuzz.changes import change_bytes, change_file
 from fuzz.registry import Note, target
 from stts_jax.data.bad_examples import READING_ERRORS
-from stts_jax.data.image import load_image
-from stts_jax.data.video import probe
+from stts_jax.data.images.image import load_image
+from stts_jax.data.video.reading import probe
 
 # Containers and codecs that are read in different ways.
 VIDEOS = (("mp4", "libx264"), ("mkv", "libvpx-vp9"), ("avi", "mpeg4"), ("mpegts", "mpeg2video"))

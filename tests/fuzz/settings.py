@@ -14,7 +14,7 @@ from fuzz.changes import ODD, change_bytes, change_json
 from fuzz.registry import Note, target
 from stts_jax.config import ConfigError, load_config, override
 from stts_jax.data.bad_examples import READING_ERRORS
-from stts_jax.data.datasets.own_line import parse
+from stts_jax.data.sources.own_line import parse
 
 LINES = (
     {"video": "a.mp4", "question": "What?", "answer": "a cat", "clip": [1, 2], "type": "what"},

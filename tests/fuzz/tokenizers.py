@@ -9,7 +9,7 @@ from typing import Any
 
 from fuzz.changes import change_bytes, change_file, change_json
 from fuzz.registry import Note, target
-from stts_jax.data.tokenizer import CONFIG_FILE, TINY_FILE, Tokenizer, TokenizerError
+from stts_jax.data.text.tokenizer import CONFIG_FILE, TINY_FILE, Tokenizer, TokenizerError
 
 TEXT = "What colour is it at 12.5 seconds? <im_patch>\n 不是蓝色。 " + "a" * 200
 # Parts that no published model has together with this one's vocabulary.

@@ -29,8 +29,8 @@ class SourceExample:
 
     Attributes:
       annotations: one dict for each independent conversation, in the fields that
-        `stts_jax.data.formatting` knows: `style` and, by style, `question`, `answer`, `answers`,
-        `options`, `answer_idx`, `text`, `points`, ...
+        `stts_jax.data.text.formatting` knows: `style` and, by style, `question`, `answer`,
+        `answers`, `options`, `answer_idx`, `text`, `points`, ...
       video: file.
       clip: first and last second of the video that are shown; all of it if None.
       images: files, in order.

@@ -15,7 +15,7 @@ from typing import Any
 
 from stts_jax.data.datasets import academic  # noqa: F401  enters the datasets in the registry
 from stts_jax.data.datasets.base import Dataset, DatasetError, dataset_class, dataset_names
-from stts_jax.data.message_weight import MessageWeight
+from stts_jax.data.text.message_weight import MessageWeight
 
 
 @dataclass(frozen=True)

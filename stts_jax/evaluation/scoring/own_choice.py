@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from string import ascii_uppercase
 
-from stts_jax.data.formatting.multiple_choice_templates import (
+from stts_jax.data.text.formatting.multiple_choice_templates import (
     COMMON_MARKERS,
     LABEL_SETS,
     RARE_MARKERS,

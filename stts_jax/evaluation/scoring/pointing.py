@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from stts_jax.data.formatting.point_parsing import parse_points
+from stts_jax.data.text.formatting.point_parsing import parse_points
 from stts_jax.evaluation.scoring.point_matching import (
     matched_hits,
     on_mask,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from stts_jax.data.formatting.point_parsing import parse_tracks
+from stts_jax.data.text.formatting.point_parsing import parse_tracks
 from stts_jax.evaluation.scoring.point_matching import (
     matched_hits,
     on_mask,

@@ -1,0 +1,1 @@
+"""Checks of datasets: annotations, files, and whether examples fit a row."""

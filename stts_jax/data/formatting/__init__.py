@@ -1,7 +1,0 @@
-"""Annotations to messages. Start with `Formatter`; `turns` has the prompt rules."""
-
-from stts_jax.data.formatting.fields import FormatterError, Mode
-from stts_jax.data.formatting.formatter import Formatted, Formatter
-from stts_jax.data.formatting.settings import FormatterSettings
-
-__all__ = ["Formatted", "Formatter", "FormatterError", "FormatterSettings", "Mode"]

@@ -1,0 +1,1 @@
+"""Images: files, crops and their tokens."""

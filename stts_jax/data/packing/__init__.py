@@ -1,0 +1,1 @@
+"""Packing: which examples share a row, and how rows are laid out."""

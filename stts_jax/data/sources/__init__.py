@@ -1,0 +1,1 @@
+"""Sources of examples: users' own files, and what a config names."""

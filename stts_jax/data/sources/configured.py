@@ -1,0 +1,157 @@
+"""The datasets that a split is made of: own files, the procedural set, published data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stts_jax.config import Config, ConfigError, DataConfig
+from stts_jax.config.data import is_published
+from stts_jax.data.datasets import academic, benchmarks  # noqa: F401  enter the registry
+from stts_jax.data.datasets.base import Dataset, SourceExample, dataset_class
+from stts_jax.data.datasets.mixtures import load_mixture
+from stts_jax.data.sources.own_data import OwnData
+from stts_jax.data.sources.usable import Selection, read_usable
+from stts_jax.data.synthetic import DEFAULT_FOLDER, PICTURES, ensure_synthetic
+from stts_jax.data.text.message_weight import MessageWeight
+from stts_jax.data.text.prompts import plainly_worded
+
+SOURCES = "sources"  # the key of fingerprints in a stream's state
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset as it is read in a run.
+
+    Attributes:
+      dataset: where examples are from.
+      rate: how often it is drawn; those of a split add up to 1.
+      indices: of the examples that are taken, all if None.
+      weight: of its answers in the loss, if other than the rest's.
+      p_high_res: probability of many crops of its images, if other than the rest's.
+      plain: whether its questions are worded plainly.
+    """
+
+    dataset: Dataset
+    rate: float = 1.0
+    indices: np.ndarray | None = None
+    weight: MessageWeight | None = None
+    p_high_res: float | None = None
+    plain: bool = False
+
+    def __len__(self) -> int:
+        return len(self.dataset) if self.indices is None else len(self.indices)
+
+    def number(self, index: int) -> int:
+        """Number in the dataset of the `index`-th example that is taken."""
+        return index if self.indices is None else int(self.indices[index])
+
+    def called(self, index: int) -> str:
+        """The name of the `index`-th example that is taken, in messages."""
+        return self.dataset.called(self.number(index))
+
+    def fingerprint(self) -> str:
+        """Changes where the examples that are taken do."""
+        if self.indices is None:
+            return self.dataset.fingerprint()
+        taken = hashlib.sha256(self.indices.astype(np.int64).tobytes()).hexdigest()[:16]
+        return f"{self.dataset.fingerprint()}:{taken}"
+
+    def get(self, index: int, rng: np.random.RandomState) -> SourceExample:
+        """The `index`-th example that is taken."""
+        found = self.dataset.get(self.number(index), rng)
+        return plainly_worded(found) if self.plain else found
+
+
+def fingerprints(sources: Sequence[Source]) -> dict[str, str]:
+    """Fingerprints by name, for the next start to see what has changed."""
+    return {source.dataset.label(): source.fingerprint() for source in sources}
+
+
+def changed_sources(now: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
+    """Those of which a saved state has other fingerprints; none if it has no fingerprints.
+
+    Args:
+      now: state of a stream, see `TrainingBatches.get_state`.
+      saved: one of a checkpoint.
+    """
+    ours, theirs = now.get(SOURCES), saved.get(SOURCES)
+    if ours is None or theirs is None:
+        return []
+    return [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+
+
+def sources_of(
+    config: Config, split: str, folder: Path = DEFAULT_FOLDER, questions: int | None = None
+) -> tuple[Source, ...]:
+    """Returns the sources that `data.train`, `data.validation` or `data.test` names.
+
+    Args:
+      config: of the run.
+      split: `train`, `validation` or `test`.
+      folder: of the procedural set, which is made if need be.
+      questions: of own data at most that many in an example, `data.questions_per_video` by
+        default.
+
+    Raises:
+      DatasetError: if something of it cannot be read.
+      ConfigError: if nothing of `data.train` is on the list `data.usable`.
+    """
+    data = config.data
+    named = getattr(data, split)
+    if is_published(named):
+        return _usable(_published(named, data, split), data, split)
+    if named in ("synthetic", "synthetic_pictures"):
+        name = split if named == "synthetic" else PICTURES
+        named = str(ensure_synthetic(folder) / f"{name}.jsonl")
+    own = OwnData(named, questions or data.questions_per_video)
+    return (Source(own, plain=data.wording == "plain"),)
+
+
+def _published(named: str, data: DataConfig, split: str) -> tuple[Source, ...]:
+    kind, _, name = named.partition(":")
+    root = Path(data.root)
+    if kind == "dataset":
+        name, _, part = name.partition(":")
+        return (Source(dataset_class(name)(root, part or None)),)
+    only = None
+    if data.usable:
+        only = sorted({selection.dataset for selection in read_usable(Path(data.usable))})
+    return tuple(
+        Source(
+            mixed.dataset,
+            mixed.rate,
+            weight=mixed.share.message_weight,
+            p_high_res=mixed.share.p_high_res,
+        )
+        for mixed in load_mixture(name, root, only, split)
+    )
+
+
+def _usable(sources: tuple[Source, ...], data: DataConfig, split: str) -> tuple[Source, ...]:
+    """Those examples alone that are on the list, if there is one.
+
+    A list that was made of what is trained on says nothing of other data: they are taken whole.
+    """
+    if not data.usable:
+        return sources
+    listed = read_usable(Path(data.usable))
+    kept = []
+    for source in sources:
+        indices = listed.get(Selection(source.dataset.name, source.dataset.split))
+        if indices:
+            kept.append(replace(source, indices=np.array(indices)))
+    if not kept and split != "train":
+        return sources
+    if not kept:
+        raise ConfigError(
+            f"data.usable is '{data.usable}', which lists no example of this data; make it again "
+            "with python -m stts_jax.data check"
+        )
+    total = sum(source.rate for source in kept)
+    return tuple(replace(source, rate=source.rate / total) for source in kept)

@@ -1,0 +1,217 @@
+"""Users' own data: a JSONL file, one object a line, about a video, images or both.
+
+    {"video": "clips/a.mp4", "question": "What is opened?", "answer": "a door"}
+    {"video": "clips/a.mp4", "question": "Where?", "options": ["left", "right"], "answer": "left"}
+    {"video": "clips/b.mp4", "clip": [2.0, 9.5], "caption": "A dog runs along the beach."}
+    {"images": ["1.jpg", "2.jpg"], "turns": [{"question": "What changed?", "answer": "the hat"}]}
+
+`docs/data.md` describes every field. Paths are relative to the file.
+Lines in the formats of other programs are read too, see `foreign_lines`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stts_jax.data.datasets.base import Annotation, Dataset, SourceExample
+from stts_jax.data.sources.own_line import Line, OwnDataError
+from stts_jax.data.sources.own_records import own_lines
+from stts_jax.data.sources.subtitle_files import read_subtitle_file
+
+TimedLines = tuple[tuple[float, float, str], ...]
+
+
+@dataclass(frozen=True)
+class Media:
+    """Images or a video. Lines with equal media become one example.
+
+    Attributes:
+      video: file.
+      clip: first and last second of the video that are shown.
+      images: files.
+      subtitle: a text, a file, or lines of (start, end, text) in seconds of the whole video.
+    """
+
+    video: Path | None
+    clip: tuple[float, float] | None
+    images: tuple[Path, ...]
+    subtitle: str | Path | TimedLines | None
+
+
+def read_own_data(path: str | Path, per_example: int | None = None) -> list[SourceExample]:
+    """Read a JSONL file of users' own data.
+
+    Lines about the same media (video, clip, images and subtitle) become the branches of one
+    example, in the order of the file.
+
+    Args:
+      path: the file.
+      per_example: at most that many lines in an example, the rest make further ones; all by
+        default. Evaluation asks one at a time.
+
+    Raises:
+      OwnDataError: if the file is missing or empty, or at the first line that is wrong.
+    """
+    path = Path(path)
+    grouped: dict[Media, list[Line]] = {}
+    for line in own_lines(path):
+        if isinstance(line, OwnDataError):
+            raise line
+        grouped.setdefault(_media(line, path.parent), []).append(line)
+    if not grouped:
+        raise OwnDataError(f"'{path}' holds no examples; write one JSON object per line")
+    return [
+        _example(media, part)
+        for media, lines in grouped.items()
+        for part in _split(lines, per_example or len(lines))
+    ]
+
+
+def example_of(line: Line, folder: Path) -> SourceExample:
+    """Returns the example of one line; its paths are relative to `folder`.
+
+    Raises:
+      DatasetError: if its file of subtitles cannot be read.
+    """
+    return with_subtitle_lines(_example(_media(line, folder), [line]))
+
+
+def with_subtitle_lines(example: SourceExample) -> SourceExample:
+    """Returns an example with the lines of its file of subtitles, if it names one.
+
+    Raises:
+      DatasetError: if that file cannot be read.
+    """
+    if not isinstance(example.subtitle, Path):
+        return example
+    lines = read_subtitle_file(example.subtitle)
+    return dataclasses.replace(example, subtitle=_shown_subtitle(lines, example.clip))
+
+
+def _split(lines: Sequence[Line], size: int) -> Iterator[Sequence[Line]]:
+    for start in range(0, len(lines), size):
+        yield lines[start : start + size]
+
+
+def _media(line: Line, folder: Path) -> Media:
+    return Media(
+        video=folder / line.video if line.video is not None else None,
+        clip=line.clip,
+        images=tuple(folder / image for image in line.images),
+        subtitle=folder / str(line.subtitle).strip() if line.subtitle_is_file else line.subtitle,
+    )
+
+
+def _example(media: Media, lines: Sequence[Line]) -> SourceExample:
+    """The example of lines about the same media; one line's fields are metadata for its metric."""
+    metadata: dict[str, Any] = {"example_id": lines[0].id, "ids": tuple(line.id for line in lines)}
+    if len(lines) == 1:
+        metadata |= lines[0].metadata
+    return SourceExample(
+        annotations=tuple(_annotation(line) for line in lines),
+        video=media.video,
+        clip=media.clip,
+        images=media.images,
+        subtitle=_shown_subtitle(media.subtitle, media.clip),
+        metadata=metadata,
+        names=tuple(line.location for line in lines),
+        literal=True,
+    )
+
+
+def _annotation(line: Line) -> Annotation:
+    """The fields that formatting knows.
+
+    The styles are those whose prompts are the user's own words, without a tag before them
+    (docs/reference.md#prompts and #style-tags); captions get one of the prompts that captions are
+    trained with.
+    """
+    if line.caption is not None:
+        style = "video_long_caption" if line.video else "long_caption"
+        return {"style": style, "text": line.caption}
+    turns = [
+        {"style": "user_qa", "question": question, "answer": answer}
+        for question, answer in line.turns
+    ]
+    if len(turns) > 1:
+        return {"style": "user_qa", "multi_turn_messages": turns}
+    if line.options is None:
+        return turns[0]
+    question, answer = line.turns[0]
+    return {
+        "style": _multiple_choice_style(line),
+        "question": question,
+        "options": list(line.options),
+        "answer_idx": line.options.index(answer),
+    }
+
+
+def _multiple_choice_style(line: Line) -> str:
+    if not line.video:
+        return "a_okvqa_mc"
+    return "video_multiple_choice_w_subtitle" if line.subtitle else "video_multiple_choice"
+
+
+def _shown_subtitle(
+    subtitle: str | Path | TimedLines | None, clip: tuple[float, float] | None
+) -> str | Path | Mapping[tuple[float, float], str] | None:
+    """Timed lines of the shown part, in seconds from its start; those of equal times are joined."""
+    if not isinstance(subtitle, tuple):
+        return subtitle
+    first, last = clip or (0.0, float("inf"))
+    shown: dict[tuple[float, float], str] = {}
+    for start, end, text in subtitle:
+        if end >= first and start <= last:
+            times = (max(start - first, 0.0), end - first)
+            shown[times] = f"{shown[times]} {text}" if times in shown else text
+    return shown
+
+
+class OwnData(Dataset):
+    """A file of users' own data as a dataset. It is not in the registry: it is found by its path.
+
+    Attributes:
+      path: of the file.
+    """
+
+    name = "own_data"
+    splits = ()
+
+    def __init__(self, path: str | Path, per_example: int | None = None) -> None:
+        """Read the file; see `read_own_data`."""
+        self.path, self._per_example = Path(path), per_example
+        self.root, self.split = self.path.parent, self.path.stem
+        self.records: Sequence[SourceExample] = self.read()
+
+    def read(self) -> Sequence[SourceExample]:
+        """The examples."""
+        return read_own_data(self.path, self._per_example)
+
+    def called(self, index: int) -> str:
+        """Its file and line, of several lines the first."""
+        first, *others = self.records[index].names
+        return f"{first} (and {len(others)} more about the same)" if others else first
+
+    def label(self) -> str:
+        """The name of the file."""
+        return self.path.name
+
+    def fingerprint(self) -> str:
+        """Changes with the content of the file, wherever and whenever it was written."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+    def example(self, record: SourceExample, rng: np.random.RandomState) -> SourceExample:
+        """Returns it as it was read, with the lines of a file of subtitles; nothing is drawn.
+
+        Raises:
+          DatasetError: if that file cannot be read.
+        """
+        return with_subtitle_lines(record)

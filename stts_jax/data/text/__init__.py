@@ -1,0 +1,1 @@
+"""Text: the tokenizer, formatting, and arrays of messages."""

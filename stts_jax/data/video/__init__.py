@@ -1,0 +1,1 @@
+"""Videos: files, frames that are sampled, and their tokens."""
