@@ -1,4 +1,4 @@
-"""Examples that cannot be used: counted, named, and not too many of them."""
+"""Counts and names examples that cannot be used, and limits their number."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class BadExamples:
         self._require_any_of_use(bad.draw)
 
     def _require_any_of_use(self, draw: Draw | None) -> None:
-        """Ends the run where all of a dataset was bad since the last one that was of use."""
+        """Ends the run where all examples of a dataset were bad since its last good one."""
         if draw is None or not self.sizes:
             return
         useless, size = self._useless.setdefault(draw.source, set()), self.sizes[draw.source]

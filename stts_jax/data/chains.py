@@ -1,4 +1,4 @@
-"""The chain that a run's config asks for."""
+"""Builds the example chain of a run's config."""
 
 from __future__ import annotations
 

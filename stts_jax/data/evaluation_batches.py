@@ -103,7 +103,7 @@ class PromptBatches:
 
 
 def grown(budget: Budget, sizes: dict[str, int]) -> Budget:
-    """The budget, larger where a row of these sizes needs more; text in steps."""
+    """Returns the budget, grown where a row of these sizes needs more; text in steps."""
     visual_before = max(budget.visual_before, sizes["visual_before"])
     visual = max(budget.visual, sizes["visual"])
     text = max(budget.text, sizes["tokens_before"] - sizes["visual_before"])

@@ -38,7 +38,7 @@ from stts_jax.data.vision import ExampleArrays, VisionInput
 
 
 class ExampleChainError(ValueError):
-    """An example that cannot be made arrays of; the message is one sentence with the remedy."""
+    """An example that has no arrays; the message is one sentence with the remedy."""
 
 
 @dataclass(frozen=True)

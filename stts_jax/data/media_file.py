@@ -1,4 +1,4 @@
-"""Whether there is anything to read in a file, before a decoder is asked, and its name for one."""
+"""Checks a file before a decoder opens it, and names it for FFmpeg."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of a mixture of datasets: which example stands at each position of the stream.
+"""The order of a mixture of datasets: the example at each position of the stream.
 
 It follows from the seed and the position alone. So a stream may be entered anywhere, and be dealt
 out to any number of processes and workers, without a change of its order.

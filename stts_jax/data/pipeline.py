@@ -110,7 +110,7 @@ class TrainingBatches:
         return state if self._contents is None else {**state, SOURCES: dict(self._contents)}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on where `get_state` was called."""
+        """Continues where `get_state` was called."""
         # Older checkpoints have only the position.
         self._open.set_state(state.get(_STREAM, state))
 
@@ -205,7 +205,7 @@ def _accept_flags() -> None:
 
 
 def _end_with_the_run(index: int, count: int) -> None:
-    """In a worker: else it waits for ever, with all it has read, for a run that was killed."""
+    """Ends a worker process when the run is killed; else it would wait for ever."""
     run = multiprocessing.parent_process()
     assert run is not None
 

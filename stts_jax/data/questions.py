@@ -1,4 +1,4 @@
-"""A question with what its answer is scored by, as own data and the procedural set have it."""
+"""A question of own data or of the procedural set, with the fields that score its answer."""
 
 from __future__ import annotations
 

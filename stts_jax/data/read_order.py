@@ -15,7 +15,7 @@ _TAKEN, _WORKERS, _TURN = "next_index", "iterators_in_use_states", "next_index_i
 
 
 class AnyWorkersIterDataset(grain.IterDataset):
-    """The elements of its parent; states are those of a stream that no worker reads."""
+    """Passes on its parent's elements, with the states of a stream that no worker reads."""
 
     def __init__(self, parent: grain.IterDataset, workers: int) -> None:
         """Wrap a stream that `workers` processes read (0: this one)."""

@@ -177,7 +177,7 @@ _MAKERS: dict[str, Maker] = {
 
 
 def _answers(asked: SceneQuestion, scene: Scene, config: SceneConfig) -> tuple[str, ...]:
-    """Every answer that this question may have, had it been asked about another scene."""
+    """Returns all answers that this question has in any scene."""
     fixed = {
         "where": REGIONS,
         "brief_where": REGIONS,

@@ -130,7 +130,7 @@ class Scene:
 
 
 def half_of(actor: Actor, config: SceneConfig) -> str:
-    """In which half of the video a brief shape appears."""
+    """Returns the half of the video that a brief shape appears in."""
     middle = (actor.appears + actor.goes) / 2 / config.seconds
     return HALVES[int(middle * 2)]
 

@@ -1,4 +1,4 @@
-"""Shared memory, in which worker processes hand examples over: what that takes of it."""
+"""Estimates the shared memory that worker processes need to pass on examples."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOCKS = MIB // 4  # of the queues between processes, which are there too
 
 @dataclass(frozen=True)
 class SharedMemory:
-    """Sizes of what is handed over.
+    """Sizes of the examples that are passed on.
 
     Attributes:
       workers: processes that read.

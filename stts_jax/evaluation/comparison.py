@@ -1,4 +1,4 @@
-"""Tables of results: one's own by task, and beside the paper's."""
+"""Tables of results: by task, and beside the paper's."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def column_counts(questions: Mapping[str, int]) -> dict[str, int]:
 
 
 def results_table(results: Iterable[TaskResult]) -> list[str]:
-    """A line a task: percent by the published and by the fixed rule, questions, what to know."""
+    """Returns a line a task: percent by the published and the fixed rule, questions, remarks."""
     table = [["task", "published rule", "fixed rule", "questions"]]
     notes = [""]
     for result in results:

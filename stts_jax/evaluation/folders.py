@@ -1,4 +1,4 @@
-"""Folders of results: those of other frames, ratio, packing or settings never share one."""
+"""Chooses folders of results: each setup (frames, ratio, packing, settings) has its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ USUAL_PACKING = "stream"
 
 
 def setup_name(ratio: str, frames_scale: float, config: Config) -> str:
-    """Returns what the results of a setup are kept under: `k50`, `k50-2x`, `k50-2x-first_fit`.
+    """Returns the folder name of a setup's results: `k50`, `k50-2x`, `k50-2x-first_fit`.
 
     Args:
       ratio: of tokens that are dropped, as "50 %".

@@ -1,4 +1,4 @@
-"""Whether an answer is right, how near a free text comes, and their means.
+"""Scores answers: right or wrong, similarity of free texts, and their means.
 
 Each answer is scored by one rule: with options, by the option that it names; a short answer, by
 being the same; a caption or a long answer, by ROUGE-L, which is no part of the accuracy.

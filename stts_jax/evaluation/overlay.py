@@ -1,4 +1,4 @@
-"""Pictures of what was kept: dropped tokens dark, scores as colours with their scale."""
+"""Draws the kept tokens of frames: dropped ones dark, scores as colours with a legend."""
 
 from __future__ import annotations
 

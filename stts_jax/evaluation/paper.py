@@ -1,4 +1,4 @@
-"""The paper's results (arXiv 2603.18004), to hold one's own against.
+"""The paper's results (arXiv 2603.18004), to compare with.
 
 Scores are percentages. The columns of Table 1 were put in order by recomputing every mean, and a
 few cells could not be told apart: they are marked as uncertain. Averages are as printed.

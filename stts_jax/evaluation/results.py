@@ -1,4 +1,4 @@
-"""Results of a task as files: what came out, every answer, and the settings they were made with."""
+"""Results of a task as files: scores, every answer, and the settings."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class Reuse:
-    """Whether a saved result stands for a run that is asked for.
+    """Whether a saved result can be used instead of a run.
 
     Attributes:
       result: the saved one, None if it may not be used.

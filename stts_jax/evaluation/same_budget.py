@@ -1,4 +1,4 @@
-"""More frames, as many visual tokens: the share to drop for that, of the videos there are.
+"""Finds the ratio that leaves as many visual tokens of more frames.
 
 A video that is shorter than the frames asked for gives fewer of them, so the factor that was asked
 for says too little. What counts is the frames that videos have at either length.
@@ -74,13 +74,13 @@ def same_budget_ratios(
 
 
 def nominal_counts(data: DataConfig, scale: float) -> FrameCounts:
-    """Those of one video that is long enough for all of them."""
+    """Returns the counts of one video that is long enough for all frames."""
     before, after = (np.array([scaled_frames(data, x)], np.int32) for x in (1.0, scale))
     return FrameCounts(before, after, scale)
 
 
 def frame_counts(data: DataConfig, questions: Sequence[SourceExample], scale: float) -> FrameCounts:
-    """Those of the videos asked about; nothing is decoded, what can't be read is left out.
+    """Returns the counts of the questions' videos, without decoding; unreadable ones are left out.
 
     Without a video among them, see `nominal_counts`.
     """
@@ -104,7 +104,7 @@ def frame_counts(data: DataConfig, questions: Sequence[SourceExample], scale: fl
 
 
 def same_budget(config: Config, counts: FrameCounts, topk: float) -> float:
-    """The `model.prune.topk` that leaves of the frames after what `topk` leaves of those before.
+    """Returns the ratio that leaves as many tokens of more frames as `topk` leaves of fewer.
 
     Raises:
       ConfigError: if there are too few tokens even when none is dropped.

@@ -1,4 +1,4 @@
-"""Answers that a judge may be asked about, saved before it is: it may fail, or be another later."""
+"""Saves answers before a judge scores them: it may fail, or be replaced later."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def save_answers(
 def find_answers(
     folder: Path, task: Task, settings: Mapping[str, Any], share: Share
 ) -> list[TaskPrediction] | None:
-    """The share of this process of what `save_answers` wrote; None if it has other settings.
+    """Returns this process's share of saved answers; None if their settings differ.
 
     Raises:
       ResultError: if it is damaged.

@@ -86,7 +86,7 @@ class DatasetState:
 
     @property
     def complete(self) -> bool:
-        """Nothing is missing, damaged or wrong."""
+        """Whether nothing is missing, damaged or wrong."""
         return not (self.unreadable or self.missing or self.damaged or self.wrong)
 
     def to_plain(self) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def _account(
 def _account_rows(
     state: DatasetState, dataset: Dataset, rows: RowCheck, options: CheckOptions
 ) -> None:
-    """Take what fits no row away from what is usable; an example without some lines stays."""
+    """Removes from the usable examples those that fit no row, even without some lines."""
     found = list(rows.problems(dataset, _bar(state.usable, "rows", "example", options)))
     for index, bad in found:
         name = bad.example if bad.share < 1 else _called(dataset, index)
@@ -247,7 +247,7 @@ def _files(example: SourceExample) -> Iterator[MediaFile]:
 
 
 def _called(dataset: Dataset, index: int) -> str:
-    """Users' data by file and line; published ones by number, below the name of the dataset."""
+    """Returns the name of an example: file and line of users' data, else dataset and number."""
     return dataset.called(index) if isinstance(dataset, OwnData) else f"example {index}"
 
 

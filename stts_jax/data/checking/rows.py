@@ -48,7 +48,7 @@ class RowCheck:
     def problems(
         self, dataset: Dataset, indices: Iterable[int]
     ) -> Iterator[tuple[int, Unreadable]]:
-        """Those of the examples, or lines of them, that training would skip; their files are there.
+        """Returns the examples, or lines of them, that training would skip; their files are there.
 
         Each comes with the number of the example.
         """

@@ -101,7 +101,7 @@ def mixture(name: str) -> tuple[Group, ...]:
 
 
 def available(groups: Sequence[Group], names: Collection[str]) -> tuple[Group, ...]:
-    """The groups with those datasets alone that are named; groups without any are left out."""
+    """Returns the groups with only the named datasets; groups without any are left out."""
     kept = [
         replace(group, shares=tuple(share for share in group.shares if share.dataset in names))
         for group in groups

@@ -1,4 +1,4 @@
-"""Values of users' files as messages quote them: short, whatever they are."""
+"""Quotes values of users' files in messages, shortened."""
 
 from __future__ import annotations
 

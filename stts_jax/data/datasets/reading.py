@@ -234,7 +234,7 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[list[str]]:
 
 @contextmanager
 def _table(path: Path) -> Iterator[None]:
-    """Around what pyarrow does with a file: says what is wrong in our own words."""
+    """Raises pyarrow's errors about a file as `DatasetError`."""
     require_regular_file(path, "a file", DatasetError)
     try:
         yield

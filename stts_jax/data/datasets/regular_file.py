@@ -1,4 +1,4 @@
-"""Files of users: what is something else, a named pipe or a folder, is named and not waited for."""
+"""Refuses users' files that are no regular files, such as named pipes, before they are opened."""
 
 from __future__ import annotations
 

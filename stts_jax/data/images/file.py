@@ -70,7 +70,7 @@ def require_picture(path: str | Path) -> None:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[PIL.Image.Image]:
-    """A picture whose header is in order; what is wrong with it later is named too."""
+    """Opens a picture whose header is valid, and names faults that show up in the block."""
     require_content(path, "a picture", ImageError)
     size = path.stat().st_size
     if size > MAX_BYTES:
@@ -103,7 +103,7 @@ def _opened(path: Path) -> Iterator[PIL.Image.Image]:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Those that this Pillow reads."""
+    """Returns the formats that this Pillow reads."""
     PIL.Image.init()
     return tuple(name for name in FORMATS if name in PIL.Image.OPEN)
 

@@ -1,4 +1,4 @@
-"""An image from pixels to patches: resizing, normalising, cutting, pooling.
+"""Turns pixels into patches: resizing, normalising, cutting, pooling.
 
 Source: olmo/preprocessing/image_preprocessor.py and preprocessor_utils.py
 (docs/reference.md#images and #pooling-windows).

@@ -1,4 +1,4 @@
-"""One or several images to crops, and the tokens that they fill.
+"""Turns one or several images into crops and tokens.
 
 An image is seen twice: squashed into one global crop, and cut into overlapping crops.
 Source: olmo/preprocessing/multicrop_preprocessor.py (docs/reference.md#image-tokens).
@@ -136,7 +136,7 @@ def tokenize_images(
 
 
 def join_images(pieces: Sequence[ImageTokens], kind: MultimodalType) -> VisionInput:
-    """Images as one input, numbering patches on from image to image; masks are left out."""
+    """Joins images to one input with patches numbered through; masks are left out."""
     pooling, patches_before = [], 0
     for piece in pieces:
         index = piece.token_pooling

@@ -1,4 +1,4 @@
-"""Rows of a batch: how much of a `Budget` an example takes, and examples joined to a row."""
+"""Rows of a batch: sizes of examples against a `Budget`, and joining examples to a row."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Excess:
 
     @property
     def of_text(self) -> bool:
-        """Whether less text is what it takes."""
+        """Whether less text makes it fit."""
         return self.key in ("tokens", "tokens_before")
 
     def __str__(self) -> str:
@@ -163,7 +163,7 @@ def pack_row(
 
 
 def stack_rows(rows: Sequence[Arrays]) -> dict[str, np.ndarray]:
-    """Rows, at least one, to a batch: a new first axis on every array."""
+    """Stacks rows, at least one, to a batch: a new first axis on every array."""
     if not rows:
         raise ValueError("a batch has no rows; give at least one")
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}

@@ -1,4 +1,4 @@
-"""Conversations about images or a video to the arrays that a model is trained with.
+"""Turns conversations about images or a video into the arrays of a training example.
 
 A conversation is a list of messages in turn, the user's first. Its text begins with BOS; every
 answer ends with EOS, which has loss like the rest of it. The tokens of the images or video go where
@@ -298,7 +298,7 @@ class MessageArrays:
 
 @dataclass(frozen=True)
 class _Branch:
-    """A conversation of a tree: what goes into the trunk, and what remains."""
+    """A conversation of a tree: its part in the trunk, and the rest."""
 
     before: WeightedTokens
     after: WeightedTokens

@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class MessageWeight:
-    """Loss weight of the tokens of an answer; None takes what is set elsewhere, or has no effect.
+    """Loss weight of the tokens of an answer; None leaves a field to another setting.
 
     Long answers and videos with many questions count for more than short and few, but with both
     roots less than in proportion. Source: docs/reference.md#loss-weights.

@@ -1,4 +1,4 @@
-"""Positions that the language model has not been trained on."""
+"""Warns of positions that the language model has not been trained on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text to token ids and back.
+"""Turns text into token ids and back.
 
 Ids below the vocabulary size are the base tokenizer's; what it lacks up to there is filled with
 unused tokens, so that the visual tokens (`config.SPECIAL_TOKENS`) are numbered from the vocabulary

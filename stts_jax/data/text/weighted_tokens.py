@@ -1,4 +1,4 @@
-"""Tokens with their loss weights, and how text and vision are put in a line."""
+"""Tokens with loss weights, and the joining of text and visual tokens."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ FRAME_HEADER, FRAME = 3, 6  # kinds of AV1's units
 
 
 def is_shown(codec: str) -> Callable[[av.Packet], bool] | None:
-    """Returns what tells whether a packet with content shows a picture; None if all do.
+    """Returns a function that tells if a packet with content shows a picture; None if all do.
 
     Args:
       codec: its name.

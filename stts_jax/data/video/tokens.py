@@ -1,4 +1,4 @@
-"""Frames, their times and subtitles to patches, and the tokens that they fill.
+"""Turns frames, their times and subtitles into patches and tokens.
 
 Source: olmo/preprocessing/video_preprocessor.py (docs/reference.md#frame-tokens).
 """
@@ -27,7 +27,7 @@ SUBTITLE_HEAD = "subtitle\n"
 
 @dataclass(frozen=True)
 class VideoPreprocessor:
-    """Makes of videos what a model takes.
+    """Turns videos into the model's input.
 
     Attributes:
       settings: how.

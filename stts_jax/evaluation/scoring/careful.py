@@ -1,4 +1,4 @@
-"""The option that an answer names, read with care: the fixed rule of every multiple choice.
+"""Finds the option that an answer names: the fixed rule of every multiple choice.
 
 It is one reader for all benchmarks. It never guesses: an answer that names no option, or two of
 them as if it could not decide, is read as none, and counts as wrong.

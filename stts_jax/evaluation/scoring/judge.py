@@ -1,4 +1,4 @@
-"""Judges: a model elsewhere that says whether an open answer is right.
+"""Judges: remote models that say whether an open answer is right.
 
 A judge is any callable that takes instructions and a request and gives text. Nothing here is
 needed to import or to score what can be scored by rule.
@@ -22,7 +22,7 @@ class JudgeError(ValueError):
 
 
 class Judge(Protocol):
-    """Gives an opinion on an answer; as text it is what tells it from other judges."""
+    """Judges an answer; its text identifies it among other judges."""
 
     def __call__(self, instructions: str, request: str) -> str:
         """The judge's text on `request`, having read `instructions`."""

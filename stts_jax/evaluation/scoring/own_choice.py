@@ -69,7 +69,7 @@ def _stated(said: str, options: Sequence[str], labels: Sequence[str] | None) -> 
 
 
 def _label_sets(labels: Sequence[str] | None) -> tuple[Sequence[str], ...]:
-    """That of the prompt, or those that it may have had."""
+    """Returns the labels of the prompt, or all that it may have had."""
     if labels:
         return (labels,)
     return (ascii_uppercase,) if labels is not None else tuple(names for names, _ in LABEL_SETS)

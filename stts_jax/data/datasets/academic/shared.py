@@ -97,7 +97,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class UnplacedChoice:
-    """A question with its answer and wrong ones; where the answer stands is random."""
+    """A question with its answer and wrong ones; the position of the answer is random."""
 
     question: str
     answer: str
@@ -209,7 +209,7 @@ class ByVideo:
     """Puts the annotations on one video, or one clip of it, together."""
 
     def __init__(self) -> None:
-        """Without any."""
+        """Starts without annotations."""
         self._drafts: dict[tuple[str, Clip | None], list[Draft]] = {}
 
     def add(self, video: str, *drafts: Draft, clip: Clip | None = None) -> None:
@@ -217,7 +217,7 @@ class ByVideo:
         self._drafts.setdefault((video, clip), []).extend(drafts)
 
     def drafts(self, video: str, clip: Clip | None = None) -> Sequence[Draft]:
-        """The annotations that the clip has by now."""
+        """Returns the annotations of the clip so far."""
         return self._drafts.get((video, clip), [])
 
     def records(

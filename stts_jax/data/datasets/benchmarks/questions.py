@@ -22,7 +22,7 @@ ANSWER_WITH_LETTER = "Answer with the option's letter from the given choices dir
 
 
 def letter(index: int) -> str:
-    """0 is A."""
+    """Returns the letter of an index from 0, which is A."""
     return string.ascii_uppercase[index]
 
 

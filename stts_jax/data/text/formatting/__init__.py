@@ -1,4 +1,4 @@
-"""Annotations to messages. Start with `Formatter`; `turns` has the prompt rules."""
+"""Turns annotations into messages. Start with `Formatter`; `turns` has the prompt rules."""
 
 from stts_jax.data.text.formatting.fields import FormatterError, Mode
 from stts_jax.data.text.formatting.formatter import Formatted, Formatter

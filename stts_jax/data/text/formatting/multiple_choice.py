@@ -1,4 +1,4 @@
-"""Multiple choice: the question with its options, and what is answered for each option."""
+"""Multiple choice: the question with its options, and the answer for each option."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def _draw_label_name(kind: str, rng: np.random.RandomState) -> str:
 def _draw_layout(
     rng: np.random.RandomState, *, labelled: bool, label_only: bool, with_instruction: bool
 ) -> tuple[str, str]:
-    """The layout, and the instruction that stands in it ("" if the layout holds its own)."""
+    """Draws the layout, and the instruction in it ("" if the layout has its own)."""
     if not with_instruction:
         return draw_one(wordings.LABEL_LAYOUTS if label_only else wordings.OPTION_LAYOUTS, rng), ""
     instructions: tuple[str, ...] = wordings.OPTION_INSTRUCTIONS

@@ -1,4 +1,4 @@
-"""Styles: which groups there are, and the tag that opens the user's text."""
+"""Groups of styles, and the tag that opens the user's text."""
 
 from __future__ import annotations
 

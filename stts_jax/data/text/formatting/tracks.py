@@ -1,4 +1,4 @@
-"""Objects followed through a video: which frames are told, and their text.
+"""Tracks of objects in a video: the choice of frames, and their text.
 
 A track frame is `{"time": seconds or text, "frame": index, "points": {id: {"point": (x, y),
 "occluded": bool}}}`, as datasets give it. Source: docs/reference.md#points-and-tracks.

@@ -29,7 +29,7 @@ _BARE_TIME_DECIMALS = 2
 
 @dataclass(frozen=True)
 class Turn:
-    """A prompt, what is answered (None if the rules leave it open), and facts for metrics."""
+    """A prompt, its answer (None if the rules leave it open), and metadata for metrics."""
 
     prompt: str
     answer: str | None = None
