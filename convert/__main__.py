@@ -119,7 +119,8 @@ def _plan(options: argparse.Namespace) -> tuple[Plan, Path | None]:
         raise ConvertError("--init needs --config: the setup of the model, molmo2_4b for example")
     if options.target is not None:
         raise ConvertError("--init takes no SRC; give DST alone")
-    return assemble_start(*options.init, load_config(options.config).model), options.source
+    vit, llm = options.init
+    return assemble_start(vit, llm, load_config(options.config).model), options.source
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def assemble_start(vit: Path, llm: Path, model: ModelConfig) -> Plan:
 def _towers(folder: Path) -> tuple[dict[str, Rows], tuple[str, ...]]:
     """Tensors of a SigLIP folder, as a whole SigLIP model would name them, and notes."""
     found, notes = read_folder(folder)
-    tensors = {
+    tensors: dict[str, Rows] = {
         name: PatchKernelRows(tensor) if len(tensor.shape) == 4 else tensor
         for name, tensor in found.items()
     }
@@ -117,8 +117,11 @@ def _towers(folder: Path) -> tuple[dict[str, Rows], tuple[str, ...]]:
 
 
 def _initialised(model: ModelConfig) -> tuple[Origin, tuple[str, ...]]:
-    tensors, prefixes = init_connector(model, NATIVE), ("connector.", "llm.extra_embedding")
-    notes = ("connector and embeddings of the visual tokens are newly initialised",)
+    tensors = init_connector(model, NATIVE)
+    prefixes: tuple[str, ...] = ("connector.", "llm.extra_embedding")
+    notes: tuple[str, ...] = (
+        "connector and embeddings of the visual tokens are newly initialised",
+    )
     if model.prune.method == "scorer":
         tensors, prefixes = tensors | init_scorer(model, NATIVE), (*prefixes, "scorer.")
         notes += ("the scorer is newly initialised",)

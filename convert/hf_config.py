@@ -145,7 +145,7 @@ def _llm(text: Fields, tied_head: bool, bidirectional: Bidirectional) -> LlmConf
         raise ConfigError("text_config asks for biases in attention; only models without are read")
     rope = text.table("rope_parameters", "rope_scaling", default={})
     layers = text.whole("num_hidden_layers", most=MOST_LAYERS)
-    qk_norm = text.choice("qk_norm_type", QK_NORMS) if text.flag("use_qk_norm") else "none"
+    qk_norm: Any = text.choice("qk_norm_type", QK_NORMS) if text.flag("use_qk_norm") else "none"
     return LlmConfig(
         vocab_size=text.whole("vocab_size"),
         extra_vocab_size=text.whole("additional_vocab_size", least=0),

@@ -68,11 +68,10 @@ class _Mapper:
         wanted = wanted[::-1] if name.transpose else wanted
         names = [template.format(layer=i) for i in range(shape[0])] if stacked else [template]
         layers = [self._part(name.ours, theirs, rows, wanted) for theirs in names]
-        return (
-            None
-            if None in layers
-            else ParameterMapping(name, shape, (template, rows), tuple(layers))
-        )
+        found = tuple(layer for layer in layers if layer is not None)
+        if len(found) < len(layers):
+            return None
+        return ParameterMapping(name, shape, (template, rows), found)
 
     def _part(
         self, ours: str, theirs: str, rows: Bounds | None, wanted: tuple[int, ...]

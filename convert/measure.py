@@ -91,7 +91,7 @@ def _measure(folder: Path, model: ModelConfig, source_dtype: str, dtype: str) ->
     copying = time.monotonic() - started
     shutil.rmtree(copy)
     started = time.monotonic()
-    command = [sys.executable, "-m", "convert", source, target, "--dtype", dtype]
+    command = [sys.executable, "-m", "convert", str(source), str(target), "--dtype", dtype]
     subprocess.run(command, check=True)
     os.sync()
     converting = time.monotonic() - started

@@ -9,6 +9,7 @@ them apart; all others number layers in the name, we stack them along a leading 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -88,7 +89,7 @@ Columns = dict[str, str]
 
 def _plain(ours: str, columns: Columns, transpose: bool = False) -> Name:
     columns = {HF: f"model.{columns[NATIVE]}", **columns}
-    return Name(ours=ours, transpose=transpose, **columns)
+    return Name(ours=ours, transpose=transpose, **dict[str, Any](columns))
 
 
 def _parts(ours: dict[str, str], columns: Columns, transpose: bool = False) -> list[Name]:
@@ -291,7 +292,9 @@ def _fused_names(query: int, key_value: int, hidden: int) -> list[Name]:
             ours=f"llm.blocks.{part}.kernel",
             transpose=True,
             rows=rows,
-            **{c: f"{n}.weight" for c, n in _block(native, apart[part], group).items()},
+            **dict[str, Any](
+                {c: f"{n}.weight" for c, n in _block(native, apart[part], group).items()}
+            ),
         )
         for part, native, group, rows in fused
     ]

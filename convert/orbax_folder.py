@@ -94,6 +94,7 @@ def _blocks(mapping: ParameterMapping, stored: tuple[int, ...]) -> Iterator[tupl
         for start, stop in row_blocks(rows, unit):
             values = rows.read(start, stop)
             part = slice(start, stop)
+            index: tuple[slice, ...]
             if mapping.name.transpose:
                 index, values = (slice(None), part), values.T
             else:
@@ -109,7 +110,7 @@ def stored_blocks(model: ModelConfig, itemsize: int) -> dict[str, tuple[int, ...
       itemsize: bytes of a value.
     """
     axes = tuple(STORED_PARTS if axis == "fsdp" else 1 for axis in MESH_AXES)
-    mesh = AbstractMesh(axes, MESH_AXES)
+    mesh: Any = AbstractMesh(axes, MESH_AXES)  # its axes are all that shardings need
     abstract = jax.eval_shape(lambda: VideoLanguageModel(model, key=jax.random.key(0)))
     shardings = named_parameters(parameter_shardings(abstract, mesh))
     stacked = {name.ours for name in name_table(model) if "{layer}" in name.native}
@@ -243,19 +244,19 @@ def read_arrays(checkpoint: Path, model: ModelConfig, column: str) -> dict[str, 
                 f"only {', '.join(_READ_DTYPES)} can be read"
             )
     tensors: dict[str, dict[int, Rows]] = {}
-    for name in table:
-        array = arrays[name.ours]
-        template, bounds = name.in_column(column)
+    for row in table:
+        array = arrays[row.ours]
+        template, bounds = row.in_column(column)
         stacked = "{layer}" in template
-        if stacked and (not array.shape or array.shape[0] != layers[name.ours.split(".")[0]]):
+        if stacked and (not array.shape or array.shape[0] != layers[row.ours.split(".")[0]]):
             raise ConvertError(
-                f"'{name.ours}' of checkpoint '{checkpoint}' has the shape {array.shape}, but its "
+                f"'{row.ours}' of checkpoint '{checkpoint}' has the shape {array.shape}, but its "
                 f"config.json says {layers} layers; copy the config.json of its run"
             )
         for layer in range(array.shape[0]) if stacked else [None]:
             theirs = template.format(layer=layer) if stacked else template
             start = bounds[0] if bounds else 0
-            tensors.setdefault(theirs, {})[start] = ParameterRows(array, name, layer, checkpoint)
+            tensors.setdefault(theirs, {})[start] = ParameterRows(array, row, layer, checkpoint)
     return join_parts(tensors)
 
 

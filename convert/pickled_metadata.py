@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from convert.pickle_subset import MOST_BYTES, Build, PickleError, Record, empty, few, load
+from convert.pickle_subset import MOST_BYTES, PickleError, Record, empty, few, load
 from convert.tensor_reader import ConvertError
 from stts_jax.plain_files import reason
 
@@ -49,7 +49,7 @@ def _path(*parts: Any) -> str:
     return "/".join(part for part in parts if isinstance(part, str))
 
 
-_NAMES: Mapping[tuple[str, str], Build] = {
+_NAMES: Mapping[tuple[str, str], Any] = {
     **{
         (_METADATA, name): Record
         for name in (

@@ -200,12 +200,13 @@ def hf_tensors(planned: Plan) -> dict[str, Rows]:
 
 def is_full(error: BaseException) -> bool:
     """Whether an error, or what caused it, says that there is no space left."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
             return True
-        if "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
+        if "No space left" in str(cause) or "RESOURCE_EXHAUSTED" in str(cause):
             return True
-        error = error.__cause__
+        cause = cause.__cause__
     return False
 
 

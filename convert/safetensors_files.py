@@ -102,11 +102,10 @@ def _indexed(folder: Path, index: Path) -> dict[str, TensorReader]:
 def _weight_map(index: Path, named: Path) -> dict[str, str]:
     with with_remedy("download it again"):
         found = read_json_object(index).get("weight_map")
-    sound = isinstance(found, dict) and all(
+    if not isinstance(found, dict) or not all(
         isinstance(value, str) and value.isprintable() and 0 < len(value) < 256
         for value in found.values()
-    )
-    if not sound:
+    ):
         raise ConvertError(
             f"'{named}' is not the index of a safetensors checkpoint; download it again"
         )

@@ -266,7 +266,9 @@ def _ours(folder: Path, options: Options) -> Source:
 
 def _require_agreement(options: Options, config: ModelConfig, path: Path) -> None:
     """Flags are for what a checkpoint leaves open; what it states they must not contradict."""
-    stated = {"--bidirectional": (options.bidirectional, config.llm.bidirectional)}
+    stated: dict[str, tuple[Any, Any]] = {
+        "--bidirectional": (options.bidirectional, config.llm.bidirectional)
+    }
     if config.prune.method != "none":
         stated["--topk"] = (options.topk, config.prune.topk)
     for flag, (given, found) in stated.items():

@@ -17,11 +17,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from convert.pickle_subset import MOST_BYTES, Build, PersistentId, PickleError, empty, load
+from convert.pickle_subset import MOST_BYTES, PersistentId, PickleError, empty, load
 from convert.tensor_reader import DTYPES, ConvertError, Piece, TensorReader
 from stts_jax.plain_files import reason
 from stts_jax.quoting import shorten
 
+_LOCAL_HEADER_MAGIC = b"PK\x03\x04"
 _LOCAL_HEADER = struct.Struct("<4s5HIII2H")
 _ENCRYPTED = 1
 _MOST_RECORDS = 1_000_000
@@ -108,7 +109,7 @@ def _rebuild_parameter(data: Any, *_: Any) -> Any:
     return data
 
 
-_NAMES: Mapping[tuple[str, str], Build] = {
+_NAMES: Mapping[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
     ("collections", "OrderedDict"): empty,
@@ -190,7 +191,7 @@ def _records(file: BinaryIO, base: int, length: int) -> dict[str, Record]:
 def _begin(file: BinaryIO, entry: zipfile.ZipInfo) -> int:
     file.seek(entry.header_offset)
     raw = file.read(_LOCAL_HEADER.size)
-    if len(raw) != _LOCAL_HEADER.size or raw[:4] != zipfile.stringFileHeader:
+    if len(raw) != _LOCAL_HEADER.size or raw[:4] != _LOCAL_HEADER_MAGIC:
         raise ArchiveError(f"record {shorten(entry.filename)} isn't where the directory says")
     _, _, flags, method, *_, name, extra = _LOCAL_HEADER.unpack(raw)
     if flags & _ENCRYPTED or method != zipfile.ZIP_STORED:

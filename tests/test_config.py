@@ -1,4 +1,4 @@
-"""Configurations and the counts made of them: `stts_jax.config`, `stts_jax.budget`."""
+"""Configurations: shipped setups, and what is refused."""
 
 from __future__ import annotations
 

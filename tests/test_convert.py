@@ -1,4 +1,4 @@
-"""Conversions that need no torch: Hugging Face folders, our own, and what is wrong with them."""
+"""Conversions that need no torch: Hugging Face folders and our own."""
 
 from __future__ import annotations
 

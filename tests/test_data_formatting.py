@@ -1,4 +1,4 @@
-"""Annotations to messages: prompts, choices, answers, trees, points and tracks."""
+"""Annotations to messages: settings, trees, prompts, answers and multiple choice."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""Sampling times and reading video files."""
+"""Sampling times, reading video files, and clips."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The model as a whole: sizes, what dropping is equal to, packing, masks, and compiling once."""
+"""The model as a whole: sizes, rows, masks, residual dropout, connector, and compiling once."""
 
 from __future__ import annotations
 

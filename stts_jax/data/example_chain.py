@@ -16,7 +16,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -200,7 +201,7 @@ class ExampleChain:
         if source.literal:
             source = self._marked(source)
         formatted = self._formatted(source, media, mode, rng)
-        messages = formatted.messages
+        messages: list[Any] = formatted.messages
         if formatted.is_tree:
             messages = list(messages)
             rng.shuffle(messages)
@@ -246,7 +247,8 @@ class ExampleChain:
             return formatter.format(example, mode=mode, rng=rng)
         # Turns are only worded together with all their answers; the last is to be the model's.
         worded = formatter.format(example, mode="eval", rng=rng)
-        return Formatted([messages[:-1] for messages in worded.messages])
+        conversations = cast(list[list[str]], worded.messages)
+        return Formatted([messages[:-1] for messages in conversations])
 
     def _text(
         self,
@@ -271,6 +273,7 @@ class ExampleChain:
         """Patches and vision tokens together, and the tokens of each image apart."""
         if media.video is not None:
             frames, times = media.video.frames, media.video.timestamps
+            assert not isinstance(source.subtitle, Path)  # its lines have been read
             vision = self._videos.vision_input(frames, times, source.subtitle)
             return vision, [VisionBlock(vision.tokens)]
         if not media.images:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import jax
 import numpy as np
@@ -122,7 +123,8 @@ def _answer_tokens(batches: PromptBatches, source: SourceExample) -> list[int]:
     formatter = Formatter(batches.chain.settings.formatter)
     annotation = batches.tokenizer.literal(source.annotations[0])
     worded = formatter.format(annotation, mode="eval", rng=example_rng(0, 0))
-    return [*batches.tokenizer.encode(worded.messages[-1]), batches.tokenizer.eos_id]
+    answer = cast(str, worded.messages[-1])  # of one conversation
+    return [*batches.tokenizer.encode(answer), batches.tokenizer.eos_id]
 
 
 def _prompts(config: Config, source: SourceExample, frames_scale: float) -> PromptBatches:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -124,7 +124,7 @@ def in_processes(
 
 def _until_death(
     function: Callable[[Item], Result], items: Iterator[Item], workers: int
-) -> Iterator[tuple[Item, Result | None]]:
+) -> Generator[tuple[Item, Result | None], None, list[Item]]:
     """Work until there are no more items, or a process dies; returns what was under way then."""
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
     running: dict[Future[Result], Item] = {}

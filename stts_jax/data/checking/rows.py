@@ -82,7 +82,7 @@ class _BlackVideos(MediaCache):
             return Media(video=video, video_size=(found.width, found.height))
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Black:
     """The `VideoDecoder` of a video that shows the same frame all the time."""
 

@@ -112,7 +112,7 @@ class Dataset(ABC):
         return self.example(self.records[index], rng)
 
 
-_REGISTRY: dict[str, Callable[..., Dataset]] = {}
+_REGISTRY: dict[str, type[Dataset]] = {}
 D = TypeVar("D", bound=type[Dataset])
 
 
@@ -135,7 +135,7 @@ def dataset_names() -> tuple[str, ...]:
     return tuple(sorted(_REGISTRY))
 
 
-def dataset_class(name: str) -> Callable[..., Dataset]:
+def dataset_class(name: str) -> type[Dataset]:
     """The dataset of a name.
 
     Raises:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import tokenizers
 
@@ -84,7 +84,9 @@ class Tokenizer:
         self.bos_id = self.eos_id if bos is None else _id_of(base, bos)
         fillers = [f"|<EXTRA_TOKENS_{i}>|" for i in range(vocab_size - size)]
         base.add_special_tokens([*fillers, *SPECIAL_TOKENS, *POINT_TOKENS])
-        self.special_ids = {name: base.token_to_id(name) for name in SPECIAL_TOKENS}
+        self.special_ids: dict[str, int] = {
+            name: cast(int, base.token_to_id(name)) for name in SPECIAL_TOKENS
+        }
         for index, name in enumerate((*SPECIAL_TOKENS, *POINT_TOKENS)):
             token_id = base.token_to_id(name)
             if token_id != vocab_size + index:

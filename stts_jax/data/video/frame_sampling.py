@@ -139,6 +139,7 @@ class TimeSampler:
         if self.frame_sample_mode == "uniform_last_frame":
             return self.max_fps[rng.randint(len(self.max_fps))]
         low, high = self.max_fps
+        assert low is not None and high is not None  # see `__post_init__`
         return low if rng.random_sample() < FIRST_RATE_SHARE else rng.uniform(low, high)
 
     def _spanning_fps(self, duration: float) -> float:

@@ -54,7 +54,7 @@ class FrameIndex:
         # Multiplied before dividing, so that a time that is exactly a frame's start finds it.
         return pts * self.time_base.numerator / self.time_base.denominator
 
-    def shown_at(self, seconds: Sequence[float]) -> np.ndarray:
+    def shown_at(self, seconds: Sequence[float] | np.ndarray) -> np.ndarray:
         """Number of the frame on display at each of `seconds`."""
         latest = np.asarray(seconds, np.float64)
         if self.pts[0] > 0:

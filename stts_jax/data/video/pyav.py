@@ -68,7 +68,8 @@ class PyAvDecoder:
 
     def frames_numbered(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
         """See `VideoDecoder`."""
-        last, image = None, None
+        last: int | None = None
+        image: np.ndarray | None = None
         self._reader.want(numbers)
         for position, number in enumerate(numbers):
             if number != last:
@@ -80,6 +81,7 @@ class PyAvDecoder:
                     at = self._index.seconds(int(self._index.pts[number])) - self.begin
                     raise damaged(self._video.path, f"its frame at {at:.2f} s cannot be decoded")
                 last, image = number, self._image(frame)
+            assert image is not None
             yield image
 
     def _as_shown(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:

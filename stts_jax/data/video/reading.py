@@ -121,7 +121,7 @@ class VideoOverrides:
                 f"clip_start_time is {start} but there is no clip_end_time; give both or neither"
             )
         return cls(
-            clip=None if start is None else (float(start), float(end)),
+            clip=None if start is None or end is None else (float(start), float(end)),
             sampler=metadata.get("sampler_overrides") or {},
             fake_timestamp_fps=metadata.get("fake_timestamp_fps"),
         )

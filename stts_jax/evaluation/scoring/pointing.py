@@ -94,7 +94,10 @@ def _count_scores(
     published, fixed = published_count(answer), careful_count(answer)
     margin = 1 + int(0.05 * right)
     correct = Score(float(published == right), float(fixed == right))
-    close = Score(*(float(n is not None and abs(n - right) <= margin) for n in (published, fixed)))
+    near, fixed_near = (
+        float(n is not None and abs(n - right) <= margin) for n in (published, fixed)
+    )
+    close = Score(near, fixed_near)
     return {
         "correct": correct,
         "close": close,

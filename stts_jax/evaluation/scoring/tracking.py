@@ -7,6 +7,7 @@ each object, frame -> (H, W) bool.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from stts_jax.evaluation.scoring.point_matching import (
 from stts_jax.evaluation.scoring.score import Metadata, Metric, Score
 
 # Object or number in an answer to (x, y) in pixels; of each frame.
-FramePoints = Mapping[int, Mapping[Hashable, tuple[float, float]]]
+FramePoints = Mapping[int, Mapping[Any, tuple[float, float]]]
 Masks = Mapping[Hashable, Mapping[int, np.ndarray | None]]
 
 
@@ -44,9 +45,7 @@ def frame_scores(
         given = list(found.get(frame, {}).values())
         objects = list(right.get(frame, {}))
         wanted = list(right.get(frame, {}).values())
-        hits = matched_hits(
-            given, wanted, lambda i, j, f=frame, g=given, o=objects: _hit(g[i], o[j], f, masks)
-        )
+        hits = matched_hits(given, wanted, partial(_is_hit, given, objects, frame, masks))
         scores.append(precision_recall_f1(hits, len(given), len(wanted)))
     precision, recall, f1 = np.mean(scores, axis=0)
     return float(precision), float(recall), float(f1)
@@ -86,8 +85,8 @@ def higher_order_accuracy(
 def _scores(
     answer: str, metadata: Metadata, generator: np.random.RandomState
 ) -> Mapping[str, Score]:
-    size = metadata.get("image_size") or (metadata["w"], metadata["h"])
-    parsed = parse_tracks(answer, *size, metadata["video_fps"])
+    width, height = metadata.get("image_size") or (metadata["w"], metadata["h"])
+    parsed = parse_tracks(answer, width, height, metadata["video_fps"])
     found = {frame.frame: frame.points for frame in parsed}
     right, masks = _points_by_frame(metadata["points"]), metadata["masks"]
     names = ("precision", "recall", "f1", "HOTA", "DetA", "AssA")
@@ -111,6 +110,17 @@ def _points_by_frame(frames: Sequence[Mapping[str, Any]]) -> FramePoints:
         frame["frame"]: {number: tuple(at["point"]) for number, at in frame["points"].items()}
         for frame in frames
     }
+
+
+def _is_hit(
+    given: Sequence[tuple[float, float]],
+    objects: Sequence[Hashable],
+    frame: int,
+    masks: Masks,
+    i: int,
+    j: int,
+) -> bool:
+    return _hit(given[i], objects[j], frame, masks)
 
 
 def _hit(point: tuple[float, float], number: Hashable, frame: int, masks: Masks) -> bool:

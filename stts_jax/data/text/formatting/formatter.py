@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 
@@ -124,7 +124,7 @@ def _messages(annotation: Any, writer: TurnWriter) -> tuple[list[str], dict[str,
     metadata.update(turn.metadata)
     if writer.mode == "inference":
         return [turn.prompt], metadata
-    return [turn.prompt, turn.answer], metadata
+    return [turn.prompt, cast(str, turn.answer)], metadata  # None only in inference
 
 
 def _ready_made(messages: Any) -> list[str]:
