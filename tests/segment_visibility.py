@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-EXAMPLE_STRIDE = 100000  # ids of a packed row's examples differ by this much
+from stts_jax.budget import SUBSEGMENTS_PER_EXAMPLE
 
 
 def visibility(segments: np.ndarray) -> np.ndarray:
@@ -17,7 +17,9 @@ def visibility(segments: np.ndarray) -> np.ndarray:
     """
     ids, order = np.asarray(segments), np.arange(len(segments))
     earlier = order[None, :] <= order[:, None]
-    same_example = ids[:, None] // EXAMPLE_STRIDE == ids[None, :] // EXAMPLE_STRIDE
+    same_example = (
+        ids[:, None] // SUBSEGMENTS_PER_EXAMPLE == ids[None, :] // SUBSEGMENTS_PER_EXAMPLE
+    )
     return (ids[:, None] <= ids[None, :]) & (earlier | same_example)
 
 

@@ -26,8 +26,7 @@ from stts_jax.data.datasets.mixtures import MIXTURES, mixture
 from stts_jax.data.packing.rows import BudgetError
 from stts_jax.data.sources.usable import Selection, write_usable
 from stts_jax.data.speed import lines as speed_lines
-from stts_jax.data.speed import measure
-from stts_jax.data.speed_clip import made_clip_set
+from stts_jax.data.speed import made_clip_set, measure
 from stts_jax.data.synthetic import DEFAULT_FOLDER, SyntheticError
 from stts_jax.data.text.tokenizer import TokenizerError
 from stts_jax.quoting import shorten, shorten_words

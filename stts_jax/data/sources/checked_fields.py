@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stts_jax.data.datasets.base import DatasetError
-from stts_jax.data.datasets.quoting import SHOWN_CHARACTERS, shown
 
+SHOWN_CHARACTERS = 80
 # Names that other programs give to a field.
 OTHER_NAMES = {
     **dict.fromkeys(("video_path", "video_file", "videos"), "video"),
@@ -137,3 +137,13 @@ class Fields:
 def is_seconds(value: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and 0 <= value < LONGEST_SECONDS
+
+
+def shown(value: Any) -> str:
+    """Returns the start of a value as Python writes it; a text may be millions of letters long.
+
+    Raises:
+      RecursionError: if it is nested too deeply to be written.
+    """
+    text = repr(value[: 10 * SHOWN_CHARACTERS] if isinstance(value, str) else value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."

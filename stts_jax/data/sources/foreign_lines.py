@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stts_jax.data.datasets.quoting import shown
+from stts_jax.data.sources.checked_fields import shown
 
 CONVERSATIONS, MESSAGES = "conversations", "messages"
 KEPT_FIELDS = ("clip", "subtitle", "type", "id")

@@ -6,8 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from stts_jax.data.datasets.quoting import shown
-from stts_jax.data.sources.checked_fields import Fields, OwnDataError, is_seconds
+from stts_jax.data.sources.checked_fields import Fields, OwnDataError, is_seconds, shown
 from stts_jax.data.sources.foreign_lines import ForeignLineError, is_foreign, own_fields
 from stts_jax.plain_files import unique_names
 
