@@ -162,7 +162,7 @@ def convert(
         if is_full(error):
             raise ConvertError(
                 f"the disk of '{target.parent}' is full; {wanted / 1e9:.1f} GB are needed, so make "
-                "room or choose another place, and run this again"
+                "room or choose another folder, and run this again"
             ) from error
         raise
 

@@ -3,7 +3,7 @@
 The order of stages is: draw examples (from each dataset at its rate, shuffled again in each epoch,
 one part for each process), read and preprocess them (in worker processes if asked for), leave out
 what can't be read or fits no row, pack rows into the budget, stack rows to batches, and prepare the
-next ones in a thread. Every stage can be saved and restored, so a run goes on with the batch it
+next ones in a thread. Every stage can be saved and restored, so a run continues with the batch it
 would have seen next, whatever the number of worker processes.
 """
 

@@ -49,7 +49,7 @@ class SceneConfig:
         have several, one seed in three learnt neither.
       shape_size: smallest and largest.
       cell: side of the square that a shape is centred in.
-      hops: a moving shape goes that many cells, each in one go and at another time.
+      hops: cells that a moving shape moves by, each in one step and at a time of its own.
       contrast: of the background's texture.
       light: levels of grey on top, from left to right, as if light came from the right: a trace
         of positions in the pixels, beside the table of positions.
@@ -88,7 +88,7 @@ class SceneConfig:
 class Actor:
     """One shape. `start` and `end` are (x, y) of its top left corner; it shows in [appears, goes).
 
-    `hops` are the times at which a mover goes one step of its way; `turns` and `turns_at` are the
+    `hops` are the times at which a mover moves one step; `turns` and `turns_at` are the
     colour that a changer takes on and when.
     """
 

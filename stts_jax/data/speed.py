@@ -38,7 +38,7 @@ from stts_jax.data.synthetic import DEFAULT_FOLDER
 STAGES = ("decode", "preprocess", "pack")
 # The clip that is made where no data are at hand.
 WIDTH, HEIGHT, FPS = 1280, 720, 30
-# Frames between those that stand alone, as hosts of videos commonly have it.
+# Frames between key frames, as hosts of videos commonly have it.
 GROUP = 60
 _CELL = 8
 

@@ -50,14 +50,14 @@ def kept_overlay(frame: np.ndarray, keep: np.ndarray) -> np.ndarray:
     Returns:
       (H, W, 3) uint8.
     """
-    mask = _cells(keep.astype(np.float32), frame.shape[:2]) > 0.5
+    mask = _upsampled(keep.astype(np.float32), frame.shape[:2]) > 0.5
     grey = frame.mean(-1, keepdims=True) * DIMMED
     return np.where(mask[..., None], frame, grey).astype(np.uint8)
 
 
 def score_map(scores: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Scores as colours, dark is low: (P,) in [0, 1] and (H, W) -> (H, W, 3) uint8."""
-    colours = matplotlib.colormaps[COLOURS](_cells(scores, shape))[..., :3]
+    colours = matplotlib.colormaps[COLOURS](_upsampled(scores, shape))[..., :3]
     return (colours * 255).astype(np.uint8)
 
 
@@ -161,7 +161,7 @@ def _sized(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(frame).resize(size, reducing_gap=2.0))
 
 
-def _cells(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def _upsampled(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """(P,) -> (H, W), each pooled token's value over its part of the frame."""
     side = int(np.sqrt(values.size))
     rows, columns = (np.arange(length) * side // length for length in shape)

@@ -1,4 +1,4 @@
-"""Tasks to evaluate, and groups of tasks that a name stands for.
+"""Tasks to evaluate, and named groups of tasks.
 
 Questions are worded by the datasets; answers are generated greedily until the end token or
 `max_new_tokens`. Source: docs/reference.md#benchmarks and #metrics.
@@ -128,7 +128,7 @@ ABSENT_GROUPS: dict[str, str] = {
 
 
 def tasks_of(names: str | Iterable[str]) -> list[Task]:
-    """The tasks that names of groups and tasks stand for, each once, in order.
+    """Returns the tasks of names of groups and tasks, each once, in order.
 
     Args:
       names: groups, tasks, or tasks with a split ("lvbench:test"); a string may hold several,

@@ -184,7 +184,7 @@ IMAGE_ACADEMIC = _shares(
 POINT_WEIGHT = MessageWeight(constant=0.2, root_subsegments=False, root_length=False)
 CAPTION_WEIGHT = MessageWeight(constant=0.1, root_subsegments=False, root_length=False)
 
-# Parts of the tracking data with the rate of each, which goes into that of its datasets.
+# Parts of the tracking data, with the rate of each by which its datasets' rates are multiplied.
 TRACKING_PARTS = (
     (
         0.4,

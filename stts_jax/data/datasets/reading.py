@@ -181,10 +181,10 @@ def list_files(folder: Path, *, below: bool = False) -> frozenset[str]:
 
 
 def whole_number(value: Any) -> int:
-    """The integer that a number or text stands for ("2", 2.0), for indices read from a table.
+    """Returns the integer of a number or text ("2", 2.0), for indices read from a table.
 
     Raises:
-      DatasetError: if it stands for none.
+      DatasetError: if it is not one.
     """
     try:
         number = int(value) if isinstance(value, int) else float(value)

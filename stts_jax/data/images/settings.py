@@ -45,7 +45,7 @@ class ImageSettings:
       global_column_tokens: the same in the global crop; None for `column_tokens`.
       global_start_token: begin the global crop with `<low_res_im_start>`, not `<im_start>`; only
         where overlapping crops follow.
-      low_res_tokens: let `<im_low>` stand for the patches of the global crop, not `<im_patch>`.
+      low_res_tokens: use `<im_low>` for the patches of the global crop, not `<im_patch>`.
       max_images: in a group.
       max_group_crops, group_pooling: `max_crops` and `pooling` of the images of a group.
     """

@@ -5,8 +5,8 @@
 - `messages` (OpenAI, ms-swift): `{"messages": [{"role": "user", "content": "<video>What?"}, ...],
   "videos": ["a.mp4"]}`, where a content may also be a list of parts.
 
-A video or pictures are shown before the first question, wherever their mark stands in it. A system
-turn goes before the first question's text, as the models' chat form has none.
+A video or pictures are shown before the first question, wherever their mark is in it. A system
+turn is put before the first question's text, as the models' chat form has none.
 """
 
 from __future__ import annotations

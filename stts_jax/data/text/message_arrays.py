@@ -122,7 +122,7 @@ class MessageArrays:
         """Arrays of conversations about the same images, to train with.
 
         One conversation alone makes a plain one. Otherwise subsegment ids are `SHARED` in the
-        trunk and k in branch k. What stands before the placeholder of a branch goes into the trunk.
+        trunk and k in branch k. The text before a branch's placeholder becomes part of the trunk.
         The label of a branch's last token is EOS, with the weight of the token before it; other
         than in a plain conversation it doesn't count in the length that `root_length` divides by.
         Without blocks branches start at position 0, which BOS has as well. All as in the reference.

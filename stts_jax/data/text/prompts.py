@@ -1,4 +1,4 @@
-"""Plain wording: questions as they stand, with options one per line.
+"""Plain wording: questions unchanged, with options one per line.
 
 Published models learned from many wordings (`stts_jax.data.text.formatting`); a small model that is
 trained from nothing learns sooner from one.
@@ -14,7 +14,7 @@ from stts_jax.data.datasets.base import Annotation, SourceExample
 
 OPTION_INSTRUCTION = "Only return the correct answer option."
 CAPTION_REQUEST = "Describe this."
-PLAIN_STYLE = "user_qa"  # nothing stands before its prompts
+PLAIN_STYLE = "user_qa"  # which puts nothing before its prompts
 
 
 def question_text(question: str, options: Sequence[str] | None = None) -> str:

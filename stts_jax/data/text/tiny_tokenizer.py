@@ -27,7 +27,7 @@ QWEN_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VIDEOS = 300
 SAMPLED = (8, 16)  # frames whose time stamps are learned
 # What every prompt says is one piece; so is a time stamp with its spaces, and a word or a mark with
-# the space before it. Line ends and other spaces stand alone.
+# the space before it. Line ends and other spaces are tokens of their own.
 PIECES = (
     rf"user\n|assistant\n|{re.escape(OPTION_INSTRUCTION)}\n"
     r"| ?\d+\.\d | ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\n|\s"

@@ -35,10 +35,10 @@ class VideoSettings:
       max_fps: see `TimeSampler`. By frame number it has no effect: the reference passes it as
         the wrong argument, and that is recorded.
       candidate_sampling_fps: see these two.
-      frame_tokens: where `<frame_start>` and `<frame_end>` stand: `video`, once around all frames
+      frame_tokens: position of `<frame_start>` and `<frame_end>`: `video`, once around all frames
         with their times, or `frame`, around the patches of every frame, after its time.
-      use_frame_special_tokens: otherwise `<im_start>` and `<im_end>` stand there.
-      time_mode: what stands before the patches of a frame: `per-frame-compact` the seconds with
+      use_frame_special_tokens: otherwise `<im_start>` and `<im_end>` are used.
+      time_mode: text before the patches of a frame: `per-frame-compact` the seconds with
         one decimal, `per-frame` the word `time` and two decimals, `numbered-frames` its number
         from 1, or `none`.
       subtitle_mode: which lines of subtitles are shown: `frame_N` those within N seconds of a

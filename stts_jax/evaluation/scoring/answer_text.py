@@ -10,7 +10,7 @@ MARKER = "Answer:"
 def clean_answer(text: str) -> str:
     """Returns the text after "Answer:", else the most frequent line, with single spaces.
 
-    The marker must be spelled so, and only what stands between the first and the second one is
+    The marker must be spelled so, and only the text between the first and the second one is
     taken. Of lines that are as frequent, the first is taken.
 
     Source: the reference's `VqaEval` (docs/reference.md#metrics).

@@ -43,7 +43,7 @@ def named_option(text: str, letters: int, options: Sequence[str] = ()) -> int | 
 
     In this order: the wording of an option; a letter that opens the answer (after words like
     "The best answer is"), in either case if a sign follows it ("b)"), as a capital if a word
-    does ("B sits down"); the only capital that stands alone; the only option whose wording the
+    does ("B sits down"); the only capital that is a word; the only option whose wording the
     answer holds. An "A" or "I" before a word is taken for a word.
 
     Args:
@@ -96,7 +96,7 @@ def _opening_letter(text: str, choices: str, options: Sequence[str]) -> str | No
 
 
 def _only_capital(text: str, choices: str, held: int | None, options: Sequence[str]) -> int | None:
-    """The only letter that stands alone, else the option that is held; None if they differ.
+    """The only letter that is a word, else the option that is held; None if they differ.
 
     Letters of the held option's own wording ("vitamin C") name no other option.
     """

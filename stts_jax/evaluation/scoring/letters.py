@@ -190,7 +190,7 @@ def _letters(options: Sequence[str]) -> str:
 
 
 def _last_named(text: str, letters: str, forms: Sequence[str]) -> str:
-    """The letter that stands last in the first of the `forms` that any letter has."""
+    """Returns the last letter in the first of the `forms` that any letter has."""
     for form in forms:
         named = [(text.rfind(form.format(letter)), letter) for letter in letters]
         named = [mention for mention in named if mention[0] >= 0]

@@ -12,7 +12,7 @@ def nearest_option(text: str, options: Sequence[str]) -> int:
 
     The only option that begins the text, else the only one that the text begins, else the only
     one that holds it, else that with the smallest edit distance (the first of several). Case and
-    outer spaces don't count. An empty text is never refused: it goes by edit distance too.
+    outer spaces don't count. An empty text is never refused: it is compared by edit distance too.
 
     Source: the reference's `select_mc_option` (docs/reference.md#metrics).
 

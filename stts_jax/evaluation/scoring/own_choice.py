@@ -95,7 +95,7 @@ def _label(said: str, options: Sequence[str], labels: Sequence[str]) -> int | No
 
 
 def _bare_label(said: str, options: Sequence[str], labels: Sequence[str]) -> int | None:
-    """The option of a label that stands alone, in either case; also one in a circle."""
+    """The option of a label without other text, in either case; also one in a circle."""
     text = unicodedata.normalize("NFKC", folded(said)).strip()
     for index, label in enumerate(labels[: len(options)]):
         bare = _BEFORE_LABEL + re.escape(label) + _AFTER_LABEL
@@ -115,7 +115,7 @@ def _label_before_text(said: str, options: Sequence[str], labels: Sequence[str])
 
 
 def _contradicts(said: str, options: Sequence[str], labels: Sequence[str]) -> bool:
-    """Whether a label stands before the text of another option."""
+    """Whether a label precedes the text of another option."""
     return any(
         set_off and _only_same(rest, options) not in (None, index)
         for index, label in enumerate(labels[: len(options)])

@@ -1,11 +1,11 @@
 """TempCompass: multiple choice, yes or no, matching captions, and captions.
 
-What the rules cannot read goes to a judge. Without one, the published rule counts it as wrong, as
+A judge scores what the rules cannot read. Without one, the published rule counts it as wrong, as
 the reference does with its interface switched off, and the fixed rule reports it as not judged.
 Captions can only be judged.
 
-The judge's instructions are worded here, not TempCompass's own, and its judge model is gone:
-judged scores are not comparable with published ones, the others are.
+The judge's instructions are worded here, not TempCompass's own, and its judge model is no longer
+offered: judged scores are not comparable with published ones, the others are.
 """
 
 from __future__ import annotations

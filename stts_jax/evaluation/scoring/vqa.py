@@ -120,7 +120,7 @@ def relaxed_correctness_fixed(reference: str, text: str) -> bool:
 def scifi_relaxed_correctness(reference: str, text: str) -> bool:
     """Whether the first number of the answer, or a hundredth of it, is within 5 %.
 
-    Number words count wherever they stand, even inside words; a sign counts only before a number
+    Number words count at any position, even inside words; a sign counts only before a number
     with a decimal point. A reference that is no number must be held by the answer; one in the form
     of a list, all of its parts.
 

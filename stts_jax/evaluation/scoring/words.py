@@ -1,4 +1,4 @@
-"""Texts as words for comparison: spelling that means nothing goes, what may mean something stays.
+"""Splits texts into words for comparison, without spelling that means nothing.
 
 Case, quotation marks, brackets and the punctuation of sentences go, and so do articles before a
 word. Signs that change what is said stay as words of their own: +, -, /, %, # and their like, a
@@ -98,7 +98,7 @@ def _is_word(character: str) -> bool:
 
 
 def _spaced(text: str, index: int) -> str:
-    """A character as it goes into the words: itself, apart from its neighbours, or a space."""
+    """Returns a character as it is compared: itself, apart from its neighbours, or a space."""
     character = text[index]
     if _is_word(character):
         return character

@@ -64,7 +64,7 @@ class LLaVAVideo(VideoDataset):
 
 @register("llava_video_mc_academic")
 class LLaVAVideoMultipleChoice(LLaVAVideo):
-    """Those with options, which stand in the question: there is no field for them."""
+    """Questions with options, which are in the question's text: there is no field for them."""
 
     style = MULTIPLE_CHOICE
     answer_type = "multi_choice"
@@ -81,7 +81,7 @@ class LLaVAVideoMultipleChoice(LLaVAVideo):
 
 @register("llava_video_oe_academic")
 class LLaVAVideoOpenEnded(LLaVAVideo):
-    """Those with a free answer."""
+    """Questions with a free answer."""
 
     style = SHORT_ANSWER
     answer_type = "open_ended"

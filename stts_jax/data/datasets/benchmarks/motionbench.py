@@ -17,7 +17,7 @@ NO_ANSWER = "NA"
 
 @register("motionbench")
 class MotionBench(Dataset):
-    """Multiple choice; the options stand in the question, no instruction is added.
+    """Multiple choice; the options are in the question's text, no instruction is added.
 
     The answers of the test split are not published: they are "NA", and such questions are left out
     of the validation split.

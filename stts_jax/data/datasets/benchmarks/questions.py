@@ -65,7 +65,7 @@ def asked(
     clip: tuple[float, float] | None = None,
     subtitle: str | Subtitles | None = None,
 ) -> SourceExample:
-    """The example of a question; its answer, if it is published, goes to the metadata too."""
+    """The example of a question; its answer, if it is published, is in the metadata too."""
     known = {} if answer is None else {"answer": answer}
     return SourceExample(
         annotations=({"style": style, "question": question, **known},),

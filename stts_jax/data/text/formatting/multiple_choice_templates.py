@@ -49,7 +49,7 @@ LABELLED_OPTION_INSTRUCTIONS = (
     "Give me the option {label} and its text.",
 )
 
-# Where the question, the options and one of the instructions stand.
+# Layouts of the question, the options and one of the instructions.
 INSTRUCTION_LAYOUTS = (
     "Question: {question}\n\nOptions:\n{options}\n\n{instruction}",
     "[QUESTION]\n{question}\n\n[OPTIONS]\n{options}\n\n[INSTRUCTION]\n{instruction}",

@@ -24,7 +24,7 @@ def _about_video(wordings: tuple[str, ...], *words: str) -> tuple[str, ...]:
 
 
 def _in_seconds(wordings: tuple[str, ...], field: str) -> tuple[str, ...]:
-    """The wordings with " seconds" after the time that `field` stands for."""
+    """The wordings with " seconds" after the time in `field`."""
     return tuple(wording.replace(field, f"{field} seconds") for wording in wordings)
 
 

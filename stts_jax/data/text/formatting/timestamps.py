@@ -60,7 +60,7 @@ def clock_time(seconds: float, decimals: int) -> str:
 def prompt_times(
     values: Sequence[str | float], settings: FormatterSettings, rng: np.random.RandomState
 ) -> tuple[bool, list[str]]:
-    """Times as they stand in a prompt: whether they are in seconds, and their texts.
+    """Formats times for a prompt: whether they are in seconds, and their texts.
 
     One draw decides for all of them in the mode "50-percent-seconds". Source:
     docs/reference.md#prompts.
@@ -77,7 +77,7 @@ def prompt_times(
 
 
 def answer_time(value: str | float, settings: FormatterSettings) -> str:
-    """A time as it stands in an answer; text that is no time stays as it is.
+    """Formats a time for an answer; text that is no time is returned unchanged.
 
     Rounds half to even; a whole number of type int has no decimals. Source:
     docs/reference.md#points-and-tracks.
