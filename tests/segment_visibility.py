@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stts_jax.budget import SUBSEGMENTS_PER_EXAMPLE
+from stts_jax.budget import EXAMPLE_SUBSEGMENT_INCREMENT
 
 
 def visibility(segments: np.ndarray) -> np.ndarray:
@@ -18,7 +18,7 @@ def visibility(segments: np.ndarray) -> np.ndarray:
     ids, order = np.asarray(segments), np.arange(len(segments))
     earlier = order[None, :] <= order[:, None]
     same_example = (
-        ids[:, None] // SUBSEGMENTS_PER_EXAMPLE == ids[None, :] // SUBSEGMENTS_PER_EXAMPLE
+        ids[:, None] // EXAMPLE_SUBSEGMENT_INCREMENT == ids[None, :] // EXAMPLE_SUBSEGMENT_INCREMENT
     )
     return (ids[:, None] <= ids[None, :]) & (earlier | same_example)
 
