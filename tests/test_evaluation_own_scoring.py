@@ -6,7 +6,6 @@ import itertools
 import json
 import re
 import types
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -32,7 +31,7 @@ from stts_jax.evaluation.runner import Answers, Evaluation, evaluate_questions, 
 from stts_jax.evaluation.scoring.own_choice import chosen_option
 from stts_jax.evaluation.scoring.rouge import rouge_l
 from stts_jax.evaluation.scoring.words import same_answer
-from stts_jax.training.loop import _Loop
+from stts_jax.training.loop import better_score
 
 # ---------------------------------------------------------------------------------- short answers
 
@@ -404,20 +403,10 @@ def test_training_evaluates_by_the_same_rules():
 
 
 def test_the_best_checkpoint_goes_by_accuracy_else_by_the_text_score():
-    marked = []
-    checkpoints = types.SimpleNamespace(best=None, mark_best=lambda *mark: marked.append(mark))
-    loop = types.SimpleNamespace(
-        config=types.SimpleNamespace(keep_best=True),
-        checkpoints=checkpoints,
-        saved_step=4,
-        step=4,
-        clock=types.SimpleNamespace(spending=lambda _: nullcontext()),
-    )
-    _Loop._mark_best(loop, evaluation(FREE).scores())
-    _Loop._mark_best(loop, evaluation(FREE, SHORT).scores())
-    checkpoints.best = {"step": 2, BY_TEXT: 0.99}
-    _Loop._mark_best(loop, evaluation(FREE).scores())
-    assert marked == [(4, FREE.score, BY_TEXT), (4, 1.0, "accuracy")]
+    free, mixed = evaluation(FREE).scores(), evaluation(FREE, SHORT).scores()
+    assert better_score(free, None) == (BY_TEXT, FREE.score)
+    assert better_score(mixed, {BY_TEXT: FREE.score}) == ("accuracy", 1.0)
+    assert better_score(free, {"step": 2, BY_TEXT: 0.99}) is None
 
 
 @pytest.mark.parametrize(

@@ -248,10 +248,23 @@ class TrainingLoop:
         self.reporter.evaluation(self.step, scores)
 
     def _mark_best(self, scores: Mapping[str, float]) -> None:
-        score = next((name for name in BEST_BY if name in scores), None)
-        if not self.config.train.keep_best or score is None or self.saved_step != self.step:
-            return
-        best = self.checkpoints.best
-        if best is None or score not in best or scores[score] > best[score]:
+        better = better_score(scores, self.checkpoints.best)
+        if self.config.train.keep_best and better is not None and self.saved_step == self.step:
+            name, score = better
             with self.clock.spending("save"):
-                self.checkpoints.mark_best(self.step, scores[score], score)
+                self.checkpoints.mark_best(self.step, score, name)
+
+
+def better_score(
+    scores: Mapping[str, float], best: Mapping[str, float] | None
+) -> tuple[str, float] | None:
+    """Returns the name and value of the score that beats the best so far, None if it doesn't.
+
+    Args:
+      scores: of an evaluation; the first of `BEST_BY` among them is compared.
+      best: scores of the best evaluation so far; one by another name doesn't count.
+    """
+    name = next((name for name in BEST_BY if name in scores), None)
+    if name is None or (best is not None and scores[name] <= best.get(name, float("-inf"))):
+        return None
+    return name, scores[name]
