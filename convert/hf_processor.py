@@ -11,7 +11,7 @@ from stts_jax.plain_files import read_json_object
 
 # File, the section in it, and what it is for; later ones win, as `processor_config.json` is what
 # transformers 5 writes and reads.
-_PLACES = (
+_FIELDS = (
     ("preprocessor_config.json", None, "image_pooling"),
     ("video_preprocessor_config.json", None, "video_pooling"),
     ("processor_config.json", "image_processor", "image_pooling"),
@@ -26,7 +26,7 @@ def pooling_windows(folder: Path) -> dict[str, int]:
       ConvertError: if a file is damaged, or has a window that isn't square.
     """
     windows = {}
-    for file, section, use in _PLACES:
+    for file, section, use in _FIELDS:
         fields = _read(folder / file, folder)
         try:
             fields = fields.table(section, default={}) if section else fields

@@ -10,7 +10,7 @@ from stts_jax.config import ConfigError
 from stts_jax.fit import kernels
 from stts_jax.fit.hardware import CHIPS
 from stts_jax.fit.kernel_cases import CASES, TOKENS, Case
-from stts_jax.fit.kernels import WAYS, Record
+from stts_jax.fit.kernels import PASSES, Record
 
 MIB = 2**20
 RECORDS = kernels.read_records()
@@ -37,7 +37,7 @@ def test_each_case_is_published_for_each_of_its_chips():
         (case.name, way, topology.partition(":")[0])
         for case in CASES
         for topology in case.topologies
-        for way in WAYS
+        for way in PASSES
     }
     assert wanted == {(own.case, own.way, own.chip) for own in RECORDS}
     assert len({case.name for case in CASES}) == len(CASES)
@@ -91,7 +91,7 @@ def limit(case: Case, way: str) -> float | None:
     first = case.arrays[0]
     for (start, part), times in LIMITS.items():
         if case.name.startswith(start) and part in case.name:
-            return times[WAYS.index(way)] * first.size * first.dtype.itemsize
+            return times[PASSES.index(way)] * first.size * first.dtype.itemsize
     return None
 
 
@@ -108,7 +108,7 @@ def test_what_is_published_is_within_its_limit(own, report_error):
     check_memory(own, report_error)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", PASSES)
 def test_the_plain_form_is_not_within_the_limits_of_the_masks_kernels(way):
     plain = [own for own in RECORDS if own.case.startswith("`xla`") and own.way == way]
     kernels_of = [case for case in CASES if case.name.startswith("`flash_") and "LLM" in case.name]

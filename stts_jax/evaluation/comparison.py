@@ -20,7 +20,7 @@ from stts_jax.evaluation.tables import aligned
 AVERAGES = ("Short", "Long", "Average")
 AVERAGED = {"short": SHORT_COLUMNS, "long": LONG_COLUMNS, "overall": tuple(COLUMNS)}
 # An average this close (points) to that of a model that sees only the text is suspicious.
-BLIND_MARGIN = 2.0
+TEXT_ONLY_MARGIN = 2.0
 # The paper's own models.
 OWN_ROWS = tuple(row for row in TABLE_1 if row.name.startswith(("baseline", "STTS")))
 IN_DOUBT = "?"
@@ -146,7 +146,9 @@ def _notes(means: Mapping[str, Averages], rows: Iterable[PaperRow]) -> list[str]
         f"'{name}' is close to the {text_only} of a model that sees only the text: check that the "
         "video reaches the model"
         for name, mean in means.items()
-        if not mean.missing and mean.overall is not None and mean.overall < text_only + BLIND_MARGIN
+        if not mean.missing
+        and mean.overall is not None
+        and mean.overall < text_only + TEXT_ONLY_MARGIN
     ]
     doubts: dict[str, list[str]] = {}
     for row in rows:

@@ -40,7 +40,7 @@ from stts_jax.evaluation.metrics import (
 from stts_jax.inference.decoding import generate
 from stts_jax.inference.sampling import Sampling
 from stts_jax.model.video_language_model import VideoLanguageModel
-from stts_jax.parallel.mesh import mesh_of, place_whole_batch, rows_for
+from stts_jax.parallel.mesh import mesh_of, put_whole_batch, rows_for
 from stts_jax.parallel.parameters import key_of_seed
 from stts_jax.parallel.processes import ALONE, Share
 from stts_jax.terminal import progress_bar
@@ -247,7 +247,7 @@ def answer(
             batch["token_pooling"] = np.full_like(batch["token_pooling"], -1)
         tokens = generate(
             model,
-            place_whole_batch(batch, mesh),
+            put_whole_batch(batch, mesh),
             budget,
             max_new_tokens=settings.max_new_tokens,
             end_token=batches.tokenizer.eos_id,

@@ -25,7 +25,7 @@ from stts_jax.evaluation.overlay import looked_at
 from stts_jax.evaluation.runner import answer
 from stts_jax.inference.likelihood import log_likelihoods
 from stts_jax.model.video_language_model import VideoLanguageModel
-from stts_jax.parallel.mesh import mesh_of, on_mesh, place_whole_batch
+from stts_jax.parallel.mesh import mesh_of, on_mesh, put_whole_batch
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def kept_tokens(
         )
     batches.chain.prompt(source, 0)  # says what is wrong with it
     batch, _, budget = next(iter(batches))
-    arrays = place_whole_batch(batch, mesh_of(model))
+    arrays = put_whole_batch(batch, mesh_of(model))
     with on_mesh(mesh_of(model)):
         keep, scores = _keep_and_scores(model, arrays, budget)
     if video is None:
@@ -109,7 +109,7 @@ def ask(
         return answer(model, config, batches).said[0][1]
     tokens = [_answer_tokens(batches, asked.example(config, option)) for option in asked.options]
     batch, _, budget = next(iter(batches))
-    arrays = place_whole_batch(batch, mesh_of(model))
+    arrays = put_whole_batch(batch, mesh_of(model))
     likely = log_likelihoods(model, arrays, budget, tokens, jax.random.key(config.train.seed))
     return asked.options[int(likely.argmax())]
 

@@ -38,7 +38,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "docs" / "performance"
 DOCUMENT = FOLDER.with_suffix(".md")
 MEMORY, CYCLES = "temporary memory", "cycles"
 _MARK, _END = "<!-- {}: python -m stts_jax.fit.kernels -->", "<!-- end of {} -->"
-WAYS = ("forward", "gradient")
+PASSES = ("forward", "gradient")
 COMPILERS = {"tpu": "libtpu", "gpu": "jax-cuda13-plugin"}
 # A kernel whose sums don't fit into registers would go to memory with them. The other two undo
 # what makes tests compile quickly. XLA must compile the kernel to see it: up to jaxlib 0.10.2.
@@ -55,7 +55,7 @@ class Record:
 
     Attributes:
       case: its name.
-      way: one of `WAYS`.
+      way: one of `PASSES`.
       chip: that it is for.
       compiler: and JAX, with their versions.
       seconds: to compile it.
@@ -79,7 +79,7 @@ def compile_case(case: Case, topology: str) -> list[Record]:
       ConfigError: where the compiler isn't installed.
       ValueError: for a way that cannot do it there.
     """
-    return [_compile(case, topology, way) for way in WAYS]
+    return [_compile(case, topology, way) for way in PASSES]
 
 
 def _compile(case: Case, name: str, way: str) -> Record:
@@ -88,7 +88,7 @@ def _compile(case: Case, name: str, way: str) -> Record:
     mesh = make_mesh(devices=topology.devices[:1])
     sharding = NamedSharding(mesh, PartitionSpec())
     arrays = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for x in case.arrays]
-    function = case.attend if way == WAYS[0] else _gradient(case)
+    function = case.attend if way == PASSES[0] else _gradient(case)
     # Kernels need a mesh, to know that they are not sharded. Tests set exact matrix products, which
     # splash passes on even for bfloat16 operands, and its compiler rejects.
     with tracing_for(chip.platform), on_mesh(mesh), jax.default_matmul_precision("default"):
@@ -133,7 +133,7 @@ def write_records(new: Iterable[Record], folder: Path = FOLDER) -> None:
         records = [
             known[case.name, way, chip]
             for case in CASES
-            for way in WAYS
+            for way in PASSES
             if (case.name, way, chip) in known
         ]
         lines = [json.dumps(asdict(record)) + "\n" for record in records]
@@ -166,7 +166,7 @@ def _table(
     for case in cases:
         cells = []
         for chip in chips:
-            found = [figures.get((case.name, chip, way)) for way in WAYS]
+            found = [figures.get((case.name, chip, way)) for way in PASSES]
             cells.append(", ".join(_number(size) for size in found if size is not None))
         if any(cells):
             lines.append(f"| {' | '.join([case.name, *(cell or '-' for cell in cells)])} |")

@@ -231,7 +231,7 @@ def rows_for(rows: int, mesh: Mesh | None) -> int:
     return -(-rows // parts) * parts
 
 
-def place_whole_batch(batch: Mapping[str, np.ndarray], mesh: Mesh | None) -> dict[str, jax.Array]:
+def put_whole_batch(batch: Mapping[str, np.ndarray], mesh: Mesh | None) -> dict[str, jax.Array]:
     """Puts a batch on the devices, where every process has all rows of it.
 
     Args:

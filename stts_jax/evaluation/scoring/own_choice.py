@@ -27,7 +27,7 @@ _CHINESE_LEAD_IN = re.compile(
     r"^(?:正确)?(?:答案|选项)(?:应该)?(?:是|为)?[\s:\uff1a]*|^我?选择?[\s:\uff1a]*"
 )
 
-LEADS = (LEAD_IN, _CHINESE_LEAD_IN)
+LEAD_INS = (LEAD_IN, _CHINESE_LEAD_IN)
 
 Reader = Callable[[str, Sequence[str], Sequence[str]], int | None]
 
@@ -46,7 +46,9 @@ def chosen_option(
     """
     text = SPECIAL_TOKEN.sub(" ", text).strip()
     for texts in dict.fromkeys((tuple(options), tuple(option_wordings({"options": options})))):
-        for said in dict.fromkeys((text, *(lead.sub("", text, count=1).strip() for lead in LEADS))):
+        for said in dict.fromkeys(
+            (text, *(lead.sub("", text, count=1).strip() for lead in LEAD_INS))
+        ):
             index = _stated(said, texts, labels)
             if index is not None:
                 return index

@@ -1,25 +1,24 @@
 """The paper's baselines: scores that are not learnt, by the name of the method.
 
-A new one is a file here, a line of `BASELINES`, and its name in `config.model.PruneMethod`.
+Each module here that has a function `scores` is the baseline of that name. A new one is such a
+file, and its name in `config.model.PruneMethod`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
+from pkgutil import iter_modules
 
 import jax
 
-from stts_jax.pruning.baselines.easy import easy_scores
-from stts_jax.pruning.baselines.heuristic import heuristic_scores
 from stts_jax.pruning.baselines.inputs import BaselineInputs
-from stts_jax.pruning.baselines.random import random_scores
 
 __all__ = ["BASELINES", "BaselineInputs", "baseline_scores"]
 
+_MODULES = {m.name: import_module(f"{__name__}.{m.name}") for m in iter_modules(__path__)}
 BASELINES: dict[str, Callable[[BaselineInputs], jax.Array]] = {
-    "heuristic": heuristic_scores,
-    "easy": easy_scores,
-    "random": random_scores,
+    name: module.scores for name, module in _MODULES.items() if hasattr(module, "scores")
 }
 
 

@@ -18,7 +18,7 @@ from stts_jax.pruning.baselines.similarity import (
 )
 
 
-def easy_scores(inputs: BaselineInputs) -> jax.Array:
+def scores(inputs: BaselineInputs) -> jax.Array:
     """Returns (B, T, P) scores: minus the similarity, or `PROTECTED_SIMILARITY`.
 
     A frame whose mean similarity is below the threshold is protected as a whole.

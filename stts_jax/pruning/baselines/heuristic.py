@@ -18,7 +18,7 @@ from stts_jax.pruning.baselines.similarity import (
 )
 
 
-def heuristic_scores(inputs: BaselineInputs) -> jax.Array:
+def scores(inputs: BaselineInputs) -> jax.Array:
     """Returns (B, T, P) scores: minus the similarity, or `PROTECTED_SIMILARITY`.
 
     Every window of the grid has a reference token, at first that of the video's first frame. A

@@ -11,7 +11,7 @@ from stts_jax.pruning.baselines.inputs import BaselineInputs
 from stts_jax.pruning.pooling_windows import windows_per_frame
 
 
-def random_scores(inputs: BaselineInputs) -> jax.Array:
+def scores(inputs: BaselineInputs) -> jax.Array:
     """Returns (B, T, P) uniform scores in [0, 1)."""
     rows, frames, patches, _ = inputs.x.shape
     shape = (rows, frames, windows_per_frame(patches, inputs.pooling))

@@ -23,7 +23,7 @@ from stts_jax.data.text.formatting.styles import join_tag, style_tag
 from stts_jax.data.text.formatting.turns import TurnWriter
 
 # Where the tokens of an image or video go; without it they go before all text.
-MEDIA_PLACE = "<|image|>"
+MEDIA_TOKEN = "<|image|>"
 
 _KEPT_FOR_METRICS = ("answer_idx", "answers", "answer", "points", "options")
 
@@ -104,8 +104,8 @@ class Formatter:
         if self.settings.system_prompt != "none":
             tag = style_tag(_style(annotation), messages, self.settings, writer.mode, writer.rng)
             first = join_tag(tag, first)
-        if self.settings.image_last and has_media and MEDIA_PLACE not in first:
-            first += MEDIA_PLACE
+        if self.settings.image_last and has_media and MEDIA_TOKEN not in first:
+            first += MEDIA_TOKEN
         return wrap_messages([first, *rest], self.settings), metadata
 
 
