@@ -56,7 +56,7 @@ examples:
   python eval.py --checkpoint runs/tiny
   python eval.py --checkpoint runs/tiny --k 0 30 50 --output runs/tiny/eval
   python eval.py --checkpoint runs/tiny --frames 2x --same-budget
-  python eval.py --checkpoint runs/tiny --split my.jsonl --set model.prune.packing=first_fit
+  python eval.py --checkpoint runs/tiny --split my.jsonl --set model.prune.layout=first_fit
   python eval.py --checkpoint runs/molmo2_4b --mode paper --root /data/video_datasets
   python eval.py --checkpoint runs/molmo2_4b --mode mvbench,tomato --root /data/video_datasets
 

@@ -68,7 +68,7 @@ def prune_config(vit: Fields, pooling: int = 3) -> PruneConfig:
             "rescale_bias_min": vit.number("rescale_bias_min"),
             "loss_coefficient": vit.number("sim_reg_loss_coefficient"),
             "new_reference_threshold": vit.number("new_ref_threshold", least=-1.0),
-            "packing": "first_fit",
+            "layout": "first_fit",
         },
     )
 

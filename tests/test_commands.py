@@ -305,7 +305,7 @@ def test_a_share_is_no_percentage(percentage, said, checkpoint, capsys):
 
 def test_results_of_other_frames_ratio_or_packing_have_other_folders():
     stream, bins = (
-        load_config("tiny", [f"model.prune.packing={p}"]) for p in ("stream", "first_fit")
+        load_config("tiny", [f"model.prune.layout={p}"]) for p in ("stream", "first_fit")
     )
     names = [
         setup_name(ratio, frames, config)

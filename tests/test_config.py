@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from config_cases import LLMS, SETUPS, P, refusal
 from stts_jax.config import (
     SPECIAL_TOKENS,
     config_names,
+    files,
     load_config,
+    override,
 )
 
 # The published models (the reference's model_configs.py and the released checkpoints).
@@ -65,7 +68,7 @@ PRUNE = {
     "rescale_bias_min": np.exp(-2.0),
     "loss_coefficient": 0.5,
     "new_reference_threshold": 0.85,
-    "packing": "stream",
+    "layout": "stream",
     "protect_first_frame": False,
 }
 
@@ -246,3 +249,18 @@ class TestRefusals:
     def test_the_configuration_is_frozen(self) -> None:
         with pytest.raises(dataclasses.FrozenInstanceError):
             load_config("tiny").name = "other"  # type: ignore[misc]
+
+
+def test_a_former_name_of_a_setting_is_understood_and_told_of_once(tmp_path, caplog):
+    old = tmp_path / "old.json"
+    old.write_text(json.dumps({"model": {"prune": {"packing": "first_fit"}}}))
+    files._tell_of_former.cache_clear()
+    for config in (
+        load_config(str(old)),
+        load_config("tiny", ["model.prune.packing=first_fit"]),
+        override(load_config("tiny"), ["model.prune.packing=first_fit"]),
+    ):
+        assert config.model.prune.layout == "first_fit"
+        assert "packing" not in config.model.prune.__dict__
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told == "the setting model.prune.packing is called model.prune.layout now"

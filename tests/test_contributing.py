@@ -20,7 +20,7 @@ TEXT = (REPOSITORY / "docs" / "CONTRIBUTING.md").read_text()
 
 def example(name):
     """Runs a block of the page; returns what it defines."""
-    (code,) = re.findall(rf"```python {name}\n(.*?)```", TEXT, re.DOTALL)
+    (code,) = re.findall(rf"<!-- {name} -->\n```python\n(.*?)```", TEXT, re.DOTALL)
     defined = {}
     exec(code, defined)
     return defined

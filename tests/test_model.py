@@ -105,7 +105,7 @@ def test_ten_batches_of_different_content_compile_once(report_error):
 def test_ten_contents_compile_once_with_every_method_and_packing(method, packing, report_error):
     """Forward passes, as gradients follow them; a function of its own, so that its cache is too."""
     topk = 0.0 if method == "none" else 0.5
-    config = small(prune__method=method, prune__packing=packing, prune__topk=topk)
+    config = small(prune__method=method, prune__layout=packing, prune__topk=topk)
     model, step = small_model(config), jax.jit(partial(loss_and_more), static_argnums=(2, 4))
     counts = set()
     contents = [(kind,) for kind in (VIDEO, IMAGE, MULTI_IMAGE, TEXT)] + [None] * 6
@@ -128,7 +128,7 @@ def test_frames_that_are_all_alike_lose_exactly_their_budget(packing, alike):
     images = batch["images"]
     first = images[:, :1] if alike == "frames" else images[:, :1, :1]
     batch = on_device({**batch, "images": np.broadcast_to(first, images.shape)})
-    model = small_model(small(prune__packing=packing))
+    model = small_model(small(prune__layout=packing))
     (loss, (logits, fused)), gradients = with_gradients(model, batch, BUDGET, KEY, False)
     counts, kinds = batch["num_images"], batch["multimodal_type"]
     k = np.asarray(tokens_to_prune(counts, kinds, SMALL.prune, 9))

@@ -77,7 +77,7 @@ def masked_instead(model: VideoLanguageModel, batch: Any, budget: Any) -> Any:
 
 @pytest.fixture(scope="module", params=PACKINGS)
 def dropped_and_masked(request: pytest.FixtureRequest) -> tuple[Any, Any, Any]:
-    model, batch = small_model(small(prune__packing=request.param)), rows()
+    model, batch = small_model(small(prune__layout=request.param)), rows()
     return (
         with_gradients(model, batch, BUDGET, KEY, False),
         masked_instead(model, batch, BUDGET),

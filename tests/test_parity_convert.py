@@ -134,7 +134,7 @@ def test_parity_a_recorded_stts_checkpoint_keeps_its_scorer(
     case = load(goldens_dir() / "ckpt" / "io_stts.npz")
     per_frame = config.model.tokens_per_frame
     topk = float(case["cfg_topk"]) * 81 / per_frame
-    changed = override(config, [f"model.prune.topk={topk!r}", "model.prune.packing=first_fit"])
+    changed = override(config, [f"model.prune.topk={topk!r}", "model.prune.layout=first_fit"])
     model = reconfigure(model, changed.model)
     batch = {
         name: jnp.asarray(case[name])

@@ -19,7 +19,7 @@ HOST = ("callback", "debug", "infeed", "outfeed", "io_", "send", "recv")
 @cache
 def traced_gradient(packing: str) -> Any:
     """Of all that comes before the LLM, videos and images side by side, with what it gives."""
-    config = small_model_config(prune__packing=packing)
+    config = small_model_config(prune__layout=packing)
 
     @jax.jit
     def gradient(model: Any, batch: Any) -> Any:

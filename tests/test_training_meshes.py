@@ -29,7 +29,7 @@ MODEL = (
     "model.llm.heads=4",
     "model.llm.kv_heads=2",
 )
-STREAM, FIRST_FIT = "model.prune.packing=stream", "model.prune.packing=first_fit"
+STREAM, FIRST_FIT = "model.prune.layout=stream", "model.prune.layout=first_fit"
 MESHES = (
     "fsdp=8",
     "data=2 fsdp=4",

@@ -148,7 +148,7 @@ def _race_ratios(options: argparse.Namespace, make: Callable[[float], Config]) -
     load = _load()
     runs, flops = {}, {}
     for ratio in (0.0, *sorted(set(options.ratios))):
-        config = override(make(ratio), [f"model.prune.packing={options.packing}"])
+        config = override(make(ratio), [f"model.prune.layout={options.packing}"])
         budget = bench_budget(config, options.frames)
         runs[ratio] = Programs(config, budget, parts)
         for part, count in part_flops(config, budget, runs[ratio].kept).items():

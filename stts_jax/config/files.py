@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
+import logging
 import math
 import stat
 import tomllib
@@ -26,6 +28,8 @@ CONFIG_DIR = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 _MOST_BASES = 32
 # Of a key that is looked for among those that are known.
 MOST_KEY_LETTERS = 64
+# Settings that had another name, with the one of now: old files and habits go on working.
+FORMER_NAMES = {"model.prune.packing": "layout"}
 # Of a whole number: any float can be made of it.
 _MOST_BITS = 1000
 T = TypeVar("T")
@@ -162,6 +166,7 @@ def _build(cls: type[T], values: Any, path: str) -> T:
     )
     hints = typing.get_type_hints(cls)
     known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    values = _under_names_of_now(values, path)
     for key in values:
         if key not in known:
             full = f"{path}.{key}" if path else str(key)
@@ -181,6 +186,23 @@ def _build(cls: type[T], values: Any, path: str) -> T:
         if path and not str(error).startswith(("model.", "data.", "train.", "eval.")):
             raise ConfigError(f"{path}: {error}") from None
         raise
+
+
+def _under_names_of_now(values: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Returns the settings with former names replaced, as if they had been given last."""
+    renamed = dict(values)
+    for full, name in FORMER_NAMES.items():
+        section, _, former = full.rpartition(".")
+        if section.endswith(path) and former in renamed:
+            _tell_of_former(full, f"{section}.{name}")
+            value = renamed.pop(former)
+            renamed[name] = value
+    return renamed
+
+
+@functools.cache
+def _tell_of_former(former: str, name: str) -> None:
+    logging.getLogger(__name__).warning("the setting %s is called %s now", former, name)
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:

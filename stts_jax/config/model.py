@@ -9,7 +9,7 @@ from typing import Literal
 from stts_jax.config.checks import require, require_positive, require_within_limits
 
 PruneMethod = Literal["none", "scorer", "heuristic", "easy", "random"]
-Packing = Literal["stream", "first_fit"]
+PruneLayout = Literal["stream", "first_fit"]
 Bidirectional = Literal["none", "image_tokens", "within_image"]
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
 
@@ -139,7 +139,7 @@ class PruneConfig:
       rescale_bias_min: the worst token of each row of tokens has the bias log(rescale_bias_min).
       loss_coefficient: weight of the temporal loss.
       new_reference_threshold: mean similarity under which the baselines protect a frame.
-      packing: layout of the kept patches: `stream` or, to reproduce the reference exactly,
+      layout: of the kept patches: `stream` or, to reproduce the reference exactly,
         `first_fit`.
       protect_first_frame: never drop tokens of a first frame, also where the budget asks for more
         tokens than the other frames have (1-frame videos). The reference drops them.
@@ -154,7 +154,7 @@ class PruneConfig:
     rescale_bias_min: float = math.exp(-2.0)
     loss_coefficient: float = 0.5
     new_reference_threshold: float = 0.85
-    packing: Packing = "stream"
+    layout: PruneLayout = "stream"
     protect_first_frame: bool = False
 
     def __post_init__(self) -> None:

@@ -105,7 +105,7 @@ class Demo:
     def evaluate_first_fit(self, trained: dict[str, Any]) -> list[dict[str, Any]]:
         """Evaluates the same checkpoint with the reference's bins."""
         model, config = load_model(self.parts / trained["name"])
-        bins = override(config, ["model.prune.packing=first_fit"])
+        bins = override(config, ["model.prune.layout=first_fit"])
         return [
             self._evaluated(trained, k, *at_ratio(reconfigure(model, bins.model), bins, k))
             for k in sorted({50, self.plan.fine_tune_ratio})
@@ -142,7 +142,7 @@ class Demo:
         config: Config,
         text_only: bool = False,
     ) -> dict[str, Any]:
-        packing = config.model.prune.packing
+        packing = config.model.prune.layout
         name = TEXT_ONLY if text_only else trained["name"]
 
         def run() -> dict[str, Any]:

@@ -26,8 +26,8 @@ def setup_name(ratio: str, frames_scale: float, config: Config) -> str:
     parts = [f"k{ratio.removesuffix(' %')}"]
     if frames_scale != 1:
         parts.append(f"{frames_scale:g}x")
-    if config.model.prune.packing != USUAL_PACKING:
-        parts.append(config.model.prune.packing)
+    if config.model.prune.layout != USUAL_PACKING:
+        parts.append(config.model.prune.layout)
     return "-".join(parts)
 
 

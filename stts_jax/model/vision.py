@@ -136,10 +136,10 @@ def _layout(
     rows, frames, patches = keep_patches.shape
     if not config.prune.drops_patches:
         return dense
-    if config.prune.packing == "stream":
+    if config.prune.layout == "stream":
         return stream_layout(keep_patches, stream_size(budget.patches))
-    if config.prune.packing != "first_fit":
-        raise ValueError(f"model.prune.packing '{config.prune.packing}' is not one of the model's")
+    if config.prune.layout != "first_fit":
+        raise ValueError(f"model.prune.layout '{config.prune.layout}' is not one of the model's")
     return first_fit_layout(keep_patches, bin_sizes(rows, frames, budget.patches, patches))
 
 
