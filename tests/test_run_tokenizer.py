@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from training_cases import ENDED
 
 import train
 from stts_jax.config import Config, load_config, replace
@@ -49,7 +50,7 @@ def test_a_published_setup_takes_the_tokenizer_of_the_checkpoint_it_starts_from(
     def instead(config: Config, output: Path, **_: object) -> dict[str, object]:
         output.mkdir()
         save_config(config, output)
-        return {"stopped": False, "step": 0}
+        return ENDED
 
     monkeypatch.setattr(train, "train", instead)
     output = tmp_path / "run"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from dataset_fixtures import build_root
 from training_cases import (
+    ENDED,
     small_config,
     small_parts,
     train,
@@ -26,7 +27,6 @@ from stts_jax.evaluation.runner import Evaluation
 from stts_jax.training.checkpoint import CheckpointError, checkpoint_steps
 from stts_jax.training.clock import Clock
 from stts_jax.training.log import MetricsLog, Window, log_line, read_metrics
-from stts_jax.training.loop import RunResult
 from stts_jax.training.non_finite import TrainingError
 from stts_jax.training.plots import plot_training
 from stts_jax.training.run_checkpoints import Checkpoints
@@ -51,20 +51,6 @@ METRICS = {
     "tokens": 1000,
 }
 H100 = Throughput(devices=8, flops=8 * 989e12 / 4, peak=989e12)
-
-
-ENDED = RunResult(
-    step=4,
-    bad_examples=0,
-    stopped=False,
-    stopped_by=None,
-    left_running=False,
-    steps_per_s=None,
-    seconds=1.0,
-    buckets={},
-    metrics={},
-    evaluation={},
-)
 
 
 class CrashError(Exception):

@@ -94,6 +94,21 @@ def fresh_state(*overrides: str) -> TrainState:
     return jax.tree.unflatten(jax.tree.structure(shapes), arrays)
 
 
+# What a run that did nothing returns.
+ENDED = RunResult(
+    step=4,
+    bad_examples=0,
+    stopped=False,
+    stopped_by=None,
+    left_running=False,
+    steps_per_s=None,
+    seconds=1.0,
+    buckets={},
+    metrics={},
+    evaluation={},
+)
+
+
 def small_parts(**changes) -> RunParts:
     """One device, batches of numbers, no picture, and what is compiled is compiled once for all."""
     parts = RunParts(
