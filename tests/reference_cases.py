@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -190,16 +191,48 @@ def _encode(
 
 
 def run_vision(
-    case: Mapping[str, np.ndarray], config: ModelConfig, arrays: Mapping[str, np.ndarray]
-) -> tuple[VisionOutput, np.ndarray]:
+    case: Mapping[str, np.ndarray],
+    config: ModelConfig,
+    arrays: Mapping[str, np.ndarray],
+    others: Iterable[Path] = (),
+) -> tuple[Any, np.ndarray]:
     """Our ViT on a recorded case: its output, and the hidden states of the configured layers.
 
-    Hidden states are (layers, B * T, N, D), zeros at patches that are not kept.
+    Hidden states are (layers, B * T, N, D), zeros at patches that are not kept. The case is padded
+    to sizes that hold `others` too; output and hidden states are without the padding.
     """
-    batch = {name: jnp.asarray(case[name]) for name in ("images", "num_images", "multimodal_type")}
-    module = build_vision(config, arrays)
-    output, hidden = _encode(module, batch, exact_budget(case, config), config)
-    return output, np.asarray(hidden)
+    batch, budget = same_sizes(case, ("images", "num_images", "multimodal_type"), others, config)
+    output, hidden = _encode(build_vision(config, arrays), batch, budget, config)
+    rows, frames = case["images"].shape[:2]
+    shape = output.plan.keep_patches.shape
+    hidden = np.asarray(hidden).reshape(-1, *shape, config.vit.width)[:, :rows, :frames]
+    hidden = hidden.reshape(len(hidden), rows * frames, *hidden.shape[3:])
+    return _without_padding(output, rows, frames), hidden
+
+
+def _without_padding(output: VisionOutput, rows: int, frames: int) -> Any:
+    """The parts of an output that are compared, of the recorded rows and frames."""
+
+    def cut(array: jax.Array) -> np.ndarray:
+        return np.asarray(array)[:rows, :frames]
+
+    layout = output.plan.layout
+    bins = (
+        {}
+        if not hasattr(layout, "refilled")
+        else {
+            "used_bins": layout.used_bins,
+            "refilled": cut(layout.refilled),
+        }
+    )
+    table = {name: cut(getattr(output.frames, name)) for name in ("real", "prunable", "first")}
+    return SimpleNamespace(
+        scores=None if output.scores is None else cut(output.scores),
+        frames=SimpleNamespace(**table),
+        plan=SimpleNamespace(
+            keep_patches=cut(output.plan.keep_patches), layout=SimpleNamespace(**bins)
+        ),
+    )
 
 
 def visual_features(model: VideoLanguageModel, rows: FusedRows) -> np.ndarray:
