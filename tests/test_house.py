@@ -34,6 +34,7 @@ BANNED = (
 ALLOWED = {
     "seconds_decimal_places",  # a setting
     "_in_place",
+    *("place", "places", "_free_place"),  # of checkpoints and of the data
 }
 
 
