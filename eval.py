@@ -40,12 +40,12 @@ from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
 from stts_jax.output_lock import hold_output
 from stts_jax.parallel.processes import Share, first_then_others, is_first, notice
 from stts_jax.terminal import doing, to_stderr
-from stts_jax.training.checkpoint import (
+from stts_jax.training.checkpointing.checkpoint_errors import writing
+from stts_jax.training.checkpointing.load import load_to_answer
+from stts_jax.training.checkpointing.run_folder import (
     config_of,
     find_checkpoint,
-    load_to_answer,
     require_writable,
-    writing,
 )
 from stts_jax.training.distributed import join_processes
 from stts_jax.training.partners import keep_native_log, native_log_of

@@ -21,11 +21,11 @@ from stts_jax.evaluation.runner import evaluate_questions, read_questions
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.processes import first_then_others, notice
 from stts_jax.terminal import doing
+from stts_jax.training.checkpointing.run_tokenizer import with_tokenizer_of_start
 from stts_jax.training.distributed import join_processes
 from stts_jax.training.loop import Evaluate, RunResult
 from stts_jax.training.partners import keep_native_log, native_log_of
 from stts_jax.training.run import train
-from stts_jax.training.run_tokenizer import with_tokenizer_of_start
 
 EXAMPLES = """\
 examples:
@@ -36,7 +36,7 @@ examples:
 Run the same command again to go on after an interruption. OUTPUT gets config.json, metrics.jsonl,
 loss.png and checkpoints/. Setups are the files in configs/; a .toml or .json file will do as well.
 On several hosts, start this command once on each: docs/running.md has the launch lines.
-SIGTERM and Ctrl-C save and leave, with exit code 143 and 130; what you can mend ends with 2, and a
+SIGTERM and Ctrl-C save and leave, with exit code 143 and 130; what you can fix ends with 2, and a
 process of a run that loses another one with 75.
 """
 
@@ -63,7 +63,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--data-dir", type=Path, default=DEFAULT_FOLDER, help="of the procedural set (%(default)s)"
     )
     parser.add_argument(
-        "--no-resume", action="store_true", help="start anew; DELETES the checkpoints in OUTPUT"
+        "--no-resume",
+        action="store_true",
+        help="start a new run; DELETES the checkpoints in OUTPUT",
     )
     return parser.parse_args(arguments)
 

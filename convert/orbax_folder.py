@@ -37,8 +37,17 @@ from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import MESH_AXES, parameter_shardings
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.quoting import shorten
-from stts_jax.training.checkpoint import MODEL, CheckpointError, reading
-from stts_jax.training.stored_arrays import METADATA, open_arrays, read_metadata, spec_of
+from stts_jax.training.checkpointing.checkpoint_errors import (
+    CheckpointError,
+    reading,
+)
+from stts_jax.training.checkpointing.load import (
+    METADATA,
+    open_arrays,
+    read_metadata,
+    spec_of,
+)
+from stts_jax.training.checkpointing.run_folder import MODEL
 
 # Arrays are stored in blocks that are within the part of one of so many processes that share them
 # on the mesh axis `fsdp`, so that each reads its own part only; and that are no larger than this.

@@ -30,7 +30,7 @@ from stts_jax.config import Config, ModelConfig, replace
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.terminal import progress_bar
-from stts_jax.training.checkpoint import CHECKPOINTS
+from stts_jax.training.checkpointing.run_folder import CHECKPOINTS
 
 Target = Literal["orbax", "hf"]
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}

@@ -32,10 +32,10 @@ from stts_jax.config import Bidirectional, ConfigError, DataConfig, ModelConfig
 from stts_jax.config import replace as replace_config
 from stts_jax.plain_files import read_json_object
 from stts_jax.quoting import shorten, shorten_words
-from stts_jax.training.checkpoint import (
+from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
+from stts_jax.training.checkpointing.run_folder import (
     CHECKPOINTS,
     MODEL,
-    CheckpointError,
     config_of,
     find_checkpoint,
 )

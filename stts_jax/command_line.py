@@ -31,9 +31,11 @@ from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.output_lock import LockedError
 from stts_jax.quoting import shorten, shorten_words
 from stts_jax.terminal import doing, end_quietly, is_stdout_closed, to_stderr
-from stts_jax.training.checkpoint import CheckpointError, config_of, load_to_answer
+from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
+from stts_jax.training.checkpointing.load import load_to_answer
+from stts_jax.training.checkpointing.run_folder import config_of
 from stts_jax.training.distributed import several_processes
-from stts_jax.training.non_finite import TrainingError
+from stts_jax.training.nan_check import TrainingError
 from stts_jax.training.partners import is_lost_partner, tell_lost_partner
 
 # Errors that a user can fix; all others are defects and show their traceback.

@@ -23,7 +23,8 @@ from stts_jax.command_line import (
 from stts_jax.evaluation.overlay import contact_sheet, overlay_video
 from stts_jax.evaluation.single import kept_tokens
 from stts_jax.terminal import doing
-from stts_jax.training.checkpoint import require_writable, writing
+from stts_jax.training.checkpointing.checkpoint_errors import writing
+from stts_jax.training.checkpointing.run_folder import require_writable
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

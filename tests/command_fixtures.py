@@ -10,7 +10,7 @@ from command_cases import FRAMES, TOKENS_PER_FRAME
 from training_cases import small_config
 
 from stts_jax.data.synthetic import ensure_synthetic
-from stts_jax.training.checkpoint import save_model
+from stts_jax.training.checkpointing.load import save_model
 
 
 @pytest.fixture(scope="session")

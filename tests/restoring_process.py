@@ -13,7 +13,7 @@ import jax
 
 from stts_jax.parallel.mesh import make_mesh
 from stts_jax.parallel.parameters import named_parameters
-from stts_jax.training.checkpoint import load_model
+from stts_jax.training.checkpointing.load import load_model
 
 
 def bytes_read() -> int:

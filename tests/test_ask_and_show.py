@@ -21,7 +21,7 @@ from stts_jax.evaluation import runner, single
 from stts_jax.evaluation.asked import Asked
 from stts_jax.evaluation.overlay import LEGEND, kept_overlay, overlay_video, score_map, stretch
 from stts_jax.inference import decoding
-from stts_jax.training.checkpoint import load_model
+from stts_jax.training.checkpointing.load import load_model
 
 pytest_plugins = ["command_fixtures"]
 QUESTION = "Which shape is seen?"

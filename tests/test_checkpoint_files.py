@@ -11,17 +11,19 @@ import pytest
 from convert.sources import Options, open_source
 from convert.tensor_reader import ConvertError
 from stts_jax.config import Config
-from stts_jax.training.checkpoint import (
-    COMPLETE,
-    CheckpointError,
-    config_of,
-    find_checkpoint,
-    identity_of,
+from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
+from stts_jax.training.checkpointing.load import (
     initialize_from,
     load_model,
     load_to_answer,
+    open_arrays,
 )
-from stts_jax.training.stored_arrays import open_arrays
+from stts_jax.training.checkpointing.run_folder import (
+    COMPLETE,
+    config_of,
+    find_checkpoint,
+    identity_of,
+)
 
 
 def step_in(tmp_path: Path) -> Path:

@@ -15,7 +15,7 @@ from goldens_folder import REPOSITORY
 from stts_jax import command_line
 from stts_jax.terminal import BROKEN_PIPE
 from stts_jax.training import partners
-from stts_jax.training.checkpoint import CheckpointError
+from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
 from stts_jax.training.library_log import library_log, library_log_of
 
 GLOO = "Gloo all-reduce failed: [pair.cc:534] Connection closed by peer [127.0.0.1]:48131"

@@ -31,7 +31,7 @@ from stts_jax.config import load_config
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import make_mesh
 from stts_jax.parallel.parameters import named_parameters
-from stts_jax.training.checkpoint import load_model
+from stts_jax.training.checkpointing.load import load_model
 
 
 @pytest.mark.parametrize("config", [SCORED, UNTIED], ids=["tied, scorer", "untied, plain"])

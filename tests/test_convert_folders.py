@@ -18,7 +18,7 @@ from convert.__main__ import main
 from convert.names import name_table
 from convert.tensor_reader import NonFinite, count_non_finite
 from stts_jax.data.text.tokenizer import TINY_FILE
-from stts_jax.training.checkpoint import load_model
+from stts_jax.training.checkpointing.load import load_model
 
 
 def test_a_truncated_file_is_named(tmp_path: Path, capsys) -> None:

@@ -23,7 +23,7 @@ from convert.names import name_table
 from convert.pickled_metadata import read_metadata
 from convert.tensor_reader import ConvertError
 from stts_jax.config import ModelConfig
-from stts_jax.training.checkpoint import load_model
+from stts_jax.training.checkpointing.load import load_model
 
 needs_torch = pytest.mark.parity_torch
 

@@ -40,7 +40,7 @@ from stts_jax.evaluation.results import (
 )
 from stts_jax.evaluation.scoring.registry import metric_names
 from stts_jax.evaluation.suites import ABSENT_GROUPS, GROUPS, TASKS, SuiteError, Task, tasks_of
-from stts_jax.training import checkpoint
+from stts_jax.training.checkpointing import load
 
 # ----------------------------------------------------------------------------------------- suites
 
@@ -411,7 +411,7 @@ def test_likelihoods_and_conversations_are_refused(model):
 
 def test_the_adapter_calls_functions_that_there_are():
     inspect.signature(single.ask).bind("model", "config", "a.mp4", "Which?", frames_scale=1.0)
-    inspect.signature(checkpoint.load_to_answer).bind("runs/a")
+    inspect.signature(load.load_to_answer).bind("runs/a")
     assert Config().eval.max_new_tokens
 
 

@@ -13,7 +13,8 @@ import pytest
 from goldens_folder import REPOSITORY
 
 from stts_jax.evaluation.single import ask, kept_tokens
-from stts_jax.training.checkpoint import config_of, load_to_answer
+from stts_jax.training.checkpointing.load import load_to_answer
+from stts_jax.training.checkpointing.run_folder import config_of
 
 FOLDER = Path(__file__).with_name("fixtures") / "checkpoint"
 CLIP = REPOSITORY / "stts_jax" / "demo" / "bigbuckbunny.mp4"

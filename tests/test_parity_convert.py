@@ -29,7 +29,7 @@ from stts_jax.budget import Budget, MultimodalType
 from stts_jax.config import override, replace
 from stts_jax.data.text.tokenizer import TINY_FILE, Tokenizer
 from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
-from stts_jax.training.checkpoint import load_model
+from stts_jax.training.checkpointing.load import load_model
 
 LOGITS = 1e-5  # worst measured 1.4e-6
 FEATURES = 1e-5  # worst measured 2.7e-6

@@ -10,9 +10,8 @@ from training_cases import ENDED
 import train
 from stts_jax.config import Config, load_config, replace
 from stts_jax.data.text.tokenizer import TINY_FILE
-from stts_jax.training.checkpoint import config_of
-from stts_jax.training.run_tokenizer import with_tokenizer_of_start
-from stts_jax.training.start import save_config
+from stts_jax.training.checkpointing.run_folder import config_of, save_config
+from stts_jax.training.checkpointing.run_tokenizer import with_tokenizer_of_start
 
 SETUP = load_config("molmo2_4b_stts_50")
 

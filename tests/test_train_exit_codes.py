@@ -19,7 +19,7 @@ from quick_compile import QUICK_COMPILE
 from training_cases import small_config
 
 from stts_jax.data.synthetic import ensure_synthetic
-from stts_jax.training.checkpoint import checkpoint_steps
+from stts_jax.training.checkpointing.run_folder import checkpoint_steps
 
 CACHE = {
     "JAX_COMPILATION_CACHE_DIR": str(REPOSITORY / ".jax_cache"),

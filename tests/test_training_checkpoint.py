@@ -25,21 +25,26 @@ from stts_jax.config import replace
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import make_mesh
 from stts_jax.parallel.parameters import named_parameters
-from stts_jax.training import run_checkpoints
-from stts_jax.training.checkpoint import (
-    CheckpointError,
-    checkpoint_steps,
-    differing_keys,
-    find_checkpoint,
-    identity_of,
+from stts_jax.training.checkpointing import save
+from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
+from stts_jax.training.checkpointing.load import (
     initialize_from,
     load_model,
     load_to_answer,
-    require_writable,
     save_model,
 )
-from stts_jax.training.restore import restore_latest
-from stts_jax.training.run_checkpoints import Checkpoints, require_room
+from stts_jax.training.checkpointing.restore import restore_latest
+from stts_jax.training.checkpointing.run_folder import (
+    checkpoint_steps,
+    find_checkpoint,
+    identity_of,
+    require_writable,
+)
+from stts_jax.training.checkpointing.save import (
+    Checkpoints,
+    require_room,
+)
+from stts_jax.training.checkpointing.settings_changes import differing_keys
 from stts_jax.training.step import abstract_state
 
 DATA = {"parent": {"next_index": 3}, "counts": [1, 2]}
@@ -335,7 +340,7 @@ def test_trouble_that_is_not_the_files_is_not_called_damage(run, monkeypatch, re
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(f"stts_jax.training.checkpoint.{reader}", fail)
+    monkeypatch.setattr(f"stts_jax.training.checkpointing.load.{reader}", fail)
     with pytest.raises(CheckpointError, match=r"a reason that isn't its files'") as raised:
         load_model(run[0])
     assert str(error) in str(raised.value) and "damaged" not in str(raised.value)
@@ -367,7 +372,7 @@ def test_the_best_is_kept_beside_the_newest(tmp_path):
 
 def disk_with(monkeypatch, free):
     usage = SimpleNamespace(free=free)
-    monkeypatch.setattr(run_checkpoints.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(save.shutil, "disk_usage", lambda _: usage)
 
 
 def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
@@ -399,7 +404,7 @@ def test_a_run_needs_room_for_what_it_keeps_and_one_more(
     config = small_config("train.steps=8", "train.save_every=2", *settings).train
     state = shapes_of(small_config())
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    monkeypatch.setattr(run_checkpoints, "checkpoint_steps", lambda _: list(range(there)))
+    monkeypatch.setattr(save, "checkpoint_steps", lambda _: list(range(there)))
     disk_with(monkeypatch, needed * size)
     require_room(tmp_path, state, config)
     disk_with(monkeypatch, needed * size - 1)

@@ -14,13 +14,13 @@ from training_cases import (
     train_step,
 )
 
-from stts_jax.training import run_checkpoints
-from stts_jax.training.checkpoint import CheckpointError
+from stts_jax.training.checkpointing import save
+from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
+from stts_jax.training.checkpointing.run_folder import save_config
+from stts_jax.training.checkpointing.save import Checkpoints
 from stts_jax.training.log import MetricsLog
-from stts_jax.training.non_finite import TrainingError
+from stts_jax.training.nan_check import TrainingError
 from stts_jax.training.plots import plot_training
-from stts_jax.training.run_checkpoints import Checkpoints
-from stts_jax.training.start import save_config
 
 CONFIG = ("train.steps=4", "train.save_every=0", "train.log_every=0")
 
@@ -104,7 +104,7 @@ def test_threads_of_a_save_that_failed_are_not_waited_for(tmp_path, monkeypatch)
         def close(self):
             time.sleep(600)
 
-    monkeypatch.setattr(run_checkpoints, "_CLOSE_SECONDS", 0.05)
+    monkeypatch.setattr(save, "_CLOSE_SECONDS", 0.05)
     started = time.monotonic()
     with (
         pytest.raises(CheckpointError, match="cannot be written: Directory not empty"),

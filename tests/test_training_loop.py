@@ -24,12 +24,13 @@ import train as command
 from stts_jax.config import replace
 from stts_jax.data.questions import question_of
 from stts_jax.evaluation.runner import Evaluation
-from stts_jax.training.checkpoint import CheckpointError, checkpoint_steps
+from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
+from stts_jax.training.checkpointing.run_folder import checkpoint_steps
+from stts_jax.training.checkpointing.save import Checkpoints
 from stts_jax.training.clock import Clock
 from stts_jax.training.log import MetricsLog, Window, log_line, read_metrics
-from stts_jax.training.non_finite import TrainingError
+from stts_jax.training.nan_check import TrainingError
 from stts_jax.training.plots import plot_training
-from stts_jax.training.run_checkpoints import Checkpoints
 from stts_jax.training.utilization import Throughput
 
 LINE = re.compile(
@@ -100,9 +101,12 @@ def test_a_run_leaves_everything_and_resumes_bit_for_bit(tmp_path, capsys):
 
     with pytest.raises(CheckpointError, match=r"another model, with model\.prune\.topk=0\.25 "):
         train(small_config("model.prune.topk=0.25"), tmp_path / "parts")
-    # Other data: the parameters stay, the stream starts anew.
+    # Other data: the parameters stay, the stream starts from the beginning.
     train(small_config("data.seed=5", "train.steps=9"), tmp_path / "parts")
-    assert "data start anew, as the settings changed: data.seed=5" in capsys.readouterr().out
+    assert (
+        "data start from the beginning, as the settings changed: data.seed=5"
+        in capsys.readouterr().out
+    )
     train(small_config("train.steps=2"), tmp_path / "parts", resume=False)
     assert checkpoint_steps(tmp_path / "parts") == [2]
     assert set(losses(tmp_path / "parts")) == {1, 2}
@@ -118,17 +122,20 @@ def test_other_data_start_anew_until_a_checkpoint_holds_their_place(tmp_path, ca
         train(other, tmp_path / "parts", on_step=crash_at(6))
     capsys.readouterr()
     train(other, tmp_path / "parts")
-    assert "data start anew, as the settings changed: data.seed=5" in capsys.readouterr().out
+    assert (
+        "data start from the beginning, as the settings changed: data.seed=5"
+        in capsys.readouterr().out
+    )
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     train(replace(other, {"train.steps": 9}), tmp_path / "parts")
-    assert "start anew" not in capsys.readouterr().out
+    assert "start from the beginning" not in capsys.readouterr().out
 
 
 def test_another_number_of_workers_keeps_the_place_in_the_data(tmp_path, capsys):
     config = small_config("train.steps=4")
     train(config, tmp_path)
     train(replace(config, {"data.workers": 2, "train.steps": 5}), tmp_path)
-    assert "start anew" not in capsys.readouterr().out
+    assert "start from the beginning" not in capsys.readouterr().out
 
 
 def test_sigterm_saves_and_leaves(tmp_path, capsys):

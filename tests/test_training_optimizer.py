@@ -13,6 +13,7 @@ from training_cases import small_config
 from stts_jax.config import GroupConfig, TrainConfig
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.parameters import named_parameters
+from stts_jax.training.checkpointing.settings_changes import schedule_lines
 from stts_jax.training.optimizer import (
     FROZEN,
     GROUPS,
@@ -23,7 +24,6 @@ from stts_jax.training.optimizer import (
     learning_rate,
     make_optimizer,
 )
-from stts_jax.training.schedule_change import schedule_lines
 
 NAMES = {
     "llm.embedding": 5.0,

@@ -9,7 +9,7 @@ from process_runs import Launcher, losses
 
 from stts_jax.config import ConfigError
 from stts_jax.training import distributed
-from stts_jax.training.checkpoint import checkpoint_steps
+from stts_jax.training.checkpointing.run_folder import checkpoint_steps
 from stts_jax.training.distributed import join_processes
 
 # Compiling the step in each process is what these tests cost, so it has few blocks.

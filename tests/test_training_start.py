@@ -16,8 +16,11 @@ from training_cases import (
 )
 
 from stts_jax.output_lock import hold_output
-from stts_jax.training import data_parts, restore, start
-from stts_jax.training.checkpoint import CheckpointError, checkpoint_steps, save_model
+from stts_jax.training import data_parts
+from stts_jax.training.checkpointing import restore, resume
+from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
+from stts_jax.training.checkpointing.load import save_model
+from stts_jax.training.checkpointing.run_folder import checkpoint_steps
 
 
 def short(output, **options):
@@ -34,7 +37,7 @@ def short(output, **options):
         ("other", "doesn't fit this setup"),
     ],
 )
-def test_a_run_that_cannot_start_anew_deletes_nothing(tmp_path, source, message):
+def test_a_new_run_that_is_refused_deletes_nothing(tmp_path, source, message):
     short(tmp_path / "run")
     other = small_config("model.llm.mlp_width=40")
     save_model(random_state(other).model, other, tmp_path / "other")
@@ -62,7 +65,7 @@ def test_a_run_whose_processes_read_the_same_data_says_so(tmp_path, monkeypatch,
         assert (said in capsys.readouterr().out) == together
 
 
-def test_data_of_other_content_start_anew_in_one_line(tmp_path, monkeypatch, capsys):
+def test_data_of_other_content_start_from_the_beginning(tmp_path, monkeypatch, capsys):
     class Named(FakeBatches):
         content = "a"
 
@@ -78,7 +81,10 @@ def test_data_of_other_content_start_anew_in_one_line(tmp_path, monkeypatch, cap
         Named.content = content
         short(tmp_path, parts=small_parts(open_data=Named))
         told = capsys.readouterr().out
-        assert told.count("the data start anew: mine.jsonl has other content than") == said
+        assert (
+            told.count("the data start from the beginning: mine.jsonl has other content than")
+            == said
+        )
         assert len(restored) == places
 
 
@@ -141,7 +147,9 @@ def test_a_run_whose_checkpoints_are_all_damaged_starts_anew_only_when_told_to(r
     destroy(run, 1), destroy(run, 2)
     metrics = (run / "metrics.jsonl").read_text()
     for _ in range(2):
-        with pytest.raises(CheckpointError, match=r"every checkpoint in .*start anew with --no-re"):
+        with pytest.raises(
+            CheckpointError, match=r"every checkpoint in .*start a new run with --no-re"
+        ):
             go_on(run)
     assert (run / "metrics.jsonl").read_text() == metrics
     assert go_on(run, resume=False).step == 2
@@ -154,7 +162,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_starts_anew_only_when_told_to(r
 
 def test_a_run_does_not_start_anew_over_checkpoints_that_stay(run, monkeypatch):
     """One that cannot be deleted would be newer than those of the new run, and win later."""
-    monkeypatch.setattr(start.shutil, "rmtree", lambda *_, **__: None)
+    monkeypatch.setattr(resume.shutil, "rmtree", lambda *_, **__: None)
     with pytest.raises(CheckpointError, match=r"checkpoints in .* cannot be deleted, .* yourself"):
         go_on(run, resume=False)
     assert checkpoint_steps(run) == [1, 2]

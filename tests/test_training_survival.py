@@ -10,7 +10,7 @@ import pytest
 from process_runs import Launcher, is_running, is_saving, losses, until
 
 from stts_jax.data.synthetic import ensure_synthetic
-from stts_jax.training.checkpoint import checkpoint_steps
+from stts_jax.training.checkpointing.run_folder import checkpoint_steps
 from stts_jax.training.stop import StopRequest
 
 STEPS, SAVE_EVERY = 24, 4
@@ -140,8 +140,8 @@ def test_a_signal_that_comes_while_the_others_are_asked_is_not_forgotten():
             told.append(value)
 
     with StopRequest(Others()) as stop:
-        stop.look_around()
-        assert stop.look_around() and stop.reason == "SIGTERM"
+        stop.exchange()
+        assert stop.exchange() and stop.reason == "SIGTERM"
     assert told == ["SIGTERM"]
 
 

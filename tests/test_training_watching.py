@@ -34,16 +34,16 @@ from stts_jax.data.bad_examples import Unreadable
 from stts_jax.parallel.mesh import make_mesh, replicated, shard_batch
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.training import dump as dump_module
+from stts_jax.training import loss_spikes
 from stts_jax.training import replay as replay_module
-from stts_jax.training import spikes
-from stts_jax.training.checkpoint import save_model
+from stts_jax.training.checkpointing.load import save_model
+from stts_jax.training.checkpointing.restore import restore_latest
+from stts_jax.training.checkpointing.save import Checkpoints
 from stts_jax.training.dump import fingerprint, read_dump, write_dump
 from stts_jax.training.log import read_metrics, total_norm
-from stts_jax.training.non_finite import TrainingError
+from stts_jax.training.nan_check import TrainingError
 from stts_jax.training.replay import main as replay
 from stts_jax.training.replay import replay as replayed
-from stts_jax.training.restore import restore_latest
-from stts_jax.training.run_checkpoints import Checkpoints
 from stts_jax.training.step import abstract_state, init_state, make_train_step
 from stts_jax.training.trackers import flat
 from stts_jax.training.utilization import Throughput, peak_flops
@@ -60,8 +60,8 @@ FEW_PARTS = (
 
 def watched(losses, norms=None, factor=3.0):
     """Which of these steps are spikes, and the state after them."""
-    state, found = spikes.fresh_spikes(), []
-    step = jax.jit(lambda state, loss, norm: spikes.watch(state, loss, norm, factor))
+    state, found = loss_spikes.init_spike_state(), []
+    step = jax.jit(lambda state, loss, norm: loss_spikes.detect_spike(state, loss, norm, factor))
     for loss, norm in zip(losses, norms or [1.0] * len(losses), strict=True):
         spike, state = step(state, np.float32(loss), np.float32(norm))
         found.append(bool(spike))
@@ -69,10 +69,10 @@ def watched(losses, norms=None, factor=3.0):
 
 
 def test_a_jump_of_loss_or_norm_is_a_spike_once_there_is_a_history():
-    calm = [2.0] * spikes.HISTORY
+    calm = [2.0] * loss_spikes.HISTORY
     found, state = watched([*calm, 5.9, 7.5, 2.0])
-    assert found == [False] * (spikes.HISTORY + 1) + [True, False]
-    assert int(state.skipped) == 1 and int(state.taken) == spikes.HISTORY + 2
+    assert found == [False] * (loss_spikes.HISTORY + 1) + [True, False]
+    assert int(state.skipped) == 1 and int(state.taken) == loss_spikes.HISTORY + 2
     assert watched([2.0] * 30, [1.0] * 29 + [3.1])[0][-1]
     assert not any(watched([9.0, 1.0, 50.0])[0])
 
@@ -86,7 +86,7 @@ def test_a_spike_stays_out_of_the_means_and_nan_is_none():
 
 def spiky_state(mean, *overrides):
     """A state whose means say that losses have been around `mean` for long."""
-    zero, config = spikes.fresh_spikes(), small_config(*overrides)
+    zero, config = loss_spikes.init_spike_state(), small_config(*overrides)
     means = dataclasses.replace(
         zero, loss=zero.loss + mean, norm=zero.norm + 1e9, weight=zero.weight + 1
     )

@@ -104,7 +104,7 @@ def exported(model: VideoLanguageModel, config: Config) -> Any:
             "pip install -e '.[parity]' brings both"
         ) from error
     from convert.__main__ import main as convert
-    from stts_jax.training.checkpoint import save_model
+    from stts_jax.training.checkpointing.load import save_model
 
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = Path(folder) / "ours", Path(folder) / "theirs"

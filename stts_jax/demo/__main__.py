@@ -21,7 +21,8 @@ from stts_jax.demo.report import comparison_table, write_report
 from stts_jax.demo.runs import FINE_TUNE, Demo, at_ratio
 from stts_jax.evaluation.single import kept_tokens
 from stts_jax.output_lock import hold_output
-from stts_jax.training.checkpoint import load_model, require_writable
+from stts_jax.training.checkpointing.load import load_model
+from stts_jax.training.checkpointing.run_folder import require_writable
 
 REAL_CLIP = Path(__file__).parent / "bigbuckbunny.mp4"
 CLIPS_COUNTED = 20

@@ -13,7 +13,7 @@ from stts_jax.demo.finished import FinishedParts
 from stts_jax.demo.plan import PICTURES, TEXT_ONLY, UNPRUNED, Method, Plan
 from stts_jax.evaluation.runner import evaluate_split
 from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
-from stts_jax.training.checkpoint import load_model
+from stts_jax.training.checkpointing.load import load_model
 from stts_jax.training.run import train
 
 NO_PRUNING = ("model.prune.method=none", "model.prune.topk=0.0")

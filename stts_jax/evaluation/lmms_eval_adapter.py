@@ -13,7 +13,7 @@ from typing import Any
 
 from stts_jax.config import replace
 from stts_jax.evaluation.single import ask
-from stts_jax.training.checkpoint import load_to_answer
+from stts_jax.training.checkpointing.load import load_to_answer
 
 try:
     from lmms_eval.api.model import lmms

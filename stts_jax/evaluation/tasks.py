@@ -27,7 +27,7 @@ from stts_jax.evaluation.suites import Task
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import mesh_of, rows_for
 from stts_jax.parallel.processes import ALONE, Share
-from stts_jax.training.checkpoint import identity_of
+from stts_jax.training.checkpointing.run_folder import identity_of
 
 JUDGE = "judge"
 

@@ -26,7 +26,7 @@ from stts_jax.fit.search import find_mesh, mesh_shapes
 from stts_jax.fit.setting import Program, make_setting, parse_mesh, sized_config
 from stts_jax.fit.topologies import EXAMPLES, Topology, get_topology
 from stts_jax.parallel.mesh import slices_of
-from stts_jax.training.checkpoint import require_writable
+from stts_jax.training.checkpointing.run_folder import require_writable
 
 EPILOG = f"""\
 examples:

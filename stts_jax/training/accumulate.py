@@ -1,7 +1,7 @@
-"""The gradient of a batch, a part of its rows after the other: for batches that devices can't hold.
+"""Accumulates the gradient of a batch over parts of its rows, for batches that devices can't hold.
 
-Every part's loss is divided by what the whole batch counts, so that the sum over the parts is the
-loss, and the gradient, of the batch in one piece.
+The loss of each part is divided by the counts of the whole batch, so that loss and gradient summed
+over the parts are those of the batch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import BATCH_AXES
 
 Batch = dict[str, jax.Array]
-# Model, rows and the number of the part -> loss and metrics.
+# (model, rows, index of the part) -> loss and metrics
 PartLoss = Callable[[VideoLanguageModel, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 
 
@@ -29,14 +29,14 @@ def value_and_summed_gradient(
     parts: int,
     mesh: Mesh,
 ) -> tuple[tuple[jax.Array, dict[str, jax.Array]], VideoLanguageModel]:
-    """What `jax.value_and_grad(loss, has_aux=True)` returns, summed over parts of the rows.
+    """Returns `jax.value_and_grad(loss, has_aux=True)`, summed over parts of the rows.
 
     Args:
       loss: of a part.
-      model: to differentiate by.
+      model: with respect to which to differentiate.
       batch: (B, ...) arrays, B a multiple of `parts` times the devices that share rows.
-      parts: how many; 1 makes no loop.
-      mesh: that the rows lie on. Each part takes its share from every device.
+      parts: number of parts; 1 makes no loop.
+      mesh: that the rows are sharded over. Each part takes rows of every device.
     """
     of_part = jax.value_and_grad(loss, has_aux=True)
     if parts == 1:
@@ -55,7 +55,7 @@ def value_and_summed_gradient(
 
 
 def _parts(x: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
-    """(B, ...) -> (parts, B / parts, ...); rows stay on their devices."""
+    """Reshapes (B, ...) to (parts, B / parts, ...); rows stay on their devices."""
     devices = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     x = jnp.moveaxis(x.reshape(devices, parts, -1, *x.shape[1:]), 1, 0)
     x = x.reshape(parts, -1, *x.shape[3:])

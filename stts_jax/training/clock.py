@@ -1,4 +1,4 @@
-"""Where the time of a run goes."""
+"""Measures how much time a run spends on steps, data, compiling, saving and evaluating."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-# Steps that fill caches and start workers; they say nothing of a run's speed.
+# Steps that fill caches and start workers, left out of the speed.
 WARM_UP_STEPS = 5
-# What is measured; `step` is all the rest.
+# `step` is all the time that is in no other bucket.
 BUCKETS = ("compile", "data", "step", "save", "eval")
 _APART = ("compile", "save", "eval")
 
@@ -29,7 +29,7 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """Spent in training steps and waiting for their data, over all resumptions."""
+        """Seconds spent in training steps and waiting for their data, over all resumptions."""
         return self._before["data"] + self._before["step"] + self._active()
 
     @property
@@ -39,12 +39,12 @@ class Clock:
         return {name: self._before[name] + spent[name] for name in BUCKETS}
 
     def catch_up(self, buckets: Mapping[str, float]) -> None:
-        """Count what an earlier process spent after it saved: before now, `buckets` at least."""
+        """Raises the time before this process to `buckets`, which an earlier process logged."""
         self._before |= {name: max(self._before[name], buckets[name]) for name in BUCKETS}
 
     @contextmanager
     def spending(self, bucket: str) -> Iterator[None]:
-        """Count what is done inside in a bucket; one at a time."""
+        """Adds the time of the block to a bucket; blocks may not be nested."""
         start = time.perf_counter()
         try:
             yield
@@ -52,14 +52,14 @@ class Clock:
             self._spent[bucket] += time.perf_counter() - start
 
     def step_done(self) -> None:
-        """Count a step whose results are there."""
+        """Counts a step whose results have been fetched."""
         self._steps += 1
         if self._steps == WARM_UP_STEPS:
             self._warm = self._active()
 
     @property
     def steps_per_second(self) -> float | None:
-        """Of this process, after its warm-up; None until then."""
+        """Steps per second of this process after its warm-up; None until then."""
         if self._warm is None or self._steps == WARM_UP_STEPS:
             return None
         return (self._steps - WARM_UP_STEPS) / (self._active() - self._warm)
@@ -70,5 +70,5 @@ class Clock:
 
 
 def time_line(buckets: Mapping[str, float]) -> str:
-    """For example `time: compile 12.1 s | data 0.4 s | step 310.2 s | save 2.2 s | eval 8.0 s`."""
-    return "time: " + " | ".join(f"{name} {buckets[name]:.1f} s" for name in BUCKETS)
+    """Returns for example `time: compile 12.1 s | data 0.4 s | step 310.2 s | save 2.2 s | ...`."""
+    return "time: " + " | ".join(f"{name} {buckets.get(name, 0.0):.1f} s" for name in BUCKETS)

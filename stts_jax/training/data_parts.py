@@ -1,12 +1,12 @@
-"""The data stream of a run in numbered parts, which any number of processes can share.
+"""Splits the data stream of a run into parts, which any number of processes can share.
 
-A run's stream is cut into as many parts as there were processes when it began, and each part makes
-its share of the rows of every batch. The number stays with the run: where there are fewer
-processes later on, each reads several parts; where there are more, several read the same part and
-take their rows of it. So a batch is made of the same rows whatever the number of processes.
+A new run's stream is split into as many parts as there are processes, and each part makes as many
+rows of every batch. The number of parts stays with the run: with fewer processes later, each reads
+several parts; with more, several read the same part and take their rows of it. So a batch has the
+same rows whatever the number of processes.
 
-Where in the batch the rows of a part lie follows the mesh: on a torus the rows of a process are
-0, 2, 4 and 6, for example, and a part that made rows 0 to 3 would have to be read by two.
+The mesh decides which rows of the batch a part makes: on a torus a process may hold rows 0, 2, 4
+and 6, and two processes would have to read a part that made rows 0 to 3.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CLOSE_SECONDS = 5.0
 
 
 def rows_by_process(rows: int, mesh: Mesh) -> dict[int, np.ndarray]:
-    """Numbers of the batch's rows that each process must supply, ascending.
+    """Returns the indices of the batch's rows that each process supplies, ascending.
 
     Processes whose devices hold the same rows (a `tensor` axis across hosts) all supply them.
     """
@@ -46,20 +46,20 @@ def rows_by_process(rows: int, mesh: Mesh) -> dict[int, np.ndarray]:
 
 
 def local_rows(rows: int, mesh: Mesh) -> np.ndarray:
-    """Those of this process; see `rows_by_process`."""
+    """Returns the indices of this process's rows; see `rows_by_process`."""
     return rows_by_process(rows, mesh)[jax.process_index()]
 
 
 def natural_parts(rows: int, mesh: Mesh) -> int:
-    """How many parts a new run's stream is cut into, so that no process reads what it doesn't use.
+    """Returns the number of parts of a new run's stream, so that no process reads unused rows.
 
-    One for each set of rows that the same processes supply.
+    It is one for each set of rows that the same processes supply.
     """
     return rows // math.gcd(*map(len, _held_alike(rows_by_process(rows, mesh))))
 
 
 def _held_alike(by_process: Mapping[int, np.ndarray]) -> list[list[int]]:
-    """All rows, those that the same processes supply together."""
+    """Returns the indices of all rows, grouped by the set of processes that supply them."""
     holders: dict[int, list[int]] = defaultdict(list)
     for process, own in sorted(by_process.items()):
         for row in own.tolist():
@@ -71,22 +71,22 @@ def _held_alike(by_process: Mapping[int, np.ndarray]) -> list[list[int]]:
 
 
 class DataParts:
-    """The rows of every batch that are for this process, from the parts that they come from.
+    """Iterates over this process's rows of every batch.
 
     Attributes:
       budget: of every row.
-      state: where each part stands after the batch that came last, by its number.
+      state: position of each part after the last batch that was used, by index of the part.
       shared: whether any part is read by several processes.
     """
 
     def __init__(self, open_part: OpenPart, rows: int, parts: int, mesh: Mesh) -> None:
-        """Open what is needed.
+        """Opens the parts that this process reads.
 
         Args:
           open_part: `(part, parts) -> batches` of `rows / parts` rows.
           rows: in the batch, over all processes.
-          parts: the stream is cut into.
-          mesh: that batches lie on.
+          parts: number of parts of the stream.
+          mesh: that batches are sharded over.
 
         Raises:
           ConfigError: if the parts can't share the rows.
@@ -110,12 +110,12 @@ class DataParts:
         self.state: States = self._states()
 
     def __next__(self) -> tuple[Batch, States]:
-        """The next batch, and the state after it; set `state` to it once the batch is used."""
+        """Returns the next batch, and the state after it, for `state` once the batch is used."""
         batches = {part: next(batches) for part, batches in self._parts.items()}
         return self._local(batches), self._states()
 
     def restore(self, states: Sequence[Any]) -> None:
-        """Go on where a run stood.
+        """Sets the position of the data.
 
         Args:
           states: of all parts, in order.
@@ -125,23 +125,23 @@ class DataParts:
         self.state = self._states()
 
     def changed_sources(self, states: Sequence[Any]) -> list[str]:
-        """Names what is read here and has other content than in the states of a checkpoint."""
+        """Returns the names of files whose content is not that of a checkpoint's states."""
         changed = (changed_sources(self.state[part], states[part]) for part in self._parts)
         return sorted({name for names in changed for name in names})
 
     def fill_rates(self) -> Mapping[str, float]:
-        """Used shares of the rows' room, see `FillRates`; of the parts that this process reads."""
-        # They have handed over the same number of rows, so the mean is that of all rows.
+        """Returns used shares of the rows, see `FillRates`, over the parts that are read here."""
+        # Each part has made the same number of rows, so the mean is that of all rows.
         rates = [batches.fill_rates.as_dict() for batches in self._parts.values()]
         return {name: sum(rate[name] for rate in rates) / len(rates) for name in rates[0]}
 
     @property
     def bad_examples(self) -> int:
-        """How many could not be used since the start, of the parts that are read here."""
+        """Number of examples that could not be used since the start, of the parts read here."""
         return sum(len(batches.bad.reasons) for batches in self._parts.values())
 
     def account(self) -> Mapping[str, float]:
-        """What is told of the data beside the metrics: `fill/*` and `bad_examples`."""
+        """Returns the data's entries of the log: `fill/*` and `bad_examples`."""
         fill = {f"fill/{name}": rate for name, rate in self.fill_rates().items()}
         return {**fill, "bad_examples": self.bad_examples}
 
@@ -154,7 +154,7 @@ class DataParts:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # One that has been left while it waits for a file may not let itself be closed.
+        # A part that is still waiting for a file may not close.
         closing = [in_background(batches.close) for batches in self._parts.values()]
         for future in closing:
             try:
@@ -166,13 +166,13 @@ class DataParts:
         return {part: batches.get_state() for part, batches in self._parts.items()}
 
     def _local(self, batches: Mapping[int, Mapping[str, np.ndarray]]) -> Batch:
-        # Of the parts that are read, which row is which of the batch.
+        # Index in the batch of each row that was read.
         numbers = np.concatenate([self._order[part] for part in batches])
         ascending = np.argsort(numbers)
-        places = ascending[np.searchsorted(numbers, self._rows, sorter=ascending)]
-        if len(batches) == 1 and np.array_equal(places, np.arange(len(numbers))):
+        own = ascending[np.searchsorted(numbers, self._rows, sorter=ascending)]
+        if len(batches) == 1 and np.array_equal(own, np.arange(len(numbers))):
             return dict(*batches.values())
         return {
-            name: np.concatenate([batch[name] for batch in batches.values()])[places]
+            name: np.concatenate([batch[name] for batch in batches.values()])[own]
             for name in next(iter(batches.values()))
         }

@@ -1,46 +1,39 @@
-"""Several processes as one run: joining them, and what they must agree on."""
+"""Joins the processes of a run, and lets them agree on when to stop."""
 
 from __future__ import annotations
 
 import itertools
 import os
-import time
-import uuid
 from collections.abc import Mapping
-from pathlib import Path
 
 import jax
 from jax._src import distributed, xla_bridge
 
 from stts_jax.config import ConfigError
-from stts_jax.parallel.processes import Share, is_first
-from stts_jax.training.checkpoint import CheckpointError, writing
 
-# JAX reads the first by itself; the other two are for places that it doesn't know of.
+# JAX reads the first by itself; the other two are for clusters that it doesn't know.
 COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 _RUNS = itertools.count()
 _LONG_MS = 24 * 3600 * 1000
-# A file store may show a new file to other hosts some time later.
-_SEEN_SECONDS = 10.0
 
 
 def join_processes(environment: Mapping[str, str] = os.environ) -> int:
-    """Join the other processes of this run, if there are any; before anything else of JAX.
+    """Joins the other processes of this run, if there are any; to be called before all else of JAX.
 
-    Slurm, Open MPI, TPU slices and GKE are found by JAX itself. Anywhere else, each process is
-    told by `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`.
+    JAX itself finds Slurm, Open MPI, TPU slices and GKE. Elsewhere, each process needs
+    `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`.
 
     Returns:
-      the number of processes, 1 where nothing says otherwise.
+      the number of processes.
 
     Raises:
-      ConfigError: if only a part of these variables is set, or one makes no sense.
+      ConfigError: if only some of these variables are set, or one is no valid number.
     """
     if jax.distributed.is_initialized():
         return jax.process_count()
-    # A cluster that JAX knows tells the rest where there is only a coordinator.
+    # With only a coordinator, the rest may come from a cluster that JAX knows.
     if environment.get(COUNT) or environment.get(INDEX):
-        count, index = _told(environment)
+        count, index = _count_and_index(environment)
         jax.distributed.initialize(environment[COORDINATOR], count, index)
         return count
     if xla_bridge.backends_are_initialized():
@@ -49,56 +42,19 @@ def join_processes(environment: Mapping[str, str] = os.environ) -> int:
         jax.distributed.initialize()
     except ValueError as error:
         if environment.get(COORDINATOR):
-            _told(environment)  # JAX found nothing that would tell the rest
+            _count_and_index(environment)  # raises: JAX found no cluster that has the rest
         if "coordinator_address" not in str(error):
             raise
         return 1  # JAX found no cluster around this process
     return jax.process_count()
 
 
-def require_shared(output: Path) -> None:
-    """Raise a `CheckpointError` if not all processes see what the first one writes to a folder.
-
-    They would train apart from each other until the first save, and wait there for ever.
-
-    Args:
-      output: of the run; it exists in each process.
-    """
-    share = Share.of_this_process()
-    if share.count == 1:
-        return
-    token = output / f".seen-by-all-{uuid.uuid4().hex}"
-    try:
-        if is_first():
-            with writing(token):
-                token.touch()
-        seen = share.gather(_appears(output / share.gather(token.name)[0]))
-    finally:
-        if is_first():
-            token.unlink(missing_ok=True)
-    if not all(seen):
-        raise CheckpointError(
-            f"--output '{output}' is not the same folder for all processes: number "
-            f"{seen.index(False)} does not see what number 0 writes there; choose one that all "
-            "hosts share"
-        )
-
-
-def _appears(file: Path) -> bool:
-    end = time.monotonic() + _SEEN_SECONDS
-    while not file.exists():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.1)
-    return True
-
-
 def several_processes() -> bool:
-    """Whether this process has joined others; asks nothing of the devices."""
+    """Returns whether this process has joined others; initialises no devices."""
     return jax.distributed.is_initialized() and distributed.global_state.num_processes > 1
 
 
-def _told(environment: Mapping[str, str]) -> tuple[int, int]:
+def _count_and_index(environment: Mapping[str, str]) -> tuple[int, int]:
     for name in (COORDINATOR, COUNT, INDEX):
         if not environment.get(name):
             raise ConfigError(
@@ -118,10 +74,10 @@ def _told(environment: Mapping[str, str]) -> tuple[int, int]:
 
 
 class Agreement:
-    """What the processes of a run tell each other between steps, beside the devices.
+    """Messages between the processes of a run, by JAX's coordination service.
 
-    It goes through JAX's coordination service, so it works while devices compute and while a
-    process waits for data, where a collective would hang. With one process nothing is asked.
+    They work while devices compute and while a process waits for data, where a collective would
+    hang. With one process they do nothing.
     """
 
     def __init__(self) -> None:
@@ -130,16 +86,16 @@ class Agreement:
 
     @property
     def alone(self) -> bool:
-        """Whether there is only this process."""
+        """Whether this is the only process."""
         return self._client is None
 
-    def tell(self, key: str, value: str) -> None:
-        """Let the others know; the last one to tell wins."""
+    def send(self, key: str, value: str) -> None:
+        """Sets the value of a key for all processes; the last value counts."""
         if self._client is not None:
             self._client.key_value_set(f"{self._prefix}/{key}", value, allow_overwrite=True)
 
-    def told(self, key: str) -> str | None:
-        """What one of the processes told under that key, if any."""
+    def received(self, key: str) -> str | None:
+        """Returns the value of a key, None if no process has sent one."""
         if self._client is None:
             return None
         try:
@@ -150,6 +106,6 @@ class Agreement:
             return None
 
     def meet(self, key: str) -> None:
-        """Wait until all processes are here; each key once."""
+        """Waits until all processes have called this with the key; a key may be used once."""
         if self._client is not None:
             self._client.wait_at_barrier(f"{self._prefix}/{key}", _LONG_MS)

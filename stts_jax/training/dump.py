@@ -1,4 +1,4 @@
-"""What is left behind when a step's loss is not finite, so that it can be looked into."""
+"""Writes and reads the dump of a step whose loss is not finite, which `replay` repeats."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ import numpy as np
 from jax.sharding import Mesh
 
 from stts_jax.config import Config, load_config
-from stts_jax.training.checkpoint import CheckpointError
+from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
 from stts_jax.training.data_parts import local_rows
 
 DUMPS = "dumps"
 _FACTS = "step.json"
 _ROWS = "row_numbers"
-# What reading a file that is cut short ends in.
+# Errors of reading a file that is cut short.
 _CUT_SHORT = (ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
 class Dump:
-    """A step that went wrong.
+    """A step whose loss, gradient or update is not finite.
 
     Attributes:
       step: its number, 1 for the first.
       seed: `train.seed`; the step's randomness is this seed's key folded with `step - 1`.
       fingerprint: of this process's part of the batch.
-      checkpoint: the run's newest one from before the step, None if there was none.
-      metrics: as they were found, not finite ones as text.
-      init_from: what the run started from, where it has no checkpoint of its own.
+      checkpoint: the run's newest one before the step, None if there was none.
+      metrics: of the step, not finite ones as text.
+      init_from: what the run was initialised from, if it had no checkpoint of its own.
       mesh: devices along each axis of the run's mesh, None in older dumps.
     """
 
@@ -50,7 +50,7 @@ class Dump:
 
 
 def fingerprint(batch: Mapping[str, np.ndarray]) -> str:
-    """12 hex digits that tell one batch from another."""
+    """Returns 12 hex digits of the hash of a batch."""
     digest = hashlib.sha256()
     for name in sorted(batch):
         array = np.ascontiguousarray(batch[name])
@@ -69,7 +69,7 @@ def write_dump(
     checkpoint: Path | None,
     init_from: Path | None = None,
 ) -> Path:
-    """Write a step's batch, setup and randomness; every process its rows, the first all else.
+    """Writes a step's batch, config and seed; every process writes its rows, the first the rest.
 
     Returns:
       `output/dumps/step-STEP`.
@@ -91,7 +91,7 @@ def write_dump(
 
 
 def read_dump(folder: Path) -> tuple[Dump, Config, dict[str, np.ndarray]]:
-    """What `write_dump` wrote, with the rows of all processes.
+    """Returns what `write_dump` wrote, with the rows of all processes.
 
     Raises:
       FileNotFoundError: if the folder holds no dump, or not that of every process.
@@ -134,7 +134,7 @@ def _damaged(file: Path) -> CheckpointError:
 
 
 def _joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The rows of all processes in order, of which several may have written the same."""
+    """Returns the rows of all processes in order, each once."""
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if _ROWS not in whole:
         return whole  # an older dump

@@ -12,7 +12,10 @@ from typing import Any, Self, TextIO
 
 from tqdm import tqdm
 
-from stts_jax.training.checkpoint import CheckpointError, writing
+from stts_jax.training.checkpointing.checkpoint_errors import (
+    CheckpointError,
+    writing,
+)
 from stts_jax.training.utilization import Throughput
 
 METRICS_FILE = "metrics.jsonl"

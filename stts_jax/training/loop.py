@@ -16,14 +16,14 @@ from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import shard_batch
 from stts_jax.parallel.parameters import key_of_seed
 from stts_jax.terminal import doing
-from stts_jax.training.checkpoint import CheckpointError
+from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
+from stts_jax.training.checkpointing.save import Checkpoints
 from stts_jax.training.clock import Clock
 from stts_jax.training.data_parts import DataParts
 from stts_jax.training.distributed import Agreement
-from stts_jax.training.non_finite import FiniteCheck, StartedStep
+from stts_jax.training.nan_check import NanCheck, StartedStep
 from stts_jax.training.profile import Profile
 from stts_jax.training.reporting import Reporter
-from stts_jax.training.run_checkpoints import Checkpoints
 from stts_jax.training.run_parts import TrainStep
 from stts_jax.training.step import TrainState
 from stts_jax.training.stop import Stopped, StopRequest
@@ -86,7 +86,7 @@ class TrainingLoop:
     reporter: Reporter
     profile: Profile
     checkpoints: Checkpoints
-    finite: FiniteCheck
+    nan_check: NanCheck
     agreement: Agreement
     stop: StopRequest
     is_ours: Callable[[], bool]
@@ -162,7 +162,7 @@ class TrainingLoop:
         try:
             with self.clock.spending("data"):
                 batch, states = self.stop.unless_stopped(lambda: next(self.batches))
-            placed = shard_batch(batch, self.finite.mesh)
+            placed = shard_batch(batch, self.nan_check.mesh)
             self._compile(placed)
         except Stopped:
             self.left_running = True
@@ -203,7 +203,7 @@ class TrainingLoop:
         pending, self.pending = self.pending, None
         step = pending.step
         metrics = {name: v.item() for name, v in jax.device_get(pending.metrics).items()}
-        self.finite.of_metrics(pending, metrics)
+        self.nan_check.check_metrics(pending, metrics)
         self.reported = pending
         self.profile.step_done(step)
         self.metrics = {**metrics, "data_wait": pending.waited}
@@ -220,7 +220,7 @@ class TrainingLoop:
                 "minutes; nothing more is written there, let that one go on"
             )
         with self.clock.spending("save"):
-            self.finite.of_state(self.state, self.reported, self.metrics)
+            self.nan_check.check_state(self.state, self.reported, self.metrics)
             self.checkpoints.save(self.state, self.step, self.clock.buckets, self.batches.state)
         self.saved_step = self.step
 

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stts_jax.training.checkpoint import writing
+from stts_jax.training.checkpointing.checkpoint_errors import writing
 from stts_jax.training.log import METRICS_FILE, read_metrics
 
 LOSS_PLOT = "loss.png"

@@ -1,9 +1,9 @@
-"""Look at a step whose loss was not finite: `python -m stts_jax.training.replay DUMP`.
+"""Repeats a step whose loss was not finite: `python -m stts_jax.training.replay DUMP`.
 
-The dump holds the batch, the setup and the randomness, not the parameters: they come from the run's
-checkpoint before the step, or are made as at its start if there was none. So a loss that is not
-finite here is the batch's doing; one that is finite here says that the parameters had gone astray
-since then.
+The dump holds the batch, the config and the seed, not the parameters: they come from the run's
+checkpoint before the step, or are initialised as at its start if there was none. So if the loss is
+not finite here, it is because of the batch; if it is finite here, because of updates since that
+checkpoint.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import BATCH_AXES, make_mesh, parameter_shardings, shard_batch
 from stts_jax.parallel.parameters import key_of_seed, named_parameters
 from stts_jax.terminal import end_quietly, is_stdout_closed
-from stts_jax.training.checkpoint import CheckpointError, initialize_from, load_model
+from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
+from stts_jax.training.checkpointing.load import (
+    initialize_from,
+    load_model,
+)
 from stts_jax.training.dump import Dump, fingerprint, read_dump
 from stts_jax.training.run_mesh import run_mesh
 from stts_jax.training.step import loss_and_gradients
@@ -33,11 +37,11 @@ _LEFT_OPEN = {"data": 0, "fsdp": 0, "tensor": 1, "context": 1}
 
 
 def replay(folder: Path, checkpoint: Path | None = None) -> dict[str, float]:
-    """Loss and gradients of a dumped step; prints what it finds.
+    """Computes and prints loss and gradients of a dumped step.
 
     Args:
       folder: of the dump.
-      checkpoint: whose parameters to use, by default those of the dump's.
+      checkpoint: whose parameters to use, by default the dump's.
 
     Returns:
       metrics of `loss_fn`, and `gradient_norm`.
@@ -60,14 +64,14 @@ def replay(folder: Path, checkpoint: Path | None = None) -> dict[str, float]:
     for name, value in metrics.items():
         print(f"{name:16s} {value:.6g}   then: {dump.metrics.get(name, '-')}")
     if not bad:
-        print("all finite here: the parameters went astray after this checkpoint, not the batch")
+        print("all finite here: updates after this checkpoint are the cause, not the batch")
     for name in bad:
         print(f"not finite: gradient of {name}")
     return metrics
 
 
 def _mesh(config: Config, dump: Dump) -> Mesh:
-    """That of the run where there are as many devices, else one of all that there are."""
+    """Returns the run's mesh if there are enough devices, else a mesh of all devices."""
     devices = jax.devices()
     shape = dump.mesh or {"data": 1}
     if math.prod(shape.values()) <= len(devices):
@@ -79,9 +83,9 @@ def _mesh(config: Config, dump: Dump) -> Mesh:
 
 
 def _order(rows: int, parts: int, dump: Dump, mesh: Mesh) -> np.ndarray:
-    """Of the batch's rows, so that each of the parts has here the rows that it had in the run.
+    """Returns the order of the batch's rows in which each part has the rows that it had in the run.
 
-    A part takes its rows from every device, see `accumulate`, and its randomness is its own.
+    A part takes rows of every device, see `accumulate`, and has a key of its own.
     """
     then, now = (_sharers(shape) for shape in (dump.mesh or dict(mesh.shape), dict(mesh.shape)))
     of_parts = np.arange(rows).reshape(then, parts, -1).swapaxes(0, 1)
@@ -94,20 +98,20 @@ def _sharers(shape: Mapping[str, int]) -> int:
 
 def _model(config: Config, dump: Dump, mesh: Mesh, chosen: Path | None) -> VideoLanguageModel:
     if chosen is not None or dump.checkpoint is not None:
-        folder = _there(chosen or Path(dump.checkpoint))
+        folder = _existing(chosen or Path(dump.checkpoint))
         return load_model(folder, config, mesh)[0]
 
-    # As the run made it: a scorer that the checkpoint lacks is that of the seed.
+    # As the run made it: a scorer that the checkpoint lacks is initialised from the seed.
     def make(key: jax.Array) -> VideoLanguageModel:
         return VideoLanguageModel(config.model, key=key)
 
     key = key_of_seed(dump.seed)
     shardings = parameter_shardings(jax.eval_shape(make, key), mesh)
     model = jax.jit(make, out_shardings=shardings)(key)
-    return initialize_from(model, _there(Path(dump.init_from))) if dump.init_from else model
+    return initialize_from(model, _existing(Path(dump.init_from))) if dump.init_from else model
 
 
-def _there(folder: Path) -> Path:
+def _existing(folder: Path) -> Path:
     if not folder.is_dir():
         raise FileNotFoundError(
             f"checkpoint '{folder}' is gone; name another one with --checkpoint"
@@ -123,7 +127,7 @@ def _gradients(
     batch: Mapping[str, np.ndarray],
     key: jax.Array,
 ) -> tuple[dict[str, float], list[str]]:
-    """Metrics, and names of parameters whose gradients are not finite."""
+    """Returns metrics, and names of parameters whose gradients are not finite."""
 
     @jax.jit
     def run(
@@ -140,7 +144,7 @@ def _gradients(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Replay; the exit code: 0 if all is finite, 1 if not, 2 for what can't be replayed."""
+    """Runs the command; returns 0 if all is finite, 1 if not, 2 if it can't be replayed."""
     parser = Parser(prog="python -m stts_jax.training.replay", description=__doc__)
     parser.add_argument("dump", type=Path, help="folder OUTPUT/dumps/step-N")
     parser.add_argument("--checkpoint", type=local_path, help="whose parameters to use")

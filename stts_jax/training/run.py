@@ -8,16 +8,19 @@ from pathlib import Path
 import jax
 
 from stts_jax.config import Config
+from stts_jax.training.checkpointing.resume import (
+    hold_run,
+    resume_or_begin,
+)
+from stts_jax.training.checkpointing.save import Checkpoints
 from stts_jax.training.clock import Clock
 from stts_jax.training.distributed import Agreement
 from stts_jax.training.library_log import library_log
 from stts_jax.training.loop import Evaluate, OnStep, RunResult, TrainingLoop
-from stts_jax.training.non_finite import FiniteCheck
+from stts_jax.training.nan_check import NanCheck
 from stts_jax.training.profile import Profile
 from stts_jax.training.reporting import Reporter
-from stts_jax.training.run_checkpoints import Checkpoints
 from stts_jax.training.run_parts import RunParts
-from stts_jax.training.start import hold_run, start
 from stts_jax.training.stop import StopRequest
 from stts_jax.training.utilization import Throughput
 
@@ -59,7 +62,7 @@ def train(
     with ExitStack() as stack:
         lock = stack.enter_context(hold_run(output))
         stack.enter_context(library_log(output, jax.process_index()))
-        state, progress, batches = start(
+        state, progress, batches = resume_or_begin(
             config,
             output,
             mesh,
@@ -90,7 +93,7 @@ def train(
             reporter=reporter,
             profile=profile,
             checkpoints=checkpoints,
-            finite=FiniteCheck(config, output, mesh, checkpoints, began_from),
+            nan_check=NanCheck(config, output, mesh, checkpoints, began_from),
             agreement=agreement,
             stop=stack.enter_context(StopRequest(agreement)),
             is_ours=lock.is_held if lock is not None else lambda: True,

@@ -19,8 +19,8 @@ from stts_jax.parallel.mesh import batch_sharding, on_mesh, parameter_shardings,
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.training.accumulate import value_and_summed_gradient
 from stts_jax.training.loss import Counted, loss_fn
+from stts_jax.training.loss_spikes import SpikeState, detect_spike, init_spike_state
 from stts_jax.training.optimizer import group_metrics, groups_of, make_optimizer
-from stts_jax.training.spikes import SpikeState, choose, fresh_spikes, watch
 
 Metrics = dict[str, jax.Array]
 
@@ -124,9 +124,9 @@ def make_train_step(config: Config, budget: Budget, mesh: Mesh) -> TrainStep:
         number, spikes = state.step + 1, state.spikes
         if spikes is not None:
             norm, factor = optax.tree.norm(gradients), config.train.skip_loss_spikes
-            spike, spikes = watch(spikes, metrics["loss"], norm, factor)
-            changed = choose(spike, parameters, changed)
-            moments = choose(spike, state.optimizer, moments)
+            spike, spikes = detect_spike(spikes, metrics["loss"], norm, factor)
+            changed = optax.tree.where(spike, parameters, changed)
+            moments = optax.tree.where(spike, state.optimizer, moments)
             metrics |= {"skipped": spikes.skipped}
         model = jax.tree.unflatten(
             jax.tree.structure(state.model), [changed[n] for n in parameters]
@@ -179,7 +179,7 @@ def loss_and_gradients(
 
 def _new_state(config: Config, key: jax.Array) -> TrainState:
     model = VideoLanguageModel(config.model, key=key)
-    spikes = fresh_spikes() if config.train.skip_loss_spikes else None
+    spikes = init_spike_state() if config.train.skip_loss_spikes else None
     return TrainState(model, _fresh_optimizer(config, model), jnp.zeros((), jnp.int32), spikes)
 
 

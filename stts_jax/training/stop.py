@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a request: leave what can be left, save, and go; all processes at once."""
+"""Handles SIGTERM and SIGINT as a request to save and end, at the same step in all processes."""
 
 from __future__ import annotations
 
@@ -13,104 +13,104 @@ from stts_jax.training.distributed import Agreement
 
 T = TypeVar("T")
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# How long it takes at most until a signal, here or in another process, is noticed.
+# Interval at which signals, of this process or another one, are looked for.
 POLL_SECONDS = 0.25
-_ASKED = "stop"
+_STOP = "stop"
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
-    """What was being waited for has been left, as the run is to stop."""
+    """Raised in place of a result that is no longer waited for, as the run is to stop."""
 
 
 class StopRequest:
-    """Notes SIGTERM and SIGINT while it is open, in place of dying of them.
+    """Records SIGTERM and SIGINT while it is open, instead of ending the process.
 
     A second SIGINT interrupts at once: somebody at a terminal may not want to wait for a save.
     """
 
     def __init__(self, agreement: Agreement | None = None) -> None:
-        # A signal may come in the middle of any line, so nothing but `_note` writes the first.
+        # A signal may come in the middle of any line, so only `_record` writes `_signal`.
         self._signal: str | None = None
-        self._heard: str | None = None
+        self._received: str | None = None
         self._agreement = agreement or Agreement()
         self._before: dict[int, Any] = {}
-        self._told = False
+        self._sent = False
 
     @property
     def reason(self) -> str | None:
-        """Name of the signal that has come, here or to another process; None so far."""
-        return self._signal or self._heard
+        """Name of the signal that this process or another one got; None before."""
+        return self._signal or self._received
 
     @property
     def requested(self) -> bool:
-        """Whether a signal has come to this process, or another one is known to have one."""
+        """Whether a signal is known to have come, to this process or another one."""
         return self.reason is not None
 
     def __enter__(self) -> Self:
         # Python lets only the main thread take signals; elsewhere the program decides for itself.
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            self._before = {number: signal.signal(number, self._record) for number in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, before in self._before.items():
             signal.signal(number, before)
 
-    def look_around(self) -> bool:
-        """Tell the other processes and hear from them; whether the run is to stop."""
+    def exchange(self) -> bool:
+        """Sends this process's signal, receives others'; returns whether the run is to stop."""
         if self._signal is None:
-            self._heard = self._heard or self._agreement.told(_ASKED)
-        elif not self._told:
-            self._told = True
-            self._agreement.tell(_ASKED, self._signal)
+            self._received = self._received or self._agreement.received(_STOP)
+        elif not self._sent:
+            self._sent = True
+            self._agreement.send(_STOP, self._signal)
         return self.requested
 
     def agreed_before(self, step: int) -> bool:
-        """Whether all processes stop before they make a step; each of them must ask, once.
+        """Returns whether all processes stop before a step; each of them calls this once a step.
 
-        They meet here, so either all of them go on to that step or none does, and what a step
-        leaves behind is never waited for in vain.
+        They wait for each other here, so either all of them make that step or none does, and no
+        collective waits for a process that has stopped.
         """
         if self._agreement.alone:
             return self.requested
-        if self.look_around():
-            self._agreement.tell(f"before/{step}", str(self.reason))
+        if self.exchange():
+            self._agreement.send(f"before/{step}", str(self.reason))
         meeting = in_background(lambda: self._agreement.meet(f"step/{step}"))
         while not wait_shortly(meeting):
-            self.look_around()
+            self.exchange()
         meeting.result()
-        reason = self._agreement.told(f"before/{step}")
-        self._heard = self._heard or reason
+        reason = self._agreement.received(f"before/{step}")
+        self._received = self._received or reason
         return reason is not None
 
     def unless_stopped(self, function: Callable[[], T]) -> T:
-        """The result of a function that runs beside the main thread, so that it can be left.
+        """Runs a function in a thread and returns its result.
 
         Raises:
-          Stopped: when a signal comes first. The function goes on, and nobody takes its result.
+          Stopped: if a signal comes first. The function then goes on, its result is ignored.
         """
         future = in_background(function)
         while not wait_shortly(future):
-            if self.look_around():
+            if self.exchange():
                 raise Stopped
         error = future.exception()
-        # A signal to the process group ends worker processes too; theirs is no fault of the data.
-        if error is not None and (self.look_around() or self._signal_follows()):
+        # A signal to the process group ends data workers too, which is no error of the data.
+        if error is not None and (self.exchange() or self._signal_follows()):
             raise Stopped from error
         return future.result()
 
     def _signal_follows(self) -> bool:
         threading.Event().wait(POLL_SECONDS)
-        return self.look_around()
+        return self.exchange()
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.requested:
             raise KeyboardInterrupt
         self._signal = signal.Signals(number).name
 
 
 def in_background(function: Callable[[], T]) -> Future[T]:
-    """Start a function in a thread that doesn't keep the program alive."""
+    """Starts a function in a daemon thread."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -124,7 +124,7 @@ def in_background(function: Callable[[], T]) -> Future[T]:
 
 
 def wait_shortly(future: Future[Any]) -> bool:
-    """Whether it is done within `POLL_SECONDS`; signals are taken meanwhile."""
+    """Waits up to `POLL_SECONDS`, in which signals are handled; returns whether it is done."""
     try:
         future.exception(timeout=POLL_SECONDS)
     except TimeoutError:

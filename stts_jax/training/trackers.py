@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from stts_jax.config import Config, ConfigError
-from stts_jax.training.checkpoint import writing
+from stts_jax.training.checkpointing.checkpoint_errors import writing
 
 WANDB_ID = "wandb_id.txt"
 

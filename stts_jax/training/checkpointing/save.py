@@ -1,6 +1,6 @@
-"""Checkpoints that a run goes on from: parameters, optimiser state and, as JSON, `Progress`.
+"""Saves the state of a run: parameters, optimizer state and, as JSON, `Progress`.
 
-`restore` reads them.
+`restore` reads it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from orbax.checkpoint import v1 as ocp
 from stts_jax.config import DataConfig, TrainConfig
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.parallel.processes import Share, is_first, notice
-from stts_jax.training.checkpoint import (
+from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
+from stts_jax.training.checkpointing.run_folder import (
     CHECKPOINTS,
     MODEL,
-    CheckpointError,
     checkpoint_steps,
     require_writable,
 )
@@ -40,14 +40,14 @@ _CLOSE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Progress:
-    """What of a run is no array.
+    """The part of a run's state that is saved as JSON.
 
     Attributes:
       step: updates so far.
-      seconds: spent so far, over all resumptions, by bucket of `Clock`.
+      seconds: by bucket of `Clock`, over all resumptions.
       data: state of each part of the data stream, see `DataParts`.
-      data_settings: that `data` was read with, None in older checkpoints. `config.json` can't
-        tell: a run that goes on with other settings writes it before its first checkpoint.
+      data_settings: that `data` was read with, None in older checkpoints. They are not those of
+        `config.json` if a run was resumed with other settings and killed before it saved.
       train_settings: that the last step was trained with, None in older checkpoints.
     """
 
@@ -59,7 +59,7 @@ class Progress:
 
     @staticmethod
     def of(metadata: Mapping[str, Any]) -> Progress:
-        """From a checkpoint's metadata; older ones have only the seconds spent in steps."""
+        """Returns it from a checkpoint's metadata; old ones have only the seconds of steps."""
         seconds = metadata["seconds"]
         seconds = dict(seconds) if isinstance(seconds, Mapping) else {"step": seconds}
         settings = (metadata.get(name) for name in ("data_settings", "train_settings"))
@@ -69,13 +69,13 @@ class Progress:
 class Checkpoints:
     """Writes the checkpoints of a run, in the background; keeps the newest few and the best.
 
-    A context manager: leaving it waits for what is still being written.
+    A context manager, which waits at its end for the checkpoint that is being written.
 
     Args:
       output: folder of the run.
       keep: how many of the newest.
-      data: what the run's data are read with, see `Progress`.
-      train: what its steps are trained with.
+      data: settings that the run's data are read with, see `Progress`.
+      train: settings that its steps are trained with.
     """
 
     def __init__(
@@ -98,13 +98,13 @@ class Checkpoints:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """`step` and the score, by its name, of the best one, if one was marked."""
+        """`step` and the score, by its name, of the best checkpoint, if one was marked."""
         return self._best.mark
 
     def save(
         self, state: TrainState, step: int, seconds: Mapping[str, float], data: Mapping[int, Any]
     ) -> None:
-        """Start to write a checkpoint; the state may be given up to the next step at once.
+        """Starts to write a checkpoint; the next step may have the state donated at once.
 
         Args:
           state: to save.
@@ -113,7 +113,7 @@ class Checkpoints:
           data: JSON-compatible states of the parts of the data that this process reads.
         """
         self.wait()
-        data_of_all = _of_all_processes(data)
+        data_of_all = _gather_data(data)
         settings = (self._data_settings, self._train_settings)
         progress = Progress(step, dict(seconds), data_of_all, *settings)
         with self._explained():
@@ -126,13 +126,13 @@ class Checkpoints:
             )
 
     def mark_best(self, step: int, score: float, name: str = "accuracy") -> None:
-        """Keep the checkpoint of a step, which has been saved, until a better one is marked."""
+        """Keeps the checkpoint of a step, which has been saved, until a better one is marked."""
         self.wait()
         with self._explained():
             self._best.put(step, score, name)
 
     def wait(self) -> None:
-        """Wait for what is being written."""
+        """Waits until the checkpoint that is being written is complete."""
         with self._explained():
             self._checkpointer.wait()
 
@@ -156,13 +156,10 @@ class Checkpoints:
             if error is None:
                 raise
             if str(failure) != str(error):
-                notice(str(failure))  # what happened before is not hidden
+                notice(str(failure))  # the error from before is the one that is raised
 
     def _close(self) -> None:
-        """Wait for what is being written; not for long once something failed.
-
-        Threads of Orbax would then wait for minutes for each other.
-        """
+        """Closes Orbax's checkpointer; after a failure it would wait for minutes, and is left."""
         if not self._failed:
             self._checkpointer.close()
             return
@@ -171,7 +168,7 @@ class Checkpoints:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn whatever goes wrong while a checkpoint is written into one sentence."""
+        """Raises any error of the block as a `CheckpointError`."""
         try:
             yield
         # TensorStore, which writes the arrays, reports a full disk as a ValueError or its like.
@@ -185,12 +182,12 @@ class Checkpoints:
 
 
 class _Best:
-    """Orbax asks this which checkpoints to keep; the mark is a file beside them."""
+    """A preservation policy of Orbax that keeps the best checkpoint; a file beside it names it."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / BEST
         mark = _read_mark(self._file)
-        # One that a resumed run has not come to yet, or that has gone, doesn't count.
+        # Its checkpoint may be gone, or be after the step that the run was resumed from.
         self.mark = mark if mark and (folder / str(mark["step"])).is_dir() else None
 
     def put(self, step: int, score: float, name: str) -> None:
@@ -201,12 +198,12 @@ class _Best:
             new.replace(self._file)
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """What Orbax calls; see its `PreservationPolicy`."""
+        """Returns whether to keep each checkpoint; see Orbax's `PreservationPolicy`."""
         return [self.mark is not None and c.step == self.mark["step"] for c in checkpoints]
 
 
 def _read_mark(file: Path) -> dict[str, Any] | None:
-    """None too for a file that a crash of the machine has left empty: a better one is marked."""
+    """Returns the mark; None without a file, or if a crash of the machine has left it empty."""
     try:
         return json.loads(file.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
@@ -214,7 +211,7 @@ def _read_mark(file: Path) -> dict[str, Any] | None:
 
 
 def require_room(output: Path, state: TrainState, config: TrainConfig) -> None:
-    """Raise a `CheckpointError` if the disk has no room for the checkpoints that are to come.
+    """Raises a `CheckpointError` if the disk has no room for the checkpoints to come.
 
     Args:
       output: folder of the run, which exists.
@@ -222,7 +219,7 @@ def require_room(output: Path, state: TrainState, config: TrainConfig) -> None:
       config: how many are kept.
     """
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    # What is there already counts as being of the same size, and is deleted in time.
+    # Checkpoints that are there are taken to be of the same size; they are deleted in time.
     missing = max(_most_at_once(config) - len(checkpoint_steps(output)), 1)
     free = shutil.disk_usage(output).free
     if free < missing * size:
@@ -235,19 +232,19 @@ def require_room(output: Path, state: TrainState, config: TrainConfig) -> None:
 
 
 def _most_at_once(config: TrainConfig) -> int:
-    """Checkpoints of a run that may lie in its folder: the oldest goes when the next is written."""
+    """Returns how many checkpoints exist at most: the oldest goes after the next is written."""
     kept = config.keep_checkpoints + bool(config.keep_best and config.evaluate_every)
     saves = sum(config.steps // every for every in _save_intervals(config)) + 1
     return min(kept + 1, saves)
 
 
 def _save_intervals(config: TrainConfig) -> list[int]:
-    """In steps; what is evaluated is saved before."""
+    """Returns the steps between saves; a save comes before each evaluation."""
     return [every for every in (config.save_every, config.evaluate_every) if every]
 
 
 def parts_of(state: TrainState) -> dict[str, dict[str, Any]]:
-    """What a checkpoint has of a state, each part by dotted name."""
+    """Returns the arrays of a state by part of the checkpoint and dotted name."""
     parts = {
         MODEL: named_parameters(state.model),
         OPTIMIZER: named_parameters(state.optimizer),
@@ -255,7 +252,7 @@ def parts_of(state: TrainState) -> dict[str, dict[str, Any]]:
     return parts if state.spikes is None else parts | {SPIKES: named_parameters(state.spikes)}
 
 
-def _of_all_processes(data: Mapping[int, Any]) -> list[Any]:
-    """States of all parts of the data, in order; only the first process writes metadata."""
+def _gather_data(data: Mapping[int, Any]) -> list[Any]:
+    """Returns the states of all parts of the data, in order, from all processes."""
     found = dict(chain.from_iterable(Share.of_this_process().gather(list(data.items()))))
     return [found[part] for part in sorted(found)]

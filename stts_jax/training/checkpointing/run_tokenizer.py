@@ -1,4 +1,4 @@
-"""The tokenizer of a run that starts from a checkpoint: the one that its parameters know."""
+"""Finds the tokenizer of a checkpoint, which a run that starts from it needs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stts_jax.config import Config, replace
-from stts_jax.training.checkpoint import checkpoint_steps, config_of, locate_checkpoint
+from stts_jax.training.checkpointing.run_folder import (
+    checkpoint_steps,
+    config_of,
+    locate_checkpoint,
+)
 
 TINY = "tiny"
 TOKENIZER = "tokenizer.json"
@@ -20,12 +24,12 @@ def with_tokenizer_of_start(
     resume: bool,
     notice: Callable[[str], None] = print,
 ) -> Config:
-    """A config whose tokenizer exists, if that of the checkpoint to start from does.
+    """Returns the config, with the checkpoint's tokenizer if its own does not exist.
 
-    Published setups can't know where a model's tokenizer lies; the checkpoint does.
+    Published setups can't know the path of a model's tokenizer; the checkpoint does.
 
     Args:
-      config: of the run; one whose `data.tokenizer` exists stays as it is.
+      config: of the run; it is returned as it is if `data.tokenizer` exists.
       output: folder of the run; its own checkpoints come first.
       init_from: folder of a run or checkpoint whose parameters to start from.
       resume: go on from the newest checkpoint in `output`, if any.
@@ -48,13 +52,13 @@ def with_tokenizer_of_start(
 
 
 def _tokenizer_of(folder: Path) -> str | None:
-    """What the config of a checkpoint names, or what lies beside it if the folder was moved."""
+    """Returns the tokenizer in the checkpoint's config, or the file beside it if that was moved."""
     stated = config_of(folder).data.tokenizer
     if _exists(stated):
         return stated
     checkpoint = locate_checkpoint(folder)
-    places = (place / TOKENIZER for place in (checkpoint, *checkpoint.parents[:2]))
-    return next((str(path) for path in places if path.is_file()), None)
+    paths = (folder / TOKENIZER for folder in (checkpoint, *checkpoint.parents[:2]))
+    return next((str(path) for path in paths if path.is_file()), None)
 
 
 def _exists(tokenizer: str) -> bool:

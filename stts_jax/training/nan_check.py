@@ -1,31 +1,38 @@
-"""Stops a run whose numbers are no longer finite, and leaves the step to be looked into."""
+"""Stops a run if a loss, gradient or parameter is not finite, and dumps the step for `replay`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from stts_jax.config import Config
-from stts_jax.training.checkpoint import CHECKPOINTS, CheckpointError, checkpoint_steps
+from stts_jax.parallel.mesh import replicated
+from stts_jax.parallel.parameters import named_parameters
+from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
+from stts_jax.training.checkpointing.run_folder import (
+    CHECKPOINTS,
+    checkpoint_steps,
+)
+from stts_jax.training.checkpointing.save import Checkpoints
 from stts_jax.training.dump import fingerprint, write_dump
-from stts_jax.training.finite import not_finite
-from stts_jax.training.run_checkpoints import Checkpoints
 from stts_jax.training.step import TrainState
 
 
 class TrainingError(RuntimeError):
-    """Training that can't go on; the message names the step."""
+    """Raised if training can't go on; the message names the step."""
 
 
 @dataclass(frozen=True)
 class StartedStep:
-    """A step whose metrics may still be on the devices.
+    """A step that was started, whose metrics may still be on the devices.
 
     Attributes:
       step: its number, 1 for the first.
@@ -41,15 +48,15 @@ class StartedStep:
 
 
 @dataclass(frozen=True)
-class FiniteCheck:
-    """Raises a `TrainingError` for a step that is not finite, after its dump was written.
+class NanCheck:
+    """Raises a `TrainingError` for a step that is not finite, after writing its dump.
 
     Attributes:
       config: of the run.
       output: folder of the run, where dumps go.
-      mesh: that the state lies on.
-      checkpoints: of the run; a dump names the newest one from before the step.
-      init_from: folder whose parameters the run started from, if any.
+      mesh: that the state is sharded over.
+      checkpoints: of the run; a dump names the newest one before the step.
+      init_from: folder of the parameters that the run was initialised from, if any.
     """
 
     config: Config
@@ -58,28 +65,30 @@ class FiniteCheck:
     checkpoints: Checkpoints
     init_from: Path | None
 
-    def of_metrics(self, started: StartedStep, metrics: Mapping[str, float]) -> None:
+    def check_metrics(self, started: StartedStep, metrics: Mapping[str, float]) -> None:
         """Raises if a metric of the step is not finite."""
         bad = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
         if bad:
-            raise self._error(started, metrics, ", ".join(bad))
+            raise self._non_finite_error(started, metrics, ", ".join(bad))
 
-    def of_state(
+    def check_state(
         self, state: TrainState, last: StartedStep | None, metrics: Mapping[str, float]
     ) -> None:
         """Raises if the update of the last step left the state not finite.
 
         Args:
           state: after the step; all of it is read.
-          last: the step; None if this process has done none, whose state was saved as it is.
+          last: the step; None if this process has done none: its state was restored as it is.
           metrics: of the step.
         """
-        bad = not_finite(state, self.mesh)
+        bad = non_finite_names(state, self.mesh)
         if bad and last is not None:
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-            raise self._error(last, metrics, f"its update left '{bad[0]}'{more} not finite")
+            raise self._non_finite_error(
+                last, metrics, f"its update left '{bad[0]}'{more} not finite"
+            )
 
-    def _error(
+    def _non_finite_error(
         self, started: StartedStep, metrics: Mapping[str, float], what: str
     ) -> TrainingError:
         return TrainingError(
@@ -92,7 +101,7 @@ class FiniteCheck:
         """Writes the dump; returns how to look into it, or why there is none."""
         try:
             folder = self._dump(started, metrics)
-        except (OSError, CheckpointError) as error:  # must not hide what is wrong with the step
+        except (OSError, CheckpointError) as error:  # the step's own error must be raised
             return f"nothing of it is kept to look into, as something failed: {error}"
         return f"look into it with `python -m stts_jax.training.replay {folder}`"
 
@@ -110,3 +119,28 @@ class FiniteCheck:
             newest,
             None if saved else self.init_from,
         )
+
+
+def non_finite_names(state: TrainState, mesh: Mesh) -> list[str]:
+    """Returns the names of parameters and moments that hold values that are not finite.
+
+    Reads all of them, so it is for states that are to be saved. Collective: all processes call it.
+
+    Args:
+      state: of the run.
+      mesh: that it is sharded over.
+    """
+    arrays = {
+        f"{part}.{name}": array
+        for part in ("model", "optimizer")
+        for name, array in named_parameters(getattr(state, part)).items()
+    }
+    names = sorted(arrays)
+    finite = jax.device_get(_are_finite([arrays[name] for name in names], mesh))
+    return [name for name, is_finite in zip(names, finite, strict=True) if not is_finite]
+
+
+@partial(jax.jit, static_argnames="mesh")
+def _are_finite(arrays: list[jax.Array], mesh: Mesh) -> jax.Array:
+    found = jnp.stack([jnp.isfinite(array).all() for array in arrays])
+    return jax.lax.with_sharding_constraint(found, replicated(mesh))

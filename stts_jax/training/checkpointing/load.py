@@ -1,0 +1,218 @@
+"""Loads and saves models without the state of a run: to evaluate, to ask, to fine-tune.
+
+The files of a checkpoint's arrays are opened with TensorStore, which Orbax stores them with: of
+damaged files TensorStore raises one error that names file and cause, where Orbax lets every array
+fail by itself, and prints each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import tensorstore as ts
+from jax.sharding import Mesh
+from orbax.checkpoint import v1 as ocp
+
+from stts_jax.config import Config
+from stts_jax.model.video_language_model import (
+    VideoLanguageModel,
+    abstract_model,
+    in_compute_dtype,
+)
+from stts_jax.parallel.mesh import make_mesh, parameter_shardings
+from stts_jax.parallel.parameters import named_parameters
+from stts_jax.plain_files import read_json_object
+from stts_jax.quoting import shorten
+from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError, reading
+from stts_jax.training.checkpointing.run_folder import (
+    CHECKPOINTS,
+    MODEL,
+    config_of,
+    find_checkpoint,
+    require_writable,
+)
+
+# The file in which Orbax lists the arrays of a folder.
+METADATA = "_METADATA"
+_SCORER = "scorer."
+_LISTED = 50  # more parameters than a model has
+
+
+def load_model(
+    folder: Path, config: Config | None = None, mesh: Mesh | None = None
+) -> tuple[VideoLanguageModel, Config]:
+    """Returns the model of a checkpoint and its config; the optimizer's state isn't read.
+
+    Args:
+      folder: see `find_checkpoint`.
+      config: to build the model with, by default that of the run. If it needs no scorer, the
+        checkpoint's is not read.
+      mesh: to shard the model over, by default all devices, a copy on each.
+
+    Raises:
+      CheckpointError: if there is none, it is damaged, or its arrays are not those of the model.
+    """
+    return _load_model(folder, config, mesh, lambda shapes: shapes)
+
+
+def load_to_answer(
+    folder: Path, config: Config | None = None, mesh: Mesh | None = None
+) -> tuple[VideoLanguageModel, Config]:
+    """Returns `load_model` with parameters in compute types, see `in_compute_dtype`."""
+    return _load_model(folder, config, mesh, in_compute_dtype)
+
+
+def _load_model(
+    folder: Path,
+    config: Config | None,
+    mesh: Mesh | None,
+    cast: Callable[[VideoLanguageModel], VideoLanguageModel],
+) -> tuple[VideoLanguageModel, Config]:
+    checkpoint = find_checkpoint(Path(folder))
+    config = config or config_of(checkpoint)
+    abstract = cast(_sharded_shapes(config, mesh or make_mesh()))
+    wanted = named_parameters(abstract)
+    saved = _saved_parameters(checkpoint)
+    if config.model.prune.method != "scorer":
+        saved = {name: array for name, array in saved.items() if not name.startswith(_SCORER)}
+    require_match(wanted, saved, checkpoint)
+    return unflatten_named(abstract, _load(checkpoint, wanted)), config
+
+
+def initialize_from(
+    model: VideoLanguageModel, folder: Path, notice: Callable[[str], None] = print
+) -> VideoLanguageModel:
+    """Returns a model with the parameters of a checkpoint, to fine-tune.
+
+    A scorer that the checkpoint lacks stays as it is in `model`; a scorer that the model lacks is
+    left out; `notice` gets a line about either. All else must match.
+
+    Args:
+      model: newly initialised, sharded as wanted.
+      folder: see `find_checkpoint`.
+      notice: takes a line of text.
+
+    Raises:
+      CheckpointError: if there is none, it is damaged, or with the list of all that doesn't match.
+    """
+    checkpoint = find_checkpoint(Path(folder))
+    parameters = named_parameters(model)
+    saved = _saved_parameters(checkpoint)
+    wanted = {
+        name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
+        for name, array in parameters.items()
+    }
+    for has, lacks, what in (
+        (wanted, saved, "has no scorer; a new one is initialised"),
+        (saved, wanted, "has a scorer that this model doesn't use; it is left out"),
+    ):
+        scorer = [name for name in has if name.startswith(_SCORER)]
+        if scorer and not any(name.startswith(_SCORER) for name in lacks):
+            notice(f"checkpoint '{checkpoint}' {what}")
+            for name in scorer:
+                del has[name]
+    require_match(wanted, saved, checkpoint)
+    return unflatten_named(model, parameters | _load(checkpoint, wanted))
+
+
+def save_model(model: VideoLanguageModel, config: Config, output: Path, step: int = 0) -> Path:
+    """Writes a model that no run trained to a folder that is read like that of a run.
+
+    Returns:
+      Folder of the checkpoint, in `output`.
+    """
+    require_writable(output)
+    config.save(output)
+    folder = output.resolve() / CHECKPOINTS / str(step)
+    ocp.save_checkpointables(folder, {MODEL: named_parameters(model)}, overwrite=True)
+    return folder
+
+
+def unflatten_named(abstract: Any, arrays: Mapping[str, Any]) -> Any:
+    """Returns arrays, given by dotted name, in the structure of `abstract`."""
+    leaves = [arrays[name] for name in named_parameters(abstract)]
+    return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+
+
+def require_match(wanted: Mapping[str, Any], saved: Mapping[str, Any], folder: Path) -> None:
+    """Raises a `CheckpointError` that lists arrays that are missing, of another shape, or extra."""
+    problems = [f"{shorten(name)} is missing" for name in wanted if name not in saved]
+    problems += [
+        f"'{name}' has shape {tuple(saved[name].shape)} instead of {tuple(array.shape)}"
+        for name, array in wanted.items()
+        if name in saved and tuple(saved[name].shape) != tuple(array.shape)
+    ]
+    problems += [f"{shorten(name)} is too much" for name in saved if name not in wanted]
+    if problems:
+        more = len(problems) - _LISTED
+        raise CheckpointError(
+            f"checkpoint '{folder}' doesn't fit this setup: {'; '.join(problems[:_LISTED])}"
+            + (f"; and {more} more" if more > 0 else "")
+            + "; use the config.json that lies with it"
+        )
+
+
+def open_arrays(folder: Path) -> dict[str, Any]:
+    """Opens the arrays of a checkpoint's part; returns TensorStore's handles by dotted name.
+
+    Args:
+      folder: of the part, `STEP/model` for example.
+
+    Raises:
+      OSError, ValueError, KeyError, TypeError: if files are missing or damaged.
+    """
+    metadata = read_metadata(folder)
+    names = [entry["key_metadata"][0]["key"] for entry in metadata["tree_metadata"].values()]
+    for name in names:
+        if not isinstance(name, str) or "/" in name or name in ("", ".", ".."):
+            raise ValueError(f"{shorten(name)} in '{METADATA}' is no name of an array")
+    specs = {name: spec_of(folder, name, metadata) for name in names}
+    opened = {name: ts.open(spec, open=True, read=True) for name, spec in specs.items()}
+    arrays = {name: array.result() for name, array in opened.items()}
+    for name, array in arrays.items():
+        # A block is read as a whole: one that is larger than its array may fill memory.
+        block = array.chunk_layout.read_chunk.shape
+        if any(side > max(1, size) for side, size in zip(block, array.shape, strict=True)):
+            raise ValueError(f"the blocks of array '{name}' are {block}, larger than the array")
+    return arrays
+
+
+def read_metadata(folder: Path) -> Mapping[str, Any]:
+    """Returns Orbax's description of the arrays in a folder."""
+    return read_json_object(folder / METADATA)
+
+
+def spec_of(folder: Path, name: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the spec of an array for `tensorstore.open`: path and format."""
+    driver = "zarr3" if metadata.get("use_zarr3") else "zarr"
+    if metadata.get("use_ocdbt", True):
+        base = f"file://{folder.resolve()}/"
+        return {"driver": driver, "kvstore": {"driver": "ocdbt", "base": base, "path": f"{name}/"}}
+    path = f"{folder.resolve()}/{name}/"
+    return {"driver": driver, "kvstore": {"driver": "file", "path": path}}
+
+
+def _sharded_shapes(config: Config, mesh: Mesh) -> VideoLanguageModel:
+    shapes = abstract_model(config.model)
+    return jax.tree.map(
+        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
+        shapes,
+        parameter_shardings(shapes, mesh),
+    )
+
+
+def _saved_parameters(checkpoint: Path) -> dict[str, Any]:
+    """Returns handles of the saved parameters by name: shapes are known, no values are read."""
+    with reading(checkpoint):
+        return open_arrays(checkpoint / MODEL)
+
+
+def _load(checkpoint: Path, wanted: dict[str, Any]) -> dict[str, jax.Array]:
+    """Reads only the arrays in `wanted`."""
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    with context, reading(checkpoint):
+        return ocp.load_checkpointables(checkpoint, {MODEL: wanted})[MODEL]
