@@ -42,7 +42,7 @@ process of a run that loses another one with 75.
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = Parser(
         description="Train a video language model that drops video tokens inside its ViT.",
         epilog=EXAMPLES,
@@ -71,9 +71,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def evaluation(config: Config, data_dir: Path) -> Evaluate:
-    """Returns what the loop calls now and then: scores on a part of the validation set.
+    """Returns the loop's evaluation: it scores the model on a part of the validation set.
 
-    Its questions are read here, so that what is wrong with them is said before the run starts.
+    The questions are read here, so that errors in them are raised before the run starts.
     """
     limit = config.train.evaluate_examples
     try:
@@ -102,7 +102,7 @@ def evaluation(config: Config, data_dir: Path) -> Evaluate:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train; the exit code."""
+    """Trains; returns the exit code."""
     options = parse(arguments)
     ended: list[RunResult] = []
 
@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     code = run_on_hosts("train.py", command)
     if ended and ended[0].stopped_by is not None:
-        # As if the signal had ended it: what restarts jobs must not take this for the end.
+        # As if the signal had ended it, so that a job is started again.
         code = 128 + signal.Signals[ended[0].stopped_by]
     return leave(code, at_once=any(result.left_running for result in ended))
 

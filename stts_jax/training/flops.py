@@ -1,7 +1,7 @@
-"""FLOPs counted from the sizes: what a step must do, and what it does again to save memory.
+"""Counts the FLOPs of a step from its sizes, with and without rematerialisation.
 
-A compiler's own count takes the body of a scan once and a kernel hardly at all, so it is no good
-for utilisation. One multiplication with its addition is 2 FLOPs; norms, rotations, softmax and
+A compiler's count has the body of a scan once and kernels hardly at all, so it is of no use for
+utilization. One multiplication with its addition is 2 FLOPs; norms, rotations, softmax and
 the optimizer are left out, as is common. Attention counts the pairs that may see each other, not
 those that a dense product makes on top of them.
 """
@@ -25,7 +25,7 @@ class PartFlops:
       name: `vit_before` and `vit_after` the prune, `scorer`, `connector`, `llm`, `head`.
       forward: of the forward pass.
       backward: of the backward pass, 0 without training.
-      recompute: of what the backward pass makes a second time.
+      recompute: of what the backward pass rematerialises.
     """
 
     name: str
@@ -42,25 +42,25 @@ class StepFlops:
 
     @property
     def model(self) -> float:
-        """What the step must do: forward and backward. Utilisation (MFU) is made of this."""
+        """FLOPs of forward and backward, from which utilization (MFU) is computed."""
         return sum(part.forward + part.backward for part in self.parts)
 
     @property
     def recompute(self) -> float:
-        """What is done again to save memory."""
+        """FLOPs of rematerialisation."""
         return sum(part.recompute for part in self.parts)
 
     @property
     def executed(self) -> float:
-        """All of it."""
+        """FLOPs of forward, backward and rematerialisation."""
         return self.model + self.recompute
 
 
 def training_flops(config: Config, budget: Budget, rows: int) -> StepFlops:
-    """FLOPs of one training step.
+    """Returns the FLOPs of one training step.
 
     Args:
-      config: of the run; `model.remat` decides what is made again.
+      config: of the run; `model.remat` decides what is rematerialised.
       budget: static sizes of a row; full rows are assumed.
       rows: in the batch, over all devices.
     """
@@ -72,23 +72,23 @@ def training_flops(config: Config, budget: Budget, rows: int) -> StepFlops:
     for name, flops in forward.items():
         flops *= rows
         backward = flops * (1 if name == "head" and frozen_head else _BACKWARD)
-        # Attention always makes its scores again, and once more inside a block that is made again;
-        # so does each chunk of logits.
-        again = attention.get(name, 0.0) * rows
+        # Attention always recomputes its scores, and once more in a rematerialised block; each
+        # chunk of logits is recomputed too.
+        recompute = attention.get(name, 0.0) * rows
         if name == "head" or (blocks and name in ("vit_before", "vit_after", "llm")):
-            again += flops
-        parts.append(PartFlops(name, flops, backward, again))
+            recompute += flops
+        parts.append(PartFlops(name, flops, backward, recompute))
     return StepFlops(tuple(parts))
 
 
 def prefill_flops(model: ModelConfig, budget: Budget, rows: int) -> StepFlops:
-    """FLOPs of reading prompts: the forward pass, with logits of one position a row."""
+    """Returns the FLOPs of prefill: the forward pass, with logits of one position a row."""
     forward = forward_flops(model, budget) | {"head": head_flops(model, 1)}
     return StepFlops(tuple(PartFlops(name, flops * rows) for name, flops in forward.items()))
 
 
 def decode_flops(model: ModelConfig, cached: int, rows: int) -> StepFlops:
-    """FLOPs of one more token of each row, against a cache of `cached` places."""
+    """Returns the FLOPs of decoding one token of each row, with a cache of `cached` positions."""
     llm = model.llm
     attend = _attention(cached, llm.heads * llm.head_dim) * llm.layers
     parts = {"llm": llm_token_flops(model) + attend, "head": head_flops(model, 1)}
@@ -96,7 +96,7 @@ def decode_flops(model: ModelConfig, cached: int, rows: int) -> StepFlops:
 
 
 def forward_flops(model: ModelConfig, budget: Budget) -> dict[str, float]:
-    """FLOPs of the forward pass of one full row, by part; see `PartFlops`."""
+    """Returns the FLOPs of the forward pass of one full row, by part; see `PartFlops`."""
     vit, prune = model.vit, model.prune
     attention = attention_flops(model, budget)
     dense = model.dense_blocks
@@ -119,7 +119,7 @@ def forward_flops(model: ModelConfig, budget: Budget) -> dict[str, float]:
 
 
 def attention_flops(model: ModelConfig, budget: Budget) -> dict[str, float]:
-    """Of these, what attention's two products take, of pairs that may see each other.
+    """Returns the part of `forward_flops` in attention's two products, over visible pairs.
 
     Kept patches are taken to be spread evenly over the frames that may lose any; first frames
     lose none. Examples are taken to be alike.
@@ -138,35 +138,35 @@ def attention_flops(model: ModelConfig, budget: Budget) -> dict[str, float]:
 
 
 def vit_token_flops(model: ModelConfig) -> float:
-    """One patch through one block, without attention's two products."""
+    """Returns the FLOPs of one patch in one block, without attention's two products."""
     vit = model.vit
     inner = vit.heads * vit.head_dim
     return 2.0 * (4 * vit.width * inner + 2 * vit.width * vit.mlp_width)
 
 
 def scorer_frame_flops(model: ModelConfig) -> float:
-    """One frame through the scorer."""
+    """Returns the FLOPs of one frame in the scorer."""
     vit, tokens = model.vit, model.tokens_per_frame
-    inner, slots = vit.heads * vit.head_dim, model.prune.pooling**2
-    project = 2 * vit.width * inner * (2 * tokens + 2 * tokens * slots)
+    inner, entries = vit.heads * vit.head_dim, model.prune.pooling**2
+    project = 2 * vit.width * inner * (2 * tokens + 2 * tokens * entries)
     hidden = vit.mlp_width
     rate = 2 * tokens * (2 * vit.width * hidden + hidden * hidden + hidden)
-    return float(project + _attention(tokens * slots, inner) + rate)
+    return float(project + _attention(tokens * entries, inner) + rate)
 
 
 def connector_token_flops(model: ModelConfig) -> float:
-    """One visual token through the connector."""
+    """Returns the FLOPs of one visual token in the connector."""
     vit, connector = model.vit, model.connector
-    slots = max(model.prune.pooling, connector.image_pooling) ** 2
+    entries = max(model.prune.pooling, connector.image_pooling) ** 2
     features = vit.width * len(vit.feature_layers)
     inner = connector.heads * connector.head_dim
-    pool = 2 * inner * (features * (1 + 2 * slots) + connector.width)
+    pool = 2 * inner * (features * (1 + 2 * entries) + connector.width)
     project = 2 * connector.mlp_width * (2 * connector.width + model.llm.width)
-    return float(pool + _attention(slots, inner) + project)
+    return float(pool + _attention(entries, inner) + project)
 
 
 def llm_token_flops(model: ModelConfig) -> float:
-    """One token through all blocks, without attention's two products."""
+    """Returns the FLOPs of one token in all blocks, without attention's two products."""
     llm = model.llm
     queries, keys = llm.heads * llm.head_dim, llm.kv_heads * llm.head_dim
     projections = llm.width * (2 * queries + 2 * keys)
@@ -174,12 +174,12 @@ def llm_token_flops(model: ModelConfig) -> float:
 
 
 def head_flops(model: ModelConfig, positions: int) -> float:
-    """Logits of `positions` tokens."""
+    """Returns the FLOPs of the logits of `positions` tokens."""
     return 2.0 * positions * model.llm.width * model.llm.vocab_size
 
 
 def _attention(pairs: float, inner: int) -> float:
-    """Both products of attention over `pairs` pairs of query and key."""
+    """Returns the FLOPs of attention's two products over pairs of query and key."""
     return 4.0 * pairs * inner
 
 
@@ -191,7 +191,7 @@ def _kept_pairs(model: ModelConfig, budget: Budget) -> float:
 
 
 def _token_pairs(model: ModelConfig, budget: Budget) -> float:
-    """Pairs that see each other in a row: causal, and the visual tokens of an example both ways."""
+    """Returns the visible pairs of a row: causal, and both ways between visual tokens."""
     videos = budget.examples
     tokens, visual = budget.tokens / videos, budget.visual / videos
     ahead = {

@@ -1,4 +1,4 @@
-"""What libraries report by Python's logging, in a file of the run instead of on the terminal."""
+"""Writes what libraries log with Python's logging to a file of the run, not to the terminal."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# Orbax reports by absl's logger, and by asyncio's where nobody awaits what failed.
+# Orbax logs to absl, and to asyncio for failed tasks that are not awaited.
 _LOGGERS = ("absl", "orbax", "asyncio")
 
 
 def library_log_of(output: Path, index: int) -> Path:
-    """The file, which there is only once something was reported."""
+    """Returns the path of the file, which is made at the first message."""
     return output / f"library-{index}.log"
 
 
 @contextmanager
 def library_log(output: Path, index: int) -> Iterator[None]:
-    """Write warnings and tracebacks of checkpointing, threads of it included, to a file.
+    """Writes warnings and tracebacks of checkpointing and its threads to a file in the block.
 
-    What goes wrong with a checkpoint is said in one sentence anyway; the tracebacks that Orbax
-    prints beside it are for those who look into it.
+    The user gets one sentence about a failed checkpoint anyway; Orbax's tracebacks are for
+    debugging.
 
     Args:
       output: folder of the run.

@@ -1,4 +1,4 @@
-"""What a run tells: `metrics.jsonl`, the log line and the progress bar."""
+"""Writes `metrics.jsonl`, the log line and the progress bar of a run."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class MetricsLog:
     """Appends records to `metrics.jsonl`, one JSON object a line; a context manager.
 
     Attributes:
-      kept: what an earlier run wrote up to the step that this one goes on from.
+      kept: records of earlier processes up to the step that this one resumes from.
     """
 
     def __init__(self, output: Path, resumed_step: int) -> None:
-        """Keep what an earlier run wrote up to `resumed_step` (0: nothing)."""
+        """Opens the file; removes records after `resumed_step` (0: all)."""
         self.path = output / METRICS_FILE
         self.kept = [r for r in read_metrics(self.path) if 0 < r["step"] <= resumed_step]
-        # Replaced as a whole: a run killed in the middle of this must not lose what it has.
+        # Replaced as a whole: a run killed meanwhile must not lose its records.
         new = self.path.with_suffix(".new")
         with writing(self.path):
             new.write_text("".join(json.dumps(record) + "\n" for record in self.kept))
@@ -42,12 +42,12 @@ class MetricsLog:
             self._file: TextIO = self.path.open("a", buffering=1)
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append a record; it can be read at once."""
+        """Appends a record and flushes it."""
         with writing(self.path):
             self._file.write(json.dumps(record) + "\n")
 
     def close(self) -> None:
-        """No more records."""
+        """Closes the file."""
         with writing(self.path):
             self._file.close()
 
@@ -63,15 +63,14 @@ class MetricsLog:
         try:
             self.close()
         except CheckpointError:
-            if error is None:  # otherwise it would hide what happened before
+            if error is None:  # otherwise the first error is raised
                 raise
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl`; none if there is no file.
+    """Returns the records of a `metrics.jsonl`; none if there is no file.
 
-    A line that is no record, as one that was cut short or that a crash of the machine spoiled, is
-    left out.
+    Lines that are no records, cut short by a crash for example, are left out.
     """
     if not path.is_file():
         return []
@@ -88,7 +87,7 @@ def _record(line: str) -> dict[str, Any] | None:
 
 
 class Window:
-    """Means of what happened since the last log line."""
+    """Averages the metrics of the steps since the last log line."""
 
     def __init__(self, throughput: Throughput) -> None:
         self._throughput = throughput
@@ -96,14 +95,14 @@ class Window:
         self._start = self._end = 0.0
 
     def add(self, metrics: Mapping[str, float], before: float, after: float) -> None:
-        """Add a step's metrics, and the clock's seconds before and after it."""
+        """Adds a step's metrics, and the clock's seconds before and after it."""
         if not self._records:
             self._start = before
         self._records.append(metrics)
         self._end = after
 
     def close(self, steps_left: int, steps_per_second: float | None) -> dict[str, float]:
-        """Rates and means of the window; the next one starts empty.
+        """Returns rates and means of the window, and empties it.
 
         Args:
           steps_left: for the estimate of the time left.
@@ -132,12 +131,12 @@ class Window:
 
 
 def log_line(step: int, steps: int, values: Mapping[str, float]) -> str:
-    """One line of text.
+    """Returns the log line of a step.
 
     Args:
       step: updates so far.
       steps: updates in all.
-      values: what `Window.close` returns, and the account of `DataParts`.
+      values: of `Window.close` and `DataParts.account`.
     """
     parts = [
         f"step {step}/{steps} ({100 * step / steps:.1f} %)",
@@ -164,13 +163,13 @@ def log_line(step: int, steps: int, values: Mapping[str, float]) -> str:
 
 
 def total_norm(metrics: Mapping[str, float]) -> float:
-    """Norm of the whole gradient from those of its groups."""
+    """Returns the norm of the whole gradient from those of its groups."""
     norms = (value for name, value in metrics.items() if name.startswith(_GROUP_NORM))
     return sum(norm**2 for norm in norms) ** 0.5
 
 
 class Console:
-    """Lines of text, under a progress bar where there is a terminal."""
+    """Prints lines of text, and a progress bar if there is a terminal."""
 
     def __init__(self, step: int, steps: int, enabled: bool = True) -> None:
         self._enabled = enabled
@@ -178,17 +177,17 @@ class Console:
         self._bar = tqdm(initial=step, total=steps, unit="step", disable=not shown, leave=False)
 
     def line(self, text: str) -> None:
-        """Print a line above the bar."""
+        """Prints a line above the bar."""
         if self._enabled:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
 
     def advance(self, loss: float) -> None:
-        """One step more."""
+        """Advances the bar by one step."""
         if not self._bar.disable:
             self._bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             self._bar.update()
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Removes the bar."""
         self._bar.close()

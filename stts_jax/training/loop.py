@@ -1,4 +1,4 @@
-"""The training loop: one step after the other, what is told of them, saves and evaluations."""
+"""Runs the training loop: steps, log, saves and evaluations."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ BEST_BY = ("accuracy", "ROUGE-L")
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended.
+    """The result of a run.
 
     Attributes:
       step: updates so far, over all resumptions.
-      bad_examples: left out since this start.
+      bad_examples: examples left out since this start.
       stopped: whether a signal ended it.
       stopped_by: name of the signal.
-      left_running: whether something that was waited for still runs, so that the program should
-        end without waiting for it.
+      left_running: whether a thread of the data or an evaluation still runs, which the program
+        should not wait for.
       steps_per_s: without the first steps, evaluating and saving; None for short runs.
-      seconds: of all resumptions.
-      buckets: seconds by what they were spent on, see `Clock`.
+      seconds: over all resumptions.
+      buckets: seconds by bucket, see `Clock`.
       metrics: of the last step, empty if this process did none.
       evaluation: scores of the last one, empty if none.
     """
@@ -69,11 +69,11 @@ class TrainingLoop:
     """One run in one process; see `run.train`.
 
     Attributes:
-      state, step: where the run is.
-      is_ours: tells whether no other run has taken over the folder.
-      pending: the step that was started and not looked at.
-      reported: the last step that was looked at.
-      saved_step, evaluated_step: the last ones that were.
+      state, step: of the run.
+      is_ours: returns whether no other run has taken over the folder.
+      pending: the step that was started and whose metrics were not fetched yet.
+      reported: the last step whose metrics were fetched.
+      saved_step, evaluated_step: the last step that was saved, or evaluated.
     """
 
     config: Config
@@ -106,10 +106,10 @@ class TrainingLoop:
         self.evaluated_step = self.reporter.last_evaluated()
 
     def run(self) -> RunResult:
-        """Does all steps that are left."""
+        """Makes the remaining steps."""
         settings = self.config.train
         if self.step and self._due(settings.evaluate_every):
-            self._evaluate()  # the run was stopped in the middle of it
+            self._evaluate()  # the run was stopped during this evaluation
         while self.step < settings.steps:
             if not self._dispatch():
                 self.stopped = True
@@ -129,7 +129,7 @@ class TrainingLoop:
         return self._end()
 
     def _end(self) -> RunResult:
-        """Tells how the run ended, and returns it."""
+        """Reports and returns the result of the run."""
         if self.stopped:
             what = "the checkpoint is saved" if self.step else "there is nothing to save yet"
             self.reporter.line(f"stopped at step {self.step} by {self.stop.reason}; {what}")
@@ -152,7 +152,7 @@ class TrainingLoop:
         )
 
     def _dispatch(self) -> bool:
-        """Starts the next step, then looks at the one before: the devices never wait for us.
+        """Starts the next step, then fetches the metrics of the one before: devices never wait.
 
         Returns:
           False if the processes agree to stop instead.
@@ -213,7 +213,7 @@ class TrainingLoop:
             self.on_step(step, self.metrics)
 
     def _save(self) -> None:
-        self._report()  # so that nothing that isn't finite is saved
+        self._report()  # raises if the loss is not finite, so that the state is not saved
         if not self.is_ours():
             raise CheckpointError(
                 f"another run took over '{self.output}' while this one was not heard of for "
@@ -225,11 +225,11 @@ class TrainingLoop:
         self.saved_step = self.step
 
     def _evaluate(self) -> None:
-        """Evaluates unless this step has been; what is not saved yet is saved before."""
+        """Evaluates the state unless that was done; saves it before, if that was not done."""
         self._report()
         if self.evaluate is None or self.evaluated_step == self.step:
             return
-        # Processes that leave an evaluation have collectives under way, and can't save after it.
+        # Processes that stop in an evaluation have collectives under way, and can't save after it.
         unsaved = self.saved_step != self.step
         if unsaved and (self.config.train.save_every or not self.agreement.alone):
             self._save()

@@ -1,4 +1,4 @@
-"""Weighted next-token loss with z-term, with logits of loss-bearing tokens only, in chunks.
+"""Computes the weighted next-token loss with z-loss, in chunks of the tokens that have a weight.
 
 Source: olmo/train/trainer.py:261-277 and 703-837; docs/reference.md#loss.
 """
@@ -26,12 +26,12 @@ CHUNK = 512
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Counted:
-    """What means are taken over, () float32 each.
+    """Denominators of means, () float32 each.
 
     Attributes:
-      weight: of all tokens that bear a loss.
-      compared: frames that the temporal loss compares with the one before.
-      frames: that are no padding.
+      weight: sum of the loss weights of all tokens.
+      compared: number of frames that the temporal loss compares with the one before.
+      frames: number of frames that are no padding.
     """
 
     weight: jax.Array
@@ -40,7 +40,7 @@ class Counted:
 
     @staticmethod
     def of(weight: jax.Array, frames: FrameTable) -> Counted:
-        """Of rows whose tokens have that much weight together."""
+        """Returns the counts of rows, given the sum of their tokens' weights."""
         return Counted(
             jnp.maximum(weight, 1e-6),
             jnp.maximum(compared_frames(frames).sum(), 1.0),
@@ -49,7 +49,7 @@ class Counted:
 
     @staticmethod
     def of_batch(batch: dict[str, jax.Array], config: ModelConfig) -> Counted:
-        """Of the arrays of `budget.batch_arrays`: what the model drops has no weight."""
+        """Returns the counts of a batch; tokens that the model drops have no weight."""
         return Counted.of(batch["loss_masks"].sum(), frames_of(batch, config))
 
 
@@ -60,11 +60,11 @@ def token_loss(
     logits_of: Callable[[jax.Array], jax.Array],
     z_loss: float,
 ) -> dict[str, jax.Array]:
-    """Sums over all tokens, chunk by chunk; the logits of a chunk are made again in the backward.
+    """Returns losses summed over all tokens, chunk by chunk; the backward recomputes the logits.
 
-    The tokens of each row that bear a loss go first, and a chunk in which no row has any is not
-    computed: of a row that is mostly video only the answers get logits. Chunks are cut out of
-    every row alike, so that rows stay where they are when devices share them.
+    The tokens of each row that have a weight go first, and a chunk without any is not computed: of
+    a row that is mostly video only the answers get logits. Each chunk has the same columns of every
+    row, so that rows stay on their devices.
 
     Args:
       hidden: (B, L, d) after the final norm.
@@ -125,17 +125,17 @@ def loss_fn(
     train: bool,
     counted: Counted | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The loss that is trained: language loss per unit of weight, plus the temporal loss.
+    """Returns the training loss: language loss per unit of weight, plus the temporal loss.
 
     Args:
       model: the model.
       batch: the arrays of `budget.batch_arrays`.
       budget: static sizes.
-      config: for the weight of the z-term.
+      config: has the weight of the z-loss.
       key: for dropout and method `random`.
       train: whether dropout is on.
-      counted: of the batch that these rows are a part of; all is divided by that, so that losses
-        and metrics of the parts add up to those of the batch. By default the rows are all.
+      counted: counts of the batch that these rows are a part of, by which all is divided, so that
+        losses and metrics of the parts add up to those of the batch; by default of these rows.
 
     Returns:
       the loss, and scalars to log: `loss` (cross entropy), `z_loss`, `auxiliary_loss`, `accuracy`

@@ -1,4 +1,4 @@
-"""AdamW or Muon with a learning rate, a warm-up and a clipping norm for each parameter group.
+"""Makes AdamW or Muon with learning rate, warm-up and clipping norm for each parameter group.
 
 Source: the reference's optimiser groups, `MultimodalScheduler` and per-group clipping
 (olmo/train/optim.py and trainer.py; docs/reference.md#optimiser).
@@ -28,7 +28,7 @@ Named = dict[str, jax.Array]
 
 
 def group_of(name: str, config: TrainConfig) -> str:
-    """The group of a parameter: one of `GROUPS`, or `FROZEN`.
+    """Returns the group of a parameter: one of `GROUPS`, or `FROZEN`.
 
     A tied head is the base embedding itself, so both are frozen together.
 
@@ -44,12 +44,12 @@ def group_of(name: str, config: TrainConfig) -> str:
 
 
 def groups_of(names: Iterable[str], config: TrainConfig) -> dict[str, str]:
-    """The group of each parameter by name."""
+    """Returns the group of each parameter by name."""
     return {name: group_of(name, config) for name in names}
 
 
 def learning_rate(group: GroupConfig, config: TrainConfig, step: Any) -> jax.Array:
-    """Rate of a group in the update that makes step `step` of step `step - 1`.
+    """Returns the learning rate of a group in the update from step `step - 1` to `step`.
 
     Linear from 0 up to the peak at the end of the warm-up, then half a cosine down to
     `final_learning_rate` times the peak at the last step. The first update already has the rate
@@ -72,13 +72,13 @@ def learning_rate(group: GroupConfig, config: TrainConfig, step: Any) -> jax.Arr
 
 
 def is_decayed(name: str) -> bool:
-    """Whether weight decay touches a parameter: norms and biases are left alone."""
+    """Returns whether a parameter has weight decay: all but norms and biases."""
     *owners, last = name.split(".")
     return last != "bias" and not (owners and owners[-1].endswith("norm"))
 
 
 def make_optimizer(config: TrainConfig, groups: Mapping[str, str]) -> optax.GradientTransformation:
-    """The optimiser of parameters given by dotted name.
+    """Returns the optimizer of parameters given by dotted name.
 
     Args:
       config: of the run.
@@ -97,7 +97,7 @@ def make_optimizer(config: TrainConfig, groups: Mapping[str, str]) -> optax.Grad
 
 
 def _group_optimizer(group: str, config: TrainConfig) -> optax.GradientTransformation:
-    """Inside `optax.partition`, so the clipping norm is that of the group alone."""
+    """Returns the optimizer of a group; in `optax.partition` it clips by the group's own norm."""
 
     def rate(count: jax.Array) -> jax.Array:
         return learning_rate(getattr(config, group), config, count + 1)
@@ -114,7 +114,7 @@ def _adamw(rate: optax.Schedule, config: TrainConfig) -> optax.GradientTransform
 
 
 def _muon(rate: optax.Schedule, config: TrainConfig) -> optax.GradientTransformation:
-    """Muon for the kernels, whose updates get the size that Adam's have; Adam for all else."""
+    """Returns Muon for the kernels, with updates scaled to Adam's RMS, and Adam for all else."""
     return optax.contrib.muon(
         rate,
         beta=config.beta2,
@@ -131,9 +131,9 @@ def _muon(rate: optax.Schedule, config: TrainConfig) -> optax.GradientTransforma
 
 
 def _kernels(parameters: Mapping[str, Any]) -> dict[str, optax.contrib.MuonDimensionNumbers | None]:
-    """Input and output axis of the matrices, which may be stacked over layers; None for others.
+    """Returns input and output axis of matrices, which may be stacked over layers; None for others.
 
-    A table of embeddings is no matrix in this sense, nor is a head: their rows are words.
+    Embeddings and the head are not among them: their rows are words.
     """
     axes = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
     return {
@@ -149,7 +149,7 @@ def _decay_mask(parameters: Mapping[str, Any]) -> dict[str, bool]:
 def group_metrics(
     gradients: Named, groups: Mapping[str, str], config: TrainConfig, step: jax.Array
 ) -> dict[str, jax.Array]:
-    """`learning_rate/GROUP` and `gradient_norm/GROUP` (before clipping), () float32 each.
+    """Returns `learning_rate/GROUP` and `gradient_norm/GROUP` (before clipping), () float32 each.
 
     Args:
       gradients: by name.

@@ -1,4 +1,4 @@
-"""`loss.png`: the curves of a run."""
+"""Draws `loss.png`, the curves of a run."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ _SMOOTHING = 0.05
 
 
 def plot_training(output: Path) -> Path | None:
-    """Draw the curves of a run over its steps, from `metrics.jsonl`.
+    """Draws the curves of a run over its steps, from `metrics.jsonl`.
 
-    The share of single tokens that are predicted right, of the training set with the right answer
-    before them, and the share of whole answers that are right, of the validation set, are two
-    measures, and have a picture each.
+    Accuracy of single tokens on the training set, with the right tokens before them, and accuracy
+    of whole answers on the validation set are different measures, so each has its own axes.
 
     Returns:
-      The picture, or None if there is no step to draw yet.
+      path of the picture, or None if there is no step to draw yet.
     """
     records = read_metrics(output / METRICS_FILE)
     steps = [record for record in records if "loss" in record]

@@ -1,4 +1,4 @@
-"""Everything that a run tells while it goes: lines, `metrics.jsonl`, trackers and the picture."""
+"""Reports the progress of a run: log lines, `metrics.jsonl`, trackers and `loss.png`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stts_jax.training.utilization import Throughput
 
 
 class Reporter:
-    """Of one run; of several processes only the first one tells anything."""
+    """Reports the progress of one run, from its first process only."""
 
     def __init__(
         self,
@@ -32,15 +32,15 @@ class Reporter:
         stack: ExitStack,
         draw: Callable[[Path], Any] = plot_training,
     ) -> None:
-        """Open what is written to.
+        """Opens the log and the trackers.
 
         Args:
           config: of the run.
           output: its folder.
-          step: that it goes on from; what an earlier process wrote beyond it is struck out.
-          clock: of the run; it catches up with what an earlier process wrote of the time.
-          throughput: what the rates are made of.
-          stack: closes it all.
+          step: that the run resumes from; later records of an earlier process are removed.
+          clock: of the run; time that an earlier process logged is added.
+          throughput: for the rates.
+          stack: closes log and trackers.
           draw: draws the curves of the run in its folder.
         """
         self._config, self._output, self._clock = config.train, output, clock
@@ -59,7 +59,7 @@ class Reporter:
             stack.callback(tracker.close)
 
     def line(self, text: str) -> None:
-        """Print a line."""
+        """Prints a line."""
         self._console.line(text)
 
     def step(
@@ -69,14 +69,14 @@ class Reporter:
         account: Callable[[], Mapping[str, float]],
         ahead: float = 0.0,
     ) -> None:
-        """Tell of a step that is done; every `train.log_every` steps also of those since.
+        """Records a completed step; every `train.log_every` steps also prints the means since.
 
         Args:
           step: its number.
-          metrics: what it computed.
-          account: returns what is told of the data.
-          ahead: seconds that starting the next step has taken already. A CPU computes a step while
-            it is started, so that they are the next one's; the last step would seem to take none.
+          metrics: of the step.
+          account: returns the data's entries of the log.
+          ahead: seconds that the call of the next step has taken already. On a CPU the call
+            computes the step, so these seconds belong to the next one.
         """
         before, self._reported_at = self._reported_at, self._clock.seconds - ahead
         self._window.add(metrics, before, self._reported_at)
@@ -84,10 +84,10 @@ class Reporter:
         self._console.advance(metrics["loss"])
         every = self._config.log_every
         if every and step % every == 0:
-            self._tell_window(step, account())
+            self._report_window(step, account())
 
     def evaluation(self, step: int, scores: Mapping[str, float]) -> None:
-        """Tell of an evaluation."""
+        """Records and prints the scores of an evaluation."""
         self._write({"step": step, "evaluation": dict(scores), "time": self._clock.buckets})
         for tracker in self._trackers:
             tracker.write(step, flat({"evaluation": scores}))
@@ -96,12 +96,12 @@ class Reporter:
         self.plot()
 
     def time(self, step: int) -> None:
-        """Tell where the time went so far."""
+        """Records and prints the time spent so far."""
         self._write({"step": step, "time": self._clock.buckets})
         self.line(time_line(self._clock.buckets))
 
     def last_evaluated(self) -> int:
-        """The last step that an earlier process of this run evaluated, 0 if none."""
+        """Returns the last step that an earlier process of this run evaluated, 0 if none."""
         kept = self._log.kept if self._log else []
         last = max((r["step"] for r in kept if "evaluation" in r), default=0)
         if jax.process_count() == 1:
@@ -109,11 +109,11 @@ class Reporter:
         return int(multihost_utils.broadcast_one_to_all(np.int32(last)))
 
     def plot(self) -> None:
-        """Draw the curves so far."""
+        """Draws the curves so far."""
         if self._first:
             self._draw(self._output)
 
-    def _tell_window(self, step: int, account: Mapping[str, float]) -> None:
+    def _report_window(self, step: int, account: Mapping[str, float]) -> None:
         left = self._config.steps - step
         values = self._window.close(left, self._clock.steps_per_second)
         values |= account

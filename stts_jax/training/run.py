@@ -1,4 +1,4 @@
-"""Builds what a run works with, and trains."""
+"""Makes the parts of a run, and trains."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def train(
     on_step: OnStep | None = None,
     parts: RunParts | None = None,
 ) -> RunResult:
-    """Trains to the end, or until SIGTERM or SIGINT, and leaves everything in a folder.
+    """Trains to the end, or until SIGTERM or SIGINT, and writes all results to a folder.
 
     Every process of a run calls this; they stop at the same step, whichever gets the signal.
 
@@ -47,14 +47,14 @@ def train(
       resume: go on from the newest checkpoint in `output`, if any; otherwise they are deleted.
       evaluate: `(model, step) -> scores`, called every `train.evaluate_every` steps and at the
         end; `accuracy` among them is drawn, and the best by the first of `loop.BEST_BY` is kept. It
-        runs beside the main thread, and is left when a signal comes.
+        runs in a thread, which is not waited for when a signal comes.
       data_dir: where the procedural set is or is to be made.
       on_step: called with step and metrics after each step, one step late.
-      parts: what the run works with, if not the usual parts.
+      parts: replacements for the functions that the run is made of.
 
     Raises:
       ConfigError: for settings that don't go together.
-      CheckpointError: see `checkpoint`.
+      CheckpointError: see `checkpointing`.
       TrainingError: when the loss or a gradient is not finite, or a parameter before it is saved.
     """
     output, parts = Path(output), parts or RunParts()

@@ -1,4 +1,4 @@
-"""The mesh of a run: as the config says, or chosen by what must fit on a device."""
+"""Makes the mesh of a run from its config and the memory of a device."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from stts_jax.parallel.parameters import count_parameters
 
 # Float32 parameters, gradients and two moments.
 _BYTES_TO_TRAIN = 16
-# Parameters in bfloat16 but for some, and what XLA makes of them.
+# Parameters, most of them in bfloat16, and XLA's copies.
 _BYTES_TO_ANSWER = 3
-# Above these shares of a device's memory the state is cut up; the rest is for activations, of which
-# answers need far fewer. Parameters that are cut up are gathered again for every token.
+# Above these shares of a device's memory the state is sharded; the rest is for activations, and
+# answers need far fewer of them. Sharded parameters are gathered for every token.
 _LARGE_STATE, _LARGE_PARAMETERS = 0.25, 0.5
 
 
 def run_mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh that a run is trained on.
+    """Returns the mesh that a run is trained on.
 
     Args:
-      config: `train.mesh` says how many devices lie along each axis; see `MeshConfig`.
+      config: `train.mesh` has the number of devices along each axis; see `MeshConfig`.
       devices: to use, by default all.
 
     Raises:
-      ConfigError: if the axes don't take up all devices, or can't share rows, heads, widths or the
-        tokens of a row.
+      ConfigError: if the product of the axes is not the number of devices, or they can't share
+        rows, heads, widths or the tokens of a row.
     """
     devices = jax.devices() if devices is None else list(devices)
     memory, slices = device_memory(devices[0]), slices_of(devices)
@@ -42,7 +42,7 @@ def run_mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Mes
 
 
 def require_even_shares(config: Config, mesh: Mesh) -> None:
-    """Raise a `ConfigError` if the mesh can't share rows, heads, widths or tokens of a row."""
+    """Raises a `ConfigError` if the mesh can't share rows, heads, widths or tokens of a row."""
     require_even_rows(config.data.batch_rows, mesh, config.train.accumulate)
     _require_even_widths(config, mesh.shape["tensor"])
     _require_even_tokens(config, mesh.shape["context"])
@@ -51,17 +51,17 @@ def require_even_shares(config: Config, mesh: Mesh) -> None:
 def mesh_shape(
     config: Config, devices: int, memory: int | None = None, slices: int = 1
 ) -> dict[str, int]:
-    """Devices along each axis.
+    """Returns the number of devices along each axis.
 
     Args:
       config: of the run.
-      devices: how many there are.
+      devices: number of devices.
       memory: bytes of each of them, None where unknown.
-      slices: that they lie in; parameters are cut up within one, for the network between them is
-        slow.
+      slices: number of TPU slices; parameters are sharded within one, as the network between
+        them is slow.
 
     Raises:
-      ConfigError: if `train.mesh` doesn't take up all devices.
+      ConfigError: if the product of `train.mesh` is not the number of devices.
     """
     wanted = config.train.mesh
     shape = {axis: getattr(wanted, axis) for axis in ("data", "fsdp", "tensor", "context")}
@@ -85,7 +85,7 @@ def mesh_shape(
 
 
 def even_fsdp(config: Config, devices: int) -> int:
-    """The most of `devices` along `fsdp` that cut the widths of ViT and LLM evenly.
+    """Returns the most devices along `fsdp`, a divisor of `devices` and of ViT's and LLM's widths.
 
     A width that the axis doesn't divide would leave its parameters whole on every device: the ViT's
     1152 on 256 devices, for example, which takes 128.
@@ -94,27 +94,27 @@ def even_fsdp(config: Config, devices: int) -> int:
 
 
 def even_tensor(config: Config) -> int:
-    """What `tensor` must divide, so that it cuts heads and widths evenly."""
+    """Returns the number that `tensor` must divide to shard heads and widths evenly."""
     return math.gcd(*_tensor_sizes(config).values())
 
 
 def answering_mesh(config: Config) -> Mesh:
-    """The mesh of this process's devices for a model that answers.
+    """Returns the mesh of this process's devices for a model that answers.
 
-    Every device has a copy of the parameters, unless they fill much of it: then they are cut up.
+    Every device has a copy of the parameters, unless they fill much of it: then they are sharded.
     """
     devices = jax.local_devices()
     return make_mesh(answering_shape(config, len(devices), device_memory(devices[0])), devices)
 
 
 def answering_shape(config: Config, devices: int, memory: int | None = None) -> dict[str, int]:
-    """Devices along the axis of `answering_mesh`; arguments as of `mesh_shape`."""
+    """Returns the axis of `answering_mesh` and its size; arguments as of `mesh_shape`."""
     large = _fills(config, memory, _BYTES_TO_ANSWER, _LARGE_PARAMETERS)
     return {"fsdp" if large else "data": devices}
 
 
 def device_memory(device: jax.Device) -> int | None:
-    """Bytes that a device has, None where it doesn't tell (CPUs)."""
+    """Returns the bytes of memory of a device, None if unknown (CPUs)."""
     statistics = device.memory_stats() if device.platform != "cpu" else None
     return statistics.get("bytes_limit") if statistics else None
 

@@ -1,4 +1,4 @@
-"""What a run works with, each part of which can be handed in."""
+"""The functions that a run is made of, each of which can be replaced."""
 
 from __future__ import annotations
 

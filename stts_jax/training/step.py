@@ -1,4 +1,4 @@
-"""What is trained, and one compiled step that trains it."""
+"""Makes the state of a run, and the compiled step that trains it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Metrics = dict[str, jax.Array]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """Everything that a step changes.
+    """The state that a step updates.
 
     Attributes:
       model: parameters, float32.
@@ -47,9 +47,9 @@ TrainStep = Callable[[TrainState, Mapping[str, jax.Array], jax.Array], tuple[Tra
 
 
 def abstract_state(config: Config, mesh: Mesh) -> TrainState:
-    """Shapes and shardings of a state, with nothing allocated.
+    """Returns the shapes and shardings of a state, without arrays.
 
-    Moments lie where their parameters lie; counts have a copy everywhere.
+    Moments have the shardings of their parameters; counts are replicated.
     """
     leaves, structure = _traced(config)
     shapes = jax.tree.unflatten(structure, leaves)
@@ -77,16 +77,16 @@ def _traced(config: Config) -> tuple[list[jax.ShapeDtypeStruct], Any]:
 
 
 def state_shardings(state: TrainState) -> TrainState:
-    """Sharding of every array of a state, abstract or not."""
+    """Returns the sharding of every array of a state, abstract or not."""
     return jax.tree.map(lambda leaf: leaf.sharding, state)
 
 
 def init_state(config: Config, mesh: Mesh, key: jax.Array) -> TrainState:
-    """A fresh state; every device makes only its own part of it.
+    """Returns a new state; every device makes only its own part of it.
 
     Args:
       config: of the run.
-      mesh: to lie on.
+      mesh: to shard it over.
       key: for the parameters.
     """
     shardings = state_shardings(abstract_state(config, mesh))
@@ -94,9 +94,9 @@ def init_state(config: Config, mesh: Mesh, key: jax.Array) -> TrainState:
 
 
 def make_train_step(config: Config, budget: Budget, mesh: Mesh) -> TrainStep:
-    """The step `(state, batch, key) -> (state, metrics)`, compiled at its first call.
+    """Returns the step `(state, batch, key) -> (state, metrics)`, compiled at its first call.
 
-    The state that goes in is given up to the one that comes out. The batch has the arrays of
+    The state is donated. The batch has the arrays of
     `budget.batch_arrays`, placed by `shard_batch`; `key` is the same in all steps, each folds its
     number in. Metrics are () float32 or int32 on the devices: those of `loss_fn`, `total_loss`,
     those of `group_metrics`, and with `train.skip_loss_spikes` also `skipped`, the steps so far
@@ -150,7 +150,7 @@ def loss_and_gradients(
     batch: dict[str, jax.Array],
     key: jax.Array,
 ) -> tuple[tuple[jax.Array, Metrics], VideoLanguageModel]:
-    """What a step makes of its batch, in `train.accumulate` parts.
+    """Returns loss, metrics and gradients of a batch, in `train.accumulate` parts.
 
     Args:
       config: of the run.
@@ -180,9 +180,9 @@ def loss_and_gradients(
 def _new_state(config: Config, key: jax.Array) -> TrainState:
     model = VideoLanguageModel(config.model, key=key)
     spikes = init_spike_state() if config.train.skip_loss_spikes else None
-    return TrainState(model, _fresh_optimizer(config, model), jnp.zeros((), jnp.int32), spikes)
+    return TrainState(model, _init_optimizer(config, model), jnp.zeros((), jnp.int32), spikes)
 
 
-def _fresh_optimizer(config: Config, model: VideoLanguageModel) -> optax.OptState:
+def _init_optimizer(config: Config, model: VideoLanguageModel) -> optax.OptState:
     parameters = named_parameters(model)
     return make_optimizer(config.train, groups_of(parameters, config.train)).init(parameters)

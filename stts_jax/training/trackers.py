@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases, for those who want them beside `metrics.jsonl`."""
+"""Writes metrics to TensorBoard and Weights & Biases, beside `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ WANDB_ID = "wandb_id.txt"
 
 
 class Tracker(Protocol):
-    """Takes scalars by step."""
+    """Writes scalars by step."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Note the values at a step."""
+        """Writes the values of a step."""
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flushes and closes."""
 
 
 def require_trackers(config: Config) -> None:
-    """Raise a `ConfigError` if a tracker is asked for that isn't installed."""
+    """Raises a `ConfigError` if a tracker of the config isn't installed."""
     if config.train.tensorboard:
         _import("tensorboardX", "train.tensorboard is true", "tensorboard")
     if config.train.wandb:
@@ -34,12 +34,12 @@ def require_trackers(config: Config) -> None:
 
 
 def make_trackers(config: Config, output: Path, step: int) -> list[Tracker]:
-    """Those that the config asks for.
+    """Returns the trackers that the config asks for.
 
     Args:
       config: of the run.
       output: its folder.
-      step: that it goes on from, 0 for a new run.
+      step: that the run resumes from, 0 for a new one.
 
     Raises:
       ConfigError: if one isn't installed, or can't start.
@@ -58,21 +58,21 @@ class TensorBoard:
 
     def __init__(self, folder: Path, step: int) -> None:
         module = importlib.import_module("tensorboardX")
-        # What an earlier process wrote beyond the step that this one goes on from is struck out.
+        # Later values of an earlier process are removed.
         self._writer = module.SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Note the values at a step."""
+        """Writes the values of a step."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flushes and closes."""
         self._writer.close()
 
 
 class WeightsAndBiases:
-    """A run at wandb; it goes on where the training does."""
+    """A run at wandb, which is resumed with the training."""
 
     def __init__(self, config: Config, output: Path, step: int) -> None:
         module = importlib.import_module("wandb")
@@ -97,16 +97,16 @@ class WeightsAndBiases:
             known.write_text(f"{self._run.id}\n")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Note the values at a step."""
+        """Writes the values of a step."""
         self._run.log(dict(values), step=step)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flushes and closes."""
         self._run.finish()
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Nested scalars by path: `{"a": {"b": 1}}` -> `{"a/b": 1}`."""
+    """Returns nested scalars by path: `{"a": {"b": 1}}` -> `{"a/b": 1}`."""
     found: dict[str, float] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):

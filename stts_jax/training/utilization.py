@@ -1,4 +1,4 @@
-"""Which share of the chips' peak rate the model's own arithmetic takes (MFU)."""
+"""Computes the model FLOPs utilization (MFU): the share of the chips' peak that a run reaches."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ PEAK_FLOPS = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Dense bfloat16 FLOP/s of a device, None if it is in no row of `PEAK_FLOPS` (a CPU, say)."""
+    """Returns the dense bfloat16 FLOP/s of a device, None if not in `PEAK_FLOPS` (a CPU, say)."""
     return next((p for kind, p in PEAK_FLOPS.items() if device_kind.startswith(kind)), None)
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """What the rates in the log are made of.
+    """Sizes from which the rates in the log are computed.
 
     Attributes:
-      devices: that share a step.
-      flops: that a step must do, over all devices, forward and backward of a full batch; the ViT
-        counts with all patches up to the prune and the kept ones after it.
+      devices: number of devices of the run.
+      flops: of forward and backward of a full batch over all devices, with all patches in the ViT
+        up to the prune and the kept ones after it.
       peak: FLOP/s of one device, None where unknown.
     """
 
@@ -48,12 +48,12 @@ class Throughput:
 
     @staticmethod
     def of(config: Config, budget: Budget, devices: list[jax.Device]) -> Throughput:
-        """For a run on these devices."""
+        """Returns those of a run on these devices."""
         flops = training_flops(config, budget, config.data.batch_rows).model
         return Throughput(len(devices), flops, peak_flops(devices[0].device_kind))
 
     def mfu(self, steps_per_second: float) -> float | None:
-        """Share of the peak, 0 to 1; None where the peak is unknown."""
+        """Returns the share of the peak, 0 to 1; None if the peak is unknown."""
         if self.peak is None:
             return None
         return self.flops * steps_per_second / (self.devices * self.peak)
