@@ -48,7 +48,7 @@ from stts_jax.training.checkpointing.run_folder import (
     require_writable,
 )
 from stts_jax.training.distributed import join_processes
-from stts_jax.training.partners import keep_native_log, native_log_of
+from stts_jax.training.library_output import keep_native_log, native_log_of
 from stts_jax.training.run_mesh import answering_mesh
 
 EXAMPLES = """\

@@ -23,8 +23,8 @@ from stts_jax.parallel.processes import first_then_others, notice
 from stts_jax.terminal import doing
 from stts_jax.training.checkpointing.run_tokenizer import with_tokenizer_of_start
 from stts_jax.training.distributed import join_processes
+from stts_jax.training.library_output import keep_native_log, native_log_of
 from stts_jax.training.loop import Evaluate, RunResult
-from stts_jax.training.partners import keep_native_log, native_log_of
 from stts_jax.training.run import train
 
 EXAMPLES = """\

@@ -34,9 +34,8 @@ from stts_jax.terminal import doing, end_quietly, is_stdout_closed, to_stderr
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
 from stts_jax.training.checkpointing.load import load_to_answer
 from stts_jax.training.checkpointing.run_folder import config_of
-from stts_jax.training.distributed import several_processes
+from stts_jax.training.distributed import is_lost_process, report_lost_process, several_processes
 from stts_jax.training.nan_check import TrainingError
-from stts_jax.training.partners import is_lost_partner, tell_lost_partner
 
 # Errors that a user can fix; all others are defects and show their traceback.
 USER_ERRORS = (
@@ -74,8 +73,8 @@ def run(name: str, command: Callable[[], None]) -> int:
             raise
         return end_quietly()
     except USER_ERRORS as error:
-        if is_lost_partner(error):
-            return tell_lost_partner(name)
+        if is_lost_process(error):
+            return report_lost_process(name)
         print(f"{name}: {shorten_words(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
@@ -94,14 +93,14 @@ def run_on_hosts(name: str, command: Callable[[], None]) -> int:
     """Runs a command on several hosts; the exit code is for `leave`.
 
     Returns:
-      the exit code of `run`, `LOST_PARTNER` if another process of the run is gone, and 1 for a
+      the exit code of `run`, `LOST_PROCESS` if another process of the run is gone, and 1 for a
       defect, whose traceback is printed.
     """
     try:
         return run(name, command)
     except Exception as error:
-        if is_lost_partner(error):
-            return tell_lost_partner(name)
+        if is_lost_process(error):
+            return report_lost_process(name)
         traceback.print_exc()
         return 1
 

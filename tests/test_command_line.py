@@ -14,9 +14,9 @@ from goldens_folder import REPOSITORY
 
 from stts_jax import command_line
 from stts_jax.terminal import BROKEN_PIPE
-from stts_jax.training import partners
+from stts_jax.training import distributed
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
-from stts_jax.training.library_log import library_log, library_log_of
+from stts_jax.training.library_output import library_log, library_log_of
 
 GLOO = "Gloo all-reduce failed: [pair.cc:534] Connection closed by peer [127.0.0.1]:48131"
 
@@ -58,13 +58,13 @@ def test_another_pipe_that_breaks_is_a_defect(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("wrapped", [False, True], ids=["as it is", "in the error of a save"])
-def test_a_partner_that_is_gone_has_an_exit_code_and_a_sentence(monkeypatch, capsys, wrapped):
-    monkeypatch.setattr(partners, "several_processes", lambda: True)
+def test_a_process_that_is_gone_has_an_exit_code_and_a_sentence(monkeypatch, capsys, wrapped):
+    monkeypatch.setattr(distributed, "several_processes", lambda: True)
     lost = jax.errors.JaxRuntimeError(GLOO)
     saving = CheckpointError("the checkpoint cannot be written")
     saving.__cause__ = lost
-    assert ended(saving if wrapped else lost) == partners.LOST_PARTNER == 75
-    assert capsys.readouterr().err == f"x: {partners.SENTENCE}\n"
+    assert ended(saving if wrapped else lost) == distributed.LOST_PROCESS == 75
+    assert capsys.readouterr().err == f"x: {distributed.LOST_MESSAGE}\n"
 
 
 def test_a_process_on_its_own_has_lost_nobody(monkeypatch, capsys):
@@ -87,7 +87,7 @@ def test_a_path_that_no_system_takes_is_one_sentence(tmp_path, capsys):
 ABORTED = """
 import os, sys
 from pathlib import Path
-from stts_jax.training.partners import keep_native_log
+from stts_jax.training.library_output import keep_native_log
 keep_native_log("x", Path(sys.argv[1]))
 print("python still speaks", file=sys.stderr)
 os.write(2, sys.argv[2].encode())
@@ -105,8 +105,8 @@ def test_an_abort_is_explained_and_what_the_library_said_is_kept(tmp_path, lost)
     first, last = done.stderr.splitlines()
     assert first == "python still speaks" and log.read_text() == said
     if lost:
-        assert done.returncode == partners.LOST_PARTNER
-        assert last == f"x: {partners.SENTENCE} ('{log}' has more)"
+        assert done.returncode == distributed.LOST_PROCESS
+        assert last == f"x: {distributed.LOST_MESSAGE} ('{log}' has more)"
     else:
         assert done.returncode == -signal.SIGABRT
         assert last == f"x: aborted by a library; '{log}' has what it said"

@@ -14,7 +14,7 @@ from goldens_folder import REPOSITORY
 
 import train
 from stts_jax.config import load_config
-from stts_jax.training.partners import LOST_PARTNER
+from stts_jax.training.distributed import LOST_PROCESS
 
 TEXT = (REPOSITORY / "docs" / "running.md").read_text()
 
@@ -80,10 +80,10 @@ def job_action(code: int) -> str | None:
 def test_the_job_starts_again_what_can_succeed_and_nothing_else() -> None:
     # Kubernetes takes a policy for pod failures only with pods that it doesn't restart itself.
     assert pod()["restartPolicy"] == "Never" and pod()["containers"][0]["name"] == "train"
-    assert {code: job_action(code) for code in (1, 2, LOST_PARTNER, 134, 137, 143)} == {
+    assert {code: job_action(code) for code in (1, 2, LOST_PROCESS, 134, 137, 143)} == {
         1: None,
         2: "FailJob",
-        LOST_PARTNER: "Ignore",  # the pod that went first is counted
+        LOST_PROCESS: "Ignore",  # the pod that went first is counted
         134: None,
         137: None,
         143: "Ignore",

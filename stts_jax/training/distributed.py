@@ -1,9 +1,17 @@
-"""Joins the processes of a run, and lets them agree on when to stop."""
+"""Joins the processes of a run, lets them exchange messages, and reports one that is gone.
+
+A process learns in one of two ways that another one is gone. A collective or a message fails, which
+is a Python exception. Or JAX's coordination service aborts this process from a thread of its own;
+`library_output` explains that.
+"""
 
 from __future__ import annotations
 
 import itertools
 import os
+import re
+import sys
+import threading
 from collections.abc import Mapping
 
 import jax
@@ -13,6 +21,20 @@ from stts_jax.config import ConfigError
 
 # JAX reads the first by itself; the other two are for clusters that it doesn't know.
 COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+# The exit code of a process that loses another one; in sysexits.h, a temporary failure.
+LOST_PROCESS = 75
+LOST_MESSAGE = (
+    "another process of this run is gone, so this one ends too; its own output says why, and "
+    "starting all of them again goes on from the last checkpoint"
+)
+# Errors of Gloo and of JAX's coordination service about a process that doesn't answer.
+_LOST = re.compile(
+    "gloo|connection (closed|reset|refused)|socket closed|heartbeat|coordination ?service|"
+    "barrier (failed|timed out)|tasks? (are|is) unhealthy",
+    re.IGNORECASE,
+)
+# Set once the message was printed: JAX may abort a process that is about to end.
+lost_reported = threading.Event()
 _RUNS = itertools.count()
 _LONG_MS = 24 * 3600 * 1000
 
@@ -71,6 +93,25 @@ def _count_and_index(environment: Mapping[str, str]) -> tuple[int, int]:
             "processes from 0"
         )
     return count, index
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Returns whether an error or one of its causes means that another process is gone."""
+    if not several_processes():
+        return False
+    links: BaseException | None = error
+    while links is not None:
+        if isinstance(links, jax.errors.JaxRuntimeError | ValueError) and _LOST.search(str(links)):
+            return True
+        links = links.__cause__ or links.__context__
+    return False
+
+
+def report_lost_process(name: str) -> int:
+    """Prints the message about a lost process; returns the exit code."""
+    lost_reported.set()
+    print(f"{name}: {LOST_MESSAGE}", file=sys.stderr, flush=True)
+    return LOST_PROCESS
 
 
 class Agreement:

@@ -15,7 +15,7 @@ from stts_jax.training.checkpointing.resume import (
 from stts_jax.training.checkpointing.save import Checkpoints
 from stts_jax.training.clock import Clock
 from stts_jax.training.distributed import Agreement
-from stts_jax.training.library_log import library_log
+from stts_jax.training.library_output import library_log
 from stts_jax.training.loop import Evaluate, OnStep, RunResult, TrainingLoop
 from stts_jax.training.nan_check import NanCheck
 from stts_jax.training.profile import Profile
