@@ -88,7 +88,7 @@ class Started:
         assert self.wait() == -signal.SIGKILL
 
     def finish(self) -> dict[str, Any]:
-        """What it says at the end; its workers may have more to say."""
+        """Returns what it prints at the end; its workers may print more."""
         assert self.wait() == 0, self.log()
         said = [line for line in self.log().splitlines() if line.startswith("{")]
         return json.loads(said[-1])
@@ -110,7 +110,7 @@ def losses(output: Path) -> dict[int, float]:
 
 
 def is_running(pid: int) -> bool:
-    """Of a process that is not ours; one that has ended may not have been waited for."""
+    """Returns whether a process runs; it is not our child, and may be a zombie."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):

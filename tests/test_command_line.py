@@ -1,4 +1,4 @@
-"""What all commands do alike when they end: exit codes, and one sentence."""
+"""All commands end with the same exit codes, and one sentence for a user's error."""
 
 from __future__ import annotations
 

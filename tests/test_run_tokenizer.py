@@ -1,4 +1,4 @@
-"""Which tokenizer a run has that starts from a checkpoint."""
+"""A run that starts from a checkpoint finds the checkpoint's tokenizer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SETUP = load_config("molmo2_4b_stts_50")
 
 
 def write_checkpoint(folder: Path, tokenizer: str) -> Path:
-    """What is looked at of a run's folder; nothing is read from the arrays."""
+    """Writes the files of a run's folder that are read here, without arrays."""
     step = folder / "checkpoints" / "0"
     (step / "model").mkdir(parents=True)
     (step / "_CHECKPOINT_METADATA").touch()

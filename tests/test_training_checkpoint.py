@@ -1,4 +1,4 @@
-"""Checkpoints: what comes back, what is kept, and what is said when it can't be."""
+"""Checkpoints are restored and kept, and damaged ones are refused in one sentence."""
 
 import dataclasses
 import errno
@@ -239,7 +239,7 @@ def copied(run, tmp_path):
 
 
 def cut_short(folder):
-    """As after a crash of the machine: the names are there, the bytes are not."""
+    """Cuts the largest file in half, like a crash of the machine."""
     largest = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
 
@@ -281,7 +281,7 @@ def with_stumps(folder):
 
 
 def half_written(folder):
-    """As `cut_short`, of the parameters."""
+    """Cuts the largest file of the parameters in half."""
     cut_short(folder / "model")
 
 

@@ -51,7 +51,7 @@ class Hosts:
         monkeypatch.setattr(data_parts, "rows_by_process", lambda *_: self.rows)
 
     def open(self, open_part, parts=None):
-        """What each of them reads; the parts of a new run if not told how many."""
+        """Opens the data of each host, by default in the parts of a new run."""
         count = len(set().union(*(own.tolist() for own in self.rows.values())))
         found = []
         for index in self.rows:
@@ -161,7 +161,7 @@ def test_a_run_on_a_torus_goes_on_with_the_same_rows_on_other_hosts(folder, monk
 
 @pytest.mark.parametrize("now", [[[0, 1], [2, 3]], [[0, 2], [1, 3]]])
 def test_rows_of_a_batch_that_hosts_hold_together_are_read_by_all_of_them(monkeypatch, now):
-    """As where `tensor` goes across hosts; such a run says that it reads the data twice."""
+    """So it is if `tensor` spans hosts; such a run prints that it reads the data twice."""
     config, opened = small_config("data.batch_rows=4"), []
     with ExitStack() as stack:
         opening = Hosts(stack, monkeypatch, [*now, *now])

@@ -1,4 +1,4 @@
-"""A disk that fills up while a run goes on: one sentence, and nothing that is hidden by it."""
+"""A disk that fills up during a run gives one sentence, which hides no other error."""
 
 import time
 from contextlib import ExitStack, suppress

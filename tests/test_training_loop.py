@@ -28,10 +28,10 @@ from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
 from stts_jax.training.checkpointing.run_folder import checkpoint_steps
 from stts_jax.training.checkpointing.save import Checkpoints
 from stts_jax.training.clock import Clock
+from stts_jax.training.flops import Throughput
 from stts_jax.training.log import MetricsLog, Window, log_line, read_metrics
 from stts_jax.training.nan_check import TrainingError
 from stts_jax.training.plots import plot_training
-from stts_jax.training.utilization import Throughput
 
 LINE = re.compile(
     r"step \d+/\d+ \(\d+\.\d %\) \| loss \d+\.\d{4} \| temporal loss \d+\.\d{4} \| "
@@ -55,7 +55,7 @@ H100 = Throughput(devices=8, flops=8 * 989e12 / 4, peak=989e12)
 
 
 class CrashError(Exception):
-    """What a run of these tests ends with."""
+    """Ends the runs of these tests."""
 
 
 def crash_at(crashing):

@@ -46,7 +46,7 @@ def config_on(axes, *overrides):
 
 
 def compiled_step(config, mesh):
-    """And what it is given: a state, and rows of all kinds of which one is empty."""
+    """Returns the compiled step and a batch with rows of all kinds, one of them empty."""
     batch = batch_for(config, 3, mesh, empty_rows=1)
     step = make_train_step(config, row_budget(config.model, config.data), mesh)
     return step.lower(abstract_state(config, mesh), batch, KEY).compile(), batch
@@ -89,13 +89,13 @@ def test_a_mesh_gives_loss_gradients_and_update_of_one_device(axes, packing, rep
 
 @pytest.mark.parametrize(("axes", "parts"), [("fsdp=4 tensor=2", 2), ("tensor=2 context=4", 8)])
 def test_parts_of_a_batch_one_after_the_other_give_its_update(axes, parts, report_error):
-    """Of all kinds of rows, one of them empty: the parts count differently much."""
+    """The rows are of all kinds, one is empty, so that the parts have different weights."""
     summed = step_on(axes, STREAM, f"train.accumulate={parts}")
     check_same_update(step_on_one_device(STREAM), summed, report_error)
 
 
 def forward_on(config, mesh):
-    """Hidden states and logits of the tokens that there are, and the scorer's scores."""
+    """Returns hidden states and logits of the real tokens, and the scorer's scores."""
     budget, batch = row_budget(config.model, config.data), batch_for(config, 3, mesh, empty_rows=1)
 
     @jax.jit
@@ -173,7 +173,7 @@ def test_no_device_holds_activations_of_all_rows():
 
 
 def traced_step(axes, monkeypatch, *overrides):
-    """What a step is made of: its jaxpr, budget, and the shapes of each device's attention."""
+    """Returns a step's jaxpr and budget, and the shapes of each device's attention."""
     config = config_on(axes, STREAM, *overrides)
     mesh, budget = run_mesh(config), row_budget(config.model, config.data)
     seen = set()

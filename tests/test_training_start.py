@@ -1,4 +1,4 @@
-"""What a run starts from, and what must not be lost in starting."""
+"""A run starts from a checkpoint, other parameters or nothing, and loses none of them."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""What a run survives: being killed at any moment, and being asked to stop from anywhere."""
+"""A run survives being killed at any moment, and stops when any of its processes is asked to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people watch and look into: spikes, dumps, trackers, profiles, utilisation."""
+"""Loss spikes, dumps, trackers, profiles and utilization of a run."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ from stts_jax.training.checkpointing.load import save_model
 from stts_jax.training.checkpointing.restore import restore_latest
 from stts_jax.training.checkpointing.save import Checkpoints
 from stts_jax.training.dump import fingerprint, read_dump, write_dump
+from stts_jax.training.flops import Throughput, peak_flops
 from stts_jax.training.log import read_metrics, total_norm
 from stts_jax.training.nan_check import TrainingError
 from stts_jax.training.replay import main as replay
 from stts_jax.training.replay import replay as replayed
 from stts_jax.training.step import abstract_state, init_state, make_train_step
 from stts_jax.training.trackers import flat
-from stts_jax.training.utilization import Throughput, peak_flops
 
 SKIP = "train.skip_loss_spikes=3"
 # For steps of which only the frame around the model matters: it compiles in half the time.
@@ -59,7 +59,7 @@ FEW_PARTS = (
 
 
 def watched(losses, norms=None, factor=3.0):
-    """Which of these steps are spikes, and the state after them."""
+    """Returns whether each step is a spike, and the state after them."""
     state, found = loss_spikes.init_spike_state(), []
     step = jax.jit(lambda state, loss, norm: loss_spikes.detect_spike(state, loss, norm, factor))
     for loss, norm in zip(losses, norms or [1.0] * len(losses), strict=True):
@@ -193,7 +193,7 @@ def test_a_dump_is_replayed(dump, capsys):
 
 @pytest.fixture(scope="module")
 def dump_of_parts(tmp_path_factory):
-    """Of a batch that two devices took in two parts, and the metrics of its step."""
+    """The dump of a batch that two devices took in two parts, and the metrics of its step."""
     folder = tmp_path_factory.mktemp("parts")
     config = small_config("train.accumulate=2", "model.llm.residual_dropout=0.5", *FEW_PARTS)
     mesh = make_mesh({"data": 2}, jax.devices()[:2])

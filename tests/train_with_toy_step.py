@@ -12,7 +12,7 @@ from training_process import toy_step
 import train
 from stts_jax.command_line import end_program
 from stts_jax.training import run
-from stts_jax.training.run_parts import RunParts
+from stts_jax.training.run import RunParts
 
 
 def arbitrary_state(*arguments: Any) -> Any:

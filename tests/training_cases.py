@@ -19,7 +19,7 @@ from stts_jax.data.packing.rows import row_sizes
 from stts_jax.parallel.mesh import make_mesh, shard_batch
 from stts_jax.training import run
 from stts_jax.training.loop import RunResult
-from stts_jax.training.run_parts import RunParts
+from stts_jax.training.run import RunParts
 from stts_jax.training.step import TrainState, abstract_state, make_train_step
 
 KEY = jax.random.key(0)

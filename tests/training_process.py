@@ -31,7 +31,7 @@ sys.path.insert(0, str(REPOSITORY))
 from stts_jax.parallel.mesh import batch_sharding, replicated
 from stts_jax.training import run
 from stts_jax.training.distributed import join_processes
-from stts_jax.training.run_parts import RunParts
+from stts_jax.training.run import RunParts
 from stts_jax.training.step import abstract_state, state_shardings
 
 

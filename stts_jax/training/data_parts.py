@@ -40,7 +40,8 @@ def rows_by_process(rows: int, mesh: Mesh) -> dict[int, np.ndarray]:
     Processes whose devices hold the same rows (a `tensor` axis across hosts) all supply them.
     """
     held: dict[int, set[int]] = defaultdict(set)
-    for device, index in batch_sharding(mesh).devices_indices_map((rows,)).items():
+    devices: Mapping[Any, Any] = batch_sharding(mesh).devices_indices_map((rows,))
+    for device, index in devices.items():
         held[device.process_index].update(np.arange(rows)[index].tolist())
     return {process: np.array(sorted(own)) for process, own in held.items()}
 

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -77,8 +78,8 @@ def write_dump(
     folder = output / DUMPS / f"step-{step}"
     folder.mkdir(parents=True, exist_ok=True)
     index, count = jax.process_index(), jax.process_count()
-    rows = {_ROWS: local_rows(config.data.batch_rows, mesh)}
-    np.savez(folder / f"batch-{index}-of-{count}.npz", **batch, **rows)
+    arrays: dict[str, Any] = {**batch, _ROWS: local_rows(config.data.batch_rows, mesh)}
+    np.savez(folder / f"batch-{index}-of-{count}.npz", **arrays)
     if index == 0:
         config.save(folder)
         values = {n: v if math.isfinite(v) else str(v) for n, v in metrics.items()}

@@ -46,7 +46,8 @@ def library_log(output: Path, index: int) -> Iterator[None]:
     handler = logging.FileHandler(library_log_of(output, index), delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     handler.setLevel(logging.WARNING)
-    handler.handleError = lambda record: None  # a full disk must not add another traceback
+    # A full disk must not add another traceback.
+    handler.handleError = lambda record: None  # type: ignore[method-assign]
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     before = [(logger, logger.handlers, logger.propagate) for logger in loggers]
     hook = threading.excepthook

@@ -16,7 +16,7 @@ from stts_jax.training.checkpointing.checkpoint_errors import (
     CheckpointError,
     writing,
 )
-from stts_jax.training.utilization import Throughput
+from stts_jax.training.flops import Throughput
 
 METRICS_FILE = "metrics.jsonl"
 _GROUP_NORM = "gradient_norm/"

@@ -24,8 +24,7 @@ from stts_jax.training.distributed import Agreement
 from stts_jax.training.nan_check import NanCheck, StartedStep
 from stts_jax.training.profile import Profile
 from stts_jax.training.reporting import Reporter
-from stts_jax.training.run_parts import TrainStep
-from stts_jax.training.step import TrainState
+from stts_jax.training.step import TrainState, TrainStep
 from stts_jax.training.stop import Stopped, StopRequest
 
 Evaluate = Callable[[VideoLanguageModel, int], Mapping[str, float]]

@@ -97,9 +97,9 @@ def _sharers(shape: Mapping[str, int]) -> int:
 
 
 def _model(config: Config, dump: Dump, mesh: Mesh, chosen: Path | None) -> VideoLanguageModel:
-    if chosen is not None or dump.checkpoint is not None:
-        folder = _existing(chosen or Path(dump.checkpoint))
-        return load_model(folder, config, mesh)[0]
+    checkpoint = chosen or dump.checkpoint
+    if checkpoint is not None:
+        return load_model(_existing(Path(checkpoint)), config, mesh)[0]
 
     # As the run made it: a scorer that the checkpoint lacks is initialised from the seed.
     def make(key: jax.Array) -> VideoLanguageModel:

@@ -13,10 +13,10 @@ from jax.experimental import multihost_utils
 
 from stts_jax.config import Config
 from stts_jax.training.clock import Clock, time_line
+from stts_jax.training.flops import Throughput
 from stts_jax.training.log import Console, MetricsLog, Window, log_line
 from stts_jax.training.plots import plot_training
 from stts_jax.training.trackers import Tracker, flat, make_trackers
-from stts_jax.training.utilization import Throughput
 
 
 class Reporter:

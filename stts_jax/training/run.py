@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
+from stts_jax.budget import Budget
 from stts_jax.config import Config
+from stts_jax.data.pipeline import training_batches
 from stts_jax.training.checkpointing.resume import (
     hold_run,
     resume_or_begin,
@@ -15,14 +21,35 @@ from stts_jax.training.checkpointing.resume import (
 from stts_jax.training.checkpointing.save import Checkpoints
 from stts_jax.training.clock import Clock
 from stts_jax.training.distributed import Agreement
+from stts_jax.training.flops import Throughput
 from stts_jax.training.library_output import library_log
 from stts_jax.training.loop import Evaluate, OnStep, RunResult, TrainingLoop
 from stts_jax.training.nan_check import NanCheck
+from stts_jax.training.plots import plot_training
 from stts_jax.training.profile import Profile
 from stts_jax.training.reporting import Reporter
-from stts_jax.training.run_parts import RunParts
+from stts_jax.training.run_mesh import run_mesh
+from stts_jax.training.step import TrainState, TrainStep, init_state, make_train_step
 from stts_jax.training.stop import StopRequest
-from stts_jax.training.utilization import Throughput
+
+
+@dataclass(frozen=True)
+class RunParts:
+    """The functions that make the parts of a run; tests hand in cheaper ones.
+
+    Attributes:
+      make_mesh: the devices that a setup is trained on, with the axes of its mesh.
+      open_data: opens one part of the data stream, see `training_batches`.
+      init_state: makes the state of a new run.
+      make_step: makes the training step of a setup.
+      plot: draws `loss.png` in the folder of a run.
+    """
+
+    make_mesh: Callable[[Config], Mesh] = run_mesh
+    open_data: Callable[..., Any] = training_batches
+    init_state: Callable[[Config, Mesh, jax.Array], TrainState] = init_state
+    make_step: Callable[[Config, Budget, Mesh], TrainStep] = make_train_step
+    plot: Callable[[Path], Any] = plot_training
 
 
 def train(
@@ -70,7 +97,8 @@ def train(
             init_from=init_from,
             resume=resume,
             data_dir=data_dir,
-            parts=parts,
+            open_data=parts.open_data,
+            init_state=parts.init_state,
         )
         train_step = parts.make_step(config, batches.budget, mesh)
         clock = Clock(progress.seconds)

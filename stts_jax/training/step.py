@@ -62,7 +62,8 @@ def abstract_state(config: Config, mesh: Mesh) -> TrainState:
 
     optimizer = jax.tree_util.tree_map_with_path(of_optimizer, shapes.optimizer)
     spikes = jax.tree.map(lambda _: replicated(mesh), shapes.spikes)
-    shardings = TrainState(model, optimizer, replicated(mesh), spikes)
+    step: Any = replicated(mesh)
+    shardings = TrainState(model, optimizer, step, spikes)
     return jax.tree.map(
         lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
         shapes,
@@ -113,10 +114,10 @@ def make_train_step(config: Config, budget: Budget, mesh: Mesh) -> TrainStep:
         state: TrainState, batch: dict[str, jax.Array], key: jax.Array
     ) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(key, state.step)
-        (total, metrics), gradients = loss_and_gradients(
+        (total, metrics), gradient = loss_and_gradients(
             config, budget, mesh, state.model, batch, step_key
         )
-        parameters, gradients = named_parameters(state.model), named_parameters(gradients)
+        parameters, gradients = named_parameters(state.model), named_parameters(gradient)
         groups = groups_of(parameters, config.train)
         optimizer = make_optimizer(config.train, groups)
         updates, moments = optimizer.update(gradients, state.optimizer, parameters)
@@ -170,9 +171,10 @@ def loss_and_gradients(
         model: VideoLanguageModel, rows: dict[str, jax.Array], part: jax.Array
     ) -> tuple[jax.Array, Metrics]:
         own_key = jax.random.fold_in(key, part) if parts > 1 else key
-        options = {"key": own_key, "train": True, "counted": counted}
         with on_mesh(mesh):
-            return loss_fn(model, rows, budget, config.train, **options)
+            return loss_fn(
+                model, rows, budget, config.train, key=own_key, train=True, counted=counted
+            )
 
     return value_and_summed_gradient(loss_of, model, batch, parts, mesh)
 

@@ -174,7 +174,7 @@ def open_arrays(folder: Path) -> dict[str, Any]:
     arrays = {name: array.result() for name, array in opened.items()}
     for name, array in arrays.items():
         # A block is read as a whole: one that is larger than its array may fill memory.
-        block = array.chunk_layout.read_chunk.shape
+        block: Any = array.chunk_layout.read_chunk.shape
         if any(side > max(1, size) for side, size in zip(block, array.shape, strict=True)):
             raise ValueError(f"the blocks of array '{name}' are {block}, larger than the array")
     return arrays

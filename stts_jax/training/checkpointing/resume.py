@@ -3,7 +3,7 @@
 The order, so that all that can be refused is refused before anything large is made or deleted:
 
 1. Hold the folder: make it, see that all processes share it, take its lock (`hold_run`).
-2. Refuse a batch that memory can't hold, a file where checkpoints go, a tracker that isn't there.
+2. Refuse a batch that memory can't hold, and a tracker that isn't installed.
 3. Move incomplete checkpoints that are newer than all complete ones to `OUTPUT/damaged`. If one
    is complete, the run is resumed; if all were damaged, it is refused.
 4. Compare the settings: a resumed run must have its model and the optimizer's arrays; the
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -51,7 +51,6 @@ from stts_jax.training.checkpointing.run_folder import (
     checkpoint_steps,
     find_checkpoint,
     incomplete_steps,
-    require_no_file_as_folder,
     require_shared,
     require_writable,
     save_config,
@@ -60,12 +59,12 @@ from stts_jax.training.checkpointing.save import Progress, require_room
 from stts_jax.training.checkpointing.settings_changes import (
     data_changes,
     require_same_run,
-    schedule_changes,
+    schedule_lines,
+    trained_with,
 )
 from stts_jax.training.clock import time_line
 from stts_jax.training.data_parts import DataParts
 from stts_jax.training.distributed import Agreement
-from stts_jax.training.run_parts import RunParts
 from stts_jax.training.step import TrainState, abstract_state
 from stts_jax.training.trackers import require_trackers
 
@@ -107,7 +106,8 @@ def resume_or_begin(
     init_from: Path | None,
     resume: bool,
     data_dir: Path | None,
-    parts: RunParts,
+    open_data: Callable[..., TrainingBatches],
+    init_state: Callable[[Config, Mesh, jax.Array], TrainState],
 ) -> tuple[TrainState, Progress, DataParts]:
     """Returns the state of a run, its progress, and its data at their position.
 
@@ -119,7 +119,8 @@ def resume_or_begin(
       init_from: folder of a run or checkpoint whose parameters a new run starts from.
       resume: go on from the newest checkpoint in `output`, if any; otherwise they are deleted.
       data_dir: of the procedural set.
-      parts: make the data and the state of a new run.
+      open_data: opens one part of the data stream, see `training_batches`.
+      init_state: makes the state of a new run.
 
     Raises:
       CheckpointError, ConfigError: in the cases of steps 2 to 6.
@@ -127,38 +128,45 @@ def resume_or_begin(
 
     def open_part(part: int, count: int) -> TrainingBatches:
         folder = {} if data_dir is None else {"folder": Path(data_dir)}
-        return parts.open_data(config, process_index=part, process_count=count, **folder)
+        return open_data(config, process_index=part, process_count=count, **folder)
 
-    _refuse_early(config, output)
+    # Step 2.
+    rows = -(-config.data.batch_rows // jax.process_count())
+    budget = row_budget(config.model, config.data)
+    require_batch_fits(budget, config.model, rows, "lower data.batch_rows or data.row_frames")
+    require_trackers(config)
+    # Steps 3 and 4.
     saved = None
     if resume and _has_complete_checkpoint(output):
         saved = require_same_run(config, output)
     elif init_from is not None:
         _require_apart(init_from, output)
+    # Step 5.
     abstract = abstract_state(config, mesh)
     require_room(output, abstract, config.train)
+    # Steps 6 to 8.
     if saved is not None:
         state, progress = _restore(output, abstract, init_from)
-        for line in schedule_changes(config, saved, progress):
+        before = trained_with(saved, progress)
+        for line in schedule_lines(config.train, before.train, progress.step):
             notice(line)
-        changes = data_changes(config, saved, progress)
+        changes = data_changes(config.data, before.data)
         batches = open_resumed_data(config, mesh, stack, open_part, progress.data, changes)
     else:
         batches = open_new_data(config, mesh, stack, open_part)
-        state = _initialize(config, mesh, init_from, parts)
+        with doing(f"making the parameters on {_devices(mesh)}", notice):
+            key = key_of_seed(config.train.seed)
+            state = jax.block_until_ready(init_state(config, mesh, key))
+        if init_from is not None:
+            model = initialize_from(state.model, init_from, notice)
+            state = dataclasses.replace(state, model=model)
+            notice(f"starting from the parameters in '{init_from}'")
         _delete_checkpoints(output)
         progress = Progress(step=0, seconds={}, data=[])
+    # Step 9.
     if is_first():
         save_config(config, output)
     return state, progress, batches
-
-
-def _refuse_early(config: Config, output: Path) -> None:
-    rows = -(-config.data.batch_rows // jax.process_count())
-    budget = row_budget(config.model, config.data)
-    require_batch_fits(budget, config.model, rows, "lower data.batch_rows or data.row_frames")
-    require_no_file_as_folder(output)
-    require_trackers(config)
 
 
 def _has_complete_checkpoint(output: Path) -> bool:
@@ -192,20 +200,9 @@ def _restore(
     return state, progress
 
 
-def _initialize(config: Config, mesh: Mesh, init_from: Path | None, parts: RunParts) -> TrainState:
-    devices = f"{mesh.size} device{'s' if mesh.size > 1 else ''}"
-    with doing(f"making the parameters on {devices} ({_device_kind(mesh)})", notice):
-        state = jax.block_until_ready(
-            parts.init_state(config, mesh, key_of_seed(config.train.seed))
-        )
-    if init_from is not None:
-        state = dataclasses.replace(state, model=initialize_from(state.model, init_from, notice))
-        notice(f"starting from the parameters in '{init_from}'")
-    return state
-
-
-def _device_kind(mesh: Mesh) -> str:
-    return mesh.devices.flat[0].device_kind
+def _devices(mesh: Mesh) -> str:
+    kind = mesh.devices.flat[0].device_kind
+    return f"{mesh.size} device{'s' if mesh.size > 1 else ''} ({kind})"
 
 
 def _delete_checkpoints(output: Path) -> None:

@@ -122,6 +122,12 @@ def save_config(config: Config, output: Path) -> None:
 
 def require_writable(output: Path) -> None:
     """Makes the folder of a run; raises a `CheckpointError` if nothing can be written there."""
+    checkpoints = output / CHECKPOINTS
+    if checkpoints.exists() and not checkpoints.is_dir():
+        raise CheckpointError(
+            f"'{checkpoints}' is a file, but checkpoints go into a folder of that name; move it "
+            "away or choose another --output"
+        )
     try:
         output.mkdir(parents=True, exist_ok=True)
         # Without a name: several processes try at the same time.
@@ -165,16 +171,6 @@ def _appears(file: Path) -> bool:
             return False
         time.sleep(0.1)
     return True
-
-
-def require_no_file_as_folder(output: Path) -> None:
-    """Raises a `CheckpointError` if there is a file in the place of the checkpoints' folder."""
-    folder = output / CHECKPOINTS
-    if folder.exists() and not folder.is_dir():
-        raise CheckpointError(
-            f"'{folder}' is a file, but checkpoints go into a folder of that name; move it away or "
-            "choose another --output"
-        )
 
 
 def checkpoint_steps(output: Path) -> list[int]:

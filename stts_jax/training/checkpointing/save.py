@@ -234,13 +234,10 @@ def require_room(output: Path, state: TrainState, config: TrainConfig) -> None:
 def _most_at_once(config: TrainConfig) -> int:
     """Returns how many checkpoints exist at most: the oldest goes after the next is written."""
     kept = config.keep_checkpoints + bool(config.keep_best and config.evaluate_every)
-    saves = sum(config.steps // every for every in _save_intervals(config)) + 1
+    # What is evaluated is saved before.
+    intervals = (config.save_every, config.evaluate_every)
+    saves = sum(config.steps // every for every in intervals if every) + 1
     return min(kept + 1, saves)
-
-
-def _save_intervals(config: TrainConfig) -> list[int]:
-    """Returns the steps between saves; a save comes before each evaluation."""
-    return [every for every in (config.save_every, config.evaluate_every) if every]
 
 
 def parts_of(state: TrainState) -> dict[str, dict[str, Any]]:

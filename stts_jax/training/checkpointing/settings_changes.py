@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stts_jax.config import Config, TrainConfig, replace
+from stts_jax.config import Config, DataConfig, TrainConfig, replace
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
 from stts_jax.training.checkpointing.run_folder import config_of
 from stts_jax.training.checkpointing.save import Progress
@@ -55,21 +55,19 @@ def require_same_run(config: Config, output: Path) -> Config:
     return saved
 
 
-def schedule_changes(config: Config, saved: Config, progress: Progress) -> Iterator[str]:
-    """Yields a line on what changes in the updates of a run; nothing if nothing does.
+def trained_with(saved: Config, progress: Progress) -> Config:
+    """Returns the config that a checkpoint was trained with.
 
     Args:
-      config: of the run from now on.
-      saved: in the folder of the run.
-      progress: of the checkpoint, which has the settings it was trained with, if it is not old.
+      saved: `config.json` of the run, which may be newer than the checkpoint.
+      progress: of the checkpoint; an old one has no settings, and `saved` is taken.
     """
-    settings = progress.train_settings
-    before = saved.train if settings is None else replace(saved, {"train": settings}).train
-    yield from schedule_lines(config.train, before, progress.step)
+    settings = {"data": progress.data_settings, "train": progress.train_settings}
+    return replace(saved, {name: own for name, own in settings.items() if own is not None})
 
 
 def schedule_lines(config: TrainConfig, saved: TrainConfig, step: int) -> Iterator[str]:
-    """Yields the lines of `schedule_changes`, for settings of training.
+    """Yields a line on what changes in the updates of a run; nothing if nothing does.
 
     Args:
       config: from now on.
@@ -98,17 +96,9 @@ def schedule_lines(config: TrainConfig, saved: TrainConfig, step: int) -> Iterat
         yield f"settings of training change from step {step + 1} on: {', '.join(changed)}"
 
 
-def data_changes(config: Config, saved: Config, progress: Progress) -> list[str]:
-    """Returns the settings of the data that change their order or content, with both values.
-
-    Args:
-      config: of the run from now on.
-      saved: in the folder of the run.
-      progress: of the checkpoint, which has the settings its data were read with, if it is not old.
-    """
-    settings = progress.data_settings
-    before = saved.data if settings is None else replace(saved, {"data": settings}).data
-    return _differing(config.data, before, "data", _FREE_DATA_KEYS)
+def data_changes(config: DataConfig, saved: DataConfig) -> list[str]:
+    """Returns `KEY=new (saved: old)` for each setting that changes the order or content of data."""
+    return _differing(config, saved, "data", _FREE_DATA_KEYS)
 
 
 def _changed_rates(config: TrainConfig, saved: TrainConfig, step: int) -> str:
