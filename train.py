@@ -21,7 +21,7 @@ from stts_jax.evaluation.runner import evaluate_questions, read_questions
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.processes import first_then_others, notice
 from stts_jax.terminal import doing
-from stts_jax.training.checkpointing.run_tokenizer import with_tokenizer_of_start
+from stts_jax.training.checkpointing.run_tokenizer import with_checkpoint_tokenizer
 from stts_jax.training.distributed import join_processes
 from stts_jax.training.library_output import keep_native_log, native_log_of
 from stts_jax.training.loop import Evaluate, RunResult
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         start = options.init_from
         if start is not None:
             start = first_then_others(lambda: local_checkpoint(options.init_from))
-        config = with_tokenizer_of_start(
+        config = with_checkpoint_tokenizer(
             config, options.output, init_from=start, resume=not options.no_resume, notice=notice
         )
         result = train(

@@ -11,7 +11,7 @@ import train
 from stts_jax.config import Config, load_config, replace
 from stts_jax.data.text.tokenizer import TINY_FILE
 from stts_jax.training.checkpointing.run_folder import config_of, save_config
-from stts_jax.training.checkpointing.run_tokenizer import with_tokenizer_of_start
+from stts_jax.training.checkpointing.run_tokenizer import with_checkpoint_tokenizer
 
 SETUP = load_config("molmo2_4b_stts_50")
 
@@ -63,7 +63,7 @@ def test_a_published_setup_takes_the_tokenizer_of_the_checkpoint_it_starts_from(
 
 
 def taken(output: Path, init_from: Path | None, *, resume: bool = True) -> str:
-    found = with_tokenizer_of_start(SETUP, output, init_from=init_from, resume=resume)
+    found = with_checkpoint_tokenizer(SETUP, output, init_from=init_from, resume=resume)
     return found.data.tokenizer
 
 

@@ -130,19 +130,19 @@ def test_sigint_saves_too(launcher, tmp_path):
 
 
 def test_a_signal_that_comes_while_the_others_are_asked_is_not_forgotten():
-    told = []
+    sent = []
 
     class Others:
-        def told(self, key):
+        def received(self, key):
             signal.raise_signal(signal.SIGTERM)
 
-        def tell(self, key, value):
-            told.append(value)
+        def send(self, key, value):
+            sent.append(value)
 
     with StopRequest(Others()) as stop:
         stop.exchange()
         assert stop.exchange() and stop.reason == "SIGTERM"
-    assert told == ["SIGTERM"]
+    assert sent == ["SIGTERM"]
 
 
 @pytest.mark.parametrize("index", [0, 1])

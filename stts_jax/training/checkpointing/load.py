@@ -145,7 +145,7 @@ def require_match(wanted: Mapping[str, Any], saved: Mapping[str, Any], folder: P
         for name, array in wanted.items()
         if name in saved and tuple(saved[name].shape) != tuple(array.shape)
     ]
-    problems += [f"{shorten(name)} is too much" for name in saved if name not in wanted]
+    problems += [f"{shorten(name)} is unexpected" for name in saved if name not in wanted]
     if problems:
         more = len(problems) - _LISTED
         raise CheckpointError(

@@ -29,7 +29,7 @@ from stts_jax.training.checkpointing.run_folder import (
     incomplete_steps,
     require_sound,
 )
-from stts_jax.training.checkpointing.save import OPTIMIZER, SPIKES, Progress, parts_of
+from stts_jax.training.checkpointing.save import OPTIMIZER, SPIKES, Progress, checkpointables_of
 from stts_jax.training.step import TrainState
 
 DAMAGED = "damaged"
@@ -107,7 +107,7 @@ def _restore(folder: Path, step: int, abstract: TrainState) -> tuple[TrainState,
     # Checked here since Orbax doesn't say why this file, or a part's metadata, can't be read.
     require_sound(folder)
     saved = ocp.checkpointables_metadata(folder)
-    wanted = parts_of(abstract)
+    wanted = checkpointables_of(abstract)
     initial = {}
     if abstract.spikes is not None and not (folder / SPIKES).is_dir():
         # The run began without `train.skip_loss_spikes`: its means start now.

@@ -16,7 +16,7 @@ TINY = "tiny"
 TOKENIZER = "tokenizer.json"
 
 
-def with_tokenizer_of_start(
+def with_checkpoint_tokenizer(
     config: Config,
     output: Path,
     *,

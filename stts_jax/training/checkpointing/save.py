@@ -119,7 +119,7 @@ class Checkpoints:
         with self._explained():
             self._checkpointer.save_checkpointables_async(
                 step,
-                parts_of(state),
+                checkpointables_of(state),
                 force=True,
                 overwrite=True,
                 custom_metadata=dataclasses.asdict(progress),
@@ -240,7 +240,7 @@ def _most_at_once(config: TrainConfig) -> int:
     return min(kept + 1, saves)
 
 
-def parts_of(state: TrainState) -> dict[str, dict[str, Any]]:
+def checkpointables_of(state: TrainState) -> dict[str, dict[str, Any]]:
     """Returns the arrays of a state by part of the checkpoint and dotted name."""
     parts = {
         MODEL: named_parameters(state.model),
