@@ -155,21 +155,7 @@ def row_budget(model: ModelConfig, data: DataConfig) -> Budget:
 def batch_arrays(
     budget: Budget, model: ModelConfig, rows: int
 ) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Returns shape and dtype of every array of a batch: the contract of pipeline and model.
-
-    - images (B, T, N, patch_dim): pixels, 0 in padding frames.
-    - num_images (B, M): frames of each example in row order, -1 where there is none.
-    - multimodal_type (B, M): `MultimodalType` of each example, -1 where there is none.
-    - token_pooling (B, V before, G): for each `<im_patch>` token of the row in order, the patches
-      it pools, as `frame * N + patch` in the row; -1 is an empty entry, padding rows are all -1.
-    - input_ids (B, L before): -1 is padding.
-    - labels (B, L before): the next token, already shifted.
-    - loss_masks (B, L before): weight of each position's loss.
-    - position_ids (B, L before): rotary positions.
-    - subsegment_ids (B, L before): a query sees a key only if its id is at most the key's
-      (docs/reference.md#fusion-and-mask); `EXAMPLE_SUBSEGMENT_INCREMENT` more for
-      each further example of the row.
-    """
+    """Returns shape and dtype of every array of a batch by name: the fields of `Batch`."""
     entries = max(model.prune.pooling, model.connector.image_pooling) ** 2
     tokens = (rows, budget.tokens_before)
     examples = (rows, budget.examples)

@@ -6,10 +6,10 @@ from functools import cache
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from arbitrary_models import arbitrary_model
 from random_batches import IMAGE, MULTI_IMAGE, TEXT, VIDEO, random_batch
 
+from stts_jax.batch import Batch
 from stts_jax.budget import Budget
 from stts_jax.config import ConnectorConfig, LlmConfig, ModelConfig, PruneConfig, VitConfig, replace
 from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
@@ -81,15 +81,15 @@ def small_model(config: ModelConfig = SMALL) -> VideoLanguageModel:
 
 
 @cache
-def numpy_rows(config: ModelConfig = SMALL, seed: int = 0, **options) -> dict[str, np.ndarray]:
+def numpy_rows(config: ModelConfig = SMALL, seed: int = 0, **options) -> Batch:
     options.setdefault("kinds", ALL_KINDS)
     return random_batch(config, BUDGET, ROWS, seed, **options)
 
 
-def rows(config: ModelConfig = SMALL, seed: int = 0, **options) -> dict[str, jax.Array]:
+def rows(config: ModelConfig = SMALL, seed: int = 0, **options) -> Batch:
     """A batch of `ROWS` rows of `BUDGET`: videos, images and text packed together."""
     return on_device(numpy_rows(config, seed, **options))
 
 
-def on_device(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    return {name: jnp.asarray(array) for name, array in batch.items()}
+def on_device(batch: Batch) -> Batch:
+    return jax.tree.map(jnp.asarray, batch)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from stts_jax.batch import TextRows
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.training.loss import token_loss
 
@@ -17,8 +18,8 @@ PACKINGS = ("stream", "first_fit")
 Z_LOSS = 1e-4
 
 
-def total_loss(model: Any, hidden: jax.Array, text: Any, auxiliary: jax.Array) -> jax.Array:
-    sums = token_loss(hidden, text["labels"], text["loss_masks"], model.llm.logits, Z_LOSS)
+def total_loss(model: Any, hidden: jax.Array, text: TextRows, auxiliary: jax.Array) -> jax.Array:
+    sums = token_loss(hidden, text.labels, text.loss_masks, model.llm.logits, Z_LOSS)
     return (sums["cross_entropy"] + sums["z_loss"]) / jnp.maximum(sums["weight"], 1e-6) + auxiliary
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from stts_jax.batch import Batch
 from stts_jax.budget import Budget, MultimodalType
 from stts_jax.config import ModelConfig
 from stts_jax.data.images.image import pooling_index
@@ -24,8 +25,8 @@ def random_batch(
     *,
     max_frames: int | None = None,
     empty_rows: int = 0,
-) -> dict[str, np.ndarray]:
-    """A batch of the arrays of `budget.batch_arrays`, the same for the same arguments.
+) -> Batch:
+    """A batch, the same for the same arguments.
 
     Each row is filled with examples of random kinds and lengths until the next one doesn't fit;
     the rest is padding. The last `empty_rows` rows are padding only.

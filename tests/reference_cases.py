@@ -21,6 +21,7 @@ from safetensors.numpy import load_file
 from convert.fields import Fields
 from convert.names import Name, name_table
 from convert.reference_config import prune_config, vit_config
+from stts_jax.batch import TEXT_FIELDS, Batch
 from stts_jax.budget import Budget, tokens_to_prune
 from stts_jax.config import ModelConfig, replace
 from stts_jax.model.video_language_model import FusedRows, VideoLanguageModel, token_scorer
@@ -143,6 +144,14 @@ def exact_budget(case: Mapping[str, np.ndarray], config: ModelConfig) -> Budget:
     )
 
 
+def recorded_batch(arrays: Mapping[str, np.ndarray]) -> Batch:
+    """The batch of a recorded case; the fields that it lacks hold nothing."""
+    rows = len(arrays["images"])
+    nothing = dict.fromkeys(TEXT_FIELDS, np.zeros((rows, 0), np.int32))
+    nothing["token_pooling"] = np.zeros((rows, 0, 1), np.int32)
+    return jax.tree.map(jnp.asarray, Batch.from_arrays({**nothing, **arrays}))
+
+
 PADDING = {"num_images": -1, "multimodal_type": -1, "token_pooling": -1, "input_ids": -1}
 
 
@@ -151,32 +160,32 @@ def same_sizes(
     names: Iterable[str],
     others: Iterable[Path],
     config: ModelConfig,
-) -> tuple[dict[str, jax.Array], Budget]:
+) -> tuple[Batch, Budget]:
     """Pads a case to sizes that hold all of `others` too, so that one program serves them all.
 
     Returns:
-      Its arrays of these names, and the budget of all.
+      The batch of its arrays of these names, and the budget of all.
     """
     loaded = [case, *map(load, others)]
     budgets = [exact_budget(other, config) for other in loaded]
     sizes = {f.name: max(getattr(b, f.name) for b in budgets) for f in fields(Budget)}
 
-    def padded(name: str) -> jax.Array:
+    def padded(name: str) -> np.ndarray:
         shapes = [other[name].shape for other in loaded if name in other]
         widths = [(0, max(n) - own) for own, *n in zip(case[name].shape, *shapes, strict=True)]
-        return jnp.asarray(np.pad(case[name], widths, constant_values=PADDING.get(name, 0)))
+        return np.pad(case[name], widths, constant_values=PADDING.get(name, 0))
 
-    return {name: padded(name) for name in names if name in case}, Budget(**sizes)
+    return recorded_batch({name: padded(name) for name in names if name in case}), Budget(**sizes)
 
 
 @partial(jax.jit, static_argnums=(2, 3))
 def _encode(
-    module: dict[str, Any], batch: dict[str, jax.Array], budget: Budget, config: ModelConfig
+    module: dict[str, Any], batch: Batch, budget: Budget, config: ModelConfig
 ) -> tuple[VisionOutput, jax.Array]:
     output = encode(
         module["vit"],
         module.get("scorer"),
-        batch["images"],
+        batch.images,
         frames_of(batch, config),
         budget,
         config,
@@ -237,7 +246,7 @@ def _without_padding(output: VisionOutput, rows: int, frames: int) -> Any:
 
 def visual_features(model: VideoLanguageModel, rows: FusedRows) -> np.ndarray:
     """(kept, d) of all rows in order: what was added to the embeddings of visual tokens."""
-    ids, token = rows.text["input_ids"], model.config.llm.special_token("<im_patch>")
+    ids, token = rows.text.input_ids, model.config.llm.special_token("<im_patch>")
     added = rows.embeddings - model.llm.embed(ids, model.dtype)
     return np.asarray(added)[np.asarray(ids) == token]
 

@@ -50,11 +50,11 @@ def test_the_row_fits_its_budget():
     config = small_config(0.5)
     budget = bench_budget(config, 4)
     batch = bench_batch(config, budget)
-    for name, (shape, dtype) in batch_arrays(budget, config.model, 1).items():
-        assert batch[name].shape == shape and batch[name].dtype == dtype, name
+    contract = batch_arrays(budget, config.model, 1)
+    assert {k: (v.shape, v.dtype) for k, v in batch.to_arrays().items()} == contract
     patch = config.model.llm.special_token("<im_patch>")
-    assert (batch["input_ids"] == patch).sum() == budget.visual_before
-    pooled = batch["token_pooling"]
+    assert (batch.text.input_ids == patch).sum() == budget.visual_before
+    pooled = batch.token_pooling
     assert len(np.unique(pooled)) == pooled.size == 4 * config.model.vit.patches
 
 
@@ -137,15 +137,15 @@ def test_unequal_prompts_go_from_full_to_half_length_in_even_steps():
     config = small_config(0.5)
     budget = bench_budget(config, 15)
     batch = unequal_prompts(config, budget, 8)
-    assert batch["num_images"].ravel().tolist() == [15, 14, 13, 12, 11, 10, 9, 8]
-    lengths = (batch["input_ids"] >= 0).sum(1)
+    assert batch.num_images.ravel().tolist() == [15, 14, 13, 12, 11, 10, 9, 8]
+    lengths = (batch.text.input_ids >= 0).sum(1)
     assert lengths[0] == budget.tokens_before
     assert lengths[-1] / lengths[0] == pytest.approx(0.52, abs=0.02)
     assert (np.diff(lengths) < 0).all() and np.ptp(np.diff(lengths)) <= 1
     patch = config.model.llm.special_token("<im_patch>")
-    visual = (batch["input_ids"] == patch).sum(1)
-    np.testing.assert_array_equal(visual, (batch["token_pooling"] >= 0).any(-1).sum(1))
-    np.testing.assert_array_equal(visual, 9 * batch["num_images"].ravel())
+    visual = (batch.text.input_ids == patch).sum(1)
+    np.testing.assert_array_equal(visual, (batch.token_pooling >= 0).any(-1).sum(1))
+    np.testing.assert_array_equal(visual, 9 * batch.num_images.ravel())
 
 
 def test_prompts_are_as_long_in_the_llm_as_is_said():
@@ -153,7 +153,7 @@ def test_prompts_are_as_long_in_the_llm_as_is_said():
     budget = bench_budget(config, 15)
     lengths = prompt_tokens(config, budget, 8)
     assert lengths[0] == budget.tokens
-    batch = {k: jnp.asarray(v) for k, v in unequal_prompts(config, budget, 8).items()}
+    batch = jax.tree.map(jnp.asarray, unequal_prompts(config, budget, 8))
     model = arbitrary_model(config.model)
     fused = jax.jit(lambda model: model.fuse(batch, budget, jax.random.key(0)))(model)
     assert fused.tokens.valid.sum(1).tolist() == lengths
@@ -191,7 +191,7 @@ def test_selection_is_measured_there_and_back():
     """Gradients come back to the patches that were kept, and to every projected token."""
     config = small_config(0.5)
     budget = bench_budget(config, 4)
-    batch = {name: jnp.asarray(array) for name, array in bench_batch(config, budget).items()}
+    batch = jax.tree.map(jnp.asarray, bench_batch(config, budget))
     inputs = selection_inputs(config, budget, batch, jnp.dtype("float32"))
     (there, features, at_places), (to_patches, to_projected), *_ = jax.jit(
         partial(selection, config, budget)
@@ -253,7 +253,7 @@ def test_the_peer_has_our_logits_and_is_raced(tmp_path):
     budget = bench_budget(config, 2)
     batch = bench_batch(config, budget)
     model = VideoLanguageModel(config.model, key=jax.random.key(0))
-    hidden, _ = model({k: jnp.asarray(v) for k, v in batch.items()}, budget, key=jax.random.key(0))
+    hidden, _ = model(jax.tree.map(jnp.asarray, batch), budget, key=jax.random.key(0))
     theirs = Peer(model, config, batch).logits()[..., : config.model.llm.vocab_size]
     np.testing.assert_allclose(model.llm.logits(hidden), theirs, atol=2e-5)
     main(["--small", "--peer", "--frames", "2", "--rounds", "1", "--output", str(tmp_path)])

@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 
 import grain
+import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -63,8 +64,8 @@ def packed(count, budget=BUDGET):
 
 
 def numbers_in(row):
-    starts = np.flatnonzero(row["position_ids"] == 0)
-    return row["input_ids"][starts].tolist()
+    starts = np.flatnonzero(row.text.position_ids == 0)
+    return row.text.input_ids[starts].tolist()
 
 
 # ----------------------------------------------------------------------------------------- rows
@@ -75,7 +76,7 @@ def test_every_example_is_in_one_row_and_rows_are_what_the_budget_says():
     assert sorted(n for row in rows for n in numbers_in(row)) == list(range(100))
     contract = {k: (s[1:], d) for k, (s, d) in batch_arrays(BUDGET, MODEL, 1).items()}
     for row in rows:
-        assert {k: (v.shape, v.dtype) for k, v in row.items()} == contract
+        assert {k: (v.shape, v.dtype) for k, v in row.to_arrays().items()} == contract
 
 
 def test_no_budget_of_a_row_is_exceeded():
@@ -86,7 +87,7 @@ def test_no_budget_of_a_row_is_exceeded():
 
 def test_rows_mix_videos_pictures_and_texts():
     rows = packed(200)
-    assert any(len(set(row["multimodal_type"].tolist()) - {-1}) == 3 for row in rows)
+    assert any(len(set(row.multimodal_type.tolist()) - {-1}) == 3 for row in rows)
 
 
 def test_a_row_of_one_example_takes_them_as_they_come():
@@ -179,8 +180,7 @@ def batches(workers=0, part=0, parts=1):
 
 
 def assert_same(found, expected):
-    for name, array in expected.items():
-        np.testing.assert_array_equal(found[name], array, err_msg=name)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 @pytest.mark.parametrize("seen", [0, 1, 9])
@@ -231,7 +231,7 @@ def test_parts_of_a_stream_share_its_examples():
     seen = []
     for part in range(3):
         stream = batches(part=part, parts=3)
-        rows = [row for _ in range(4) for row in next(stream)["input_ids"]]
+        rows = [row for _ in range(4) for row in next(stream).text.input_ids]
         seen.append({int(n) for row in rows for n in row if n >= 2 and n != PATCH})
         stream.close()
     assert not seen[0] & seen[1] and not seen[1] & seen[2] and not seen[0] & seen[2]

@@ -132,14 +132,14 @@ def test_data_parity_row_from_order_to_pixels(batch, place, members, report_erro
     row = pack_row(examples, budget_for(recorded, batch, len(members)), MODEL)
     tokens = sum(len(example["input_ids"]) for example in examples)
     for name in ("input_ids", "labels", "position_ids"):
-        np.testing.assert_array_equal(row[name], recorded[name], err_msg=name)
-    check_pooling(row["token_pooling"], recorded["token_pooling"])
-    check_weights(row["loss_masks"][:tokens], recorded["loss_masks"][:tokens], report_error)
+        np.testing.assert_array_equal(getattr(row.text, name), recorded[name], err_msg=name)
+    check_pooling(row.token_pooling, recorded["token_pooling"])
+    check_weights(row.text.loss_masks[:tokens], recorded["loss_masks"][:tokens], report_error)
     segments = ARRAYS.get(f"{batch['tag']}_{batch['batch']}_subsegment_ids")
     if segments is not None:
-        assert_same_visibility(row["subsegment_ids"][:tokens], segments[place][:tokens])
-        assert (row["subsegment_ids"][tokens:] == -1).all()
-    check_pixels(row["images"], batch["images_sum_per_crop"][place], report_error)
+        assert_same_visibility(row.text.subsegment_ids[:tokens], segments[place][:tokens])
+        assert (row.text.subsegment_ids[tokens:] == -1).all()
+    check_pixels(row.images, batch["images_sum_per_crop"][place], report_error)
 
 
 def budget_for(recorded, batch, examples):

@@ -168,21 +168,22 @@ def test_data_parity_row_of_a_pack(case):
         ("position_ids", "position_ids"),
         ("loss_masks", "loss_masks"),
     ):
-        np.testing.assert_array_equal(row[name][:length], out[theirs], err_msg=name)
+        found = getattr(row.text, name)
+        np.testing.assert_array_equal(found[:length], out[theirs], err_msg=name)
         empty = 0 if name == "loss_masks" else -1
-        assert (row[name][length:] == empty).all(), name
-    assert_same_visibility(row["subsegment_ids"][:length], out["subsegment_ids"])
-    assert (row["subsegment_ids"][length:] == -1).all()
-    np.testing.assert_array_equal(row["token_pooling"][:visual], pooling)
-    assert (row["token_pooling"][visual:] == -1).all()
+        assert (found[length:] == empty).all(), name
+    assert_same_visibility(row.text.subsegment_ids[:length], out["subsegment_ids"])
+    assert (row.text.subsegment_ids[length:] == -1).all()
+    np.testing.assert_array_equal(row.token_pooling[:visual], pooling)
+    assert (row.token_pooling[visual:] == -1).all()
     if out.get("images", np.zeros(0, np.uint8)).dtype == np.uint8:
-        np.testing.assert_array_equal(row["images"][:frames], out.get("images", row["images"][:0]))
-        assert not row["images"][frames:].any()
+        np.testing.assert_array_equal(row.images[:frames], out.get("images", row.images[:0]))
+        assert not row.images[frames:].any()
 
-    assert row["num_images"].tolist() == [count(m, "images") for m in members] + [-1] * PAD
-    first_patches = (np.cumsum(row["num_images"]) - row["num_images"])[: case["n"]]
+    assert row.num_images.tolist() == [count(m, "images") for m in members] + [-1] * PAD
+    first_patches = (np.cumsum(row.num_images) - row.num_images)[: case["n"]]
     first_patches = first_patches * model_for(members, slots).vit.patches
-    has_images = row["num_images"][: case["n"]] > 0
+    has_images = row.num_images[: case["n"]] > 0
     np.testing.assert_array_equal(np.where(has_images, first_patches, -1), out["offset"])
 
 
@@ -226,10 +227,10 @@ def test_data_parity_batch_of_a_collator(case):
             batch_of(case, members)
         return
     out, batch = arrays_at(f"collator__{case['name']}__out__"), batch_of(case, members)
-    real = batch["input_ids"] != -1
+    real = batch.text.input_ids != -1
     for name in ("input_ids", "labels", "position_ids"):
-        np.testing.assert_array_equal(batch[name], out[name], err_msg=name)
-    np.testing.assert_array_equal(batch["loss_masks"], np.where(real, out["loss_masks"], 0))
+        np.testing.assert_array_equal(getattr(batch.text, name), out[name], err_msg=name)
+    np.testing.assert_array_equal(batch.text.loss_masks, np.where(real, out["loss_masks"], 0))
     assert (out["loss_masks"][~real] == -1).all()
     assert_same_segments(batch, out, members)
     assert_same_pixels(batch, out, members)
@@ -240,18 +241,18 @@ def assert_same_segments(batch, out, members):
     recorded = out.get("subsegment_ids", np.zeros_like(out["input_ids"]))
     for row, member in enumerate(members):
         tokens = len(member["input_tokens"])
-        found = batch["subsegment_ids"][row]
+        found = batch.text.subsegment_ids[row]
         assert_same_visibility(found[:tokens], recorded[row, :tokens])
         assert (found[tokens:] == -1).all()
 
 
 def assert_same_pixels(batch, out, members):
     if not any("images" in member for member in members):
-        assert not batch["images"].any() and (batch["token_pooling"] == -1).all()
+        assert not batch.images.any() and (batch.token_pooling == -1).all()
         return
-    np.testing.assert_array_equal(batch["token_pooling"], out["token_pooling"])
+    np.testing.assert_array_equal(batch.token_pooling, out["token_pooling"])
     if out["images"].dtype == np.uint8:
-        np.testing.assert_array_equal(batch["images"], out["images"])
+        np.testing.assert_array_equal(batch.images, out["images"])
 
 
 # ------------------------------------------------------------------------------------------- order

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import av
 import grain
+import jax
 import numpy as np
 import pytest
 from deadly_worker import length_or_death
@@ -200,8 +201,8 @@ def test_batches_are_what_the_contract_says(folder):
     with training_batches(config) as batches:
         batch = next(batches)
         contract = batch_arrays(batches.budget, config.model, 4)
-    assert {k: (v.shape, v.dtype) for k, v in batch.items()} == contract
-    assert (batch["num_images"] == 8).all() and (batch["loss_masks"] > 0).any(1).all()
+    assert {k: (v.shape, v.dtype) for k, v in batch.to_arrays().items()} == contract
+    assert (batch.num_images == 8).all() and (batch.text.loss_masks > 0).any(1).all()
 
 
 def test_the_stream_goes_on_where_it_was_saved(folder):
@@ -215,9 +216,7 @@ def test_the_stream_goes_on_where_it_was_saved(folder):
         with training_batches(config) as batches:
             batches.set_state(state)
             for batch in expected:
-                found = next(batches)
-                for name, array in batch.items():
-                    np.testing.assert_array_equal(array, found[name], err_msg=name)
+                jax.tree.map(np.testing.assert_array_equal, batch, next(batches))
 
 
 def test_a_place_without_fingerprints_is_gone_on_from(folder):
@@ -229,7 +228,7 @@ def test_a_place_without_fingerprints_is_gone_on_from(folder):
     with training_batches(config_for(folder)) as batches:
         assert changed_sources(batches.get_state(), older) == []
         batches.set_state(older)
-        assert (next(batches)["input_ids"] == expected["input_ids"]).all()
+        assert (next(batches).text.input_ids == expected.text.input_ids).all()
 
 
 def test_a_file_of_other_content_is_noticed_and_a_copy_is_not(folder, tmp_path):
@@ -252,8 +251,8 @@ def test_short_videos_fill_a_row_together(folder):
     )  # fmt: skip
     with training_batches(config) as batches:
         batch = next(batches)
-    assert (batch["num_images"] == 4).all()
-    assert set(np.unique(batch["subsegment_ids"] // 100000)) == {-1, 0, 1, 2}
+    assert (batch.num_images == 4).all()
+    assert set(np.unique(batch.text.subsegment_ids // 100000)) == {-1, 0, 1, 2}
 
 
 def test_rows_are_counted_as_they_are_handed_over(folder):
@@ -261,13 +260,13 @@ def test_rows_are_counted_as_they_are_handed_over(folder):
         found = [next(batches) for _ in range(3)]
         rates = batches.fill_rates
     assert rates.rows == 12
-    used = sum((batch["num_images"].clip(0)).sum() for batch in found)
+    used = sum((batch.num_images.clip(0)).sum() for batch in found)
     assert rates.as_dict()["frames"] == used / (12 * rates.budget.frames)
 
 
 def test_epochs_see_every_example_once_in_a_new_order(folder):
     def seen(batch):
-        return [row.tobytes() for row in batch["images"]]
+        return [row.tobytes() for row in batch.images]
 
     config = config_for(folder)
     with training_batches(config) as batches:
@@ -282,7 +281,7 @@ def test_processes_share_the_examples(folder):
     seen = []
     for index in range(2):
         with training_batches(config, process_index=index, process_count=2) as batches:
-            seen.append([r.tobytes() for _ in range(6) for r in next(batches)["images"]])
+            seen.append([r.tobytes() for _ in range(6) for r in next(batches).images])
     assert len(seen[0]) == 12 and len(set(seen[0]) | set(seen[1])) == 24
     with pytest.raises(ConfigError, match="not a multiple of the 3 processes"):
         training_batches(config, process_count=3)
@@ -293,7 +292,7 @@ def test_worker_processes_make_batches_too(folder):
         with_workers = next(batches)
     with training_batches(config_for(folder)) as batches:
         without = next(batches)
-    assert all((with_workers[name] == without[name]).all() for name in without)
+    jax.tree.map(np.testing.assert_array_equal, with_workers, without)
 
 
 def broken_copy(folder, target, count):
@@ -379,7 +378,7 @@ def test_a_line_that_is_too_long_costs_itself_alone(folder, tmp_path, caplog):
         batch = next(batches)
         assert list(batches.bad.reasons) == ["long.jsonl:4"]
     # Four branches and the trunk that they share.
-    assert len(set(batch["subsegment_ids"].ravel().tolist()) - {-1}) == 5
+    assert len(set(batch.text.subsegment_ids.ravel().tolist()) - {-1}) == 5
     assert re.search(r"skipping long.jsonl:4: it has \d+ tokens.* raise data.row_text", caplog.text)
 
 
@@ -433,9 +432,9 @@ def test_prompts_come_one_a_row_with_the_rest_of_the_batch_empty(folder):
     assert all(text in p.text for text, p in zip(asked, batches[0][1], strict=False))
     for batch, _, budget in batches:
         contract = batch_arrays(budget, config.model, 4)
-        assert {k: (v.shape, v.dtype) for k, v in batch.items()} == contract
+        assert {k: (v.shape, v.dtype) for k, v in batch.to_arrays().items()} == contract
         assert budget.text % 64 == 0
-    assert (batches[1][0]["input_ids"][2:] == -1).all()
+    assert (batches[1][0].text.input_ids[2:] == -1).all()
 
 
 def test_of_a_conversation_the_last_question_is_asked(folder, tmp_path):
@@ -447,7 +446,7 @@ def test_of_a_conversation_the_last_question_is_asked(folder, tmp_path):
     prompts = batches_of_prompts(config, enumerate(examples_of(config, "test")), rows=1)
     ((batch, (prompt,), _),) = prompts
     eos, visual = prompts.tokenizer.eos_id, set(prompts.tokenizer.special_ids.values())
-    ids = [token for token in batch["input_ids"][0].tolist() if token not in {eos, -1, *visual}]
+    ids = [token for token in batch.text.input_ids[0].tolist() if token not in {eos, -1, *visual}]
     asked = prompts.tokenizer.decode(ids)
     assert "answer 0" in asked and "Question 1?" in asked and "answer 1" not in asked
     assert question_of(prompt.source).answer == "answer 1"
@@ -470,8 +469,8 @@ def test_more_frames_can_be_asked_for_at_test_time(folder):
     vit = config.model.vit
     twice = read_video(prompt.source.video, 16, config.data.fps)
     pixels = np.stack([resize(frame, vit.image_size) for frame in twice.frames])
-    assert budget.frames == len(twice.timestamps) == batch["num_images"][0, 0] == 16
-    assert (batch["images"][0] == to_patches(pixels, vit.patch_size)).all()
+    assert budget.frames == len(twice.timestamps) == batch.num_images[0, 0] == 16
+    assert (batch.images[0] == to_patches(pixels, vit.patch_size)).all()
 
 
 def test_a_prompt_about_a_bad_video_is_left_out(folder, tmp_path):

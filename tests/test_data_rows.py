@@ -1,5 +1,6 @@
 """Patches, token layout of an example, and rows filled to a budget."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -135,23 +136,23 @@ def test_two_videos_share_a_row():
     first, second = example(3, 2), example(5, 3, seed=1)
     budget = video_budget(MODEL, frames=5, videos=2, text_tokens=200)
     row = pack_row([first, second], budget, MODEL)
-    for name, (shape, dtype) in batch_arrays(budget, MODEL, 1).items():
-        assert row[name].shape == shape[1:] and row[name].dtype == dtype, name
-    assert row["num_images"].tolist() == [3, 5] and row["multimodal_type"].tolist() == [2, 2]
-    np.testing.assert_array_equal(row["images"][3:8], second["images"])
-    assert not row["images"][8:].any()
+    contract = {k: (s[1:], d) for k, (s, d) in batch_arrays(budget, MODEL, 1).items()}
+    assert {k: (v.shape, v.dtype) for k, v in row.to_arrays().items()} == contract
+    assert row.num_images.tolist() == [3, 5] and row.multimodal_type.tolist() == [2, 2]
+    np.testing.assert_array_equal(row.images[3:8], second["images"])
+    assert not row.images[8:].any()
     pooling = second["token_pooling"] + 3 * 64
-    np.testing.assert_array_equal(row["token_pooling"][48:128], pooling)
-    assert (row["token_pooling"][128:] == -1).all()
+    np.testing.assert_array_equal(row.token_pooling[48:128], pooling)
+    assert (row.token_pooling[128:] == -1).all()
     a, b = len(first["input_ids"]), len(second["input_ids"])
     np.testing.assert_array_equal(
-        row["subsegment_ids"][a : a + b], second["subsegment_ids"] + 100000
+        row.text.subsegment_ids[a : a + b], second["subsegment_ids"] + 100000
     )
-    np.testing.assert_array_equal(row["position_ids"][a : a + b], second["position_ids"])
-    assert (row["input_ids"][a + b :] == -1).all() and not row["loss_masks"][a + b :].any()
-    assert (row["input_ids"] == PATCH).sum() == 8 * 16
+    np.testing.assert_array_equal(row.text.position_ids[a : a + b], second["position_ids"])
+    assert (row.text.input_ids[a + b :] == -1).all() and not row.text.loss_masks[a + b :].any()
+    assert (row.text.input_ids == PATCH).sum() == 8 * 16
     batch = stack_rows([row, pack_row([], budget, MODEL)])
-    assert batch["images"].shape[0] == 2 and (batch["num_images"][1] == -1).all()
+    assert batch.images.shape[0] == 2 and (batch.num_images[1] == -1).all()
 
 
 @pytest.mark.parametrize("topk", [0.0, 0.3, 0.7])
@@ -221,17 +222,17 @@ def test_texts_images_and_videos_share_a_row():
     row = pack_row(examples, ROOMY, MIXED.model)
     frames = [len(e["images"]) for e in examples]
     assert frames[0] == 0 and frames[2] == 4 and frames[1] > 1 and frames[3] > 2
-    assert row["num_images"].tolist() == [*frames, -1, -1]
+    assert row.num_images.tolist() == [*frames, -1, -1]
     kinds = MultimodalType
     expected = [kinds.TEXT, kinds.IMAGE, kinds.VIDEO, kinds.MULTI_IMAGE, -1, -1]
-    assert row["multimodal_type"].tolist() == expected
+    assert row.multimodal_type.tolist() == expected
     visual = [len(e["token_pooling"]) for e in examples]
-    video = row["token_pooling"][visual[1] : visual[1] + visual[2]]
+    video = row.token_pooling[visual[1] : visual[1] + visual[2]]
     assert (video >= frames[1] * 81).all() and (video < (frames[1] + 4) * 81).all()
-    assert (row["token_pooling"][: visual[1], 4:] == -1).all()
-    assert (row["token_pooling"][sum(visual) :] == -1).all()
-    assert (row["input_ids"] == PATCH).sum() == sum(visual)
-    of_example = row["subsegment_ids"][row["input_ids"] >= 0] // 100000
+    assert (row.token_pooling[: visual[1], 4:] == -1).all()
+    assert (row.token_pooling[sum(visual) :] == -1).all()
+    assert (row.text.input_ids == PATCH).sum() == sum(visual)
+    of_example = row.text.subsegment_ids[row.text.input_ids >= 0] // 100000
     assert np.bincount(of_example).tolist() == [len(e["input_ids"]) for e in examples]
 
 
@@ -248,8 +249,8 @@ def test_a_text_needs_no_visual_arrays():
     arrays = mixed("text")
     bare = {k: v for k, v in arrays.items() if k not in ("images", "token_pooling", "num_images")}
     assert example_sizes(bare, MIXED.model) == example_sizes(arrays, MIXED.model)
-    for name, array in pack_row([bare], ROOMY, MIXED.model).items():
-        np.testing.assert_array_equal(array, pack_row([arrays], ROOMY, MIXED.model)[name])
+    found, wanted = (pack_row([example], ROOMY, MIXED.model) for example in (bare, arrays))
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
 def test_wider_pooling_than_the_model_has_is_an_error():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from dataset_fixtures import build_root
@@ -55,8 +56,8 @@ def test_a_mixture_makes_batches_of_the_contract(root):
         for _ in range(3):
             batch = next(batches)
             contract = batch_arrays(batches.budget, config.model, 2)
-            assert {k: (v.shape, v.dtype) for k, v in batch.items()} == contract
-            assert (batch["loss_masks"] > 0).any(1).all()
+            assert {k: (v.shape, v.dtype) for k, v in batch.to_arrays().items()} == contract
+            assert (batch.text.loss_masks > 0).any(1).all()
         assert not batches.bad.reasons
 
 
@@ -81,7 +82,7 @@ def test_a_stream_goes_on_where_it_was_left(root):
         batches.set_state(state)
         for wanted in expected:
             found = next(batches)
-            assert all((found[name] == wanted[name]).all() for name in wanted)
+            jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
 def test_examples_look_other_in_another_epoch_and_for_another_seed(root):
@@ -90,7 +91,7 @@ def test_examples_look_other_in_another_epoch_and_for_another_seed(root):
     def texts(*overrides):
         with training_batches(config_for(root, "data.train=dataset:tgif", *overrides)) as batches:
             count = 2 * batches.examples
-            return [next(batches)["input_ids"].tobytes() for _ in range(count)]
+            return [next(batches).text.input_ids.tobytes() for _ in range(count)]
 
     with training_batches(config) as batches:
         assert batches.examples == len(sources_of(config, "train")[0])

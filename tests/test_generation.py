@@ -15,7 +15,8 @@ from model_cases import small_model_config as small
 from random_batches import IMAGE, MULTI_IMAGE, TEXT, VIDEO
 from reference_cases import worst
 
-from stts_jax.data.packing.rows import pack_row
+from stts_jax.batch import Batch
+from stts_jax.data.packing.rows import pack_row, stack_rows
 from stts_jax.inference import cpu_cache, decoding
 from stts_jax.inference.cache import KeyValueCache
 from stts_jax.inference.cpu_cache import CpuCache, decoding_cache
@@ -62,20 +63,21 @@ def answer(batch: Any, *, end_token: int = NO_END, model: Any = None, key: Any =
 # ------------------------------------------------------------------- against the full forward pass
 
 
-def with_answers(batch: dict[str, np.ndarray], said: np.ndarray) -> dict[str, np.ndarray]:
+def with_answers(batch: Batch, said: np.ndarray) -> Batch:
     """The prompts with their answers as further text, in rows with room for it."""
-    text = ("input_ids", "labels", "loss_masks", "position_ids", "subsegment_ids")
-    longer = dict(batch)
-    for name in text:
-        fill = 0 if name == "loss_masks" else -1
-        longer[name] = np.pad(batch[name], ((0, 0), (0, NEW)), constant_values=fill)
-    for row, length in enumerate((batch["input_ids"] >= 0).sum(1)):
+
+    def padded(array: np.ndarray) -> np.ndarray:
+        fill = 0 if array.dtype == np.float32 else -1
+        return np.pad(array, ((0, 0), (0, NEW)), constant_values=fill)
+
+    text, longer = batch.text, jax.tree.map(padded, batch.text)
+    for row, length in enumerate((text.input_ids >= 0).sum(1)):
         place = slice(length, length + NEW)
-        longer["input_ids"][row, place] = said[row]
-        last = batch["position_ids"][row, length - 1]
-        longer["position_ids"][row, place] = last + 1 + np.arange(NEW)
-        longer["subsegment_ids"][row, place] = batch["subsegment_ids"][row, length - 1]
-    return longer
+        longer.input_ids[row, place] = said[row]
+        last = text.position_ids[row, length - 1]
+        longer.position_ids[row, place] = last + 1 + np.arange(NEW)
+        longer.subsegment_ids[row, place] = text.subsegment_ids[row, length - 1]
+    return dataclasses.replace(batch, text=longer)
 
 
 @partial(jax.jit, static_argnums=2)
@@ -97,8 +99,8 @@ def test_every_token_is_the_one_a_full_forward_pass_would_choose(seed):
 
 def test_likelihoods_of_answers_are_those_of_a_full_forward_pass(report_error):
     prompts = numpy_rows(seed=0)
-    count, model = len(prompts["input_ids"]), small_model(UNTIED)
-    same = {name: np.repeat(array[:1], count, axis=0) for name, array in prompts.items()}
+    count, model = len(prompts.text.input_ids), small_model(UNTIED)
+    same = jax.tree.map(lambda array: np.repeat(array[:1], count, axis=0), prompts)
     said = np.random.default_rng(0).integers(1, UNTIED.llm.vocab_size, (count, NEW))
     logits, lengths = all_logits(model, on_device(with_answers(same, said)), LONGER)
     first = int(lengths[0]) - NEW - 1
@@ -106,7 +108,7 @@ def test_likelihoods_of_answers_are_those_of_a_full_forward_pass(report_error):
     gained = np.take_along_axis(np.asarray(log_probabilities), said[..., None], axis=2)[..., 0]
     ends = [NEW, 2, 4][:count]
     answers = [list(map(int, row[:end])) for row, end in zip(said, ends, strict=False)]
-    one = on_device({name: array[:1] for name, array in prompts.items()})
+    one = on_device(jax.tree.map(lambda array: array[:1], prompts))
     found = log_likelihoods(model, one, BUDGET, answers, KEY)
     expected = [gained[row, :end].sum() for row, end in enumerate(ends)]
     error = worst(found, np.array(expected))
@@ -246,14 +248,12 @@ def test_a_model_that_devices_share_answers_as_on_one():
 
 def test_prompts_of_unequal_length_are_answered_as_if_alone():
     batch, together = numpy_rows(), answers()
-    lengths = (batch["input_ids"] >= 0).sum(1)
+    lengths = (batch.text.input_ids >= 0).sum(1)
     assert len(set(lengths)) == ROWS
     empty = pack_row([], BUDGET, SMALL)
     for row in range(ROWS):
-        alone = {
-            name: np.stack([array[row], *[empty[name]] * (ROWS - 1)])
-            for name, array in batch.items()
-        }
+        own = jax.tree.map(lambda array, row=row: array[row], batch)
+        alone = stack_rows([own, *[empty] * (ROWS - 1)])
         assert (answer(on_device(alone))[0] == together[row]).all()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from functools import cache, partial
 from typing import Any
@@ -63,7 +64,7 @@ def test_parameters_are_as_many_as_published(name):
 
 def test_a_row_is_the_same_whatever_the_others_hold(report_error):
     first, second = numpy_rows(seed=0), numpy_rows(seed=1)
-    mixed = {name: np.concatenate([second[name][1:], first[name][:1]]) for name in first}
+    mixed = jax.tree.map(lambda a, b: np.concatenate([b[1:], a[:1]]), first, second)
     errors = []
     _, (logits, fused) = forward(small_model(), rows(), BUDGET, KEY, False)
     _, (other, other_fused) = forward(small_model(), on_device(mixed), BUDGET, KEY, False)
@@ -82,7 +83,7 @@ def test_ten_batches_of_different_content_compile_once(report_error):
     for seed, kinds in enumerate(contents):
         options = {"kinds": kinds} if kinds else {"empty_rows": seed % 4}
         batch = rows(seed=seed, **options)
-        counts.add(np.asarray(batch["num_images"]).tobytes())
+        counts.add(np.asarray(batch.num_images).tobytes())
         (loss, _), gradients = with_gradients(model, batch, BUDGET, jax.random.key(seed), True)
         assert np.isfinite(loss)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
@@ -112,7 +113,7 @@ def test_ten_contents_compile_once_with_every_method_and_packing(method, packing
     for seed, kinds in enumerate(contents):
         options = {"kinds": kinds} if kinds else {"empty_rows": seed % 4}
         batch = rows(config, seed=seed, **options)
-        counts.add(np.asarray(batch["num_images"]).tobytes())
+        counts.add(np.asarray(batch.num_images).tobytes())
         loss, _ = step(model, batch, BUDGET, jax.random.key(seed), False)
         assert np.isfinite(loss), seed
     report_error("compilations for ten batches", step._cache_size(), 1)
@@ -125,18 +126,18 @@ def test_ten_contents_compile_once_with_every_method_and_packing(method, packing
 def test_frames_that_are_all_alike_lose_exactly_their_budget(packing, alike):
     """All similarities are 1, and all scores of a place (or of all places) are the same."""
     batch = numpy_rows()
-    images = batch["images"]
+    images = batch.images
     first = images[:, :1] if alike == "frames" else images[:, :1, :1]
-    batch = on_device({**batch, "images": np.broadcast_to(first, images.shape)})
+    batch = on_device(dataclasses.replace(batch, images=np.broadcast_to(first, images.shape)))
     model = small_model(small(prune__layout=packing))
     (loss, (logits, fused)), gradients = with_gradients(model, batch, BUDGET, KEY, False)
-    counts, kinds = batch["num_images"], batch["multimodal_type"]
+    counts, kinds = batch.num_images, batch.multimodal_type
     k = np.asarray(tokens_to_prune(counts, kinds, SMALL.prune, 9))
     assert (k > 0).sum() > 1
     stays = np.asarray(fused.vision.plan.keep).sum((1, 2))
     assert (stays == np.maximum(counts, 0).sum(1) * 9 - k.sum(1)).all()
     assert (
-        np.asarray(fused.tokens.valid).sum(1) == (batch["input_ids"] >= 0).sum(1) - k.sum(1)
+        np.asarray(fused.tokens.valid).sum(1) == (batch.text.input_ids >= 0).sum(1) - k.sum(1)
     ).all()
     for array in (loss, logits, *jax.tree.leaves(gradients)):
         assert np.isfinite(array).all()

@@ -43,7 +43,7 @@ GRADIENTS = 1e-4
 
 def dropped_tokens(config: Any, batch: Any, keep_patches: jax.Array) -> tuple[Any, Any]:
     """Whether each token of the rows before the prune is dropped, and its number among patches."""
-    ids, pooling = batch["input_ids"], batch["token_pooling"]
+    ids, pooling = batch.text.input_ids, batch.token_pooling
     is_patch = ids == config.llm.special_token("<im_patch>")
     number = jnp.where(is_patch, jnp.cumsum(is_patch, axis=1) - 1, 0)
     flat = keep_patches.reshape(len(ids), -1)
@@ -60,16 +60,16 @@ def masked_instead(model: VideoLanguageModel, batch: Any, budget: Any) -> Any:
     def loss(model: VideoLanguageModel) -> Any:
         vision = encode_rows(model, batch, budget)
         dropped, number = dropped_tokens(config, batch, vision.plan.keep_patches)
-        pooling = batch["token_pooling"]
+        pooling = batch.token_pooling
         visual = model.connector(vision.plan.layout.lookup(vision.features, pooling), pooling >= 0)
         own = jax.vmap(lambda row, i: row[i])(visual, jnp.maximum(number, 0))
-        embeddings = model.llm.embed(batch["input_ids"], jnp.dtype("float32"))
+        embeddings = model.llm.embed(batch.text.input_ids, jnp.dtype("float32"))
         embeddings += jnp.where((number >= 0)[..., None], own, 0)
-        tokens = token_table(batch["input_ids"], batch["subsegment_ids"], config.llm)
+        tokens = token_table(batch.text.input_ids, batch.text.subsegment_ids, config.llm)
         mask = attention_mask(tokens, tokens, config.llm.bidirectional).holds()
         mask = mask & ~dropped[:, None, :]
-        hidden = model.llm(embeddings, batch["position_ids"], mask)
-        total = total_loss(model, hidden, batch, vision.temporal_loss)
+        hidden = model.llm(embeddings, batch.text.position_ids, mask)
+        total = total_loss(model, hidden, batch.text, vision.temporal_loss)
         return total, (model.llm.logits(hidden), dropped)
 
     return jax.value_and_grad(loss, has_aux=True)(model)
@@ -87,10 +87,10 @@ def dropped_and_masked(request: pytest.FixtureRequest) -> tuple[Any, Any, Any]:
 
 def test_the_rows_looked_at_hold_all_there_is():
     batch = numpy_rows()
-    assert set(np.unique(batch["multimodal_type"])) == {-1, TEXT, IMAGE, VIDEO, MULTI_IMAGE}
-    assert ((batch["num_images"] >= 0).sum(1) > 1).any()
-    assert len(np.unique(batch["subsegment_ids"])) > 4
-    k = tokens_to_prune(batch["num_images"], batch["multimodal_type"], SMALL.prune, 9)
+    assert set(np.unique(batch.multimodal_type)) == {-1, TEXT, IMAGE, VIDEO, MULTI_IMAGE}
+    assert ((batch.num_images >= 0).sum(1) > 1).any()
+    assert len(np.unique(batch.text.subsegment_ids)) > 4
+    k = tokens_to_prune(batch.num_images, batch.multimodal_type, SMALL.prune, 9)
     assert (k > 0).sum() > 1
 
 
@@ -112,7 +112,7 @@ def test_dropping_gives_the_logits_of_masking(dropped_and_masked, report_error):
     source, valid = np.asarray(fused.source), np.asarray(fused.tokens.valid)
     assert np.asarray(dropped).any()
     for row in range(ROWS):
-        stay = (batch["input_ids"][row] >= 0) & ~dropped[row]
+        stay = (batch.text.input_ids[row] >= 0) & ~dropped[row]
         assert (source[row][valid[row]] == np.flatnonzero(stay)).all()
     expected = np.take_along_axis(
         np.asarray(expected), np.where(valid, source, 0)[..., None], axis=1
@@ -143,7 +143,7 @@ def encode_rows(model: VideoLanguageModel, batch: Any, budget: Any) -> Any:
     return encode(
         model.vit,
         model.scorer,
-        batch["images"],
+        batch.images,
         frames_of(batch, model.config),
         budget,
         model.config,
@@ -165,7 +165,7 @@ class Masked(DenseLayout):
 def masked_vit(model: VideoLanguageModel, batch: Any) -> tuple[jax.Array, jax.Array]:
     """A ViT that keeps every patch, and hides the ones that should be dropped after block l+1."""
     config, prune = model.config, model.config.prune
-    x = model.vit.embed(batch["images"], jnp.dtype("float32"))
+    x = model.vit.embed(batch.images, jnp.dtype("float32"))
     frames = frames_of(batch, config)
     upto = prune.prune_at + 1
     x, first = model.vit.run(x, 0, upto, DenseLayout(), remat=False)
@@ -268,10 +268,10 @@ def test_pruning_only_at_the_connector_leaves_the_vit_whole():
     assert isinstance(layout, DenseLayout) and (layout.key_bias < 0).any()
     assert fused.vision.features.shape == (ROWS, BUDGET.frames, 81, 2 * SMALL.vit.width)
     stays = np.asarray(fused.vision.plan.keep).sum((1, 2))
-    counts, kinds = batch["num_images"], batch["multimodal_type"]
+    counts, kinds = batch.num_images, batch.multimodal_type
     k = tokens_to_prune(counts, kinds, config.prune, 9)
     assert (stays == np.maximum(counts, 0).sum(1) * 9 - k.sum(1)).all()
-    tokens = (batch["input_ids"] >= 0).sum(1) - k.sum(1)
+    tokens = (batch.text.input_ids >= 0).sum(1) - k.sum(1)
     assert (np.asarray(fused.tokens.valid).sum(1) == tokens).all()
 
 
@@ -281,7 +281,7 @@ def test_without_pruning_in_the_scorer_the_bias_stays_in_all_later_blocks(report
 
     @jax.jit
     def plain(model: VideoLanguageModel, bias: jax.Array) -> jax.Array:
-        x = model.vit.embed(batch["images"], jnp.dtype("float32"))
+        x = model.vit.embed(batch.images, jnp.dtype("float32"))
         x, first = model.vit.run(x, 0, 1, DenseLayout(), remat=False)
         _, rest = model.vit.run(x, 1, 4, DenseLayout(key_bias=bias), remat=False)
         return model.vit.concatenate(first | rest)

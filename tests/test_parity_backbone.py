@@ -29,6 +29,7 @@ from reference_cases import (
 from convert.fields import Fields
 from convert.names import Name, name_table
 from convert.reference_config import REFERENCE_TOKENS_PER_FRAME, prune_config, vit_config
+from stts_jax.batch import VISUAL_FIELDS, Batch
 from stts_jax.budget import Budget
 from stts_jax.config import ConnectorConfig, LlmConfig, ModelConfig
 from stts_jax.layers.gather import static_nonzero, take_rows
@@ -79,20 +80,20 @@ def backbone_config(case: dict[str, np.ndarray], topk: np.ndarray) -> ModelConfi
 
 
 def features_of(
-    module: dict[str, Any], batch: dict[str, jax.Array], budget: Budget, config: ModelConfig
+    module: dict[str, Any], batch: Batch, budget: Budget, config: ModelConfig
 ) -> tuple[jax.Array, Any]:
     """(B, V before, d) features, zeros at dropped tokens, and the ViT's output."""
     vision = encode(
         module["vit"],
         module["scorer"],
-        batch["images"],
+        batch.images,
         frames_of(batch, config),
         budget,
         config,
         dtype=jnp.dtype(jnp.float32),
         key=KEY,
     )
-    pooling = batch["token_pooling"]
+    pooling = batch.token_pooling
     rows = pooling.shape[0]
     keep = take_rows(vision.plan.keep_patches.reshape(rows, -1), pooling, fill=False).any(-1)
     chosen, inverse = static_nonzero(keep, budget.visual)
@@ -104,7 +105,7 @@ def features_of(
 @partial(jax.jit, static_argnums=(3, 4))
 def loss_and_gradients(
     module: dict[str, Any],
-    batch: dict[str, jax.Array],
+    batch: Batch,
     weights: jax.Array,
     budget: Budget,
     config: ModelConfig,
@@ -205,10 +206,9 @@ def test_parity_backbone_and_its_gradients(path: Path, ratio: str, worst_error: 
         }
 
     module = from_native(jax.eval_shape(make), weights("_".join(path.stem.split("_")[:2])), names)
-    names_of_inputs = ("images", "num_images", "multimodal_type", "token_pooling")
-    batch, budget = same_sizes(case, names_of_inputs, alike(config, ratio), config)
+    batch, budget = same_sizes(case, VISUAL_FIELDS, alike(config, ratio), config)
     name = f"{path.stem} {ratio}"
-    weighting = np.zeros((*batch["token_pooling"].shape[:2], config.llm.width), np.float32)
+    weighting = np.zeros((*batch.token_pooling.shape[:2], config.llm.width), np.float32)
     (_, (features, (vision, keep))), _ = loss_and_gradients(
         module, batch, weighting, budget, config
     )

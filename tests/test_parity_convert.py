@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from convert_cases import write_hf
 from goldens_folder import goldens_dir
 from model_cases import small_model_config
 from native_arrays import to_native
-from reference_cases import exact_budget, load, visual_features, worst
+from reference_cases import exact_budget, load, recorded_batch, visual_features, worst
 
 from convert.__main__ import main
 from convert.names import name_table
+from stts_jax.batch import VISUAL_FIELDS, Batch
 from stts_jax.budget import Budget, MultimodalType
 from stts_jax.config import override, replace
 from stts_jax.data.text.tokenizer import TINY_FILE, Tokenizer
@@ -56,7 +56,7 @@ def recorded(pattern: str) -> list[Path]:
 
 
 @partial(jax.jit, static_argnums=2)
-def logits_of(model: VideoLanguageModel, batch: dict[str, jax.Array], budget: Budget) -> jax.Array:
+def logits_of(model: VideoLanguageModel, batch: Batch, budget: Budget) -> jax.Array:
     hidden, _ = model(batch, budget, key=jax.random.key(0))
     return model.llm.logits(hidden)
 
@@ -77,15 +77,15 @@ def run_recorded(model: VideoLanguageModel, case: dict[str, np.ndarray], what: s
     """Logits of the recorded `video` or `image` inputs."""
     frames = case["images"].shape[1]
     kind = MultimodalType.VIDEO if what == "video" else MultimodalType.IMAGE
-    batch = {
+    arrays = {
         "images": case["images"],
         "num_images": np.array([[frames]], np.int32),
         "multimodal_type": np.array([[kind]], np.int32),
         "token_pooling": case[f"{what}_token_pooling"].astype(np.int32),
         **text_arrays(case[f"{what}_input_ids"]),
     }
-    budget = exact_budget(batch, model.config)
-    return np.asarray(logits_of(model, jax.tree.map(jnp.asarray, batch), budget))
+    budget = exact_budget(arrays, model.config)
+    return np.asarray(logits_of(model, recorded_batch(arrays), budget))
 
 
 @pytest.mark.parametrize("folder", checkpoints())
@@ -136,14 +136,11 @@ def test_parity_a_recorded_stts_checkpoint_keeps_its_scorer(
     topk = float(case["cfg_topk"]) * 81 / per_frame
     changed = override(config, [f"model.prune.topk={topk!r}", "model.prune.layout=first_fit"])
     model = reconfigure(model, changed.model)
-    batch = {
-        name: jnp.asarray(case[name])
-        for name in ("images", "num_images", "multimodal_type", "token_pooling")
-    }
+    arrays = {name: case[name] for name in VISUAL_FIELDS}
     token = config.model.llm.special_token("<im_patch>")
-    batch |= text_arrays(np.full(case["token_pooling"].shape[:2], token))
-    budget = exact_budget({k: np.asarray(v) for k, v in batch.items()}, changed.model)
-    rows = jax.jit(lambda m, b: m.fuse(b, budget, jax.random.key(0)))(model, batch)
+    arrays |= text_arrays(np.full(case["token_pooling"].shape[:2], token))
+    budget = exact_budget(arrays, changed.model)
+    rows = jax.jit(lambda m, b: m.fuse(b, budget, jax.random.key(0)))(model, recorded_batch(arrays))
     scores = np.asarray(rows.vision.scores).reshape(case["scores"].shape)
     error = worst(scores, case["scores"])
     worst_error.add(folder.name, "scores", error, FEATURES)
@@ -426,7 +423,7 @@ def check_start(tmp_path: Path, form: str) -> None:
         **text_arrays(ids),
     }
     budget = exact_budget(case, found.model)
-    batch = jax.tree.map(jnp.asarray, case)
+    batch = recorded_batch(case)
     rows = jax.jit(lambda m, b: m.fuse(b, budget, jax.random.key(0)))(model, batch)
     features = np.concatenate([hidden[4].numpy(), hidden[2].numpy()], -1)
     got = np.asarray(rows.vision.features).reshape(1, -1, features.shape[-1])

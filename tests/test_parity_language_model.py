@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from native_arrays import from_native, to_native
@@ -16,6 +16,7 @@ from reference_cases import (
     cases,
     exact_budget,
     load,
+    recorded_batch,
     same_sizes,
     table,
     under,
@@ -27,6 +28,7 @@ from reference_cases import (
 
 from convert.names import name_table
 from convert.reference_config import model_config
+from stts_jax.batch import TEXT_FIELDS, VISUAL_FIELDS, Batch
 from stts_jax.budget import Budget
 from stts_jax.config import ModelConfig, replace
 from stts_jax.inference.decoding import generate
@@ -41,37 +43,29 @@ FEATURES = 2e-5
 LOSS = 5e-6
 GRADIENTS = 1e-4
 MODES = {"None": "none", "image_tokens": "image_tokens", "within_image": "within_image"}
-INPUTS = (
-    "images",
-    "num_images",
-    "multimodal_type",
-    "token_pooling",
-    "input_ids",
-    "labels",
-    "loss_masks",
-    "position_ids",
-    "subsegment_ids",
-)
+INPUTS = VISUAL_FIELDS + TEXT_FIELDS
 RECORDED = cases("molmo2_*.npz")
 
 
-def setup(path: Path, mode: str) -> tuple[VideoLanguageModel, dict[str, Any], Budget, ModelConfig]:
+def setup(path: Path, mode: str) -> tuple[VideoLanguageModel, Batch, Budget, ModelConfig]:
     case = load(path)
     config = replace(model_config(table(case)), {"llm.bidirectional": MODES[mode]})
     abstract = jax.eval_shape(lambda: VideoLanguageModel(config, key=KEY))
     model = from_native(abstract, weights("molmo2_native"), name_table(config))
-    batch = {name: jnp.asarray(case[name]) for name in INPUTS if name in case}
-    if not case["packed"]:
-        batch["subsegment_ids"] = jnp.zeros_like(batch["input_ids"])
-    return model, batch, exact_budget(case, config), config
+    return model, recorded_batch(with_subsegments(case)), exact_budget(case, config), config
 
 
-def loss(
-    model: VideoLanguageModel, batch: dict[str, jax.Array], budget: Budget
-) -> tuple[jax.Array, Any]:
+def with_subsegments(case: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """The case, with subsegments also where its rows are no packed ones."""
+    if case["packed"]:
+        return case
+    return {**case, "subsegment_ids": np.zeros_like(case["input_ids"])}
+
+
+def loss(model: VideoLanguageModel, batch: Batch, budget: Budget) -> tuple[jax.Array, Any]:
     """The mean loss without the z-term, as its gradients are recorded, and all beside it."""
     hidden, rows = model(batch, budget, key=KEY)
-    labels, weights = rows.text["labels"], rows.text["loss_masks"]
+    labels, weights = rows.text.labels, rows.text.loss_masks
     sums = token_loss(hidden, labels, weights, model.llm.logits, 1e-4)
     more = hidden, model.llm.logits(hidden), sums, rows
     return sums["cross_entropy"] / sums["weight"], more
@@ -81,11 +75,9 @@ forward = jax.jit(loss, static_argnums=2)
 forward_and_gradients = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=2)
 
 
-def padded_batch(path: Path, config: ModelConfig) -> tuple[dict[str, Any], Budget]:
+def padded_batch(path: Path, config: ModelConfig) -> tuple[Batch, Budget]:
     """The inputs of a case, of the same sizes as those of all cases with this configuration."""
-    case = load(path)
-    if not case["packed"]:
-        case = case | {"subsegment_ids": np.zeros_like(case["input_ids"])}
+    case = with_subsegments(load(path))
     others = [other for other in RECORDED if table(load(other)) == table(case)]
     return same_sizes(case, INPUTS, others, config)
 
@@ -104,7 +96,7 @@ def test_parity_logits_and_loss(path: Path, mode: str, worst_error: Any) -> None
     # Padding is moved to the end of each row; nobody asks what the model says there.
     real = case["input_ids"] >= 0
     valid = np.asarray(rows.tokens.valid)
-    assert (np.asarray(batch["input_ids"]) >= 0).sum(1).tolist() == valid.sum(1).tolist()
+    assert (np.asarray(batch.text.input_ids) >= 0).sum(1).tolist() == valid.sum(1).tolist()
     name = f"{path.stem} {mode}"
     error = worst(np.asarray(logits)[valid], case[f"logits/{mode}"][real])
     worst_error.add(name, "logits", error, LOGITS)

@@ -196,7 +196,7 @@ def _keep_of(model, batch, budget, key):
     return encode(
         model.vit,
         model.scorer,
-        batch["images"],
+        batch.images,
         frames_of(batch, config),
         budget,
         config,
@@ -218,7 +218,7 @@ def test_every_method_keeps_what_the_budget_counts(method, kinds):
     options = {"empty_rows": 1} | ({"kinds": kinds} if kinds else {})
     config, keep = keep_of(method, **options)
     batch = numpy_rows(**options)
-    counts, kinds = batch["num_images"], batch["multimodal_type"]
+    counts, kinds = batch.num_images, batch.multimodal_type
     k = tokens_to_prune(counts, kinds, config.prune, P)
     assert (k.sum() > 0) == (VIDEO in kinds and method != "none")
     for row, example, span in spans(counts):

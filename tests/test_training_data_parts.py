@@ -80,8 +80,7 @@ def next_of(hosts):
     """The rows of all hosts in order, and the states of all parts after them."""
     results = [next(host) for host in hosts]
     states = {part: state for _, states in results for part, state in states.items()}
-    names = results[0][0]
-    batch = {name: np.concatenate([batch[name] for batch, _ in results]) for name in names}
+    batch = jax.tree.map(lambda *rows: np.concatenate(rows), *(batch for batch, _ in results))
     return batch, [states[part] for part in sorted(states)]
 
 
@@ -95,14 +94,13 @@ def test_a_run_goes_on_with_the_next_batch_when_the_number_of_hosts_changes(
         for _ in range(2):
             _, states = next_of(before)
         wanted = [next_of(before)[0] for _ in range(2)]
-        assert (wanted[0]["num_images"] > 0).sum(1).max() > 1, "rows hold several videos"
+        assert (wanted[0].num_images > 0).sum(1).max() > 1, "rows hold several videos"
         after = hosts(stack, monkeypatch, config, contiguous(ROWS, now), began)
         for host in after:
             host.restore(states)
         for expected in wanted:
             found, _ = next_of(after)
-            for name, array in expected.items():
-                np.testing.assert_array_equal(found[name], array, err_msg=name)
+            jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 # Rows of each host, as `mesh_utils` lays the devices of a TPU slice out.
@@ -134,8 +132,8 @@ def test_every_host_of_a_new_run_opens_one_part_however_its_rows_lie(monkeypatch
         found = Hosts(stack, monkeypatch, rows).open(lambda *part: Opened(config, opened, *part))
         assert opened == list(range(len(rows)))
         assert not any(host.shared for host in found)
-        batches = [next(host)[0]["input_ids"] for host in found]
-    parts = np.split(next(FakeBatches(config))["input_ids"], len(rows))
+        batches = [next(host)[0].text.input_ids for host in found]
+    parts = np.split(next(FakeBatches(config)).text.input_ids, len(rows))
     for batch, part in zip(batches, parts, strict=True):
         np.testing.assert_array_equal(batch, part)
 
@@ -145,7 +143,7 @@ def test_a_run_on_a_torus_goes_on_with_the_same_rows_on_other_hosts(folder, monk
     config = packed_config(folder, workers=0)
 
     def rows_of(batch):
-        return sorted(row.tobytes() for row in batch["input_ids"])
+        return sorted(row.tobytes() for row in batch.text.input_ids)
 
     with ExitStack() as stack:
         before = hosts(stack, monkeypatch, config, [[0, 2], [1, 3]], 2)
@@ -181,9 +179,7 @@ def test_a_batch_has_the_same_rows_however_many_parts_it_comes_from(parts):
     config, mesh = small_config(), make_mesh()
     whole, _ = next(open_parts(config, 1, mesh))
     batch, states = next(open_parts(config, parts, mesh))
-    assert batch.keys() == whole.keys()
-    for name in whole:
-        np.testing.assert_array_equal(batch[name], whole[name], err_msg=name)
+    jax.tree.map(np.testing.assert_array_equal, batch, whole)
     assert sorted(states) == list(range(parts))
 
 
@@ -196,7 +192,7 @@ def test_the_place_in_the_data_is_that_of_the_batch_taken_not_of_the_one_fetched
     again = open_parts(config, 2, mesh)
     again.restore([parts.state[0], parts.state[1]])
     batch, _ = next(again)
-    np.testing.assert_array_equal(batch["input_ids"], ahead["input_ids"])
+    np.testing.assert_array_equal(batch.text.input_ids, ahead.text.input_ids)
 
 
 def test_fill_rates_are_those_of_all_rows():

@@ -64,7 +64,7 @@ def step_on(axes, *overrides):
     config = config_on(axes, *overrides)
     mesh = run_mesh(config)
     step, batch = compiled_step(config, mesh)
-    assert len(batch["images"].addressable_shards) == 8
+    assert len(batch.images.addressable_shards) == 8
     return jax.device_get(step(random_state(config, mesh), batch, KEY))
 
 

@@ -45,7 +45,7 @@ def test_ten_different_contents_compile_once(report_error):
     state, counts = fresh_state(), set()
     for seed, kinds in enumerate(contents):
         batch = batch_for(config, seed, kinds=kinds, empty_rows=seed % 4)
-        counts.add(np.asarray(batch["num_images"]).tobytes())
+        counts.add(np.asarray(batch.num_images).tobytes())
         state, metrics = step(state, batch, KEY)
         assert all(np.isfinite(float(value)) for value in metrics.values()), (seed, metrics)
     report_error("compilations for ten batches", step._cache_size(), 1)

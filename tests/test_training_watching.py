@@ -28,6 +28,7 @@ from training_cases import (
     train_step,
 )
 
+from stts_jax.batch import TEXT_FIELDS, VISUAL_FIELDS
 from stts_jax.budget import row_budget
 from stts_jax.config import ConfigError, load_config
 from stts_jax.data.bad_examples import Unreadable
@@ -168,7 +169,7 @@ def test_a_loss_that_is_not_finite_leaves_batch_setup_and_randomness(dump):
     found, config, batch = read_dump(folder)
     batches = FakeBatches(small_config())
     wanted = [next(batches) for _ in range(4)][-1]
-    assert all(np.array_equal(batch[name], wanted[name]) for name in wanted)
+    jax.tree.map(np.testing.assert_array_equal, batch, wanted)
     assert found.fingerprint == fingerprint(wanted) and found.fingerprint in message
     assert fingerprint(wanted) != fingerprint(next(batches))
     assert config == small_config("train.save_every=2")
@@ -236,11 +237,16 @@ def test_a_dump_has_every_row_once_and_in_its_place(tmp_path, monkeypatch):
     for index, rows in enumerate(held):
         monkeypatch.setattr(jax, "process_index", lambda index=index: index)
         monkeypatch.setattr(dump_module, "local_rows", lambda *_, rows=rows: np.array(rows))
-        own = {name: array[rows] for name, array in batch.items()}
+        own = jax.tree.map(lambda array, rows=rows: array[rows], batch)
         folder = write_dump(tmp_path, config, single_mesh(), 1, own, {}, None)
-    found = read_dump(folder)[2]
-    assert found.keys() == batch.keys()
-    assert all(np.array_equal(found[name], batch[name]) for name in batch)
+    jax.tree.map(np.testing.assert_array_equal, read_dump(folder)[2], batch)
+
+
+def test_the_arrays_of_a_dump_are_named_as_in_the_batch(tmp_path):
+    batch = next(FakeBatches(small_config()))
+    folder = write_dump(tmp_path, small_config(), single_mesh(), 1, batch, {}, None)
+    with np.load(folder / "batch-0-of-1.npz") as arrays:
+        assert set(arrays) == {*VISUAL_FIELDS, *TEXT_FIELDS, "row_numbers"}
 
 
 @pytest.mark.parametrize("name", ["batch-0-of-1.npz", "step.json"])

@@ -176,7 +176,8 @@ class FakeBatches:
         rows = self.config.data.batch_rows
         batch = random_batch(self.config.model, self.budget, rows, self.number, ALL_KINDS)
         size = rows // self.parts
-        batch = {k: v[self.part * size : (self.part + 1) * size] for k, v in batch.items()}
+        own = slice(self.part * size, (self.part + 1) * size)
+        batch = jax.tree.map(lambda array: array[own], batch)
         self.fill_rates.add(row_sizes(batch, self.config.model))
         return batch
 

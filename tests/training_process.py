@@ -127,7 +127,7 @@ def toy_step(config, _, mesh):
 
     def step(state, batch, key):
         noise = jax.random.uniform(jax.random.fold_in(key, state.step))
-        seen = batch["images"].astype(jnp.float32).mean() + 1e-3 * batch["input_ids"].sum() + noise
+        seen = batch.images.astype(jnp.float32).mean() + 1e-3 * batch.text.input_ids.sum() + noise
 
         def moved(array, by):
             return array * 0.9 + by if array.dtype == jnp.float32 else array + 1

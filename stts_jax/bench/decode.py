@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from stts_jax.batch import Batch
 from stts_jax.bench.model import MARKS, TEXT, bench_batch
 from stts_jax.bench.race import race, ratios, spread
 from stts_jax.budget import Budget, video_budget
@@ -29,10 +30,10 @@ class Steps:
         self,
         model: VideoLanguageModel,
         budget: Budget,
-        batch: Mapping[str, np.ndarray],
+        batch: Batch,
         tokens: int,
     ) -> None:
-        rows = {name: jnp.asarray(array) for name, array in batch.items()}
+        rows = jax.tree.map(jnp.asarray, batch)
         self._model = model
         self._state = jax.jit(
             lambda model, rows: start_decoding(
@@ -55,13 +56,13 @@ def unequal_sizes(budget: Budget, count: int) -> list[tuple[int, int]]:
     return [(max(1, round(share * budget.frames)), round(share * TEXT)) for share in shares]
 
 
-def unequal_prompts(config: Config, budget: Budget, count: int) -> dict[str, np.ndarray]:
+def unequal_prompts(config: Config, budget: Budget, count: int) -> Batch:
     """Returns rows of one budget with prompts of `unequal_sizes`."""
     rows = [
         bench_batch(config, budget, seed, frames=frames, text=text)
         for seed, (frames, text) in enumerate(unequal_sizes(budget, count))
     ]
-    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *rows)
 
 
 def prompt_tokens(config: Config, budget: Budget, count: int) -> list[int]:

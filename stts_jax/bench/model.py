@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from stts_jax.batch import Batch
 from stts_jax.budget import Budget, MultimodalType, batch_arrays, video_budget
 from stts_jax.config import (
     Config,
@@ -93,7 +94,7 @@ def bench_batch(
     *,
     frames: int | None = None,
     text: int = TEXT,
-) -> dict[str, np.ndarray]:
+) -> Batch:
     """Returns one row of noise: a question, the frames, an answer with loss.
 
     Args:
@@ -131,7 +132,7 @@ def bench_batch(
     arrays["labels"][0, :length] = np.append(ids[1:], 1)
     arrays["loss_masks"][0, length - ANSWER : length] = 1.0
     arrays["position_ids"][0, :length] = np.arange(length)
-    return arrays
+    return Batch.from_arrays(arrays)
 
 
 def _pooled_patches(grid: int, pooling: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from stts_jax.batch import Batch
 from stts_jax.bench.decode import Steps
 from stts_jax.bench.model import bench_batch, bench_budget
 from stts_jax.bench.programs import Programs
@@ -33,27 +34,25 @@ DROPPED = 0.5
 class Peer:
     """transformers' Molmo2 with a model's parameters, and one row for it."""
 
-    def __init__(
-        self, model: VideoLanguageModel, config: Config, batch: Mapping[str, np.ndarray]
-    ) -> None:
+    def __init__(self, model: VideoLanguageModel, config: Config, batch: Batch) -> None:
         import torch
 
         self._model = exported(model, config)
         self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=1e-5)
         grid, patches = config.model.vit.grid, config.model.vit.patches
         side = grid // config.model.prune.pooling
-        images = batch["images"][0].reshape(-1, patches, batch["images"].shape[-1])
-        ids = torch.tensor(batch["input_ids"], dtype=torch.long)
+        images = batch.images[0].reshape(-1, patches, batch.images.shape[-1])
+        ids = torch.tensor(batch.text.input_ids, dtype=torch.long)
         self._inputs = {
             "input_ids": ids,
             "pixel_values_videos": torch.tensor(images.astype(np.float32) / 255.0 * 2.0 - 1.0),
-            "video_token_pooling": torch.tensor(batch["token_pooling"][0], dtype=torch.long),
+            "video_token_pooling": torch.tensor(batch.token_pooling[0], dtype=torch.long),
             "video_grids": torch.tensor([[len(images), side, side]]),
             "mm_token_type_ids": (ids >= config.model.llm.vocab_size).long(),
         }
         # transformers shifts labels by itself; -100 has no loss.
-        has_loss = np.roll(batch["loss_masks"] > 0, 1, axis=1)
-        labels = np.where(has_loss, batch["input_ids"], -100)
+        has_loss = np.roll(batch.text.loss_masks > 0, 1, axis=1)
+        labels = np.where(has_loss, batch.text.input_ids, -100)
         self._labels = torch.tensor(labels, dtype=torch.long)
 
     def logits(self) -> np.ndarray:

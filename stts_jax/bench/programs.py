@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from stts_jax.batch import Batch
 from stts_jax.bench.model import bench_batch
 from stts_jax.budget import Budget
 from stts_jax.config import Config
@@ -41,7 +42,7 @@ class Programs:
     def __init__(self, config: Config, budget: Budget, parts: Sequence[str] = PARTS) -> None:
         mesh = make_mesh({"data": 1}, jax.devices()[:1])
         key = jax.random.key(1)
-        batch = {name: jnp.asarray(array) for name, array in bench_batch(config, budget).items()}
+        batch = jax.tree.map(jnp.asarray, bench_batch(config, budget))
         self._key, self._batch = key, batch
         self._state: TrainState = init_state(config, mesh, jax.random.key(0))
         self._step: Any = make_train_step(config, budget, mesh)
@@ -74,13 +75,13 @@ def _compiled(function: Any, *inputs: Any) -> Callable[[VideoLanguageModel], Any
 
 
 def _vit(
-    budget: Budget, model: VideoLanguageModel, batch: dict[str, jax.Array], key: jax.Array
+    budget: Budget, model: VideoLanguageModel, batch: Batch, key: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Features, and how many patches each frame of the row keeps."""
     config, dtype = model.config, model.dtype
     frames = frames_of(batch, config)
     out = encode(
-        model.vit, model.scorer, batch["images"], frames, budget, config, dtype=dtype, key=key
+        model.vit, model.scorer, batch.images, frames, budget, config, dtype=dtype, key=key
     )
     return out.features, out.plan.keep_patches[0].sum(-1)
 
@@ -89,7 +90,7 @@ def _forward(
     config: Config,
     budget: Budget,
     model: VideoLanguageModel,
-    batch: dict[str, jax.Array],
+    batch: Batch,
     key: jax.Array,
 ) -> Any:
     return loss_fn(model, batch, budget, config.train, key=key, train=False)
@@ -123,7 +124,7 @@ def selection(
     scores: jax.Array,
     x: jax.Array,
     projected: jax.Array,
-    batch: dict[str, jax.Array],
+    batch: Batch,
 ) -> Any:
     """Drops tokens as a training step does, forward and backward, without its other arithmetic.
 
@@ -143,7 +144,7 @@ def selection(
     frames = frames_of(batch, config.model)
     protected = protect_first_frames(scores, frames)
     plan = plan_of(protected, frames, budget, config.model, DenseLayout())
-    kept = keep_tokens(plan, batch, budget, config.model.llm)
+    kept = keep_tokens(plan, batch.token_pooling, batch.text, budget, config.model.llm)
     layers = config.model.vit.resolved_feature_layers
     # Features of layers before the drop are gathered one by one; later ones need no gather.
     moved = 1 + sum(layer < config.model.dense_blocks for layer in layers)
@@ -159,7 +160,7 @@ def selection(
 
 
 def selection_inputs(
-    config: Config, budget: Budget, batch: dict[str, jax.Array], dtype: jnp.dtype
+    config: Config, budget: Budget, batch: Batch, dtype: jnp.dtype
 ) -> tuple[Any, ...]:
     """Returns the arguments of `selection` after the model."""
     model, keys = config.model, jax.random.split(jax.random.key(3), 3)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stts_jax.batch import Batch
 from stts_jax.budget import Budget, video_budget
 from stts_jax.config import Config, ConfigError, DataConfig
 from stts_jax.config.limits import MAXIMA
@@ -17,7 +18,6 @@ from stts_jax.data.datasets.base import SourceExample
 from stts_jax.data.example_chain import ExampleArrays, ExampleChain, example_rng
 from stts_jax.data.packing.batch_memory import require_batch_fits
 from stts_jax.data.packing.rows import example_sizes, pack_row, stack_rows
-from stts_jax.data.pipeline import Batch
 from stts_jax.data.sources.configured import sources_of
 from stts_jax.data.synthetic import DEFAULT_FOLDER
 from stts_jax.data.text.tokenizer import Tokenizer

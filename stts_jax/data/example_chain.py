@@ -71,7 +71,7 @@ class PreparedExample:
     """An example for the model.
 
     Attributes:
-      arrays: those of `budget.batch_arrays` for this example alone: no row axis and no padding,
+      arrays: the fields of a `Batch` by name, for this example alone: no row axis, no padding,
         `num_images` and `multimodal_type` have shape (1,).
       messages: as they were worded; of a tree a list for each branch.
       metadata: of the source, and what metrics need of its annotation. `image_size` is the width

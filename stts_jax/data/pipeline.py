@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import grain
-import numpy as np
 from absl import flags
 
+from stts_jax.batch import Batch
 from stts_jax.budget import Budget, row_budget
 from stts_jax.config import Config, ConfigError, ModelConfig
 from stts_jax.data.bad_examples import BadExamples, Unreadable
@@ -38,7 +38,6 @@ from stts_jax.data.shared_memory import SharedMemory
 from stts_jax.data.sources.configured import SOURCES, fingerprints, sources_of
 from stts_jax.data.synthetic import DEFAULT_FOLDER
 
-Batch = dict[str, np.ndarray]
 PREPARED_BATCHES = 2
 _STREAM = "stream"
 # In the words of grain, which has no error of its own for it.
@@ -136,7 +135,7 @@ def training_batches(
     process_count: int = 1,
     folder: Path = DEFAULT_FOLDER,
 ) -> TrainingBatches:
-    """Batches of `budget.batch_arrays(row_budget(model, data), model, rows)`, without end.
+    """Batches of rows of `row_budget(model, data)`, without end.
 
     Args:
       config: model and data of the run.

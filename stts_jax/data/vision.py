@@ -8,7 +8,7 @@ import numpy as np
 
 from stts_jax.budget import MultimodalType
 
-# The arrays of `budget.batch_arrays` for one example: no row axis, no padding.
+# The fields of a `Batch` by name, for one example: no row axis, no padding.
 ExampleArrays = dict[str, np.ndarray]
 
 

@@ -244,7 +244,8 @@ def answer(
                 file=sys.stderr,
             )
         if text_only:  # a visual token that pools no patch is dropped
-            batch["token_pooling"] = np.full_like(batch["token_pooling"], -1)
+            no_patch = np.full_like(batch.token_pooling, -1)
+            batch = dataclasses.replace(batch, token_pooling=no_patch)
         tokens = generate(
             model,
             put_whole_batch(batch, mesh),

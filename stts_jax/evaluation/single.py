@@ -10,6 +10,7 @@ from typing import cast
 import jax
 import numpy as np
 
+from stts_jax.batch import Batch
 from stts_jax.budget import Budget
 from stts_jax.config import Config
 from stts_jax.data.chains import video_settings
@@ -70,8 +71,8 @@ def kept_tokens(
     with on_mesh(mesh_of(model)):
         keep, scores = _keep_and_scores(model, arrays, budget)
     if video is None:
-        count = int(batch["num_images"].max())
-        crops = from_patches(batch["images"][0][:count], model.config.vit.patch_size)
+        count = int(batch.num_images.max())
+        crops = from_patches(batch.images[0][:count], model.config.vit.patch_size)
         video = Video(crops, np.arange(count, dtype=np.float64))
     count = len(video.frames)
     return Kept(video, np.asarray(keep)[0, :count], np.asarray(scores)[0, :count])
@@ -133,7 +134,7 @@ def _prompts(config: Config, source: SourceExample, frames_scale: float) -> Prom
 
 @partial(jax.jit, static_argnums=2)
 def _keep_and_scores(
-    model: VideoLanguageModel, batch: dict[str, jax.Array], budget: Budget
+    model: VideoLanguageModel, batch: Batch, budget: Budget
 ) -> tuple[jax.Array, jax.Array]:
     vision = model.fuse(batch, budget, jax.random.key(0)).vision
     return vision.plan.keep, vision.scores

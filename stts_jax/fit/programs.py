@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from stts_jax.batch import Batch
 from stts_jax.budget import batch_arrays
 from stts_jax.fit.setting import Setting, abstract_key
 from stts_jax.fit.topologies import tracing_for
@@ -120,12 +120,10 @@ def _decode(setting: Setting) -> LoweredProgram:
 def _prefill_function(setting: Setting) -> Any:
     answers = setting.config.eval.max_new_tokens
 
-    def prefill(
-        model: VideoLanguageModel, batch: Mapping[str, jax.Array], key: jax.Array
-    ) -> DecodingState:
-        budget, rows = setting.budget, dict(batch)
+    def prefill(model: VideoLanguageModel, batch: Batch, key: jax.Array) -> DecodingState:
+        budget = setting.budget
         with on_mesh(setting.mesh):
-            return start_decoding(model, rows, budget, answers, END_TOKEN, Sampling(), key)
+            return start_decoding(model, batch, budget, answers, END_TOKEN, Sampling(), key)
 
     return prefill
 
@@ -135,13 +133,15 @@ def _abstract_model(setting: Setting) -> VideoLanguageModel:
     return _placed(in_compute_dtype(model), parameter_shardings(model, setting.mesh))
 
 
-def _abstract_batch(setting: Setting) -> dict[str, jax.ShapeDtypeStruct]:
+def _abstract_batch(setting: Setting) -> Batch:
     arrays = batch_arrays(setting.budget, setting.config.model, setting.rows)
     sharding = batch_sharding(setting.mesh)
-    return {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-        for name, (shape, dtype) in arrays.items()
-    }
+    return Batch.from_arrays(
+        {
+            name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+            for name, (shape, dtype) in arrays.items()
+        }
+    )
 
 
 def _abstract_decoding(setting: Setting, model: Any, batch: Any, key: Any) -> DecodingState:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from stts_jax.batch import Batch
 from stts_jax.budget import Budget
 from stts_jax.inference.cache import KeyValueCache
 from stts_jax.inference.cpu_cache import CpuCache, decoding_cache
@@ -46,7 +47,7 @@ class DecodingState:
 
 def generate(
     model: VideoLanguageModel,
-    batch: dict[str, jax.Array],
+    batch: Batch,
     budget: Budget,
     *,
     max_new_tokens: int,
@@ -62,7 +63,7 @@ def generate(
     Args:
       model: the model; where its parameters are sharded, rows are sharded too, if their count
         allows.
-      batch: the arrays of `budget.batch_arrays`; prompts only.
+      batch: see `Batch`; prompts only.
       budget: static sizes.
       max_new_tokens: tokens per answer, at most.
       end_token: ends an answer.
@@ -79,7 +80,7 @@ def generate(
 @partial(jax.jit, static_argnums=(2, 3, 4, 5, 6))
 def _generate(
     model: VideoLanguageModel,
-    batch: dict[str, jax.Array],
+    batch: Batch,
     budget: Budget,
     max_new_tokens: int,
     end_token: int,
@@ -94,7 +95,7 @@ def _generate(
 
 def start_decoding(
     model: VideoLanguageModel,
-    batch: dict[str, jax.Array],
+    batch: Batch,
     budget: Budget,
     max_new_tokens: int,
     end_token: int,

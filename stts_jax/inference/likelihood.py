@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from stts_jax.batch import Batch
 from stts_jax.budget import Budget
 from stts_jax.inference.cache import KeyValueCache
 from stts_jax.inference.decoding import next_logits
@@ -23,7 +24,7 @@ ANSWER_STEP = 8
 
 def log_likelihoods(
     model: VideoLanguageModel,
-    batch: dict[str, jax.Array],
+    batch: Batch,
     budget: Budget,
     answers: Sequence[Sequence[int]],
     key: jax.Array,
@@ -34,7 +35,7 @@ def log_likelihoods(
 
     Args:
       model: the model.
-      batch: the arrays of `budget.batch_arrays`, one row with one prompt.
+      batch: see `Batch`; one row with one prompt.
       budget: static sizes.
       answers: N lists of token ids, each with the token that ends it.
       key: for method `random`.
@@ -52,7 +53,7 @@ def log_likelihoods(
 @partial(jax.jit, static_argnums=(2, 5))
 def _log_likelihoods(
     model: VideoLanguageModel,
-    batch: dict[str, jax.Array],
+    batch: Batch,
     budget: Budget,
     answers: jax.Array,
     counts: jax.Array,
@@ -65,7 +66,7 @@ def _log_likelihoods(
 
 def _summed(
     model: VideoLanguageModel,
-    batch: dict[str, jax.Array],
+    batch: Batch,
     budget: Budget,
     answers: jax.Array,
     counts: jax.Array,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from stts_jax.batch import Batch
 from stts_jax.budget import Budget
 from stts_jax.inference.cache import KeyValueCache
 from stts_jax.layers.attention_mask import TokenTable, attention_mask
@@ -37,7 +38,7 @@ class Prefilled:
 
 def prefill(
     model: VideoLanguageModel,
-    batch: dict[str, jax.Array],
+    batch: Batch,
     budget: Budget,
     max_new_tokens: int,
     key: jax.Array,
@@ -49,14 +50,14 @@ def prefill(
 
     Args:
       model: the model.
-      batch: the arrays of `budget.batch_arrays`; prompts only.
+      batch: see `Batch`; prompts only.
       budget: static sizes.
       max_new_tokens: cache indices for each answer.
       key: for method `random`.
     """
     rows = model.fuse(batch, budget, key)
     length = rows.embeddings.shape[1]
-    positions = rows.text["position_ids"]
+    positions = rows.text.position_ids
     mask = attention_mask(rows.tokens, rows.tokens, model.config.llm.bidirectional)
     capacity = length + max_new_tokens
     hidden, keys, values = model.llm.prefill(rows.embeddings, positions, mask, capacity)

@@ -6,19 +6,11 @@ from dataclasses import dataclass
 
 import jax
 
+from stts_jax.batch import TextRows
 from stts_jax.budget import Budget
 from stts_jax.config import LlmConfig
 from stts_jax.parallel.platform import row_length
 from stts_jax.pruning.plan import PruningPlan
-
-# The text arrays of a batch, and their values at padding.
-TEXT_FILL = {
-    "input_ids": -1,
-    "labels": 0,
-    "loss_masks": 0,
-    "position_ids": 0,
-    "subsegment_ids": 0,
-}
 
 
 @jax.tree_util.register_dataclass
@@ -28,35 +20,46 @@ class KeptTokens:
 
     Attributes:
       windows: (B, V, G) int32, patches of each visual token that stays, -1 at empty entries.
-      text: the arrays of `TEXT_FILL`, (B, L) each.
+      text: of these tokens.
       is_visual: (B, L) bool, tokens that stand for a pooling window.
       source: (B, L) int32, position of each token in the row before the drop.
     """
 
     windows: jax.Array
-    text: dict[str, jax.Array]
+    text: TextRows
     is_visual: jax.Array
     source: jax.Array
 
 
 def keep_tokens(
-    plan: PruningPlan, batch: dict[str, jax.Array], budget: Budget, config: LlmConfig
+    plan: PruningPlan,
+    token_pooling: jax.Array,
+    text: TextRows,
+    budget: Budget,
+    config: LlmConfig,
 ) -> KeptTokens:
-    """Drops from the text arrays of a batch what a plan drops.
+    """Drops from the tokens of a batch what a plan drops.
 
     Args:
       plan: of the drop.
-      batch: the arrays of `budget.batch_arrays`.
+      token_pooling: (B, V before, G) int32, the patches of each visual token; see `Batch`.
+      text: the tokens before the drop.
       budget: static sizes.
       config: of the LLM, for the id of visual tokens.
     """
-    ids, visual_id = batch["input_ids"], config.special_token("<im_patch>")
+    visual_id = config.special_token("<im_patch>")
     kept = plan.llm_tokens(
-        batch["token_pooling"],
-        ids == visual_id,
-        ids >= 0,
+        token_pooling,
+        text.input_ids == visual_id,
+        text.input_ids >= 0,
         visual=budget.visual,
         tokens=row_length(budget.tokens),
     )
-    text = {name: kept.gather(batch[name], fill) for name, fill in TEXT_FILL.items()}
-    return KeptTokens(kept.windows, text, text["input_ids"] == visual_id, kept.source)
+    left = TextRows(
+        input_ids=kept.gather(text.input_ids, -1),
+        labels=kept.gather(text.labels, 0),
+        loss_masks=kept.gather(text.loss_masks, 0),
+        position_ids=kept.gather(text.position_ids, 0),
+        subsegment_ids=kept.gather(text.subsegment_ids, 0),
+    )
+    return KeptTokens(kept.windows, left, left.input_ids == visual_id, kept.source)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from stts_jax.batch import Batch, TextRows
 from stts_jax.budget import Budget
 from stts_jax.config import ConfigError, ModelConfig
 from stts_jax.layers.attention_mask import TokenTable, attention_mask, token_table
@@ -31,14 +32,14 @@ class FusedRows:
 
     Attributes:
       embeddings: (B, L, d), visual features added.
-      text: the arrays of `TEXT_FILL`, (B, L) each.
+      text: of the kept tokens.
       tokens: per-token inputs of the attention mask.
       source: (B, L) int32, position of each token in the row before the drop.
       vision: the output of the ViT.
     """
 
     embeddings: jax.Array
-    text: dict[str, jax.Array]
+    text: TextRows
     tokens: TokenTable
     source: jax.Array
     vision: VisionOutput
@@ -61,35 +62,35 @@ class VideoLanguageModel(nnx.Module):
         """Returns the dtype of activations; parameters are float32."""
         return compute_dtype(self.config.compute_dtype)
 
-    def fuse(self, batch: dict[str, jax.Array], budget: Budget, key: jax.Array) -> FusedRows:
+    def fuse(self, batch: Batch, budget: Budget, key: jax.Array) -> FusedRows:
         """Runs ViT and connector, and drops the same tokens from the input of the LLM.
 
         Args:
-          batch: the arrays of `budget.batch_arrays`.
+          batch: see `Batch`.
           budget: static sizes.
           key: for method `random`.
         """
         vision = encode(
             self.vit,
             self.scorer,
-            batch["images"],
+            batch.images,
             frames_of(batch, self.config),
             budget,
             self.config,
             dtype=self.dtype,
             key=key,
         )
-        kept = keep_tokens(vision.plan, batch, budget, self.config.llm)
+        kept = keep_tokens(vision.plan, batch.token_pooling, batch.text, budget, self.config.llm)
         windows = vision.plan.layout.lookup(vision.features, kept.windows)
         projected = self.connector(windows, kept.windows >= 0)
-        embeddings = self.llm.embed(kept.text["input_ids"], self.dtype)
+        embeddings = self.llm.embed(kept.text.input_ids, self.dtype)
         embeddings += at_visual_tokens(projected, kept.is_visual)
-        tokens = token_table(kept.text["input_ids"], kept.text["subsegment_ids"], self.config.llm)
+        tokens = token_table(kept.text.input_ids, kept.text.subsegment_ids, self.config.llm)
         return FusedRows(embeddings, kept.text, tokens, kept.source, vision)
 
     def __call__(
         self,
-        batch: dict[str, jax.Array],
+        batch: Batch,
         budget: Budget,
         *,
         key: jax.Array,
@@ -98,7 +99,7 @@ class VideoLanguageModel(nnx.Module):
         """Returns the hidden states of all kept tokens, after the final norm.
 
         Args:
-          batch: the arrays of `budget.batch_arrays`.
+          batch: see `Batch`.
           budget: static sizes.
           key: for method `random`, and for dropout in training.
           train: whether dropout is on.
@@ -111,9 +112,9 @@ class VideoLanguageModel(nnx.Module):
         mask = attention_mask(rows.tokens, rows.tokens, self.config.llm.bidirectional)
         hidden = self.llm(
             rows.embeddings,
-            rows.text["position_ids"],
+            rows.text.position_ids,
             mask,
-            response=rows.text["loss_masks"] > 0,
+            response=rows.text.loss_masks > 0,
             key=dropout_key if train else None,
             remat=self.config.remat == "blocks",
         )

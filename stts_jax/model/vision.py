@@ -8,6 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from stts_jax.batch import Batch
 from stts_jax.budget import Budget, tokens_to_prune
 from stts_jax.config import ModelConfig
 from stts_jax.model.vit import VisionTransformer
@@ -96,13 +97,13 @@ def encode(
     return VisionOutput(vit.concatenate(features | more), plan, scores, loss, frames)
 
 
-def frames_of(batch: dict[str, jax.Array], config: ModelConfig) -> FrameTable:
+def frames_of(batch: Batch, config: ModelConfig) -> FrameTable:
     """Returns the frames of a batch, with k of each example: the pooled tokens that it loses."""
-    num_images = batch["num_images"]
+    num_images = batch.num_images
     to_prune = tokens_to_prune(
-        num_images, batch["multimodal_type"], config.prune, config.tokens_per_frame
+        num_images, batch.multimodal_type, config.prune, config.tokens_per_frame
     )
-    return frame_table(num_images, to_prune, batch["images"].shape[1])
+    return frame_table(num_images, to_prune, batch.images.shape[1])
 
 
 def plan_of(

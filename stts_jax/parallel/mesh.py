@@ -231,36 +231,34 @@ def rows_for(rows: int, mesh: Mesh | None) -> int:
     return -(-rows // parts) * parts
 
 
-def put_whole_batch(batch: Mapping[str, np.ndarray], mesh: Mesh | None) -> dict[str, jax.Array]:
+def put_whole_batch(batch: T, mesh: Mesh | None) -> T:
     """Puts a batch on the devices, where every process has all rows of it.
 
     Args:
-      batch: NumPy arrays, rows first.
+      batch: pytree of NumPy arrays, rows first.
       mesh: the mesh; rows go over `data` and `fsdp` if they divide evenly, else to every device.
         None for the default device.
     """
     if mesh is None:
-        return {name: jax.numpy.asarray(array) for name, array in batch.items()}
-    rows = next(iter(batch.values())).shape[0]
+        return jax.tree.map(jax.numpy.asarray, batch)
+    rows = jax.tree.leaves(batch)[0].shape[0]
     sharding = batch_sharding(mesh) if rows == rows_for(rows, mesh) else replicated(mesh)
-    return {
-        name: jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
-        for name, array in batch.items()
-    }
+    return jax.tree.map(
+        lambda array: jax.make_array_from_callback(array.shape, sharding, array.__getitem__), batch
+    )
 
 
-def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
+def shard_batch(batch: T, mesh: Mesh) -> T:
     """Puts a batch on the devices, rows over `data` and `fsdp`.
 
     Args:
-      batch: NumPy arrays, rows first; this process's part of the rows.
+      batch: pytree of NumPy arrays, rows first; this process's part of the rows.
       mesh: the mesh.
 
     Returns:
-      jax.Arrays of all processes' rows.
+      The same tree of jax.Arrays with all processes' rows.
     """
     sharding = batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, array)
-        for name, array in batch.items()
-    }
+    return jax.tree.map(
+        lambda array: jax.make_array_from_process_local_data(sharding, array), batch
+    )

@@ -7,17 +7,17 @@ over the parts are those of the batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from stts_jax.batch import Batch
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import BATCH_AXES
 
-Batch = dict[str, jax.Array]
 # (model, rows, index of the part) -> loss and metrics
 PartLoss = Callable[[VideoLanguageModel, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 
@@ -25,7 +25,7 @@ PartLoss = Callable[[VideoLanguageModel, Batch, jax.Array], tuple[jax.Array, dic
 def value_and_summed_gradient(
     loss: PartLoss,
     model: VideoLanguageModel,
-    batch: Mapping[str, jax.Array],
+    batch: Batch,
     parts: int,
     mesh: Mesh,
 ) -> tuple[tuple[jax.Array, dict[str, jax.Array]], VideoLanguageModel]:
@@ -34,14 +34,14 @@ def value_and_summed_gradient(
     Args:
       loss: of a part.
       model: with respect to which to differentiate.
-      batch: (B, ...) arrays, B a multiple of `parts` times the devices that share rows.
+      batch: of B rows, a multiple of `parts` times the devices that share rows.
       parts: number of parts; 1 makes no loop.
       mesh: that the rows are sharded over. Each part takes rows of every device.
     """
     of_part = jax.value_and_grad(loss, has_aux=True)
     if parts == 1:
-        return of_part(model, dict(batch), jnp.int32(0))
-    rows = {name: _parts(array, parts, mesh) for name, array in batch.items()}
+        return of_part(model, batch, jnp.int32(0))
+    rows = jax.tree.map(lambda x: _parts(x, parts, mesh), batch)
     first = jax.tree.map(lambda x: x[0], rows)
     shapes = jax.eval_shape(of_part, model, first, jnp.int32(0))[0]
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)

@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from stts_jax.batch import Batch
 from stts_jax.budget import Budget
 from stts_jax.config import ConfigError
 from stts_jax.data.pipeline import TrainingBatches
@@ -28,7 +29,6 @@ from stts_jax.data.sources.configured import changed_sources
 from stts_jax.parallel.mesh import batch_sharding
 from stts_jax.training.stop import in_background
 
-Batch = dict[str, np.ndarray]
 States = dict[int, Any]
 OpenPart = Callable[[int, int], TrainingBatches]
 _CLOSE_SECONDS = 5.0
@@ -166,14 +166,11 @@ class DataParts:
     def _states(self) -> States:
         return {part: batches.get_state() for part, batches in self._parts.items()}
 
-    def _local(self, batches: Mapping[int, Mapping[str, np.ndarray]]) -> Batch:
+    def _local(self, batches: Mapping[int, Batch]) -> Batch:
         # Index in the batch of each row that was read.
         numbers = np.concatenate([self._order[part] for part in batches])
         ascending = np.argsort(numbers)
         own = ascending[np.searchsorted(numbers, self._rows, sorter=ascending)]
         if len(batches) == 1 and np.array_equal(own, np.arange(len(numbers))):
-            return dict(*batches.values())
-        return {
-            name: np.concatenate([batch[name] for batch in batches.values()])[own]
-            for name in next(iter(batches.values()))
-        }
+            return next(iter(batches.values()))
+        return jax.tree.map(lambda *of_parts: np.concatenate(of_parts)[own], *batches.values())

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from stts_jax.batch import Batch
 from stts_jax.config import Config, load_config
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
 from stts_jax.training.data_parts import local_rows
@@ -50,11 +51,11 @@ class Dump:
     mesh: dict[str, int] | None = None
 
 
-def fingerprint(batch: Mapping[str, np.ndarray]) -> str:
+def fingerprint(batch: Batch) -> str:
     """Returns 12 hex digits of the hash of a batch."""
     digest = hashlib.sha256()
-    for name in sorted(batch):
-        array = np.ascontiguousarray(batch[name])
+    for name, values in sorted(batch.to_arrays().items()):
+        array = np.ascontiguousarray(values)
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()[:12]
@@ -65,7 +66,7 @@ def write_dump(
     config: Config,
     mesh: Mesh,
     step: int,
-    batch: Mapping[str, np.ndarray],
+    batch: Batch,
     metrics: Mapping[str, float],
     checkpoint: Path | None,
     init_from: Path | None = None,
@@ -78,7 +79,10 @@ def write_dump(
     folder = output / DUMPS / f"step-{step}"
     folder.mkdir(parents=True, exist_ok=True)
     index, count = jax.process_index(), jax.process_count()
-    arrays: dict[str, Any] = {**batch, _ROWS: local_rows(config.data.batch_rows, mesh)}
+    arrays: dict[str, Any] = {
+        **batch.to_arrays(),
+        _ROWS: local_rows(config.data.batch_rows, mesh),
+    }
     np.savez(folder / f"batch-{index}-of-{count}.npz", **arrays)
     if index == 0:
         config.save(folder)
@@ -91,7 +95,7 @@ def write_dump(
     return folder
 
 
-def read_dump(folder: Path) -> tuple[Dump, Config, dict[str, np.ndarray]]:
+def read_dump(folder: Path) -> tuple[Dump, Config, Batch]:
     """Returns what `write_dump` wrote, with the rows of all processes.
 
     Raises:
@@ -109,7 +113,7 @@ def read_dump(folder: Path) -> tuple[Dump, Config, dict[str, np.ndarray]]:
             f"'{folder}' has the rows of {len(files)} of {count} processes; copy the others' files "
             "there"
         )
-    batch = _joined([_read(file) for file in files])
+    batch = Batch.from_arrays(_joined([_read(file) for file in files]))
     return _facts(folder / _FACTS), load_config(str(folder / "config.json")), batch
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from stts_jax.batch import Batch
 from stts_jax.config import Config
 from stts_jax.host_memory import give_back_much
 from stts_jax.model.video_language_model import VideoLanguageModel
@@ -178,7 +179,7 @@ class TrainingLoop:
         self.pending = StartedStep(self.step, metrics, waited, batch)
         return True
 
-    def _compile(self, batch: Mapping[str, jax.Array]) -> None:
+    def _compile(self, batch: Batch) -> None:
         """Compiles the step before the first one, so that a signal leaves the state intact."""
         if self.compiled:
             return

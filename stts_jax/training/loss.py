@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from stts_jax.batch import Batch
 from stts_jax.budget import Budget
 from stts_jax.config import ModelConfig, TrainConfig
 from stts_jax.layers.gather import static_nonzero, take_rows
@@ -48,9 +49,9 @@ class Counted:
         )
 
     @staticmethod
-    def of_batch(batch: dict[str, jax.Array], config: ModelConfig) -> Counted:
+    def of_batch(batch: Batch, config: ModelConfig) -> Counted:
         """Returns the counts of a batch; tokens that the model drops have no weight."""
-        return Counted.of(batch["loss_masks"].sum(), frames_of(batch, config))
+        return Counted.of(batch.text.loss_masks.sum(), frames_of(batch, config))
 
 
 def token_loss(
@@ -117,7 +118,7 @@ def token_loss(
 
 def loss_fn(
     model: VideoLanguageModel,
-    batch: dict[str, jax.Array],
+    batch: Batch,
     budget: Budget,
     config: TrainConfig,
     *,
@@ -129,7 +130,7 @@ def loss_fn(
 
     Args:
       model: the model.
-      batch: the arrays of `budget.batch_arrays`.
+      batch: see `Batch`.
       budget: static sizes.
       config: has the weight of the z-loss.
       key: for dropout and method `random`.
@@ -143,7 +144,7 @@ def loss_fn(
     """
     hidden, rows = model(batch, budget, key=key, train=train)
     sums = token_loss(
-        hidden, rows.text["labels"], rows.text["loss_masks"], model.llm.logits, config.z_loss
+        hidden, rows.text.labels, rows.text.loss_masks, model.llm.logits, config.z_loss
     )
     own = Counted.of(sums["weight"], rows.vision.frames)
     counted = own if counted is None else counted

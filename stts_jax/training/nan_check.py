@@ -10,9 +10,9 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
+from stts_jax.batch import Batch
 from stts_jax.config import Config
 from stts_jax.parallel.mesh import replicated
 from stts_jax.parallel.parameters import named_parameters
@@ -44,7 +44,7 @@ class StartedStep:
     step: int
     metrics: dict[str, jax.Array]
     waited: float
-    batch: dict[str, np.ndarray]
+    batch: Batch
 
 
 @dataclass(frozen=True)

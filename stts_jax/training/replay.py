@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from stts_jax.arguments import Parser, local_path
+from stts_jax.batch import Batch
 from stts_jax.budget import Budget, row_budget
 from stts_jax.config import Config, ConfigError, replace
 from stts_jax.model.video_language_model import VideoLanguageModel
@@ -56,7 +57,8 @@ def replay(folder: Path, checkpoint: Path | None = None) -> dict[str, float]:
     budget = row_budget(config.model, config.data)
     key = jax.random.fold_in(key_of_seed(dump.seed), dump.step - 1)
     parts = config.train.accumulate
-    rows = {name: array[_order(len(array), parts, dump, mesh)] for name, array in batch.items()}
+    order = _order(len(batch.images), parts, dump, mesh)
+    rows = jax.tree.map(lambda array: array[order], batch)
     metrics, bad = _gradients(model, config, budget, mesh, rows, key)
     print(f"step {dump.step}, batch {dump.fingerprint} (of all processes: {fingerprint(batch)})")
     source = checkpoint or dump.checkpoint or dump.init_from
@@ -124,14 +126,14 @@ def _gradients(
     config: Config,
     budget: Budget,
     mesh: Mesh,
-    batch: Mapping[str, np.ndarray],
+    batch: Batch,
     key: jax.Array,
 ) -> tuple[dict[str, float], list[str]]:
     """Returns metrics, and names of parameters whose gradients are not finite."""
 
     @jax.jit
     def run(
-        model: VideoLanguageModel, batch: dict[str, jax.Array], key: jax.Array
+        model: VideoLanguageModel, batch: Batch, key: jax.Array
     ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         (total, metrics), gradients = loss_and_gradients(config, budget, mesh, model, batch, key)
         squares = {n: jax.numpy.sum(g**2) for n, g in named_parameters(gradients).items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from stts_jax.batch import Batch
 from stts_jax.budget import Budget
 from stts_jax.config import Config
 from stts_jax.model.video_language_model import VideoLanguageModel
@@ -43,7 +44,7 @@ class TrainState:
     spikes: SpikeState | None = None
 
 
-TrainStep = Callable[[TrainState, Mapping[str, jax.Array], jax.Array], tuple[TrainState, Metrics]]
+TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
 
 
 def abstract_state(config: Config, mesh: Mesh) -> TrainState:
@@ -97,11 +98,10 @@ def init_state(config: Config, mesh: Mesh, key: jax.Array) -> TrainState:
 def make_train_step(config: Config, budget: Budget, mesh: Mesh) -> TrainStep:
     """Returns the step `(state, batch, key) -> (state, metrics)`, compiled at its first call.
 
-    The state is donated. The batch has the arrays of
-    `budget.batch_arrays`, placed by `shard_batch`; `key` is the same in all steps, each folds its
-    number in. Metrics are () float32 or int32 on the devices: those of `loss_fn`, `total_loss`,
-    those of `group_metrics`, and with `train.skip_loss_spikes` also `skipped`, the steps so far
-    that left parameters and moments (and the schedule's count) as they were.
+    The state is donated. The batch is placed by `shard_batch`; `key` is the same in all steps, each
+    folds its number in. Metrics are () float32 or int32 on the devices: those of `loss_fn`,
+    `total_loss`, those of `group_metrics`, and with `train.skip_loss_spikes` also `skipped`, the
+    steps so far that left parameters and moments (and the schedule's count) as they were.
 
     Args:
       config: of the run.
@@ -110,9 +110,7 @@ def make_train_step(config: Config, budget: Budget, mesh: Mesh) -> TrainStep:
     """
     shardings = state_shardings(abstract_state(config, mesh))
 
-    def step(
-        state: TrainState, batch: dict[str, jax.Array], key: jax.Array
-    ) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(key, state.step)
         (total, metrics), gradient = loss_and_gradients(
             config, budget, mesh, state.model, batch, step_key
@@ -148,7 +146,7 @@ def loss_and_gradients(
     budget: Budget,
     mesh: Mesh,
     model: VideoLanguageModel,
-    batch: dict[str, jax.Array],
+    batch: Batch,
     key: jax.Array,
 ) -> tuple[tuple[jax.Array, Metrics], VideoLanguageModel]:
     """Returns loss, metrics and gradients of a batch, in `train.accumulate` parts.
@@ -158,7 +156,7 @@ def loss_and_gradients(
       budget: static sizes of the rows.
       mesh: that model and batch lie on.
       model: to differentiate by.
-      batch: the arrays of `budget.batch_arrays`.
+      batch: see `Batch`.
       key: of the step; each of several parts folds its number in.
 
     Returns:
@@ -168,7 +166,7 @@ def loss_and_gradients(
     counted = Counted.of_batch(batch, config.model) if parts > 1 else None
 
     def loss_of(
-        model: VideoLanguageModel, rows: dict[str, jax.Array], part: jax.Array
+        model: VideoLanguageModel, rows: Batch, part: jax.Array
     ) -> tuple[jax.Array, Metrics]:
         own_key = jax.random.fold_in(key, part) if parts > 1 else key
         with on_mesh(mesh):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stts_jax.batch import Batch
 from stts_jax.budget import (
     EXAMPLE_SUBSEGMENT_INCREMENT,
     Budget,
@@ -40,7 +41,7 @@ def example_sizes(example: Arrays, model: ModelConfig) -> dict[str, int]:
     """Returns what an example uses of each of the `SIZES` of a budget.
 
     Args:
-      example: arrays of `budget.batch_arrays` for it alone, without row axis and padding; a text
+      example: the fields of a `Batch` by name, for it alone, without row axis and padding; a text
         may lack `images` and `token_pooling`.
       model: sizes and prune ratio; only videos are pruned.
     """
@@ -53,23 +54,23 @@ def example_sizes(example: Arrays, model: ModelConfig) -> dict[str, int]:
     return _sizes(frames, visual_before, length, pruned, model)
 
 
-def row_sizes(batch: Arrays, model: ModelConfig) -> dict[str, np.ndarray]:
+def row_sizes(batch: Batch, model: ModelConfig) -> dict[str, np.ndarray]:
     """Returns what each row of a batch uses, and the number of its `examples`.
 
     Args:
-      batch: see `budget.batch_arrays`.
+      batch: of NumPy arrays.
       model: sizes and prune ratio.
 
     Returns:
       (B,) int arrays for the `SIZES` and for `examples`.
     """
-    kinds = batch["multimodal_type"]
-    pruned = tokens_to_prune(batch["num_images"], kinds, model.prune, model.tokens_per_frame)
+    kinds = batch.multimodal_type
+    pruned = tokens_to_prune(batch.num_images, kinds, model.prune, model.tokens_per_frame)
     patch_token = model.llm.special_token("<im_patch>")
     sizes = _sizes(
-        batch["num_images"].clip(0).sum(1),
-        (batch["input_ids"] == patch_token).sum(1),
-        (batch["input_ids"] >= 0).sum(1),
+        batch.num_images.clip(0).sum(1),
+        (batch.text.input_ids == patch_token).sum(1),
+        (batch.text.input_ids >= 0).sum(1),
         pruned.sum(1),
         model,
     )
@@ -115,9 +116,7 @@ def require_fit(sizes: Mapping[str, int], budget: Budget, name: str) -> None:
         raise BudgetError(f"{name} {over}; {_REMEDIES[over.key]}")
 
 
-def pack_row(
-    examples: Sequence[Arrays], budget: Budget, model: ModelConfig
-) -> dict[str, np.ndarray]:
+def pack_row(examples: Sequence[Arrays], budget: Budget, model: ModelConfig) -> Batch:
     """Join examples to one row and pad it to the budget.
 
     Patch numbers move on by the patches of the examples before, subsegment ids by
@@ -133,7 +132,7 @@ def pack_row(
       model: sizes.
 
     Returns:
-      The arrays of `budget.batch_arrays` without the row axis.
+      The row, without the axis B of a `Batch`.
 
     Raises:
       BudgetError: if they don't fit.
@@ -159,14 +158,15 @@ def pack_row(
             example.get("subsegment_ids", 0) + e * EXAMPLE_SUBSEGMENT_INCREMENT
         )
         frames, visual, tokens = frames + count, visual + pooled, text.stop
-    return row
+    return Batch.from_arrays(row)
 
 
-def stack_rows(rows: Sequence[Arrays]) -> dict[str, np.ndarray]:
+def stack_rows(rows: Sequence[Batch]) -> Batch:
     """Stacks rows, at least one, to a batch: a new first axis on every array."""
     if not rows:
         raise ValueError("a batch has no rows; give at least one")
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    arrays = [row.to_arrays() for row in rows]
+    return Batch.from_arrays({name: np.stack([row[name] for row in arrays]) for name in arrays[0]})
 
 
 def _count(example: Arrays, name: str) -> int:
