@@ -22,7 +22,7 @@ from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.processes import first_then_others, notice
 from stts_jax.terminal import doing
 from stts_jax.training.checkpointing.run_tokenizer import with_checkpoint_tokenizer
-from stts_jax.training.distributed import join_processes
+from stts_jax.training.distributed import join_processes, leave_processes
 from stts_jax.training.library_output import keep_native_log, native_log_of
 from stts_jax.training.loop import Evaluate, RunResult
 from stts_jax.training.run import train
@@ -127,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             data_dir=options.data_dir,
         )
         ended.append(result)
+        leave_processes()
         if not result.stopped:
             notice(f"done at step {result.step}; everything is in '{options.output}'")
 

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 sys.path.insert(0, str(REPOSITORY))
 from stts_jax.parallel.mesh import batch_sharding, replicated
 from stts_jax.training import run
-from stts_jax.training.distributed import join_processes
+from stts_jax.training.distributed import join_processes, leave_processes
 from stts_jax.training.run import RunParts
 from stts_jax.training.step import abstract_state, state_shardings
 
@@ -106,6 +106,7 @@ def train(order: dict[str, Any], output: Path) -> int:
     config = small_config(*order["overrides"])
     result = run.train(config, output, evaluate=evaluate, parts=parts)
     names = ("step", "stopped", "left_running", "seconds")
+    leave_processes()
     print(json.dumps({name: getattr(result, name) for name in names}), flush=True)
     return 0
 

@@ -13,6 +13,7 @@ import re
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 
 import jax
 from jax._src import distributed, xla_bridge
@@ -37,6 +38,17 @@ _LOST = re.compile(
 lost_reported = threading.Event()
 _RUNS = itertools.count()
 _LONG_MS = 24 * 3600 * 1000
+
+
+def leave_processes() -> None:
+    """Leaves the other processes of this run, all of which end now, and waits until they left too.
+
+    The first process has JAX's coordination service: if it ended before the others had left, JAX
+    would abort them, whatever their exit code was to be.
+    """
+    if jax.distributed.is_initialized():
+        with suppress(RuntimeError):  # one that is gone by now has nothing to wait for
+            jax.distributed.shutdown()
 
 
 def join_processes(environment: Mapping[str, str] = os.environ) -> int:
