@@ -1,19 +1,20 @@
 """A batch: what the data pipeline makes and the model reads.
 
-JAX is imported only to register the dataclasses as pytrees, so that `jax.jit` and `jax.tree.map`
-take them; grain imports it anyway.
+The letters of shapes are those of docs/method.md#shapes.
 """
 
-from __future__ import annotations
+# Annotations are objects here, not strings: only so are fields of dataclasses checked in tests.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any
 
-import jax
+from jaxtyping import Float, Int, Num
+
+from stts_jax.pytrees import register_pytree
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclass(frozen=True)
 class TextRows:
     """The text of rows, L tokens each: before the drop in a `Batch`, after it in the LLM's input.
@@ -31,14 +32,14 @@ class TextRows:
         `budget.EXAMPLE_SUBSEGMENT_INCREMENT` more for each further example of the row.
     """
 
-    input_ids: Any
-    labels: Any
-    loss_masks: Any
-    position_ids: Any
-    subsegment_ids: Any
+    input_ids: Int[Any, "*B L"]
+    labels: Int[Any, "*B L"]
+    loss_masks: Float[Any, "*B L"]
+    position_ids: Int[Any, "*B L"]
+    subsegment_ids: Int[Any, "*B L"]
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclass(frozen=True)
 class Batch:
     """B rows of one `Budget`, as NumPy arrays on the host or as JAX arrays on devices.
@@ -56,14 +57,14 @@ class Batch:
       text: the tokens, visual tokens included, before the drop.
     """
 
-    images: Any
-    num_images: Any
-    multimodal_type: Any
-    token_pooling: Any
+    images: Num[Any, "*B T N patch_dim"]
+    num_images: Int[Any, "*B M"]
+    multimodal_type: Int[Any, "*B M"]
+    token_pooling: Int[Any, "*B V G"]
     text: TextRows
 
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Any]) -> Self:
+    @staticmethod
+    def from_arrays(arrays: Mapping[str, Any]) -> "Batch":
         """Returns the batch of these arrays.
 
         Args:
@@ -73,7 +74,7 @@ class Batch:
           KeyError: if one is missing.
         """
         own = {name: arrays[name] for name in VISUAL_FIELDS}
-        return cls(**own, text=TextRows(**{name: arrays[name] for name in TEXT_FIELDS}))
+        return Batch(**own, text=TextRows(**{name: arrays[name] for name in TEXT_FIELDS}))
 
     def to_arrays(self) -> dict[str, Any]:
         """Returns all arrays by the names of the fields, those of the text among them."""

@@ -196,7 +196,7 @@ def test_a_cpu_has_its_own_cache_if_a_second_copy_of_the_blocks_is_small(
     monkeypatch.setattr(cpu_cache, "_LEAST_BYTES", size + least)
     monkeypatch.setattr(cpu_cache, "_MOST_BYTES", size + most)
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    keys = jax.ShapeDtypeStruct((SMALL.llm.layers, 1, 3, 2, 4), jnp.float32)
+    keys = jnp.zeros((SMALL.llm.layers, 1, 3, 2, 4))
     found = jax.eval_shape(
         lambda cache, blocks: decoding_cache(cache, blocks, 1), KeyValueCache(keys, keys), blocks
     )

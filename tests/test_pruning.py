@@ -239,6 +239,7 @@ MINIMUM = float(np.exp(-2.0))
 
 def bias(scores=SCORES, grid=9):
     frames = table()
+    scores = jnp.asarray(scores)
     return np.asarray(score_bias(scores, frames, grid=grid, pooling=3, minimum=MINIMUM))
 
 

@@ -8,11 +8,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from stts_jax.attention import Mask, attention
+from stts_jax.pytrees import register_pytree
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclass(frozen=True)
 class KeyValueCache:
     """Keys and values of every layer, at C cache indices for each row.
@@ -22,8 +24,8 @@ class KeyValueCache:
       values: (layers, B, C, K, head_dim).
     """
 
-    keys: jax.Array
-    values: jax.Array
+    keys: Float[Array, "layers B C K h"]
+    values: Float[Array, "layers B C K h"]
 
     def run_blocks(
         self, run: Callable[..., tuple[jax.Array, KeyValueCache]], blocks: Any, x: jax.Array
@@ -49,11 +51,11 @@ class KeyValueCache:
 
     def attend(
         self,
-        query: jax.Array,
-        key: jax.Array,
-        value: jax.Array,
-        layer: jax.Array,
-        cache_index: jax.Array,
+        query: Float[Array, "B 1 H h"],
+        key: Float[Array, "B 1 K h"],
+        value: Float[Array, "B 1 K h"],
+        layer: Int[Array, ""],
+        cache_index: Int[Array, ""],
         mask: Mask,
     ) -> tuple[jax.Array, KeyValueCache]:
         """Writes one token of each row, then attends from it to the cache of a layer.

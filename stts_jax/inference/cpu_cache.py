@@ -14,10 +14,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from stts_jax.attention import Mask
 from stts_jax.attention.masks import MASK_VALUE, as_array
 from stts_jax.inference.cache import KeyValueCache
+from stts_jax.pytrees import register_pytree
 
 # Bytes of all blocks: smaller ones decode no faster and compile slower, larger ones may not fit
 # into memory twice.
@@ -47,7 +49,7 @@ def decoding_cache(
     )
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclass(frozen=True)
 class _Layer:
     """Keys and values of one layer, at C cache indices.
@@ -95,7 +97,7 @@ class _Layer:
         return sums.reshape(*sums.shape[:3], -1)
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclass(frozen=True)
 class CpuCache:
     """Keys and values by layer, and a copy of the blocks by layer.
@@ -122,11 +124,11 @@ class CpuCache:
 
     def attend(
         self,
-        query: jax.Array,
-        key: jax.Array,
-        value: jax.Array,
+        query: Float[Array, "B 1 H h"],
+        key: Float[Array, "B 1 K h"],
+        value: Float[Array, "B 1 K h"],
         layer: int,
-        cache_index: jax.Array,
+        cache_index: Int[Array, ""],
         mask: Mask,
     ) -> tuple[jax.Array, CpuCache]:
         """Writes one token of each row, then attends from it; see `KeyValueCache.attend`."""

@@ -8,6 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Int
 
 from stts_jax.batch import Batch
 from stts_jax.budget import Budget
@@ -19,9 +20,10 @@ from stts_jax.layers.attention_mask import TokenTable, attention_mask
 from stts_jax.model.llm import C
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import mesh_of, on_mesh
+from stts_jax.pytrees import register_pytree
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclass(frozen=True)
 class DecodingState:
     """The state between two decoding steps.
@@ -38,10 +40,10 @@ class DecodingState:
 
     cache: KeyValueCache | CpuCache
     tokens: TokenTable
-    next_token: jax.Array
-    position: jax.Array
-    cache_index: jax.Array
-    finished: jax.Array
+    next_token: Int[Array, " B"]
+    position: Int[Array, " B"]
+    cache_index: Int[Array, ""]
+    finished: Bool[Array, " B"]
     key: jax.Array
 
 
@@ -54,7 +56,7 @@ def generate(
     end_token: int,
     sampling: Sampling,
     key: jax.Array,
-) -> jax.Array:
+) -> Int[Array, "B new_tokens"]:
     """Answers every row of a batch of prompts.
 
     Compiles once for a budget and count of tokens, whatever the content. Stops early when all
@@ -129,7 +131,7 @@ def decode(
     max_new_tokens: int,
     end_token: int,
     sampling: Sampling,
-) -> jax.Array:
+) -> Int[Array, "B new_tokens"]:
     """Completes the answers from `start_decoding`; arguments and result are those of `generate`."""
     answers = jnp.full((state.next_token.shape[0], max_new_tokens), end_token, jnp.int32)
     answers = answers.at[:, 0].set(state.next_token)
@@ -179,9 +181,9 @@ def next_logits(
     model: VideoLanguageModel,
     cache: C,
     tokens: TokenTable,
-    token: jax.Array,
-    position: jax.Array,
-    cache_index: jax.Array,
+    token: Int[Array, " B"],
+    position: Int[Array, " B"],
+    cache_index: Int[Array, ""],
 ) -> tuple[jax.Array, C]:
     """Returns the logits (B, V) after one token of each row, and the cache with these tokens.
 

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from stts_jax.batch import Batch
 from stts_jax.budget import Budget
 from stts_jax.inference.cache import KeyValueCache
 from stts_jax.layers.attention_mask import TokenTable, attention_mask
 from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.pytrees import register_pytree
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclass(frozen=True)
 class Prefilled:
     """Prompts in a cache that has room for answers.
@@ -28,12 +30,12 @@ class Prefilled:
       empty: (B,) bool, rows without a prompt.
     """
 
-    logits: jax.Array
+    logits: Float[Array, "B vocab"]
     cache: KeyValueCache
     tokens: TokenTable
-    position: jax.Array
-    cache_index: jax.Array
-    empty: jax.Array
+    position: Int[Array, " B"]
+    cache_index: Int[Array, ""]
+    empty: Bool[Array, " B"]
 
 
 def prefill(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Sampling:
     top_p: float = 1.0
 
 
-def sample(logits: jax.Array, sampling: Sampling, key: jax.Array) -> jax.Array:
+def sample(logits: Float[Array, "B vocab"], sampling: Sampling, key: jax.Array) -> Int[Array, " B"]:
     """Chooses a token for each row: (B, V) logits -> (B,) int32.
 
     Top-k is taken before top-p, and top-p's mass is that of the whole distribution, as in the

@@ -8,6 +8,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Bool, Float
 
 from stts_jax.attention import attention
 from stts_jax.config import ModelConfig
@@ -30,7 +31,9 @@ class Connector(nnx.Module):
             connector.width, connector.mlp_width, config.llm.width, key=project_key
         )
 
-    def __call__(self, windows: jax.Array, filled: jax.Array) -> jax.Array:
+    def __call__(
+        self, windows: Float[Array, "B V G features"], filled: Bool[Array, "B V G"]
+    ) -> Float[Array, "B V d"]:
         """Pools the patches of each visual token and projects.
 
         Args:

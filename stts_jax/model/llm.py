@@ -6,11 +6,13 @@ Source: olmo/nn/llm.py; docs/reference.md#language-models.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
 
 from stts_jax.attention import Mask, attention
 from stts_jax.config import LlmConfig
@@ -27,6 +29,7 @@ ApplyRope = Callable[[jax.Array], jax.Array]
 Drop = Callable[[jax.Array, int], jax.Array]
 
 
+@runtime_checkable
 class Cache(Protocol):
     """A key-value cache, a pytree of arrays; see `inference.cache.KeyValueCache`."""
 
@@ -72,7 +75,7 @@ class LlmBlock(nnx.Module):
         self.key_norm = RmsNorm(sizes[1], epsilon, key=keys[8]) if sizes else None
 
     def __call__(
-        self, x: jax.Array, rope: ApplyRope, attend: AttendAndKeep, drop: Drop
+        self, x: Float[Array, "B L d"], rope: ApplyRope, attend: AttendAndKeep, drop: Drop
     ) -> tuple[jax.Array, Any]:
         """Runs the block: (B, L, d) -> (B, L, d), and the second result of `attend`."""
         pre = self.config.norm_position == "pre"
@@ -131,7 +134,7 @@ class LanguageModel(nnx.Module):
             )
         )
 
-    def embed(self, input_ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    def embed(self, input_ids: Int[Array, "B L"], dtype: DTypeLike) -> Float[Array, "B L d"]:
         """Embeds (B, L) ids -> (B, L, d); padding (-1) like id 0, as no query sees it."""
         base = self.config.vocab_size
         ids = jnp.maximum(input_ids, 0)
@@ -139,21 +142,21 @@ class LanguageModel(nnx.Module):
         extra = self.extra_embedding[...][jnp.clip(ids - base, 0)]
         return jnp.where((ids < base)[..., None], known, extra).astype(dtype)
 
-    def logits(self, hidden: jax.Array) -> jax.Array:
+    def logits(self, hidden: Float[Array, "*batch d"]) -> Float[Array, "*batch vocab"]:
         """Returns logits: (..., d) -> (..., V) float32; the extra tokens cannot be predicted."""
         head = self.embedding[...].T if self.head is None else self.head[...]
         return jnp.dot(hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
 
     def __call__(
         self,
-        x: jax.Array,
-        positions: jax.Array,
+        x: Float[Array, "B L d"],
+        positions: Int[Array, "B L"],
         mask: Mask,
         *,
-        response: jax.Array | None = None,
+        response: Bool[Array, "B L"] | None = None,
         key: jax.Array | None = None,
         remat: bool = False,
-    ) -> jax.Array:
+    ) -> Float[Array, "B L d"]:
         """Runs all tokens at once.
 
         Args:
@@ -175,8 +178,10 @@ class LanguageModel(nnx.Module):
         return hidden
 
     def prefill(
-        self, x: jax.Array, positions: jax.Array, mask: Mask, capacity: int
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        self, x: Float[Array, "B L d"], positions: Int[Array, "B L"], mask: Mask, capacity: int
+    ) -> tuple[
+        Float[Array, "B L d"], Float[Array, "layers B C K h"], Float[Array, "layers B C K h"]
+    ]:
         """Runs all tokens without dropout, and returns keys and values too.
 
         Args:
@@ -198,7 +203,12 @@ class LanguageModel(nnx.Module):
         return hidden, keys, values
 
     def step(
-        self, x: jax.Array, positions: jax.Array, mask: Mask, cache: C, cache_index: jax.Array
+        self,
+        x: Float[Array, "B 1 d"],
+        positions: Int[Array, "B 1"],
+        mask: Mask,
+        cache: C,
+        cache_index: Int[Array, ""],
     ) -> tuple[jax.Array, C]:
         """Runs one token of each row against the cache.
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import jax
+from jaxtyping import Array, Bool, Int
 
 from stts_jax.batch import TextRows
 from stts_jax.budget import Budget
 from stts_jax.config import LlmConfig
 from stts_jax.parallel.platform import row_length
 from stts_jax.pruning.plan import PruningPlan
+from stts_jax.pytrees import register_pytree
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclass(frozen=True)
 class KeptTokens:
     """The tokens of each row that stay in the LLM's input, padded to L.
@@ -25,15 +26,15 @@ class KeptTokens:
       source: (B, L) int32, position of each token in the row before the drop.
     """
 
-    windows: jax.Array
+    windows: Int[Array, "B V G"]
     text: TextRows
-    is_visual: jax.Array
-    source: jax.Array
+    is_visual: Bool[Array, "B L"]
+    source: Int[Array, "B L"]
 
 
 def keep_tokens(
     plan: PruningPlan,
-    token_pooling: jax.Array,
+    token_pooling: Int[Array, "B V_before G"],
     text: TextRows,
     budget: Budget,
     config: LlmConfig,

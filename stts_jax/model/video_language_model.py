@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float, Int
 
 from stts_jax.batch import Batch, TextRows
 from stts_jax.budget import Budget
@@ -23,9 +24,10 @@ from stts_jax.parallel.parameters import named_parameters
 from stts_jax.parallel.platform import compute_dtype
 from stts_jax.pruning.plan import at_visual_tokens
 from stts_jax.pruning.scorer import TokenScorer
+from stts_jax.pytrees import register_pytree
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclass(frozen=True)
 class FusedRows:
     """The input of the LLM: the kept tokens of each row, padded to L.
@@ -38,10 +40,10 @@ class FusedRows:
       vision: the output of the ViT.
     """
 
-    embeddings: jax.Array
+    embeddings: Float[Array, "B L d"]
     text: TextRows
     tokens: TokenTable
-    source: jax.Array
+    source: Int[Array, "B L"]
     vision: VisionOutput
 
 

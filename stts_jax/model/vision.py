@@ -7,6 +7,8 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Num
 
 from stts_jax.batch import Batch
 from stts_jax.budget import Budget, tokens_to_prune
@@ -22,9 +24,10 @@ from stts_jax.pruning.scorer import TokenScorer
 from stts_jax.pruning.selection import protect_first_frames
 from stts_jax.pruning.stream import stream_layout, stream_size
 from stts_jax.pruning.temporal_loss import temporal_loss
+from stts_jax.pytrees import register_pytree
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclass(frozen=True)
 class VisionOutput:
     """The result of the ViT.
@@ -37,22 +40,22 @@ class VisionOutput:
       frames: the frames of the rows.
     """
 
-    features: jax.Array
+    features: Float[Array, "... features"]
     plan: PruningPlan
-    scores: jax.Array
-    temporal_loss: jax.Array
+    scores: Float[Array, "B T P"]
+    temporal_loss: Float[Array, ""]
     frames: FrameTable
 
 
 def encode(
     vit: VisionTransformer,
     scorer: TokenScorer | None,
-    images: jax.Array,
+    images: Num[Array, "B T N patch_dim"],
     frames: FrameTable,
     budget: Budget,
     config: ModelConfig,
     *,
-    dtype: jnp.dtype,
+    dtype: DTypeLike,
     key: jax.Array,
 ) -> VisionOutput:
     """Runs frames through the ViT and drops tokens between its blocks.
@@ -107,7 +110,7 @@ def frames_of(batch: Batch, config: ModelConfig) -> FrameTable:
 
 
 def plan_of(
-    scores: jax.Array,
+    scores: Float[Array, "B T P"],
     frames: FrameTable,
     budget: Budget,
     config: ModelConfig,

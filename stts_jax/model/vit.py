@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Num
 
 from stts_jax.config import VitConfig
 from stts_jax.layers.linear import Linear
@@ -33,7 +35,7 @@ class VitBlock(nnx.Module):
         self.mlp_norm = LayerNorm(width, config.norm_epsilon, key=keys[2])
         self.mlp = GeluMlp(width, config.mlp_width, key=keys[3])
 
-    def __call__(self, x: jax.Array, attend: Attend) -> jax.Array:
+    def __call__(self, x: Float[Array, "*batch D"], attend: Attend) -> Float[Array, "*batch D"]:
         """Runs the block: (..., D) -> (..., D); `attend` mixes the patches."""
         normed = self.attention_norm(x)
         x = x + self.attention(normed, normed, attend)
@@ -43,7 +45,7 @@ class VitBlock(nnx.Module):
 POSITION_DEVIATION = 1.0
 
 
-def sine_positions(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype) -> jax.Array:
+def sine_positions(key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
     """Returns initial position embeddings: sines and cosines of row and column.
 
     Patches that are pooled together start with similar embeddings, distinct from those of others.
@@ -85,7 +87,9 @@ class VisionTransformer(nnx.Module):
         )
         self.blocks = stack(lambda k: VitBlock(config, key=k), keys[2], config.depth)
 
-    def embed(self, images: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    def embed(
+        self, images: Num[Array, "B T N patch_dim"], dtype: DTypeLike
+    ) -> Float[Array, "B T N D"]:
         """Embeds pixels as patches.
 
         Args:
@@ -101,7 +105,7 @@ class VisionTransformer(nnx.Module):
         return self.patch_embedding(images.astype(dtype)) + positions.astype(dtype)
 
     def run(
-        self, x: jax.Array, first: int, stop: int, layout: Layout, *, remat: bool
+        self, x: Float[Array, "... D"], first: int, stop: int, layout: Layout, *, remat: bool
     ) -> tuple[jax.Array, dict[int, jax.Array]]:
         """Runs the blocks `first` to `stop - 1`.
 
@@ -159,7 +163,7 @@ class VisionTransformer(nnx.Module):
         return jnp.concatenate([features[i] for i in self.config.resolved_feature_layers], axis=-1)
 
 
-def resize_positions(table: jax.Array, patches: int) -> jax.Array:
+def resize_positions(table: Float[Array, "positions D"], patches: int) -> Float[Array, "N D"]:
     """Resizes a position table to another grid, bicubic with antialiasing.
 
     Torch's antialiased kernel, for which a = -0.5.

@@ -18,16 +18,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from stts_jax.attention import attention
 from stts_jax.layers.memory_efficient_switch import memory_efficient_switch
 from stts_jax.pruning.layout import Step
+from stts_jax.pytrees import register_pytree
 
 # Each size bucket is at most this much of the next; more buckets take longer to compile.
 BUCKET_STEP = 0.75
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclass(frozen=True)
 class FirstFitLayout:
     """Kept patches of the whole batch in bins, (bins, N, ...).
@@ -41,19 +43,24 @@ class FirstFitLayout:
       sizes: size buckets, ascending numbers of bins; the last one is how many there are.
     """
 
-    source: jax.Array
-    segment_ids: jax.Array
-    slot: jax.Array
-    used_bins: jax.Array
-    refilled: jax.Array
+    source: Int[Array, "bins N"]
+    segment_ids: Int[Array, "bins N"]
+    slot: Int[Array, "B T N"]
+    used_bins: Int[Array, ""]
+    refilled: Bool[Array, "B T N"]
     sizes: tuple[int, ...] = field(metadata={"static": True})
 
-    def gather(self, x: jax.Array) -> jax.Array:
+    def gather(self, x: Num[Array, "B T N D"]) -> Num[Array, "bins N D"]:
         """Moves patches into the bins: (B, T, N, D) -> (bins, N, D), zeros at empty slots."""
         flat = x.reshape(-1, x.shape[-1])
         return flat.at[self.source].get(mode="fill", fill_value=0)
 
-    def attend(self, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    def attend(
+        self,
+        query: Float[Array, "bins N H h"],
+        key: Float[Array, "bins N H h"],
+        value: Float[Array, "bins N H h"],
+    ) -> Float[Array, "bins N H h"]:
         """Attends among the patches of each frame: (bins, N, H, d) each."""
         return attention(query, key, value, segment_ids=self.segment_ids)
 
@@ -84,7 +91,9 @@ class FirstFitLayout:
             sizes=(bins,),
         )
 
-    def lookup(self, features: jax.Array, patches: jax.Array) -> jax.Array:
+    def lookup(
+        self, features: Num[Array, "bins N D"], patches: Int[Array, "B V G"]
+    ) -> Num[Array, "B V G D"]:
         """See `Layout.lookup`; features are (bins, N, D)."""
         rows, frames, count = self.slot.shape
         inside = (patches >= 0) & (patches < frames * count)
@@ -118,7 +127,7 @@ def bin_sizes(rows: int, frames: int, patches_per_row: int, patches: int) -> tup
     return tuple(reversed(sizes))
 
 
-def first_fit_layout(keep_patches: jax.Array, sizes: tuple[int, ...]) -> FirstFitLayout:
+def first_fit_layout(keep_patches: Bool[Array, "B T N"], sizes: tuple[int, ...]) -> FirstFitLayout:
     """Packs the kept patches of the whole batch, then refills frames that are alone in their bin.
 
     Args:

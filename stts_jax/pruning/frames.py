@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from stts_jax.pytrees import register_pytree
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclass(frozen=True)
 class FrameTable:
     """The frames of a batch of rows.
@@ -22,15 +24,17 @@ class FrameTable:
       to_prune: (B, M + 1) int32, k of each example, 0 for the padding.
     """
 
-    example: jax.Array
-    real: jax.Array
-    first: jax.Array
-    prunable: jax.Array
-    start: jax.Array
-    to_prune: jax.Array
+    example: Int[Array, "B T"]
+    real: Bool[Array, "B T"]
+    first: Bool[Array, "B T"]
+    prunable: Bool[Array, "B T"]
+    start: Int[Array, "B M1"]
+    to_prune: Int[Array, "B M1"]
 
 
-def frame_table(num_images: jax.Array, to_prune: jax.Array, frames: int) -> FrameTable:
+def frame_table(
+    num_images: Int[Array, "B M"], to_prune: Int[Array, "B M"], frames: int
+) -> FrameTable:
     """Assigns the frames of each row to its examples.
 
     A video whose count k is cut to 0 is treated as not prunable, as in the reference.

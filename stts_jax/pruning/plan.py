@@ -13,15 +13,17 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from stts_jax.layers.gather import static_nonzero, take_rows
 from stts_jax.pruning.frames import FrameTable
 from stts_jax.pruning.layout import Layout
 from stts_jax.pruning.pooling_windows import to_patches
 from stts_jax.pruning.selection import select
+from stts_jax.pytrees import register_pytree
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclass(frozen=True)
 class PruningPlan:
     """What stays of the frames of each row.
@@ -32,15 +34,15 @@ class PruningPlan:
       layout: of the patches in the blocks of the ViT after the drop.
     """
 
-    keep: jax.Array
-    keep_patches: jax.Array
+    keep: Bool[Array, "B T P"]
+    keep_patches: Bool[Array, "B T N"]
     layout: Layout
 
     def llm_tokens(
         self,
-        token_pooling: jax.Array,
-        is_visual: jax.Array,
-        valid: jax.Array,
+        token_pooling: Int[Array, "B V_before G"],
+        is_visual: Bool[Array, "B L_before"],
+        valid: Bool[Array, "B L_before"],
         *,
         visual: int,
         tokens: int,
@@ -70,7 +72,7 @@ class PruningPlan:
         )
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclass(frozen=True)
 class LlmTokens:
     """What stays of the LLM's input.
@@ -81,16 +83,18 @@ class LlmTokens:
         L before where there is none.
     """
 
-    windows: jax.Array
-    source: jax.Array
+    windows: Int[Array, "B V G"]
+    source: Int[Array, "B L"]
 
-    def gather(self, x: jax.Array, fill: float = 0) -> jax.Array:
+    def gather(
+        self, x: Shaped[Array, "B L_before ..."], fill: float = 0
+    ) -> Shaped[Array, "B L ..."]:
         """Drops from the rows of x what does not stay: (B, L before, ...) -> (B, L, ...)."""
         return take_rows(x, self.source, fill)
 
 
 def make_plan(
-    scores: jax.Array,
+    scores: Float[Array, "B T P"],
     frames: FrameTable,
     *,
     grid: int,
@@ -113,7 +117,9 @@ def make_plan(
     return PruningPlan(keep, keep_patches, layout_of(keep_patches))
 
 
-def at_visual_tokens(features: jax.Array, is_visual: jax.Array) -> jax.Array:
+def at_visual_tokens(
+    features: Float[Array, "B V d"], is_visual: Bool[Array, "B L"]
+) -> Float[Array, "B L d"]:
     """Puts the n-th visual feature of a row at its n-th visual token, zeros elsewhere.
 
     Args:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Num, Shaped
 
 
-def to_windows(x: jax.Array, pooling: int) -> jax.Array:
+def to_windows(x: Num[Array, "*batch N D"], pooling: int) -> Num[Array, "*batch P window D"]:
     """Groups the patches of each window; zeros fill windows that stick out of the grid.
 
     Args:
@@ -31,7 +31,9 @@ def to_windows(x: jax.Array, pooling: int) -> jax.Array:
     return x.reshape(*batch, side * side, pooling * pooling, width)
 
 
-def to_patches(windows: jax.Array, grid: int, pooling: int) -> jax.Array:
+def to_patches(
+    windows: Shaped[Array, "*batch P"], grid: int, pooling: int
+) -> Shaped[Array, "*batch N"]:
     """Gives every patch the value of its window: (..., P) -> (..., N)."""
     *batch, count = windows.shape
     side = math.isqrt(count)

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import math
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from stts_jax.pruning.frames import FrameTable
 from stts_jax.pruning.pooling_windows import to_patches
 
 
 def score_bias(
-    scores: jax.Array, frames: FrameTable, *, grid: int, pooling: int, minimum: float
-) -> jax.Array:
+    scores: Float[Array, "B T P"], frames: FrameTable, *, grid: int, pooling: int, minimum: float
+) -> Float[Array, "B T N"]:
     """Returns the additive attention bias of each patch as a key.
 
     The scores of each row of windows are rescaled to [minimum, 1] on their own, not per frame or

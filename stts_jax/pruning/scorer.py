@@ -11,6 +11,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float
 
 from stts_jax.attention import attention
 from stts_jax.layers.linear import Linear
@@ -48,7 +49,7 @@ class TokenScorer(nnx.Module):
         self.second = Linear(mlp_width, mlp_width, axes=("mlp_in", "mlp"), key=keys[2])
         self.last = Linear(mlp_width, 1, axes=("mlp", None), key=keys[3])
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "B T N D"]) -> Float[Array, "B T P"]:
         """Scores the pooled tokens of all frames, also of images and padding.
 
         The previous frame is the one before in the row, whatever example it belongs to; weights

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Num, UInt32
 
 from stts_jax.parallel.mesh import shard_rows
 from stts_jax.pruning.frames import FrameTable
@@ -15,12 +16,14 @@ from stts_jax.pruning.frames import FrameTable
 PROTECTED_SCORE = 100.0
 
 
-def protect_first_frames(scores: jax.Array, frames: FrameTable) -> jax.Array:
+def protect_first_frames(
+    scores: Float[Array, "B T P"], frames: FrameTable
+) -> Float[Array, "B T P"]:
     """Raises the scores of first frames above all others: (B, T, P) -> (B, T, P)."""
     return jnp.where(frames.first[..., None], PROTECTED_SCORE, scores)
 
 
-def select(scores: jax.Array, frames: FrameTable) -> jax.Array:
+def select(scores: Float[Array, "B T P"], frames: FrameTable) -> Bool[Array, "B T P"]:
     """Drops the k lowest-scored tokens of each video; of equal ones, the earlier go first.
 
     Nothing is sorted. The k-th lowest score of a video is found bit by bit, for all videos of all
@@ -44,7 +47,7 @@ def select(scores: jax.Array, frames: FrameTable) -> jax.Array:
     return ~dropped & frames.real[..., None]
 
 
-def ordered_bits(x: jax.Array) -> jax.Array:
+def ordered_bits(x: Num[Array, " *shape"]) -> UInt32[Array, " *shape"]:
     """Returns uint32 in the order of the given numbers; NaN comes last."""
     x = jnp.where(x == 0, 0, x.astype(jnp.float32))
     bits = jax.lax.bitcast_convert_type(jnp.where(jnp.isnan(x), jnp.nan, x), jnp.uint32)

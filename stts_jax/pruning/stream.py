@@ -7,13 +7,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from stts_jax.attention import STREAM_TILE, stream_attention
 from stts_jax.layers.gather import static_nonzero, take_rows
 from stts_jax.pruning.layout import Step
+from stts_jax.pytrees import register_pytree
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclass(frozen=True)
 class StreamLayout:
     """The kept patches of each row, (B, S, ...).
@@ -25,17 +27,22 @@ class StreamLayout:
       patches: N.
     """
 
-    source: jax.Array
-    segment_ids: jax.Array
-    slot: jax.Array
+    source: Int[Array, "B S"]
+    segment_ids: Int[Array, "B S"]
+    slot: Int[Array, "B TN"]
     patches: int = field(metadata={"static": True})
 
-    def gather(self, x: jax.Array) -> jax.Array:
+    def gather(self, x: Num[Array, "B T N D"]) -> Num[Array, "B S D"]:
         """Moves kept patches into the stream: (B, T, N, D) -> (B, S, D), zeros at empty slots."""
         rows, frames, count, width = x.shape
         return take_rows(x.reshape(rows, frames * count, width), self.source)
 
-    def attend(self, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    def attend(
+        self,
+        query: Float[Array, "B S H h"],
+        key: Float[Array, "B S H h"],
+        value: Float[Array, "B S H h"],
+    ) -> Float[Array, "B S H h"]:
         """Attends among the kept patches of each frame: (B, S, H, d) each."""
         return stream_attention(
             query,
@@ -50,7 +57,9 @@ class StreamLayout:
         """Runs a block: (B, S, D) -> (B, S, D)."""
         return step(block, x, self)
 
-    def lookup(self, features: jax.Array, patches: jax.Array) -> jax.Array:
+    def lookup(
+        self, features: Num[Array, "B S D"], patches: Int[Array, "B V G"]
+    ) -> Num[Array, "B V G D"]:
         """See `Layout.lookup`; features are (B, S, D)."""
         return take_rows(features, take_rows(self.slot, patches, fill=-1))
 
@@ -60,7 +69,7 @@ def stream_size(patches: int) -> int:
     return -(-patches // STREAM_TILE) * STREAM_TILE
 
 
-def stream_layout(keep_patches: jax.Array, size: int) -> StreamLayout:
+def stream_layout(keep_patches: Bool[Array, "B T N"], size: int) -> StreamLayout:
     """Lays the kept patches of each row out as one stream.
 
     Args:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from stts_jax.pruning.frames import FrameTable
 from stts_jax.pruning.pooling_windows import to_windows
 
 
-def adjacent_similarity(x: jax.Array, pooling: int) -> jax.Array:
+def adjacent_similarity(x: Float[Array, "B T N D"], pooling: int) -> Float[Array, "B T-1 P"]:
     """Returns the cosine similarity of each token with the same token of the next frame.
 
     Only neighbouring frames are compared, so this costs T products where the reference forms a
@@ -43,14 +44,19 @@ def _window_products(a: jax.Array, b: jax.Array, pooling: int) -> jax.Array:
     return to_windows(products[..., None], pooling).sum((-2, -1))
 
 
-def compared_frames(frames: FrameTable) -> jax.Array:
+def compared_frames(frames: FrameTable) -> Float[Array, "B compared"]:
     """Returns (B, T - 1) float32, 1 for frames that are compared with the frame before."""
     return frames.prunable[:, 1:].astype(jnp.float32)
 
 
 def temporal_loss(
-    scores: jax.Array, x: jax.Array, frames: FrameTable, *, pooling: int, coefficient: float
-) -> jax.Array:
+    scores: Float[Array, "B T P"],
+    x: Float[Array, "B T N D"],
+    frames: FrameTable,
+    *,
+    pooling: int,
+    coefficient: float,
+) -> Float[Array, ""]:
     """Returns the mean squared error of the scores against the dissimilarity to the frame before.
 
     Frames that are not pruned don't count, nor does the first frame of a row. The first frame of

@@ -11,6 +11,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 import jax
+from jaxtyping import Array, Float
 
 from stts_jax.pruning.baselines.inputs import BaselineInputs
 
@@ -22,7 +23,7 @@ BASELINES: dict[str, Callable[[BaselineInputs], jax.Array]] = {
 }
 
 
-def baseline_scores(method: str, inputs: BaselineInputs) -> jax.Array:
+def baseline_scores(method: str, inputs: BaselineInputs) -> Float[Array, "B T P"]:
     """Returns (B, T, P) float32 scores of a baseline, high for tokens to keep.
 
     Raises:

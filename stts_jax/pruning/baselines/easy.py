@@ -6,8 +6,8 @@ budget of each video as in the scorer path.
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from stts_jax.pruning.baselines.inputs import BaselineInputs
 from stts_jax.pruning.baselines.similarity import (
@@ -18,7 +18,7 @@ from stts_jax.pruning.baselines.similarity import (
 )
 
 
-def scores(inputs: BaselineInputs) -> jax.Array:
+def scores(inputs: BaselineInputs) -> Float[Array, "B T P"]:
     """Returns (B, T, P) scores: minus the similarity, or `PROTECTED_SIMILARITY`.
 
     A frame whose mean similarity is below the threshold is protected as a whole.

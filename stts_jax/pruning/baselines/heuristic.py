@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from stts_jax.pruning.baselines.inputs import BaselineInputs
 from stts_jax.pruning.baselines.similarity import (
@@ -18,7 +19,7 @@ from stts_jax.pruning.baselines.similarity import (
 )
 
 
-def scores(inputs: BaselineInputs) -> jax.Array:
+def scores(inputs: BaselineInputs) -> Float[Array, "B T P"]:
     """Returns (B, T, P) scores: minus the similarity, or `PROTECTED_SIMILARITY`.
 
     Every window of the grid has a reference token, at first that of the video's first frame. A

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import jax
+from jaxtyping import Array, Float
 
 from stts_jax.pruning.frames import FrameTable
 
@@ -21,8 +22,8 @@ class BaselineInputs:
       key: random key.
     """
 
-    x: jax.Array
+    x: Float[Array, "B T N D"]
     frames: FrameTable
     pooling: int
-    threshold: float
+    threshold: float | Float[Array, ""]
     key: jax.Array

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from stts_jax.pruning.frames import FrameTable
 from stts_jax.pruning.pooling_windows import to_windows
@@ -19,19 +20,21 @@ TRIES = 5
 THRESHOLD_STEP = 0.05
 
 
-def unit_windows(x: jax.Array, pooling: int) -> jax.Array:
+def unit_windows(x: Float[Array, "B T N D"], pooling: int) -> Float[Array, "B T P width"]:
     """Concatenates each window's patches, scaled to length 1: (B, T, N, D) -> (B, T, P, w*w*D)."""
     windows = to_windows(jax.lax.stop_gradient(x).astype(jnp.float32), pooling)
     windows = windows.reshape(*windows.shape[:-2], -1)
     return windows / jnp.maximum(jnp.linalg.norm(windows, axis=-1, keepdims=True), 1e-12)
 
 
-def thresholds_to_try(threshold: float) -> jax.Array:
+def thresholds_to_try(threshold: float | Float[Array, ""]) -> Float[Array, " tries"]:
     """Returns (tries,) thresholds, each lower than the one before."""
     return threshold - THRESHOLD_STEP * jnp.arange(TRIES)
 
 
-def first_good_try(scores: jax.Array, frames: FrameTable, thresholds: jax.Array) -> jax.Array:
+def first_good_try(
+    scores: Float[Array, "tries B T P"], frames: FrameTable, thresholds: Float[Array, " tries"]
+) -> Float[Array, "B T P"]:
     """Returns per example the scores of the first try that drops no protected token, else the last.
 
     Args:
