@@ -22,6 +22,7 @@ _DELAY_SECONDS = 1.0
 # The exit code that a shell reports for SIGPIPE; Python ignores the signal itself.
 BROKEN_PIPE = 128 + signal.SIGPIPE
 _LINE = "{desc}: {n_fmt} of {total_fmt} {unit} after {elapsed}, {remaining} left"
+_BYTES_LINE = "{desc}: {n_fmt}B of {total_fmt}B after {elapsed}, {rate_fmt}, {remaining} left"
 
 
 def to_stderr(text: str) -> None:
@@ -63,16 +64,29 @@ def progress_bar(items: Iterable[Any] | None = None, *, shown: bool = True, **op
     stream = sys.stderr
     if stream.isatty():
         return tqdm(items, file=stream, disable=not shown, **options)
-    lines = {"mininterval": INTERVAL_SECONDS, "maxinterval": 2 * INTERVAL_SECONDS, "miniters": 1}
-    return tqdm(
-        items,
-        file=_Lines(stream),
-        disable=not shown,
-        delay=_DELAY_SECONDS,
-        bar_format=_LINE,
-        **lines,
-        **options,
-    )
+    lines = {
+        "mininterval": INTERVAL_SECONDS,
+        "maxinterval": 2 * INTERVAL_SECONDS,
+        "miniters": 1,
+        "delay": _DELAY_SECONDS,
+        "bar_format": _BYTES_LINE if options.get("unit") == "B" else _LINE,
+    }
+    return tqdm(items, file=_Lines(stream), disable=not shown, **lines, **options)
+
+
+@contextmanager
+def byte_bar(what: str, total: int, *, shown: bool = True) -> Iterator[Callable[[int], object]]:
+    """Shows how many bytes are done and how many a second; yields what to call with more of them.
+
+    Args:
+      what: the work, for example `reading parameters`.
+      total: bytes that there are to do.
+      shown: whether to show anything.
+    """
+    with progress_bar(
+        desc=what, total=total, unit="B", unit_scale=True, leave=False, shown=shown
+    ) as bar:
+        yield bar.update
 
 
 class _Lines(io.TextIOBase):

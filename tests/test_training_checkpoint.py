@@ -330,8 +330,8 @@ def test_a_run_whose_only_checkpoint_lacks_files_has_none(run, tmp_path):
 @pytest.mark.parametrize(
     ("reader", "error"),
     [
-        ("ocp.load_checkpointables", MemoryError("no memory")),
-        ("ocp.load_checkpointables", jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no memory")),
+        ("load_parameters", MemoryError("no memory")),
+        ("load_parameters", jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no memory")),
         ("open_arrays", PermissionError(errno.EACCES, "Permission denied")),
         ("open_arrays", ValueError("PERMISSION_DENIED: Error opening file")),
     ],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import tensorstore as ts
@@ -21,12 +21,15 @@ from stts_jax.model.video_language_model import (
     VideoLanguageModel,
     abstract_model,
     in_compute_dtype,
+    vision_encoder,
 )
+from stts_jax.model.vision import VisionEncoder
 from stts_jax.parallel.mesh import make_mesh, parameter_shardings
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.plain_files import read_json_object
 from stts_jax.quoting import shorten
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError, reading
+from stts_jax.training.checkpointing.parameter_loading import load_parameters
 from stts_jax.training.checkpointing.run_folder import (
     CHECKPOINTS,
     MODEL,
@@ -35,10 +38,14 @@ from stts_jax.training.checkpointing.run_folder import (
     require_writable,
 )
 
+# Bytes of a block at most: as it is decoded whole, also where a part of it is wanted.
+_BLOCK_BYTES = 1 << 23
 # The file in which Orbax lists the arrays of a folder.
 METADATA = "_METADATA"
 _SCORER = "scorer."
+_SCORING = ("vit.", _SCORER)
 _LISTED = 50  # more parameters than a model has
+M = TypeVar("M")
 
 
 def load_model(
@@ -65,21 +72,33 @@ def load_to_answer(
     return _load_model(folder, config, mesh, in_compute_dtype)
 
 
+def load_to_score(
+    folder: Path, config: Config | None = None, mesh: Mesh | None = None
+) -> tuple[VisionEncoder, Config]:
+    """Returns ViT and scorer alone, in compute types: nothing else is read."""
+    return _load_model(
+        folder, config, mesh, lambda shapes: vision_encoder(in_compute_dtype(shapes)), _SCORING
+    )
+
+
 def _load_model(
     folder: Path,
     config: Config | None,
     mesh: Mesh | None,
-    cast: Callable[[VideoLanguageModel], VideoLanguageModel],
-) -> tuple[VideoLanguageModel, Config]:
+    cast: Callable[[VideoLanguageModel], M],
+    parts: tuple[str, ...] = ("",),
+) -> tuple[M, Config]:
     checkpoint = find_checkpoint(Path(folder))
     config = config or config_of(checkpoint)
     abstract = cast(_sharded_shapes(config, mesh or make_mesh()))
     wanted = named_parameters(abstract)
     saved = _saved_parameters(checkpoint)
+    saved = {name: array for name, array in saved.items() if name.startswith(parts)}
     if config.model.prune.method != "scorer":
         saved = {name: array for name, array in saved.items() if not name.startswith(_SCORER)}
     require_match(wanted, saved, checkpoint)
-    return unflatten_named(abstract, _load(checkpoint, wanted)), config
+    loaded: M = unflatten_named(abstract, _load(checkpoint, saved, wanted))
+    return loaded, config
 
 
 def initialize_from(
@@ -115,7 +134,7 @@ def initialize_from(
             for name in scorer:
                 del has[name]
     require_match(wanted, saved, checkpoint)
-    return unflatten_named(model, parameters | _load(checkpoint, wanted))
+    return unflatten_named(model, parameters | _load(checkpoint, saved, wanted))
 
 
 def save_model(model: VideoLanguageModel, config: Config, output: Path, step: int = 0) -> Path:
@@ -127,7 +146,8 @@ def save_model(model: VideoLanguageModel, config: Config, output: Path, step: in
     require_writable(output)
     config.save(output)
     folder = output.resolve() / CHECKPOINTS / str(step)
-    ocp.save_checkpointables(folder, {MODEL: named_parameters(model)}, overwrite=True)
+    with in_blocks():
+        ocp.save_checkpointables(folder, {MODEL: named_parameters(model)}, overwrite=True)
     return folder
 
 
@@ -155,6 +175,13 @@ def require_match(wanted: Mapping[str, Any], saved: Mapping[str, Any], folder: P
         )
 
 
+def in_blocks() -> ocp.Context:
+    """Returns the context to save arrays in, so that a reader needs little besides the arrays."""
+    context = ocp.Context()
+    context.array.saving.storage_options.chunk_byte_size = _BLOCK_BYTES
+    return context
+
+
 def open_arrays(folder: Path) -> dict[str, Any]:
     """Opens the arrays of a checkpoint's part; returns TensorStore's handles by dotted name.
 
@@ -170,7 +197,11 @@ def open_arrays(folder: Path) -> dict[str, Any]:
         if not isinstance(name, str) or "/" in name or name in ("", ".", ".."):
             raise ValueError(f"{shorten(name)} in '{METADATA}' is no name of an array")
     specs = {name: spec_of(folder, name, metadata) for name in names}
-    opened = {name: ts.open(spec, open=True, read=True) for name, spec in specs.items()}
+    # A block whose file is gone is damage, as to Orbax, and no block of zeros.
+    opened = {
+        name: ts.open({**spec, "fill_missing_data_reads": False}, open=True, read=True)
+        for name, spec in specs.items()
+    }
     arrays = {name: array.result() for name, array in opened.items()}
     for name, array in arrays.items():
         # A block is read as a whole: one that is larger than its array may fill memory.
@@ -210,9 +241,7 @@ def _saved_parameters(checkpoint: Path) -> dict[str, Any]:
         return open_arrays(checkpoint / MODEL)
 
 
-def _load(checkpoint: Path, wanted: dict[str, Any]) -> dict[str, jax.Array]:
+def _load(checkpoint: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> dict[str, jax.Array]:
     """Reads only the arrays in `wanted`."""
-    context = ocp.Context()
-    context.pytree.loading.partial_load = True
-    with context, reading(checkpoint):
-        return ocp.load_checkpointables(checkpoint, {MODEL: wanted})[MODEL]
+    with reading(checkpoint):
+        return load_parameters(saved, wanted)

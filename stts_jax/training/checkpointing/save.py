@@ -23,6 +23,7 @@ from stts_jax.config import DataConfig, TrainConfig
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.parallel.processes import Share, is_first, notice
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
+from stts_jax.training.checkpointing.load import in_blocks
 from stts_jax.training.checkpointing.run_folder import (
     CHECKPOINTS,
     MODEL,
@@ -116,7 +117,7 @@ class Checkpoints:
         data_of_all = _gather_data(data)
         settings = (self._data_settings, self._train_settings)
         progress = Progress(step, dict(seconds), data_of_all, *settings)
-        with self._explained():
+        with self._explained(), in_blocks():
             self._checkpointer.save_checkpointables_async(
                 step,
                 checkpointables_of(state),
