@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from convert.assemble import assemble_start
-from convert.pipeline import DTYPES, Plan, convert, plan, table_lines
+from convert.pipeline import Plan, convert, plan, table_lines
 from convert.sources import DEFAULT_TOPK, Options, open_source
+from convert.stored_dtype import DTYPES
 from convert.tensor_reader import ConvertError
 from stts_jax.arguments import Parser
 from stts_jax.config import ConfigError, load_config
@@ -47,7 +48,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--config", help="of the model that --init assembles")
     parser.add_argument("--to", choices=("orbax", "hf"), default="orbax", help="default: orbax")
     parser.add_argument(
-        "--dtype", choices=sorted(DTYPES), default="float32", help="to store in (%(default)s)"
+        "--dtype",
+        choices=sorted(DTYPES),
+        help="to store in (default: as in SRC, bfloat16 where it is bfloat16, else float32)",
     )
     parser.add_argument("--step", type=int, help="of a folder of steps (default: the latest)")
     parser.add_argument(

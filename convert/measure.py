@@ -25,7 +25,8 @@ from tqdm import tqdm
 
 from convert.hf_folder import write_folder
 from convert.names import HF, HF_HEAD, name_table
-from convert.pipeline import DTYPES, abstract_parameters
+from convert.pipeline import abstract_parameters
+from convert.stored_dtype import DTYPES
 from convert.tensor_reader import Rows
 from stts_jax.arguments import Parser
 from stts_jax.config import ModelConfig, load_config

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from orbax.checkpoint import v1 as ocp
 
 from convert.mapping import ParameterMapping
 from convert.names import Name, name_table
+from convert.stored_dtype import stored_dtype
 from convert.tensor_reader import (
     ConvertError,
     NonFinite,
@@ -59,7 +60,7 @@ def write_arrays(
     folder: Path,
     mappings: Sequence[ParameterMapping],
     model: ModelConfig,
-    dtype: np.dtype,
+    dtype: np.dtype | None,
     advance: Any = lambda count: None,
 ) -> dict[str, NonFinite]:
     """Write a complete Orbax checkpoint of these parameters into a folder that doesn't exist yet.
@@ -68,23 +69,26 @@ def write_arrays(
       folder: the checkpoint.
       mappings: of every parameter.
       model: that they are the parameters of.
-      dtype: to store them in.
+      dtype: to store them in, see `stored_dtype`.
       advance: called with the number of values after each block.
 
     Returns:
       For each parameter that holds NaN or Inf, how many.
     """
-    _write_skeleton(folder, mappings, dtype)
-    blocks = stored_blocks(model, dtype.itemsize)
+    dtypes = {mapping.name.ours: stored_dtype(mapping.layers, dtype) for mapping in mappings}
+    _write_skeleton(folder, mappings, dtypes)
+    sizes = {each.itemsize for each in dtypes.values()}
+    blocks = {size: stored_blocks(model, size) for size in sizes}
     not_finite: dict[str, NonFinite] = {}
     for mapping in mappings:
-        block = blocks[mapping.name.ours]
-        array = _create(folder / MODEL, mapping, dtype, block)
+        ours = mapping.name.ours
+        stored = dtypes[ours]
+        block = blocks[stored.itemsize][ours]
+        array = _create(folder / MODEL, mapping, stored, block)
         pending: list[Any] = []
         for index, values in _blocks(mapping, block):
-            values = values.astype(dtype, copy=False)
+            values = values.astype(stored, copy=False)
             if count := count_non_finite(values):
-                ours = mapping.name.ours
                 not_finite[ours] = not_finite.get(ours, NonFinite()) + count
             # Two writes under way keep both cores busy and little in memory.
             if len(pending) > 1:
@@ -141,14 +145,16 @@ def _halved(block: list[int], itemsize: int) -> tuple[int, ...]:
 # ------------------------------------------------------------------------------------- on disk
 
 
-def _write_skeleton(folder: Path, mappings: Sequence[ParameterMapping], dtype: np.dtype) -> None:
+def _write_skeleton(
+    folder: Path, mappings: Sequence[ParameterMapping], dtypes: Mapping[str, np.dtype]
+) -> None:
     context = ocp.Context()
     context.array.saving.use_ocdbt = False  # a file for each block, written in any order
     context.array.saving.enable_write_sharding_file = False
     context.array.saving.array_metadata_store = None
     with context, _quiet():
         ocp.save_checkpointables(
-            folder, {MODEL: {mapping.name.ours: np.zeros((1,), dtype) for mapping in mappings}}
+            folder, {MODEL: {name: np.zeros((1,), dtype) for name, dtype in dtypes.items()}}
         )
     path = folder / MODEL / METADATA
     metadata = json.loads(path.read_text())

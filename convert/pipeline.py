@@ -7,6 +7,7 @@ leaves a folder `.NAME.converting`, which the next one replaces.
 from __future__ import annotations
 
 import errno
+import math
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import ml_dtypes
 import numpy as np
 
 from convert.hf_export import export_files
@@ -24,6 +24,7 @@ from convert.mapping import Origin, ParameterMapping, map_parameters
 from convert.names import HF, HF_HEAD, name_table
 from convert.orbax_folder import write_arrays
 from convert.sources import DEFAULT_TOPK, Source
+from convert.stored_dtype import DTYPES, stored_dtype
 from convert.tensor_reader import ConvertError, Rows, join_parts
 from convert.tokenizer_files import TOKENIZER, Files
 from stts_jax.config import Config, ModelConfig, replace
@@ -33,7 +34,6 @@ from stts_jax.terminal import progress_bar
 from stts_jax.training.checkpointing.run_folder import CHECKPOINTS
 
 Target = Literal["orbax", "hf"]
-DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,13 @@ class Plan:
             size = int(np.prod(mapping.shape, dtype=np.int64))
             counts[part] = counts.get(part, 0) + size
         return counts
+
+    def bytes_in(self, dtype: np.dtype | None) -> int:
+        """Returns the bytes of our parameters; of the dtype see `stored_dtype`."""
+        return sum(
+            math.prod(mapping.shape) * stored_dtype(mapping.layers, dtype).itemsize
+            for mapping in self.mappings
+        )
 
 
 def plan(source: Source, *, add_scorer: bool = False, topk: float | None = None) -> Plan:
@@ -108,7 +115,7 @@ def convert(
     target: Path,
     *,
     to: Target = "orbax",
-    dtype: str = "float32",
+    dtype: str | None = None,
     warn: Callable[[str], None] = print,
     progress: bool = True,
 ) -> None:
@@ -118,7 +125,7 @@ def convert(
       planned: see `plan`.
       target: folder that must not exist, or be empty.
       to: `orbax`, a folder that `train.py` and `eval.py` take, or `hf`.
-      dtype: to store the values in.
+      dtype: to store the values in; by default that which they are stored in, see `stored_dtype`.
       warn: takes a line of text.
       progress: show a bar.
 
@@ -126,7 +133,8 @@ def convert(
       ConvertError: if the folder can't be written or there is no room.
     """
     target = target.resolve()  # the array store takes no ".." in a path
-    wanted = planned.parameters * DTYPES[dtype].itemsize
+    asked = None if dtype is None else DTYPES[dtype]
+    wanted = planned.bytes_in(asked)
     temporary = _prepare(target, wanted)
     try:
         with progress_bar(
@@ -138,13 +146,11 @@ def convert(
         ) as bar:
             if to == "hf":
                 tensors = hf_tensors(planned)
-                found = write_folder(temporary, tensors, planned.model, DTYPES[dtype], bar.update)
+                found = write_folder(temporary, tensors, planned.model, asked, bar.update)
             else:
                 step = temporary / CHECKPOINTS / "0"
                 step.parent.mkdir()
-                found = write_arrays(
-                    step, planned.mappings, planned.model, DTYPES[dtype], bar.update
-                )
+                found = write_arrays(step, planned.mappings, planned.model, asked, bar.update)
                 has_tokenizer = planned.source.tokenizer is not None
                 output_config(planned.model, target, has_tokenizer).save(temporary)
         for name, count in found.items():

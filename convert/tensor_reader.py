@@ -175,8 +175,8 @@ class JoinedRows:
 
     @property
     def dtype(self) -> np.dtype:
-        """Dtype of the stored values."""
-        return self.parts[0].dtype
+        """Dtype that holds the stored values of all parts."""
+        return np.result_type(*(part.dtype for part in self.parts))
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows [start, stop)."""

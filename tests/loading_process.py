@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 import jax
-from stts_jax.training.checkpoint import config_of, load_to_answer
 
 from stts_jax.parallel.mesh import make_mesh
+from stts_jax.training.checkpointing.load import load_to_answer
+from stts_jax.training.checkpointing.run_folder import config_of
 
 
 def memory(kind: str) -> int:

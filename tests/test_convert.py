@@ -31,7 +31,8 @@ from stts_jax.config import load_config
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import make_mesh
 from stts_jax.parallel.parameters import named_parameters
-from stts_jax.training.checkpointing.load import load_model
+from stts_jax.training.checkpointing.load import initialize_from, load_model, open_arrays
+from stts_jax.training.checkpointing.run_folder import MODEL, find_checkpoint
 
 
 @pytest.mark.parametrize("config", [SCORED, UNTIED], ids=["tied, scorer", "untied, plain"])
@@ -80,6 +81,61 @@ def test_bfloat16_in_and_out(tmp_path: Path) -> None:
         for name, array in native_arrays(SCORED).items():
             rounded = array.astype(ml_dtypes.bfloat16).astype(np.float32)
             assert np.array_equal(np.asarray(found[name], np.float32), rounded), name
+
+
+def half_folder(folder: Path) -> Path:
+    """Writes a folder that is bfloat16 but for the scorer."""
+    half = {
+        name: array if "scor" in name else array.astype(ml_dtypes.bfloat16)
+        for name, array in hf_arrays(SCORED).items()
+    }
+    return write_hf(folder, SCORED, **half)
+
+
+def test_a_converted_copy_keeps_the_type_of_each_parameter(tmp_path: Path) -> None:
+    source, target = half_folder(tmp_path / "hf"), tmp_path / "ours"
+    assert main([str(source), str(target)]) == 0
+    stored = {
+        name: array.dtype.name
+        for name, array in open_arrays(find_checkpoint(target) / MODEL).items()
+    }
+    scorer = {name for name in stored if name.startswith("scorer.")}
+    assert scorer and {stored[name] for name in scorer} == {"float32"}
+    assert {stored[name] for name in stored if name not in scorer} == {"bfloat16"}
+    assert main([str(target), str(tmp_path / "back"), "--to", "hf"]) == 0
+    found, given = load_file(tmp_path / "back" / "model.safetensors"), loaded_parts(source)
+    assert {name: array.dtype for name, array in found.items()} == {
+        name: array.dtype for name, array in given.items()
+    }
+    assert same(found, given)
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def loaded_parts(folder: Path) -> dict[str, np.ndarray]:
+    return {
+        name: array
+        for path in folder.glob("*.safetensors")
+        for name, array in load_file(path).items()
+    }
+
+
+def test_float16_is_stored_in_float32_which_holds_all_its_values(tmp_path: Path) -> None:
+    half = {name: array.astype(np.float16) for name, array in hf_arrays(SCORED).items()}
+    source, target = write_hf(tmp_path / "hf", SCORED, **half), tmp_path / "ours"
+    assert main([str(source), str(target)]) == 0
+    arrays = open_arrays(find_checkpoint(target) / MODEL)
+    assert {array.dtype.name for array in arrays.values()} == {"float32"}
+
+
+def test_training_starts_from_float32_parameters_whatever_is_stored(tmp_path: Path) -> None:
+    target = tmp_path / "ours"
+    assert main([str(half_folder(tmp_path / "hf")), str(target)]) == 0
+    model = load_model(target)[0]
+    started = initialize_from(model, target)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(started)} == {"float32"}
+    kernel = named_parameters(started)["llm.blocks.mlp.up.kernel"]
+    stored = open_arrays(find_checkpoint(target) / MODEL)["llm.blocks.mlp.up.kernel"]
+    assert np.array_equal(kernel, stored.read().result().astype(np.float32))
 
 
 def test_restoring_places_arrays_on_a_mesh(tmp_path: Path) -> None:

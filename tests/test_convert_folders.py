@@ -15,10 +15,12 @@ from native_arrays import to_native
 
 from convert import pipeline
 from convert.__main__ import main
+from convert.init import ArrayRows
 from convert.names import name_table
-from convert.tensor_reader import NonFinite, count_non_finite
+from convert.tensor_reader import NonFinite, count_non_finite, join_parts
 from stts_jax.data.text.tokenizer import TINY_FILE
-from stts_jax.training.checkpointing.load import load_model
+from stts_jax.training.checkpointing.load import load_model, open_arrays
+from stts_jax.training.checkpointing.run_folder import MODEL, find_checkpoint
 
 
 def test_a_truncated_file_is_named(tmp_path: Path, capsys) -> None:
@@ -186,6 +188,16 @@ def test_training_takes_a_hugging_face_folder_and_keeps_the_copy(
     assert local_checkpoint(source) != copy
 
 
+def test_the_kept_copy_of_a_bfloat16_folder_is_bfloat16(tmp_path: Path, monkeypatch) -> None:
+    from convert.cache import local_checkpoint
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    half = {name: a.astype(ml_dtypes.bfloat16) for name, a in hf_arrays(SCORED).items()}
+    copy = local_checkpoint(write_hf(tmp_path / "hf", SCORED, **half), lambda text: None)
+    arrays = open_arrays(find_checkpoint(copy) / MODEL)
+    assert {array.dtype.name for array in arrays.values()} == {"bfloat16"}
+
+
 def test_flags_must_not_contradict_the_checkpoint(tmp_path: Path, capsys) -> None:
     ours = converted(tmp_path)
     for source in (tmp_path / "hf", ours):
@@ -224,3 +236,10 @@ def test_missing_flags_are_named(tmp_path: Path, capsys) -> None:
     source = write_hf(tmp_path / "hf", SCORED)
     assert "DST is missing" in refused(capsys, source)
     assert "needs --config" in refused(capsys, "--init", source, source, tmp_path / "x")
+
+
+def test_tensors_joined_from_several_types_have_one_that_holds_them_all() -> None:
+    half = ArrayRows(np.ones((2, 3), ml_dtypes.bfloat16))
+    tensors = join_parts({"a": {0: half, 2: ArrayRows(np.ones((2, 3), np.float32))}})
+    assert tensors["a"].dtype == np.float32
+    assert join_parts({"a": {0: half, 2: half}})["a"].dtype == ml_dtypes.bfloat16

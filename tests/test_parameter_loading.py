@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
-from stts_jax.training.checkpoint import MODEL, save_model
-from stts_jax.training.run_checkpoints import Checkpoints
 from training_cases import fresh_state, small_config
 
 from stts_jax.model.video_language_model import abstract_model
 from stts_jax.parallel.mesh import make_mesh
-from stts_jax.training.checkpointing import parameter_loading, stored_arrays
-from stts_jax.training.checkpointing.load import in_blocks, open_arrays
+from stts_jax.training.checkpointing import parameter_loading
+from stts_jax.training.checkpointing.load import in_blocks, open_arrays, save_model
 from stts_jax.training.checkpointing.parameter_loading import load_parameters
+from stts_jax.training.checkpointing.run_folder import MODEL
+from stts_jax.training.checkpointing.save import Checkpoints
 
 RNG = np.random.default_rng(0)
 VALUES = {
