@@ -173,6 +173,30 @@ def asked_of(options: argparse.Namespace, config: Config) -> list[SourceExample]
     return read_questions(config, options.split, options.data_dir, options.limit)
 
 
+def require_media(questions: Sequence[SourceExample]) -> None:
+    """Refuse a split of which every question is about a file that isn't there."""
+    missing = [
+        next((file for file in (q.video, *q.images) if file and not file.exists()), None)
+        for q in questions
+    ]
+    if questions and all(missing):
+        raise ConfigError(
+            f"no question of this split can be asked: '{missing[0]}' does not exist, and so it "
+            "is with the others; check the paths, which are relative to the file of the split"
+        )
+
+
+def require_root(options: argparse.Namespace, config: Config) -> Path:
+    """The folder of published datasets, which must exist."""
+    root = options.root or (Path(config.data.root) if config.data.root else None)
+    if root is None or not root.is_dir():
+        raise ConfigError(
+            f"--root is {str(root) if root else 'not given'}; give the folder that the "
+            "published datasets lie below"
+        )
+    return root
+
+
 def answer_split(
     options: argparse.Namespace,
     model: VideoLanguageModel,
@@ -215,12 +239,7 @@ def answer_tasks(
     scores: dict[str, dict[str, float]] = {}
     counts: dict[str, dict[str, int]] = {}
     for name, setup in wanted.items():
-        root = options.root or (Path(setup.data.root) if setup.data.root else None)
-        if root is None or not root.is_dir():
-            raise ConfigError(
-                f"--root is {str(root) if root else 'not given'}; give the folder that the "
-                "published datasets lie below"
-            )
+        root = require_root(options, setup)
         run = TaskRun(
             root,
             options.checkpoint,
@@ -261,6 +280,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not options.mode:
             with doing("reading the questions", tell):
                 questions = first_then_others(lambda: asked_of(options, config))
+            require_media(questions)
+        else:
+            require_root(options, config)
         wanted = setups(options, config, questions)
         output = options.output or options.checkpoint / "eval"
         if is_first():

@@ -11,10 +11,11 @@ from stts_jax.command_line import (
     add_checkpoint_options,
     add_media_options,
     asked_of,
-    open_checkpoint,
+    open_config,
+    open_model,
     run,
 )
-from stts_jax.evaluation.single import ask
+from stts_jax.evaluation.single import answer_of, prepare
 from stts_jax.terminal import doing
 
 EXAMPLES = """\
@@ -53,9 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         asked = asked_of(options, options.question, options.options)
-        model, config = open_checkpoint(options)
-        with doing("reading what is asked about, compiling and answering"):
-            said = ask(model, config, asked, frames_scale=options.frames)
+        checkpoint, config = open_config(options)
+        with doing("reading what is asked about"):
+            prepared = prepare(config, asked, options.frames)
+        model = open_model(checkpoint, config)
+        with doing("compiling and answering"):
+            said = answer_of(model, config, prepared)
         print(said)
 
     return run("ask", command)

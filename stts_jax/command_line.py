@@ -28,11 +28,12 @@ from stts_jax.evaluation.scoring.score import ScoringError
 from stts_jax.evaluation.suites import SuiteError
 from stts_jax.host_memory import keep_freed_memory
 from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.model.vision import VisionEncoder
 from stts_jax.output_lock import LockedError
 from stts_jax.quoting import shorten, shorten_words
 from stts_jax.terminal import doing, end_quietly, is_stdout_closed, to_stderr
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
-from stts_jax.training.checkpointing.load import load_to_answer
+from stts_jax.training.checkpointing.load import load_to_answer, load_to_score
 from stts_jax.training.checkpointing.run_folder import config_of
 from stts_jax.training.distributed import is_lost_process, report_lost_process, several_processes
 from stts_jax.training.nan_check import TrainingError
@@ -186,6 +187,7 @@ def asked_of(options: argparse.Namespace, question: str = "", choices: Sequence[
     Raises:
       ConfigError: if there is nothing to look at, or a video and images.
       OwnDataError: if a line of own data couldn't say so.
+      VideoError, ImageError: if there is no such file.
     """
     if options.video is None and not options.images:
         raise ConfigError("there is no video; give the path of one, or pictures with --images")
@@ -202,12 +204,26 @@ def asked_of(options: argparse.Namespace, question: str = "", choices: Sequence[
         options.subtitle,
     )
     asked.require_valid()
+    asked.require_files()
     return asked
 
 
-def open_checkpoint(options: argparse.Namespace) -> tuple[VideoLanguageModel, Config]:
-    """Loads the model of `add_checkpoint_options`, and its configuration with `--set`."""
+def open_config(options: argparse.Namespace) -> tuple[Path, Config]:
+    """Returns the checkpoint of `add_checkpoint_options`, and its configuration with `--set`.
+
+    A folder of another form is converted for it.
+    """
     checkpoint = local_checkpoint(options.checkpoint, to_stderr)
-    config = override(config_of(checkpoint), options.overrides)
+    return checkpoint, override(config_of(checkpoint), options.overrides)
+
+
+def open_model(checkpoint: Path, config: Config) -> VideoLanguageModel:
+    """Loads a model to answer with."""
     with doing(f"loading the model of '{checkpoint}'"):
-        return load_to_answer(checkpoint, config)
+        return load_to_answer(checkpoint, config)[0]
+
+
+def open_encoder(checkpoint: Path, config: Config) -> VisionEncoder:
+    """Loads ViT and scorer of a model."""
+    with doing(f"loading ViT and scorer of '{checkpoint}'"):
+        return load_to_score(checkpoint, config)[0]

@@ -17,11 +17,12 @@ from stts_jax.command_line import (
     add_checkpoint_options,
     add_media_options,
     asked_of,
-    open_checkpoint,
+    open_config,
+    open_encoder,
     run,
 )
 from stts_jax.evaluation.overlay import contact_sheet, overlay_video
-from stts_jax.evaluation.single import kept_tokens
+from stts_jax.evaluation.single import kept_of, prepare
 from stts_jax.terminal import doing
 from stts_jax.training.checkpointing.checkpoint_errors import writing
 from stts_jax.training.checkpointing.run_folder import require_writable
@@ -46,9 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> None:
         asked = asked_of(options)
         require_writable(options.output)
-        model, config = open_checkpoint(options)
-        with doing("reading what is shown, compiling and scoring its tokens"):
-            kept = kept_tokens(model, config, asked, options.frames)
+        checkpoint, config = open_config(options)
+        with doing("reading what is shown"):
+            prepared = prepare(config, asked, options.frames)
+        encoder = open_encoder(checkpoint, config)
+        with doing("compiling and scoring its tokens"):
+            kept = kept_of(encoder, config, prepared)
         sheet = options.output / f"{(options.video or options.images[0]).stem}_kept.png"
         video, settings = sheet.with_suffix(".mp4"), sheet.with_suffix(".json")
         frames, times = kept.video.frames, kept.video.timestamps

@@ -21,7 +21,11 @@ from stts_jax.evaluation import runner, single
 from stts_jax.evaluation.asked import Asked
 from stts_jax.evaluation.overlay import LEGEND, kept_overlay, overlay_video, score_map, stretch
 from stts_jax.inference import decoding
+from stts_jax.model.video_language_model import abstract_model
+from stts_jax.parallel.parameters import named_parameters
+from stts_jax.training.checkpointing import load as loading_room
 from stts_jax.training.checkpointing.load import load_model
+from stts_jax.training.checkpointing.run_folder import config_of
 
 pytest_plugins = ["command_fixtures"]
 QUESTION = "Which shape is seen?"
@@ -37,8 +41,9 @@ def test_ask_prints_the_answer(checkpoint, video, capsys):
     assert printed.out == single.ask(model, config, video, QUESTION) + "\n"
     begun = [line for line in printed.err.splitlines() if line.endswith(" ...")]
     assert begun == [
+        "reading what is asked about ...",
         f"loading the model of '{checkpoint}' ...",
-        "reading what is asked about, compiling and answering ...",
+        "compiling and answering ...",
     ]
 
 
@@ -118,10 +123,72 @@ def test_pictures_are_shown_as_the_crops_that_the_model_sees(checkpoint, tmp_pat
 def test_what_no_line_may_say_is_refused_before_the_model_is_read(
     command, arguments, said, capsys, monkeypatch
 ):
-    monkeypatch.setattr(command, "open_checkpoint", lambda _: pytest.fail("the model is read"))
+    monkeypatch.setattr(command, "open_config", lambda _: pytest.fail("the model is read"))
     question = [QUESTION] if command is ask else []
     message = refused(capsys, command.main([*arguments, "--checkpoint", "run", *question]))
     assert said in message
+
+
+MISSING = {
+    "a video that is missing": (["none.mp4"], "'none.mp4' does not exist; check the path"),
+    "an empty video": (["empty.mp4"], "'empty.mp4' is empty; copy or download it again"),
+    "a picture that is missing": (["--images", "a.png"], "'a.png' does not exist"),
+}
+
+
+@pytest.mark.parametrize("case", MISSING)
+@pytest.mark.parametrize("command", [ask, show], ids=["ask", "show"])
+def test_a_missing_file_is_noticed_before_a_checkpoint_is_converted(
+    command, case, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.mp4").touch()
+    monkeypatch.setattr(command, "open_config", lambda _: pytest.fail("the checkpoint is read"))
+    arguments, said = MISSING[case]
+    question = [QUESTION] if command is ask else []
+    message = refused(capsys, command.main([*arguments, "--checkpoint", "run", *question]))
+    assert said in message
+
+
+UNREADABLE = {
+    "no video": (["text.mp4"], "text.mp4"),
+    "no picture": (["--images", "text.png"], "text.png"),
+    "no subtitles": (["{video}", "--subtitle", "none.srt"], "none.srt"),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+@pytest.mark.parametrize("command", [ask, show], ids=["ask", "show"])
+def test_what_cannot_be_read_is_noticed_before_the_model_is_loaded(
+    command, case, checkpoint, video, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("text.mp4", "text.png"):
+        (tmp_path / name).write_text("no video and no picture")
+    opened = "open_model" if command is ask else "open_encoder"
+    monkeypatch.setattr(command, opened, lambda *_: pytest.fail("the model is read"))
+    arguments, said = UNREADABLE[case]
+    arguments = [argument.format(video=video) for argument in arguments]
+    question = [QUESTION] if command is ask else []
+    assert said in refused(
+        capsys, command.main([*arguments, "--checkpoint", str(checkpoint), *question])
+    )
+
+
+def test_show_reads_vit_and_scorer_only(checkpoint, video, tmp_path, monkeypatch):
+    read = []
+    load = loading_room.load_parameters
+
+    def loading(saved, wanted):
+        read.extend(wanted)
+        return load(saved, wanted)
+
+    monkeypatch.setattr(loading_room, "load_parameters", loading)
+    arguments = [str(video), "--checkpoint", str(checkpoint), "--output", str(tmp_path)]
+    assert show.main(arguments) == 0
+    names = named_parameters(abstract_model(config_of(checkpoint).model))
+    assert set(read) == {name for name in names if name.startswith(("vit.", "scorer."))}
+    assert len(read) == len(set(read)) < len(names)
 
 
 def test_ask_takes_frames_and_settings(checkpoint, video, capsys):
@@ -192,7 +259,7 @@ def test_show_saves_the_settings_of_each_video_beside_its_pictures(
 def test_show_refuses_a_folder_that_cannot_be_written_before_the_model_is_read(
     checkpoint, video, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(show, "open_checkpoint", lambda _: pytest.fail("the model is read"))
+    monkeypatch.setattr(show, "open_config", lambda _: pytest.fail("the model is read"))
     (tmp_path / "file").touch()
     arguments = [str(video), "--checkpoint", str(checkpoint), "--output", str(tmp_path / "file")]
     assert "file' cannot be written" in refused(capsys, show.main(arguments))

@@ -372,6 +372,16 @@ def test_a_split_that_does_not_exist_is_refused_before_anything_is_loaded(
     assert said in refused(capsys, evaluate.main(arguments))
 
 
+def test_a_split_without_its_videos_is_refused_before_anything_is_loaded(
+    checkpoint, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(evaluate, "load_to_answer", lambda *_: pytest.fail("the model is loaded"))
+    line = {"video": "none.mp4", "question": "What?", "answer": "that"}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(line) + "\n")
+    arguments = ["--checkpoint", str(checkpoint), "--split", str(tmp_path / "mine.jsonl")]
+    assert "none.mp4' does not exist" in refused(capsys, evaluate.main(arguments))
+
+
 @pytest.mark.parametrize("factor", ["0", "-1x", "many", "nan", "inf", "1e999x"])
 def test_a_factor_of_frames_must_be_a_positive_number(factor, checkpoint, video, capsys):
     arguments = [str(video), QUESTION, "--checkpoint", str(checkpoint), f"--frames={factor}"]

@@ -233,7 +233,7 @@ def test_a_judge_that_fails_is_one_sentence(root, checkpoint, tmp_path, capsys, 
     assert without_progress(capsys.readouterr().err) == "eval.py: the judge is away\n"
 
 
-def test_a_missing_root_is_named(checkpoint, capsys):
+def test_a_missing_root_is_named_before_anything_is_loaded(checkpoint, capsys, unloaded):
     arguments = ["--checkpoint", str(checkpoint), "--mode", "tomato", "--root", "/nowhere"]
     assert eval_command.main(arguments) == 2
     assert "--root is /nowhere" in capsys.readouterr().err

@@ -8,9 +8,12 @@ from pathlib import Path
 
 from stts_jax.config import Config
 from stts_jax.data.datasets.base import SourceExample
+from stts_jax.data.images.image import ImageError
+from stts_jax.data.media_file import require_content
 from stts_jax.data.sources.own_data import example_of
 from stts_jax.data.sources.own_line import Line, parse
 from stts_jax.data.text.prompts import plainly_worded
+from stts_jax.data.video.reading import VideoError
 
 WHERE = "command line"
 
@@ -51,6 +54,13 @@ class Asked:
     def require_valid(self) -> None:
         """Raise an `OwnDataError` if a line of own data couldn't say so."""
         self._line(None)
+
+    def require_files(self) -> None:
+        """Raises a `VideoError` or `ImageError` if a video or picture is no file with content."""
+        if self.video is not None:
+            require_content(self.video, "a video file", VideoError)
+        for image in self.images:
+            require_content(image, "a picture", ImageError)
 
     def _line(self, answer: str | None) -> Line:
         return parse(json.dumps(self._fields(answer)), WHERE, WHERE)

@@ -25,7 +25,8 @@ from stts_jax.evaluation.asked import Asked
 from stts_jax.evaluation.overlay import looked_at
 from stts_jax.evaluation.runner import answer
 from stts_jax.inference.likelihood import log_likelihoods
-from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.model.video_language_model import VideoLanguageModel, vision_encoder
+from stts_jax.model.vision import VisionEncoder
 from stts_jax.parallel.mesh import mesh_of, on_mesh, put_whole_batch
 
 
@@ -45,34 +46,61 @@ class Kept:
     scores: np.ndarray
 
 
-def kept_tokens(
-    model: VideoLanguageModel, config: Config, asked: Asked | Path, frames_scale: float = 1.0
-) -> Kept:
-    """Score the tokens of a video, or of images, and select.
+@dataclass(frozen=True)
+class Prepared:
+    """A question with its media, known to be readable before a model is loaded to answer it.
 
-    Of images, the crops are shown that the model sees.
+    Attributes:
+      asked: the question.
+      source: its example.
+      batches: the prompt, one row.
+      frames_scale: times `data.max_frames` frames are taken.
+    """
+
+    asked: Asked
+    source: SourceExample
+    batches: PromptBatches
+    frames_scale: float
+
+
+def prepare(config: Config, asked: Asked | Path, frames_scale: float = 1.0) -> Prepared:
+    """Reads media, subtitles and question, and makes the prompt.
 
     Raises:
       VideoError, ImageError: if a file can't be read.
       OwnDataError: see `Asked.example`.
+      ExampleChainError, MessageError, FormatterError: if the question can't be asked.
     """
     asked = asked if isinstance(asked, Asked) else Asked(asked)
     source = asked.example(config)
-    batches = _prompts(config, source, frames_scale)
+    batches = batches_of_prompts(config, [(0, source)], rows=1, frames_scale=frames_scale)
+    batches.chain.prompt(source, 0)  # says what is wrong with it, where a set would leave it out
+    return Prepared(asked, source, batches, frames_scale)
+
+
+def kept_tokens(
+    model: VideoLanguageModel, config: Config, asked: Asked | Path, frames_scale: float = 1.0
+) -> Kept:
+    """Score the tokens of a video, or of images, and select; errors are those of `prepare`."""
+    return kept_of(vision_encoder(model), config, prepare(config, asked, frames_scale))
+
+
+def kept_of(encoder: VisionEncoder, config: Config, prepared: Prepared) -> Kept:
+    """Scores the tokens of what is prepared, and selects; of images, the crops are shown."""
+    source = prepared.source
     video = None
     if source.video is not None:
-        settings = video_settings(config.data, scaled_frames(config.data, frames_scale))
+        settings = video_settings(config.data, scaled_frames(config.data, prepared.frames_scale))
         video = read_sampled(
             source.video, settings.sampler(), video_overrides(source), transform=looked_at
         )
-    batches.chain.prompt(source, 0)  # says what is wrong with it
-    batch, _, budget = next(iter(batches))
-    arrays = put_whole_batch(batch, mesh_of(model))
-    with on_mesh(mesh_of(model)):
-        keep, scores = _keep_and_scores(model, arrays, budget)
+    batch, _, budget = next(iter(prepared.batches))
+    mesh = mesh_of(encoder)
+    with on_mesh(mesh):
+        keep, scores = _keep_and_scores(encoder, put_whole_batch(batch, mesh), budget)
     if video is None:
         count = int(batch.num_images.max())
-        crops = from_patches(batch.images[0][:count], model.config.vit.patch_size)
+        crops = from_patches(batch.images[0][:count], config.model.vit.patch_size)
         video = Video(crops, np.arange(count, dtype=np.float64))
     count = len(video.frames)
     return Kept(video, np.asarray(keep)[0, :count], np.asarray(scores)[0, :count])
@@ -86,7 +114,7 @@ def ask(
     options: tuple[str, ...] = (),
     frames_scale: float = 1.0,
 ) -> str:
-    """Returns the model's answer to a question.
+    """Returns the model's answer to a question; errors are those of `prepare`.
 
     With options it is the text of the one that is most likely, worded as the run's prompts want it.
 
@@ -96,16 +124,14 @@ def ask(
       asked: all that is asked, or only the video.
       question, options: of the video, if `asked` is one.
       frames_scale: times `data.max_frames` frames are taken.
-
-    Raises:
-      VideoError, ImageError: if a file can't be read.
-      OwnDataError: see `Asked.example`.
-      ExampleChainError, MessageError, FormatterError: if the question can't be asked.
     """
     asked = asked if isinstance(asked, Asked) else Asked(asked, question, options)
-    source = asked.example(config)
-    batches = _prompts(config, source, frames_scale)
-    batches.chain.prompt(source, 0)  # says what is wrong with it, where a set would leave it out
+    return answer_of(model, config, prepare(config, asked, frames_scale))
+
+
+def answer_of(model: VideoLanguageModel, config: Config, prepared: Prepared) -> str:
+    """Returns the model's answer to a prepared question; see `ask`."""
+    asked, batches = prepared.asked, prepared.batches
     if not asked.options:
         return answer(model, config, batches).said[0][1]
     tokens = [_answer_tokens(batches, asked.example(config, option)) for option in asked.options]
@@ -128,13 +154,10 @@ def _answer_tokens(batches: PromptBatches, source: SourceExample) -> list[int]:
     return [*batches.tokenizer.encode(answer), batches.tokenizer.eos_id]
 
 
-def _prompts(config: Config, source: SourceExample, frames_scale: float) -> PromptBatches:
-    return batches_of_prompts(config, [(0, source)], rows=1, frames_scale=frames_scale)
-
-
 @partial(jax.jit, static_argnums=2)
 def _keep_and_scores(
-    model: VideoLanguageModel, batch: Batch, budget: Budget
+    encoder: VisionEncoder, batch: Batch, budget: Budget
 ) -> tuple[jax.Array, jax.Array]:
-    vision = model.fuse(batch, budget, jax.random.key(0)).vision
+    # Of the key that `VideoLanguageModel.fuse` takes, which method `random` draws with.
+    vision = encoder(batch, budget, key=jax.random.key(0))
     return vision.plan.keep, vision.scores

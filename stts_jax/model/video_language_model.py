@@ -18,7 +18,7 @@ from stts_jax.layers.attention_mask import TokenTable, attention_mask, token_tab
 from stts_jax.model.connector import Connector
 from stts_jax.model.llm import LanguageModel
 from stts_jax.model.llm_inputs import keep_tokens
-from stts_jax.model.vision import VisionOutput, encode, frames_of
+from stts_jax.model.vision import VisionEncoder, VisionOutput
 from stts_jax.model.vit import VisionTransformer
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.parallel.platform import compute_dtype
@@ -72,16 +72,7 @@ class VideoLanguageModel(nnx.Module):
           budget: static sizes.
           key: for method `random`.
         """
-        vision = encode(
-            self.vit,
-            self.scorer,
-            batch.images,
-            frames_of(batch, self.config),
-            budget,
-            self.config,
-            dtype=self.dtype,
-            key=key,
-        )
+        vision = vision_encoder(self)(batch, budget, key=key)
         kept = keep_tokens(vision.plan, batch.token_pooling, batch.text, budget, self.config.llm)
         windows = vision.plan.layout.lookup(vision.features, kept.windows)
         projected = self.connector(windows, kept.windows >= 0)
@@ -121,6 +112,11 @@ class VideoLanguageModel(nnx.Module):
             remat=self.config.remat == "blocks",
         )
         return hidden, rows
+
+
+def vision_encoder(model: VideoLanguageModel) -> VisionEncoder:
+    """Returns ViT and scorer of a model, or of an abstract one, under the names that they have."""
+    return VisionEncoder(model.vit, model.scorer, model.config)
 
 
 def abstract_model(config: ModelConfig) -> VideoLanguageModel:

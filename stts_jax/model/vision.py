@@ -7,6 +7,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
@@ -14,6 +15,7 @@ from stts_jax.batch import Batch
 from stts_jax.budget import Budget, tokens_to_prune
 from stts_jax.config import ModelConfig
 from stts_jax.model.vit import VisionTransformer
+from stts_jax.parallel.platform import compute_dtype
 from stts_jax.pruning.baselines import BaselineInputs, baseline_scores
 from stts_jax.pruning.first_fit import bin_sizes, first_fit_layout
 from stts_jax.pruning.frames import FrameTable, frame_table
@@ -45,6 +47,35 @@ class VisionOutput:
     scores: Float[Array, "B T P"]
     temporal_loss: Float[Array, ""]
     frames: FrameTable
+
+
+class VisionEncoder(nnx.Module):
+    """ViT and scorer of a model, without what only answers need: connector and LLM.
+
+    Attributes:
+      vit, scorer: those of the model.
+      config: the model's configuration.
+    """
+
+    def __init__(
+        self, vit: VisionTransformer, scorer: TokenScorer | None, config: ModelConfig
+    ) -> None:
+        self.config = config
+        self.vit = vit
+        self.scorer = scorer
+
+    def __call__(self, batch: Batch, budget: Budget, *, key: jax.Array) -> VisionOutput:
+        """Runs the frames of a batch; see `encode`."""
+        return encode(
+            self.vit,
+            self.scorer,
+            batch.images,
+            frames_of(batch, self.config),
+            budget,
+            self.config,
+            dtype=compute_dtype(self.config.compute_dtype),
+            key=key,
+        )
 
 
 def encode(

@@ -33,7 +33,7 @@ def load_parameters(
     """Returns the parameters in `wanted`; this process reads what its devices hold of them.
 
     Args:
-      stored: arrays of a checkpoint by name, see `stored_arrays.open_arrays`.
+      stored: arrays of a checkpoint by name, see `load.open_arrays`.
       wanted: shape, dtype and sharding of each parameter to read.
 
     Raises:
