@@ -31,6 +31,7 @@ from stts_jax.evaluation.runner import Answers, Evaluation, evaluate_questions, 
 from stts_jax.evaluation.scoring.own_choice import chosen_option
 from stts_jax.evaluation.scoring.rouge import rouge_l
 from stts_jax.evaluation.scoring.words import same_answer
+from stts_jax.parallel.mesh import make_mesh
 from stts_jax.training.loop import better_score
 
 # ---------------------------------------------------------------------------------- short answers
@@ -272,6 +273,14 @@ def evaluated(monkeypatch, path, wording, answerer):
     monkeypatch.setattr(runner, "mesh_of", lambda model: None)
     model = types.SimpleNamespace(config=config.model)
     return evaluate_questions(model, config, read_questions(config, "test"))
+
+
+@pytest.mark.parametrize(("questions", "rows"), [(3, 3), (8, 8), (11, 8), (0, 1)])
+def test_a_batch_has_no_more_rows_than_there_are_questions(questions, rows):
+    config = small_config("eval.batch_rows=8")
+    assert runner.rows_of_batch(config, questions, None) == rows
+    mesh = make_mesh({"data": 2, "fsdp": 4})
+    assert runner.rows_of_batch(config, questions, mesh) == 8
 
 
 def target(prompt, chain):

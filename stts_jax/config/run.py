@@ -18,7 +18,7 @@ class EvalConfig:
     """Answering: greedy unless `temperature` is above 0.
 
     Attributes:
-      batch_rows: questions that are answered at once, over all devices.
+      batch_rows: questions that are answered at once, over all devices; of fewer, all.
       max_new_tokens: tokens of an answer, at most.
       temperature: 0 takes the likeliest token; above 0 tokens are drawn, the more evenly the
         higher it is.

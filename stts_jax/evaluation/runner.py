@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from stts_jax.config import Config
 from stts_jax.data.datasets.base import SourceExample
@@ -202,7 +203,7 @@ def evaluate_questions(
         _with_model_of(config, model),
         share.of(examples),
         frames_scale=frames_scale,
-        rows=rows_for(config.eval.batch_rows, mesh_of(model)),
+        rows=rows_of_batch(config, len(share.of(examples)), mesh_of(model)),
     )
     answers = answer(model, config, batches, text_only=text_only, progress=progress)
     said = [(prompt.index, text, _labels(prompt)) for prompt, text in answers.said]
@@ -220,6 +221,17 @@ def evaluate_questions(
         questions_per_s=sum(part[1] for part in parts),
         unreadable=sum(part[2] for part in parts),
     )
+
+
+def rows_of_batch(config: Config, questions: int, mesh: Mesh | None) -> int:
+    """Returns the rows of a batch: `eval.batch_rows`, or fewer where there are fewer questions.
+
+    Args:
+      config: of the run.
+      questions: that there are to answer.
+      mesh: whose devices share the rows evenly.
+    """
+    return rows_for(max(1, min(config.eval.batch_rows, questions)), mesh)
 
 
 def answer(

@@ -19,13 +19,13 @@ from stts_jax.evaluation.results import (
     find_reusable,
     score_task,
 )
-from stts_jax.evaluation.runner import answer
+from stts_jax.evaluation.runner import answer, rows_of_batch
 from stts_jax.evaluation.saved_answers import find_answers, save_answers
 from stts_jax.evaluation.scoring.judge import Judge
 from stts_jax.evaluation.scoring.registry import may_ask_judge
 from stts_jax.evaluation.suites import Task
 from stts_jax.model.video_language_model import VideoLanguageModel
-from stts_jax.parallel.mesh import mesh_of, rows_for
+from stts_jax.parallel.mesh import mesh_of
 from stts_jax.parallel.processes import ALONE, Share
 from stts_jax.training.checkpointing.run_folder import identity_of
 
@@ -128,7 +128,7 @@ def _answered(
         config,
         examples,
         frames_scale=run.frames_scale,
-        rows=rows_for(config.eval.batch_rows, mesh_of(model)),
+        rows=rows_of_batch(config, len(examples), mesh_of(model)),
         budget=budgets.get(frames),
     )
     answers = answer(model, config, prompts, progress=run.progress)
