@@ -18,10 +18,12 @@ from stts_jax.command_line import (
     add_checkpoint_options,
     end_program,
     leave,
+    require_model_fits,
     run_on_hosts,
 )
 from stts_jax.config import Config, ConfigError, override, replace
 from stts_jax.data.datasets.base import SourceExample
+from stts_jax.data.evaluation_batches import least_budget
 from stts_jax.data.synthetic import DEFAULT_FOLDER, SPLITS
 from stts_jax.evaluation.comparison import (
     column_counts,
@@ -31,7 +33,12 @@ from stts_jax.evaluation.comparison import (
 )
 from stts_jax.evaluation.folders import free_folder, setup_name
 from stts_jax.evaluation.report import print_table
-from stts_jax.evaluation.runner import Evaluation, evaluate_questions, read_questions
+from stts_jax.evaluation.runner import (
+    Evaluation,
+    evaluate_questions,
+    read_questions,
+    rows_of_batch,
+)
 from stts_jax.evaluation.same_budget import same_budget_ratios
 from stts_jax.evaluation.scoring.judge import HttpJudge, Judge
 from stts_jax.evaluation.suites import GROUPS, tasks_of
@@ -292,8 +299,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 stack.enter_context(hold_output(folder, "evaluating", notice))
         # A run may save a newer step meanwhile; results are kept with the one that is loaded.
         options.checkpoint = find_checkpoint(options.checkpoint)
+        mesh = answering_mesh(config)
+        for setup in wanted.values():
+            count = setup.eval.batch_rows if questions is None else len(questions)
+            rows = rows_of_batch(setup, count, mesh)
+            require_model_fits(setup, least_budget(setup, options.frames), rows, mesh, say=tell)
         with doing(f"loading the model of '{options.checkpoint}'", tell):
-            model, _ = load_to_answer(options.checkpoint, config, answering_mesh(config))
+            model, _ = load_to_answer(options.checkpoint, config, mesh)
         if questions is None:
             answer_tasks(options, model, wanted, output, judge)
         else:

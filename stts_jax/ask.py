@@ -13,6 +13,7 @@ from stts_jax.command_line import (
     asked_of,
     open_config,
     open_model,
+    require_model_fits,
     run,
 )
 from stts_jax.evaluation.single import answer_of, prepare
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         checkpoint, config = open_config(options)
         with doing("reading what is asked about"):
             prepared = prepare(config, asked, options.frames)
+        require_model_fits(config, prepared.batches.budget)
         model = open_model(checkpoint, config)
         with doing("compiling and answering"):
             said = answer_of(model, config, prepared)

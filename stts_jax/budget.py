@@ -9,6 +9,7 @@ and the compiled model run the same lines.
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,3 +175,9 @@ def batch_arrays(
         "position_ids": (tokens, int32),
         "subsegment_ids": (tokens, int32),
     }
+
+
+def batch_bytes(budget: Budget, model: ModelConfig, rows: int) -> int:
+    """Returns the bytes of a batch of `rows` rows."""
+    arrays = batch_arrays(budget, model, rows).values()
+    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in arrays)

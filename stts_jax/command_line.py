@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import NoReturn
 
 import jax
+from jax.sharding import Mesh
 
 from convert.cache import local_checkpoint
 from convert.tensor_reader import ConvertError
 from stts_jax.arguments import frames_scale, local_path
+from stts_jax.budget import Budget
 from stts_jax.config import Config, ConfigError, override
 from stts_jax.data.bad_examples import READING_ERRORS, BadExamplesError
 from stts_jax.data.packing.rows import BudgetError
@@ -27,9 +29,16 @@ from stts_jax.evaluation.scoring.judge import JudgeError
 from stts_jax.evaluation.scoring.score import ScoringError
 from stts_jax.evaluation.suites import SuiteError
 from stts_jax.host_memory import keep_freed_memory
-from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.inference.memory_estimate import memory_to_answer, require_memory
+from stts_jax.model.video_language_model import (
+    VideoLanguageModel,
+    abstract_model,
+    in_compute_dtype,
+    vision_encoder,
+)
 from stts_jax.model.vision import VisionEncoder
 from stts_jax.output_lock import LockedError
+from stts_jax.parallel.mesh import make_mesh
 from stts_jax.quoting import shorten, shorten_words
 from stts_jax.terminal import doing, end_quietly, is_stdout_closed, to_stderr
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
@@ -54,6 +63,12 @@ USER_ERRORS = (
     SyntheticError,
     TokenizerError,
     TrainingError,
+)
+
+_LESS_MEMORY = (
+    "take fewer frames (--frames 0.5x), drop more tokens (--set model.prune.topk=0.7), answer "
+    "fewer questions at once (--set eval.batch_rows=1), compute in another type (--set "
+    "model.compute_dtype=float32 on a CPU, bfloat16 elsewhere), or use a machine with more memory"
 )
 
 
@@ -215,6 +230,36 @@ def open_config(options: argparse.Namespace) -> tuple[Path, Config]:
     """
     checkpoint = local_checkpoint(options.checkpoint, to_stderr)
     return checkpoint, override(config_of(checkpoint), options.overrides)
+
+
+def require_model_fits(
+    config: Config,
+    budget: Budget,
+    rows: int = 1,
+    mesh: Mesh | None = None,
+    *,
+    scoring: bool = False,
+    say: Callable[[str], None] = to_stderr,
+) -> None:
+    """Prints the memory that a model takes to answer, before it is loaded.
+
+    Args:
+      config: of the run.
+      budget: of a question.
+      rows: questions that are answered at once.
+      mesh: that the model will be placed on, by default all devices, a copy on each.
+      scoring: whether ViT and scorer are all that is loaded.
+      say: prints a line.
+
+    Raises:
+      ConfigError: if there isn't so much.
+    """
+    mesh = mesh or make_mesh()
+    shapes = in_compute_dtype(abstract_model(config.model))
+    estimate = memory_to_answer(
+        vision_encoder(shapes) if scoring else shapes, config, mesh, budget, rows
+    )
+    say("memory: " + require_memory(estimate, mesh, _LESS_MEMORY))
 
 
 def open_model(checkpoint: Path, config: Config) -> VideoLanguageModel:

@@ -19,6 +19,7 @@ from stts_jax.command_line import (
     asked_of,
     open_config,
     open_encoder,
+    require_model_fits,
     run,
 )
 from stts_jax.evaluation.overlay import contact_sheet, overlay_video
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         checkpoint, config = open_config(options)
         with doing("reading what is shown"):
             prepared = prepare(config, asked, options.frames)
+        require_model_fits(config, prepared.batches.budget, scoring=True)
         encoder = open_encoder(checkpoint, config)
         with doing("compiling and scoring its tokens"):
             kept = kept_of(encoder, config, prepared)

@@ -10,7 +10,7 @@ FRAMES, TOKENS_PER_FRAME = 4, 4
 
 
 # What is being done, and how long it took: `stts_jax.terminal.doing`.
-_PROGRESS = re.compile(r"(?m)^.*(?: \.\.\.|: \d+\.\d s|: \d+ s so far)\n")
+_PROGRESS = re.compile(r"(?m)^(?:memory: .*|.*(?: \.\.\.|: \d+\.\d s|: \d+ s so far))\n")
 
 
 def without_progress(printed: str) -> str:

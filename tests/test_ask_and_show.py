@@ -20,7 +20,7 @@ from stts_jax.data.video.reading import probe
 from stts_jax.evaluation import runner, single
 from stts_jax.evaluation.asked import Asked
 from stts_jax.evaluation.overlay import LEGEND, kept_overlay, overlay_video, score_map, stretch
-from stts_jax.inference import decoding
+from stts_jax.inference import decoding, memory_estimate
 from stts_jax.model.video_language_model import abstract_model
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.training.checkpointing import load as loading_room
@@ -173,6 +173,18 @@ def test_what_cannot_be_read_is_noticed_before_the_model_is_loaded(
     assert said in refused(
         capsys, command.main([*arguments, "--checkpoint", str(checkpoint), *question])
     )
+
+
+@pytest.mark.parametrize("command", [ask, show], ids=["ask", "show"])
+def test_a_model_that_memory_cannot_hold_is_refused_before_it_is_loaded(
+    command, checkpoint, video, capsys, monkeypatch
+):
+    opened = "open_model" if command is ask else "open_encoder"
+    monkeypatch.setattr(command, opened, lambda *_: pytest.fail("the model is read"))
+    monkeypatch.setattr(memory_estimate, "free_memory", lambda device: 1000)
+    question = [QUESTION] if command is ask else []
+    assert command.main([str(video), "--checkpoint", str(checkpoint), *question]) == 2
+    assert "this machine has 0.0 MB free; take fewer frames (--frames" in capsys.readouterr().err
 
 
 def test_show_reads_vit_and_scorer_only(checkpoint, video, tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from stts_jax.config import load_config, replace
 from stts_jax.data import synthetic
 from stts_jax.evaluation.folders import free_folder, setup_name
 from stts_jax.evaluation.same_budget import FrameCounts, same_budget
+from stts_jax.inference import memory_estimate
 
 QUESTION = "Which shape is seen?"
 pytest_plugins = ["command_fixtures"]
@@ -380,6 +381,18 @@ def test_a_split_without_its_videos_is_refused_before_anything_is_loaded(
     (tmp_path / "mine.jsonl").write_text(json.dumps(line) + "\n")
     arguments = ["--checkpoint", str(checkpoint), "--split", str(tmp_path / "mine.jsonl")]
     assert "none.mp4' does not exist" in refused(capsys, evaluate.main(arguments))
+
+
+def test_eval_refuses_a_model_that_memory_cannot_hold_before_it_is_loaded(
+    checkpoint, video, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(evaluate, "load_to_answer", lambda *_: pytest.fail("the model is loaded"))
+    monkeypatch.setattr(memory_estimate, "free_memory", lambda device: 1000)
+    line = {"video": str(video), "question": "What?", "answer": "that"}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(line) + "\n")
+    arguments = ["--checkpoint", str(checkpoint), "--split", str(tmp_path / "mine.jsonl")]
+    assert evaluate.main([*arguments, "--output", str(tmp_path / "eval")]) == 2
+    assert "this machine has 0.0 MB free; take fewer frames (--frames" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("factor", ["0", "-1x", "many", "nan", "inf", "1e999x"])

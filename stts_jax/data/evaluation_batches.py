@@ -134,6 +134,12 @@ def scaled_frames(data: DataConfig, frames_scale: float) -> int:
     return frames
 
 
+def least_budget(config: Config, frames_scale: float = 1.0) -> Budget:
+    """Returns the budget of a question with little text about a video that has all frames."""
+    frames = scaled_frames(config.data, frames_scale)
+    return video_budget(config.model, frames=frames, videos=1, text_tokens=TEXT_STEP)
+
+
 def text_room(tokens: int) -> int:
     """The smallest step that holds so many tokens: 64, 128, 192, 256, 384, 512, 768, ..."""
     step = TEXT_STEP
@@ -180,7 +186,7 @@ def batches_of_prompts(
     """
     asked = list(examples)
     frames = scaled_frames(config.data, frames_scale)
-    smallest = video_budget(config.model, frames=frames, videos=1, text_tokens=TEXT_STEP)
+    smallest = least_budget(config, frames_scale)
     rows = rows or config.eval.batch_rows
     require_batch_fits(smallest, config.model, rows, "lower eval.batch_rows or --frames")
     return PromptBatches(

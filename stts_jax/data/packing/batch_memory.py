@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 
-from stts_jax.budget import Budget, batch_arrays
+from stts_jax.budget import Budget, batch_bytes
 from stts_jax.config import ConfigError, ModelConfig
-
-
-def batch_bytes(budget: Budget, model: ModelConfig, rows: int) -> int:
-    """Returns the bytes of a batch of `rows` rows."""
-    arrays = batch_arrays(budget, model, rows).values()
-    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in arrays)
 
 
 def require_batch_fits(budget: Budget, model: ModelConfig, rows: int, remedy: str) -> None:

@@ -8,7 +8,7 @@ The order, so that all that can be refused is refused before anything large is m
    is complete, the run is resumed; if all were damaged, it is refused.
 4. Compare the settings: a resumed run must have its model and the optimizer's arrays; the
    checkpoint that a new run is initialised from must not be among those that it deletes.
-5. See that the disk has room for the checkpoints to come.
+5. See that the disk has room for the checkpoints to come, and memory for the state.
 6. Restore the newest checkpoint that can be read; damaged ones are moved to `OUTPUT/damaged`.
 7. Print what changes in the updates.
 8. Open the data and restore their position, unless their settings or content changed.
@@ -65,6 +65,7 @@ from stts_jax.training.checkpointing.settings_changes import (
 from stts_jax.training.clock import time_line
 from stts_jax.training.data_parts import DataParts
 from stts_jax.training.distributed import Agreement
+from stts_jax.training.run_memory import require_state_fits
 from stts_jax.training.step import TrainState, abstract_state
 from stts_jax.training.trackers import require_trackers
 
@@ -144,6 +145,7 @@ def resume_or_begin(
     # Step 5.
     abstract = abstract_state(config, mesh)
     require_room(output, abstract, config.train)
+    require_state_fits(abstract, mesh)
     # Steps 6 to 8.
     if saved is not None:
         state, progress = _restore(output, abstract, init_from)

@@ -1,0 +1,91 @@
+"""The memory that a model takes is estimated and compared with what there is, before it is read."""
+
+import jax
+import pytest
+from training_cases import single_mesh, small_config
+
+from stts_jax.config import ConfigError, load_config, override
+from stts_jax.data.evaluation_batches import least_budget
+from stts_jax.inference import memory_estimate
+from stts_jax.inference.memory_estimate import (
+    MemoryEstimate,
+    memory_to_answer,
+    require_memory,
+)
+from stts_jax.model.video_language_model import (
+    abstract_model,
+    in_compute_dtype,
+    vision_encoder,
+)
+from stts_jax.parallel import memory
+from stts_jax.training import run_memory
+from stts_jax.training.run_memory import require_state_fits
+from stts_jax.training.step import abstract_state
+
+
+def of_4b(dtype, frames, scoring=False):
+    config = override(
+        load_config("molmo2_4b"), [f"model.compute_dtype={dtype}", f"data.max_frames={frames}"]
+    )
+    shapes = in_compute_dtype(abstract_model(config.model))
+    shapes = vision_encoder(shapes) if scoring else shapes
+    return memory_to_answer(shapes, config, single_mesh(), least_budget(config), 1)
+
+
+@pytest.mark.parametrize(("dtype", "reported"), [("bfloat16", 27.1e9), ("float32", 19.9e9)])
+def test_the_4b_model_on_a_cpu_takes_what_the_compiler_reports(dtype, reported):
+    estimate = of_4b(dtype, 8)
+    assert estimate.total == pytest.approx(reported, rel=0.03)  # 0.015 at most
+
+
+def test_parameters_count_in_the_type_that_they_are_computed_in():
+    half, whole = of_4b("bfloat16", 8), of_4b("float32", 8)
+    assert half.parameters == pytest.approx(whole.parameters / 2, rel=0.01)
+
+
+def test_more_frames_take_more_and_scoring_takes_the_vit_only():
+    few, many, scoring = of_4b("float32", 8), of_4b("float32", 64), of_4b("float32", 8, True)
+    assert few.parameters == many.parameters
+    assert 4 * few.activations < many.activations < 10 * few.activations
+    assert scoring.parameters < 0.15 * few.parameters and scoring.copies == 0
+
+
+def test_what_does_not_fit_is_refused_with_the_numbers_and_the_remedy(monkeypatch):
+    estimate = MemoryEstimate(parameters=4 * 10**9, copies=0, activations=10**9)
+    monkeypatch.setattr(memory_estimate, "free_memory", lambda device: 6 * 10**9)
+    said = require_memory(estimate, single_mesh(), "take fewer frames")
+    numbers = r"5\.0 GB \(4\.0 GB for parameters, 1\.0 GB for activations\)"
+    assert said.startswith("about 5.0 GB (4.0 GB for parameters") and "6.0 GB" in said
+    monkeypatch.setattr(memory_estimate, "free_memory", lambda device: 45 * 10**8)
+    refused = rf"about {numbers} are needed, and this machine has 4\.5 GB free; take fewer frames"
+    with pytest.raises(ConfigError, match=refused):
+        require_memory(estimate, single_mesh(), "take fewer frames")
+
+
+def test_a_device_that_says_nothing_of_its_memory_is_not_refused(monkeypatch):
+    monkeypatch.setattr(memory_estimate, "free_memory", lambda device: None)
+    estimate = MemoryEstimate(10**15, 0, 0)
+    assert "doesn't say what is free" in require_memory(estimate, single_mesh(), "")
+
+
+def test_the_memory_of_this_machine_is_what_linux_can_give(monkeypatch, tmp_path):
+    (tmp_path / "meminfo").write_text("MemTotal: 4000 kB\nMemAvailable: 3000 kB\n")
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "_CGROUP_LIMIT", tmp_path / "memory.max")
+    device = jax.devices()[0]
+    assert memory.free_memory(device) == 3000 * 1024
+    (tmp_path / "memory.max").write_text("1000000\n")
+    assert memory.free_memory(device) == 1000000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.free_memory(device) == 3000 * 1024
+
+
+def test_a_state_that_memory_cannot_hold_is_refused_before_it_is_made(monkeypatch):
+    state = abstract_state(small_config(), single_mesh())
+    bytes_of = lambda part: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(part))  # noqa: E731
+    needed = 2 * bytes_of(state.model) + bytes_of(state.optimizer)
+    monkeypatch.setattr(run_memory, "free_memory", lambda device: needed)
+    require_state_fits(state, single_mesh())
+    monkeypatch.setattr(run_memory, "free_memory", lambda device: needed - 1)
+    with pytest.raises(ConfigError, match=r"takes 0\.00 GB of memory .*train\.mesh\.fsdp"):
+        require_state_fits(state, single_mesh())
