@@ -6,6 +6,7 @@ import json
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from goldens_folder import REPOSITORY
@@ -42,9 +43,7 @@ def test_the_dataset_of_the_page_is_read(tmp_path, monkeypatch):
 def test_the_baseline_of_the_page_keeps_the_last_frames(monkeypatch):
     monkeypatch.setitem(baselines.BASELINES, "newest", example("baseline")["scores"])
     frames = frames_of(np.array([4]), 4, np.array([2]))
-    inputs = baselines.BaselineInputs(
-        np.zeros((1, 4, 9, 2), np.float32), frames, 3, 0.5, jax.random.key(0)
-    )
+    inputs = baselines.BaselineInputs(jnp.zeros((1, 4, 9, 2)), frames, 3, 0.5, jax.random.key(0))
     scores = baselines.baseline_scores("newest", inputs)
     assert select(scores, frames)[0, :, 0].tolist() == [False, False, True, True]
 
