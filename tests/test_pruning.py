@@ -460,7 +460,7 @@ def test_a_method_that_the_model_does_not_compute_raises():
     new = dataclasses.replace(config, prune=dataclasses.replace(config.prune, method="newest"))
     with pytest.raises(ValueError, match=r"method 'newest' is unknown"):
         vision._baseline_scores(jnp.zeros((3, T, P * 9, 4)), table(), new, jax.random.key(0))
-    other = dataclasses.replace(config, prune=dataclasses.replace(config.prune, packing="tight"))
+    other = dataclasses.replace(config, prune=dataclasses.replace(config.prune, layout="tight"))
     budget = video_budget(config, frames=T, videos=1, text_tokens=8)
     with pytest.raises(ValueError, match=r"model\.prune\.layout 'tight' is not one of"):
         vision.plan_of(jnp.ones((3, T, P)), table(), budget, other, DenseLayout())
