@@ -238,7 +238,8 @@ def test_parity_positions_of_another_grid(path: Path, worst_error: Any) -> None:
     case, arrays = load(path), under(load(path), "w/")
     wanted = case["pos_emb_resized"]
     assert arrays["positional_embedding"].shape != wanted.shape
-    error = worst(resize_positions(arrays["positional_embedding"], len(wanted)), wanted)
+    positions = jnp.asarray(arrays["positional_embedding"])
+    error = worst(resize_positions(positions, len(wanted)), wanted)
     worst_error.add(path.stem, "positions", error, POSITIONS)
     assert error <= POSITIONS
 
@@ -249,7 +250,7 @@ def test_parity_positions_of_another_grid(path: Path, worst_error: Any) -> None:
     abstract = jax.eval_shape(lambda: {"vit": VisionTransformer(config, key=KEY)})
     vit = from_native(abstract, arrays, vision_names(scorer=False))["vit"]
     _, hidden = vit.run(
-        vit.embed(case["images"], jnp.float32), 0, depth, DenseLayout(), remat=False
+        vit.embed(jnp.asarray(case["images"]), jnp.float32), 0, depth, DenseLayout(), remat=False
     )
     hidden = [hidden[layer].reshape(expected[0].shape) for layer in config.feature_layers]
     error = worst(np.stack(hidden), expected)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -149,12 +148,12 @@ def _abstract_decoding(setting: Setting, model: Any, batch: Any, key: Any) -> De
     state = jax.eval_shape(_prefill_function(setting), model, batch, key)
     mesh, rows = setting.mesh, setting.rows
 
-    def sharding_of(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+    def sharding_of(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        if path[0] == jax.tree_util.GetAttrKey("cache"):
+            return _cache_sharding(leaf.shape, mesh)
         return batch_sharding(mesh) if leaf.shape[:1] == (rows,) else replicated(mesh)
 
-    shardings: Any = jax.tree.map(sharding_of, state)
-    cache = jax.tree.map(lambda leaf: _cache_sharding(leaf.shape, mesh), state.cache)
-    return _placed(state, dataclasses.replace(shardings, cache=cache))
+    return _placed(state, jax.tree_util.tree_map_with_path(sharding_of, state))
 
 
 def _cache_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
