@@ -248,7 +248,7 @@ def test_parity_positions_of_another_grid(path: Path, worst_error: Any) -> None:
     depth = table(case)["image_num_layers"]
     config = vit_config(Fields(table(case)), tuple(range(depth)[-len(expected) :]))
     abstract = jax.eval_shape(lambda: {"vit": VisionTransformer(config, key=KEY)})
-    vit = from_native(abstract, arrays, vision_names(scorer=False))["vit"]
+    vit = jax.tree.map(jnp.asarray, from_native(abstract, arrays, vision_names(False))["vit"])
     _, hidden = vit.run(
         vit.embed(jnp.asarray(case["images"]), jnp.float32), 0, depth, DenseLayout(), remat=False
     )
