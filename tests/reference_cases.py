@@ -150,8 +150,9 @@ def recorded_batch(arrays: Mapping[str, np.ndarray]) -> Batch:
     nothing = dict.fromkeys(TEXT_FIELDS, np.zeros((rows, 0), np.int32))
     nothing["loss_masks"] = np.zeros((rows, 0), np.float32)
     nothing["token_pooling"] = np.zeros((rows, 0, 1), np.int32)
-    found = {name: jnp.asarray(array) for name, array in {**nothing, **arrays}.items()}
-    return Batch.from_arrays(found | {"loss_masks": found["loss_masks"].astype(jnp.float32)})
+    found = {**nothing, **arrays}
+    found["loss_masks"] = found["loss_masks"].astype(np.float32)
+    return jax.tree.map(jnp.asarray, Batch.from_arrays(found))
 
 
 PADDING = {"num_images": -1, "multimodal_type": -1, "token_pooling": -1, "input_ids": -1}
