@@ -13,10 +13,12 @@ from config_cases import LLMS, SETUPS, P, refusal
 
 from stts_jax.config import (
     SPECIAL_TOKENS,
+    PruneConfig,
     config_names,
     files,
     load_config,
     override,
+    replace,
 )
 
 # The published models (the reference's model_configs.py and the released checkpoints).
@@ -251,16 +253,37 @@ class TestRefusals:
             load_config("tiny").name = "other"  # type: ignore[misc]
 
 
+FORMER, NOW = "model.prune.packing", "model.prune.layout"
+
+
 def test_a_former_name_of_a_setting_is_understood_and_told_of_once(tmp_path, caplog):
     old = tmp_path / "old.json"
     old.write_text(json.dumps({"model": {"prune": {"packing": "first_fit"}}}))
     files._tell_of_former.cache_clear()
     for config in (
         load_config(str(old)),
-        load_config("tiny", ["model.prune.packing=first_fit"]),
-        override(load_config("tiny"), ["model.prune.packing=first_fit"]),
+        load_config("tiny", [f"{FORMER}=first_fit"]),
+        override(load_config("tiny"), [f"{FORMER}=first_fit"]),
     ):
         assert config.model.prune.layout == "first_fit"
-        assert "packing" not in config.model.prune.__dict__
     (told,) = [record.getMessage() for record in caplog.records]
-    assert told == "the setting model.prune.packing is called model.prune.layout now"
+    assert told == f"the setting {FORMER} is called {NOW} now"
+
+
+def test_a_former_name_and_the_one_of_now_are_applied_in_order(tmp_path):
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    old.write_text(json.dumps({"model": {"prune": {"packing": "first_fit"}}}))
+    new.write_text(json.dumps({"base": "old.json", "model": {"prune": {"layout": "stream"}}}))
+    for config in (
+        load_config(str(new)),
+        load_config("tiny", [f"{FORMER}=first_fit", f"{NOW}=stream"]),
+        load_config(str(old), [f"{NOW}=stream"]),
+    ):
+        assert config.model.prune.layout == "stream"
+
+
+def test_a_folder_exported_under_the_former_name_is_read():
+    stated = dataclasses.asdict(load_config("tiny").model.prune)
+    stated["packing"] = "first_fit"
+    del stated["layout"]
+    assert replace(PruneConfig(), stated).layout == "first_fit"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import pytest
 from goldens_folder import REPOSITORY
 from test_parity_scorer import frames_of
 
+from stts_jax.config import PruneMethod
 from stts_jax.data.datasets import base
 from stts_jax.pruning import baselines
 from stts_jax.pruning.selection import select
@@ -49,10 +51,6 @@ def test_the_baseline_of_the_page_keeps_the_last_frames(monkeypatch):
 
 
 def test_every_baseline_can_be_set_and_every_method_is_one():
-    from typing import get_args
-
-    from stts_jax.config import PruneMethod
-
     assert {*baselines.BASELINES} == {*get_args(PruneMethod)} - {"none", "scorer"}
 
 

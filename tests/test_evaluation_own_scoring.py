@@ -416,6 +416,7 @@ def test_the_best_checkpoint_goes_by_accuracy_else_by_the_text_score():
     assert better_score(free, None) == (BY_TEXT, FREE.score)
     assert better_score(mixed, {BY_TEXT: FREE.score}) == ("accuracy", 1.0)
     assert better_score(free, {"step": 2, BY_TEXT: 0.99}) is None
+    assert better_score({"accuracy": float("nan")}, {"accuracy": 0.5}) is None
 
 
 @pytest.mark.parametrize(

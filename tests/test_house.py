@@ -100,14 +100,14 @@ def test_no_module_imports_itself_by_way_of_others():
     graph = {name: at_import(tree) - {name} for name, tree in modules().items()}
     state: dict[str, int] = defaultdict(int)
 
-    def visit(name: str, way: tuple[str, ...]) -> None:
-        assert state[name] != 1, f"a circle: {' -> '.join((*way, name))}"
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert state[name] != 1, f"a circle: {' -> '.join((*path, name))}"
         if state[name] == 0:
             state[name] = 1
             for other in graph.get(name, ()):
                 # A package that lists its modules is imported before them, and they may use others.
                 if not name.startswith(f"{other}.") and not other.startswith(f"{name}."):
-                    visit(other, (*way, name))
+                    visit(other, (*path, name))
             state[name] = 2
 
     for name in graph:

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from stts_jax.config.checks import ConfigError, require
 from stts_jax.config.limits import MOST_LETTERS
+from stts_jax.config.model import PruneConfig
 from stts_jax.config.parsing import MOST_NESTED, parse_toml, read_table
 from stts_jax.config.run import Config
 from stts_jax.quoting import shorten
@@ -28,8 +29,10 @@ CONFIG_DIR = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 _MOST_BASES = 32
 # Of a key that is looked for among those that are known.
 MOST_KEY_LETTERS = 64
-# Settings that had another name, with the one of now: old files and habits go on working.
-FORMER_NAMES = {"model.prune.packing": "layout"}
+# Settings that had another name, in full: old files and habits go on working.
+FORMER_NAMES: dict[tuple[type, str], tuple[str, str]] = {
+    (PruneConfig, "packing"): ("model.prune.packing", "model.prune.layout")
+}
 # Of a whole number: any float can be made of it.
 _MOST_BITS = 1000
 T = TypeVar("T")
@@ -62,26 +65,26 @@ def _overridden(values: dict[str, Any], overrides: Sequence[str]) -> Config:
         key, separator, text = item.partition("=")
         require(bool(separator), f"override {shorten(item)} has no '='; write section.key=value")
         key = key.strip()
-        _merge(values, _nest(key, _parse_value(key, text.strip())))
-    return config_from_dict(values)
+        _merge(values, _renamed(Config, _nest(key, _parse_value(key, text.strip()))))
+    return _build(Config, values, "")
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:
     """Builds a `Config` from nested plain values, refusing unknown keys and wrong types."""
-    return _build(Config, values, "")
+    return _build(Config, _renamed(Config, values), "")
 
 
 def replace(config: T, overrides: Mapping[str, Any]) -> T:
     """Returns a copy with dotted keys replaced, checked again: `{"prune.topk": 0.3}`."""
     values = dataclasses.asdict(config)  # type: ignore[call-overload]
     for key, value in overrides.items():
-        _merge(values, _nest(key, value))
+        _merge(values, _renamed(type(config), _nest(key, value)))
     return _build(type(config), values, "")
 
 
 def _read(name: str, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
     path = _file_of(name)
-    values = read_table(path)
+    values = _renamed(Config, read_table(path))
     base = values.pop("base", None)
     if base is None:
         return values
@@ -166,7 +169,6 @@ def _build(cls: type[T], values: Any, path: str) -> T:
     )
     hints = typing.get_type_hints(cls)
     known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    values = _under_names_of_now(values, path)
     for key in values:
         if key not in known:
             full = f"{path}.{key}" if path else str(key)
@@ -188,15 +190,19 @@ def _build(cls: type[T], values: Any, path: str) -> T:
         raise
 
 
-def _under_names_of_now(values: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """Returns the settings with former names replaced, as if they had been given last."""
-    renamed = dict(values)
-    for full, name in FORMER_NAMES.items():
-        section, _, former = full.rpartition(".")
-        if section.endswith(path) and former in renamed:
-            _tell_of_former(full, f"{section}.{name}")
-            value = renamed.pop(former)
-            renamed[name] = value
+def _renamed(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a table of settings of `cls` with former names replaced, at any depth."""
+    hints, renamed = typing.get_type_hints(cls), {}
+    for key, value in values.items():
+        name = key
+        if (cls, key) in FORMER_NAMES:
+            former, full = FORMER_NAMES[cls, key]
+            name = full.rpartition(".")[2]
+            _tell_of_former(former, full)
+        inner = hints.get(name)
+        if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+            value = _renamed(inner, value) if isinstance(value, Mapping) else value
+        renamed[name] = value
     return renamed
 
 

@@ -27,6 +27,7 @@ from stts_jax.parallel.mesh import (
     on_mesh,
     parameter_shardings,
     replicated,
+    sharded_shapes,
 )
 from stts_jax.training.step import abstract_state, make_train_step
 
@@ -129,7 +130,7 @@ def _prefill_function(setting: Setting) -> Any:
 
 def _abstract_model(setting: Setting) -> VideoLanguageModel:
     model = abstract_model(setting.config.model)
-    return _placed(in_compute_dtype(model), parameter_shardings(model, setting.mesh))
+    return sharded_shapes(in_compute_dtype(model), parameter_shardings(model, setting.mesh))
 
 
 def _abstract_batch(setting: Setting) -> Batch:
@@ -153,7 +154,7 @@ def _abstract_decoding(setting: Setting, model: Any, batch: Any, key: Any) -> De
             return _cache_sharding(leaf.shape, mesh)
         return batch_sharding(mesh) if leaf.shape[:1] == (rows,) else replicated(mesh)
 
-    return _placed(state, jax.tree_util.tree_map_with_path(sharding_of, state))
+    return sharded_shapes(state, jax.tree_util.tree_map_with_path(sharding_of, state))
 
 
 def _cache_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
@@ -161,11 +162,3 @@ def _cache_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
     axis = LOGICAL_AXES["kv_heads"]
     heads = axis if axis is not None and shape[3] % mesh.shape[axis] == 0 else None
     return NamedSharding(mesh, PartitionSpec(None, BATCH_AXES, None, heads))
-
-
-def _placed(tree: Any, shardings: Any) -> Any:
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        tree,
-        shardings,
-    )

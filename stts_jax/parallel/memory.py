@@ -12,14 +12,20 @@ _MEMINFO = Path("/proc/meminfo")
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
+def device_memory(device: jax.Device) -> int | None:
+    """Returns the bytes of memory of a device, None if unknown (CPUs)."""
+    statistics = device.memory_stats() if device.platform != "cpu" else None
+    return statistics.get("bytes_limit") if statistics else None
+
+
 def free_memory(device: jax.Device) -> int | None:
     """Returns the bytes that a program can still take on a device, None where it doesn't tell.
 
     Of a CPU it is the memory of the machine that Linux can give, or the limit of the container.
     """
     if device.platform != "cpu":
-        statistics = device.memory_stats()
-        return statistics and statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
+        total = device_memory(device)
+        return None if total is None else total - device.memory_stats().get("bytes_in_use", 0)
     found = []
     if _MEMINFO.exists():
         lines = (line.split() for line in _MEMINFO.read_text().splitlines())

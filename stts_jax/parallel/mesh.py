@@ -231,6 +231,15 @@ def rows_for(rows: int, mesh: Mesh | None) -> int:
     return -(-rows // parts) * parts
 
 
+def sharded_shapes(shapes: Any, shardings: Any) -> Any:
+    """Returns abstract arrays from a pytree of shapes and one of their shardings."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+
+
 def put_whole_batch(batch: T, mesh: Mesh | None) -> T:
     """Puts a batch on the devices, where every process has all rows of it.
 

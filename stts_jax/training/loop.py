@@ -265,6 +265,8 @@ def better_score(
       best: scores of the best evaluation so far; one by another name doesn't count.
     """
     name = next((name for name in BEST_BY if name in scores), None)
-    if name is None or (best is not None and scores[name] <= best.get(name, float("-inf"))):
+    if name is None:
         return None
-    return name, scores[name]
+    # A NaN beats no score.
+    is_better = best is None or name not in best or scores[name] > best[name]
+    return (name, scores[name]) if is_better else None

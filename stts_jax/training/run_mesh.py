@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from stts_jax.budget import row_budget
 from stts_jax.config import Config, ConfigError
 from stts_jax.model.video_language_model import abstract_model
+from stts_jax.parallel.memory import device_memory
 from stts_jax.parallel.mesh import make_mesh, require_even_rows, slices_of
 from stts_jax.parallel.parameters import count_parameters
 
@@ -111,12 +112,6 @@ def answering_shape(config: Config, devices: int, memory: int | None = None) -> 
     """Returns the axis of `answering_mesh` and its size; arguments as of `mesh_shape`."""
     large = _fills(config, memory, _BYTES_TO_ANSWER, _LARGE_PARAMETERS)
     return {"fsdp" if large else "data": devices}
-
-
-def device_memory(device: jax.Device) -> int | None:
-    """Returns the bytes of memory of a device, None if unknown (CPUs)."""
-    statistics = device.memory_stats() if device.platform != "cpu" else None
-    return statistics.get("bytes_limit") if statistics else None
 
 
 def _fills(config: Config, memory: int | None, bytes_a_parameter: int, share: float) -> bool:

@@ -16,7 +16,13 @@ from stts_jax.batch import Batch
 from stts_jax.budget import Budget
 from stts_jax.config import Config
 from stts_jax.model.video_language_model import VideoLanguageModel
-from stts_jax.parallel.mesh import batch_sharding, on_mesh, parameter_shardings, replicated
+from stts_jax.parallel.mesh import (
+    batch_sharding,
+    on_mesh,
+    parameter_shardings,
+    replicated,
+    sharded_shapes,
+)
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.training.accumulate import value_and_summed_gradient
 from stts_jax.training.loss import Counted, loss_fn
@@ -65,11 +71,8 @@ def abstract_state(config: Config, mesh: Mesh) -> TrainState:
     spikes = jax.tree.map(lambda _: replicated(mesh), shapes.spikes)
     step: Any = replicated(mesh)
     shardings = TrainState(model, optimizer, step, spikes)
-    return jax.tree.map(
-        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
-        shapes,
-        shardings,
-    )
+    abstract: TrainState = sharded_shapes(shapes, shardings)
+    return abstract
 
 
 @lru_cache(maxsize=32)

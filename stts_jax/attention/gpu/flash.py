@@ -197,11 +197,7 @@ def forward_kernel(
 
     Grid: (blocks of queries, heads, B).
     """
-    queries, keys = _sides(q_ids, k_ids, sizes)
-    visited = _visited(order, unmasked, needed, _mask(queries, keys, sizes.spec), keys)
-    head = pl.program_id(1)
-    key_head = jax.lax.div(head, sizes.groups)
-    forward_block(refs, queries.own_block(), visited, head, key_head, sizes.scale)
+    forward_block(refs, *_of_queries(order, unmasked, needed, q_ids, k_ids, sizes), sizes.scale)
 
 
 def dq_kernel(
@@ -211,11 +207,7 @@ def dq_kernel(
 
     Grid: (blocks of queries, heads, B).
     """
-    queries, keys = _sides(q_ids, k_ids, sizes)
-    visited = _visited(order, unmasked, needed, _mask(queries, keys, sizes.spec), keys)
-    head = pl.program_id(1)
-    key_head = jax.lax.div(head, sizes.groups)
-    dq_block(refs, queries.own_block(), visited, head, key_head, sizes.scale)
+    dq_block(refs, *_of_queries(order, unmasked, needed, q_ids, k_ids, sizes), sizes.scale)
 
 
 def dkv_kernel(
@@ -264,6 +256,16 @@ class _Side:
 def _sides(q_ids: Any, k_ids: Any, sizes: _Sizes) -> tuple[_Side, _Side]:
     queries = _Side(sizes.queries, q_ids, sizes.spec)
     return queries, _Side(sizes.keys, k_ids, sizes.spec)
+
+
+def _of_queries(
+    order: Any, unmasked: Any, needed: Any, q_ids: Any, k_ids: Any, sizes: _Sizes
+) -> tuple[Block, Visited, Any, Any]:
+    """Returns this program's block of queries, the keys it visits, and both heads."""
+    queries, keys = _sides(q_ids, k_ids, sizes)
+    visited = _visited(order, unmasked, needed, _mask(queries, keys, sizes.spec), keys)
+    head = pl.program_id(1)
+    return queries.own_block(), visited, head, jax.lax.div(head, sizes.groups)
 
 
 def _mask(

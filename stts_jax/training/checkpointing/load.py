@@ -24,7 +24,7 @@ from stts_jax.model.video_language_model import (
     vision_encoder,
 )
 from stts_jax.model.vision import VisionEncoder
-from stts_jax.parallel.mesh import make_mesh, parameter_shardings
+from stts_jax.parallel.mesh import make_mesh, parameter_shardings, sharded_shapes
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.plain_files import read_json_object
 from stts_jax.quoting import shorten
@@ -228,11 +228,8 @@ def spec_of(folder: Path, name: str, metadata: Mapping[str, Any]) -> dict[str, A
 
 def _sharded_shapes(config: Config, mesh: Mesh) -> VideoLanguageModel:
     shapes = abstract_model(config.model)
-    return jax.tree.map(
-        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
-        shapes,
-        parameter_shardings(shapes, mesh),
-    )
+    abstract: VideoLanguageModel = sharded_shapes(shapes, parameter_shardings(shapes, mesh))
+    return abstract
 
 
 def _saved_parameters(checkpoint: Path) -> dict[str, Any]:
