@@ -1,0 +1,1 @@
+"""Checks and times the kernels of this machine's device: `stts doctor`."""
