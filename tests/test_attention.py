@@ -305,6 +305,22 @@ def test_attention_of_a_stream_stays_within_segments(form, report_error):
     assert all((np.asarray(gradient)[ids < 0] == 0).all() for gradient in gradients)
 
 
+@pytest.mark.parametrize("form", [segment_attention, neighbour_attention])
+def test_gradients_of_segments_of_no_static_size_are_their_own(form, report_error):
+    counts, longest = (64, 13, 0, 30, 57), 64
+    assert not {13, 30, 57} & {*segment_sizes(longest)}
+    ids = np.repeat([0, 1, 2, 3, 4, -1], [*counts, 6]).astype(np.int32)[None]
+    shape = (1, ids.shape[1], 1, 4)
+    arrays, (weights,) = draw(26, shape, shape, shape), draw(27, shape)
+    check(
+        lambda *x: form(StreamRequest(*x, jnp.asarray(ids), longest, segments=5)),
+        lambda *x: plain_attention(*x, segment_mask(ids, ids)),
+        arrays,
+        weights,
+        report_error,
+    )
+
+
 def test_numbers_at_padding_do_not_matter():
     ids = stream_ids(30, 6, 0)[None]
     arrays = draw(12, *[(1, 30, 1, 4)] * 3)

@@ -16,6 +16,8 @@ from stts_jax.parallel.mesh import make_mesh, on_mesh
 # A group of calls takes at least this long, so that what a call costs the host doesn't count.
 _GROUP_SECONDS = 0.02
 _MOST_CALLS = 50
+# Groups of slow programs are fewer.
+_MOST_SECONDS = 1.5
 
 
 @cache
@@ -46,7 +48,7 @@ def seconds_of(run: Callable[[], Any], rounds: int) -> float:
     """Returns the seconds of a call that has been compiled: the median of groups of calls.
 
     Args:
-      run: returns arrays.
+      run: returns arrays; has run before.
       rounds: groups of calls.
     """
 
@@ -57,6 +59,7 @@ def seconds_of(run: Callable[[], Any], rounds: int) -> float:
         jax.block_until_ready(out)
         return (time.perf_counter() - start) / calls
 
-    timed(1)
-    calls = max(1, min(round(_GROUP_SECONDS / max(timed(1), 1e-9)), _MOST_CALLS))
-    return float(np.median([timed(calls) for _ in range(rounds)]))
+    once = timed(1)
+    calls = max(1, min(round(_GROUP_SECONDS / once), _MOST_CALLS))
+    groups = max(1, min(rounds, int(_MOST_SECONDS / once)))
+    return float(np.median([timed(calls) for _ in range(groups)]))

@@ -28,6 +28,7 @@ def _products(sizes: Sizes, dtype: str) -> Outcome:
     n = sizes.products
     x, y = normal(0, (n, n), (n, n), dtype=jnp.dtype(dtype))
     multiply = compiled(lambda x, y: x @ y)
+    jax.block_until_ready(multiply(x, y))
     rate = 2.0 * n**3 / seconds_of(lambda: multiply(x, y), sizes.rounds)
     peak = peak_flops(jax.devices()[0].device_kind) if dtype == "bfloat16" else None
     values = {"shape": f"({n}, {n}) x ({n}, {n})", "dtype": dtype}
@@ -37,6 +38,7 @@ def _products(sizes: Sizes, dtype: str) -> Outcome:
 def _memory(sizes: Sizes) -> Outcome:
     x = jnp.zeros(sizes.copied_bytes // 4, jnp.float32)
     add = compiled(lambda x: x + 1)
+    jax.block_until_ready(add(x))
     rate = 2.0 * x.nbytes / seconds_of(lambda: add(x), sizes.rounds)
     chip = CHIPS.get(jax.devices()[0].device_kind)
     values = {"shape": f"{x.nbytes / 1e6:.0f} MB read and written", "dtype": "float32"}

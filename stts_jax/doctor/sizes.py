@@ -89,11 +89,12 @@ def full_sizes(platform: str, memory: int | None) -> Sizes:
 def quick_sizes() -> Sizes:
     """Returns tiny sizes with the 4B's widths of heads, to see that everything runs."""
     model = load_config(CONFIG).model
-    # 12 x 12 patches: TPU kernels take segments of 128 tokens and more.
+    # 15 x 15 patches: TPU kernels take segments of 128 tokens and more, and windows of 9 patches
+    # don't fill the static sizes of segments that there are on a CPU.
     vit = replace(
         model.vit,
-        image_size=168,
-        positions=144,
+        image_size=210,
+        positions=225,
         width=64,
         heads=2,
         mlp_width=96,

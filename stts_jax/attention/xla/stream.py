@@ -138,7 +138,9 @@ def _attend_backward(
 
     def attend(arrays: Any, bias: jax.Array) -> Any:
         q, k, v, o, lse, do = arrays
-        *gradients, _ = block_backward(q, k, v, bias, None, o, lse[:, 0], do)
+        # Behind the end are queries of the next segment: with such an lse they weigh no key here.
+        lse = lse[:, 0] - bias[0]
+        *gradients, _ = block_backward(q, k, v, bias, None, o, lse, do)
         return tuple(g.astype(x.dtype) for g, x in zip(gradients, arrays, strict=False))
 
     return *_each_segment(attend, (*inputs, o, lse, do), inputs, ends, sizes), None
