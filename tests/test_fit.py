@@ -17,12 +17,13 @@ from stts_jax.config import ConfigError, load_config
 from stts_jax.fit import __main__ as command
 from stts_jax.fit.hardware import GIB, Chip
 from stts_jax.fit.memory import Memory, memory_of, memory_of_refusal
-from stts_jax.fit.programs import LoweredProgram, bytes_per_device
+from stts_jax.fit.programs import LoweredProgram
 from stts_jax.fit.report import analyse, as_dict, as_text
 from stts_jax.fit.roofline import roofline
 from stts_jax.fit.search import find_mesh, mesh_shapes, most_rows
 from stts_jax.fit.setting import make_setting, parse_mesh, sized_config
 from stts_jax.fit.topologies import Topology, get_topology
+from stts_jax.parallel.memory import bytes_per_device
 from stts_jax.parallel.mesh import make_mesh
 from stts_jax.training.flops import (
     PartFlops,
@@ -159,6 +160,55 @@ def test_the_compiler_is_asked_for_slices_of_any_number_and_size(name, asked, mo
     assert get_topology(name).name == name
     assert asked.items() <= options.items()
     assert ("chips_per_host_bounds" in options) == ("chips_per_host_bounds" in asked)
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"), [("cpu:24GiB", 24 * GIB), ("cpu:1.5GB", 15 * 10**8), ("cpu:8G", 8 * GIB)]
+)
+def test_a_cpu_of_any_memory_is_a_topology_without_rates(name, limit):
+    topology = get_topology(name)
+    assert topology.chip.memory == limit and not topology.chip.has_rates
+    assert [device.platform for device in topology.devices] == ["cpu"]
+
+
+def test_this_machines_memory_is_what_a_run_would_find_free(monkeypatch):
+    monkeypatch.setattr("stts_jax.fit.topologies.free_memory", lambda device: 5 * GIB)
+    assert get_topology("cpu").chip.memory == 5 * GIB
+    monkeypatch.setattr("stts_jax.fit.topologies.free_memory", lambda device: None)
+    with pytest.raises(ConfigError, match="give it, as in cpu:24GiB"):
+        get_topology("cpu")
+
+
+@pytest.mark.parametrize(("size", "capability"), [(16, 8), (24, 8), (48, 8), (80, 9)])
+def test_one_gpu_is_described_by_its_memory(size, capability, monkeypatch):
+    asked = {}
+
+    def describe(**given):
+        asked.update(given)
+        return SimpleNamespace(devices=[SimpleNamespace(device_kind="any")])
+
+    monkeypatch.setattr("stts_jax.fit.topologies.find_spec", lambda _: True)
+    monkeypatch.setattr("stts_jax.fit.topologies.topologies.get_topology_desc", describe)
+    topology = get_topology(f"gpu:{size}GiB")
+    assert f"major: {capability}" in asked["target_config"]
+    assert topology.chip.memory == int(0.95 * size * GIB) and not topology.chip.has_rates
+
+
+def test_a_report_has_the_estimate_by_hand_of_the_same_programs():
+    for program in ("train", "prefill", "decode"):
+        found = as_dict(small_report(program))
+        assert found["estimate"]["parameters"] > 0
+        total = sum(size for kind, size in found["estimate"].items() if kind != "total")
+        assert found["estimate"]["total"] == total
+    assert "gradients" in as_dict(small_report("train"))["estimate"]
+
+
+def test_without_peak_rates_there_is_no_time():
+    topology = Topology("cpu:24GiB", jax.devices()[:1], Chip("cpu", "cpu", 0.0, GIB, 0.0, 0.0))
+    config = small_config("model.vit.layers=3", "model.vit.feature_layers=[-1]")
+    report = analyse(make_setting(config, topology, program="decode"))
+    assert as_dict(report)["seconds"] is None
+    assert "rates of 'cpu' aren't known" in as_text(report)
 
 
 def test_a_missing_compiler_is_named_with_its_extra(monkeypatch):

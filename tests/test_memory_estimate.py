@@ -4,8 +4,12 @@ import jax
 import pytest
 from training_cases import single_mesh, small_config
 
-from stts_jax.config import ConfigError, load_config, override
+from stts_jax.budget import batch_bytes, row_budget
+from stts_jax.config import ConfigError, load_config, override, replace
 from stts_jax.data.evaluation_batches import least_budget
+from stts_jax.fit.__main__ import parse
+from stts_jax.fit.setting import parse_mesh, sized_config
+from stts_jax.fit.table import RESULTS, read_results
 from stts_jax.inference import memory_estimate
 from stts_jax.inference.memory_estimate import (
     MemoryEstimate,
@@ -18,8 +22,12 @@ from stts_jax.model.video_language_model import (
     vision_encoder,
 )
 from stts_jax.parallel import memory
-from stts_jax.training import run_memory
-from stts_jax.training.run_memory import require_state_fits
+from stts_jax.parallel.mesh import MESH_AXES
+from stts_jax.training.run_memory import (
+    activation_bytes,
+    memory_to_train,
+    require_run_fits,
+)
 from stts_jax.training.step import abstract_state
 
 
@@ -80,12 +88,36 @@ def test_the_memory_of_this_machine_is_what_linux_can_give(monkeypatch, tmp_path
     assert memory.free_memory(device) == 3000 * 1024
 
 
-def test_a_state_that_memory_cannot_hold_is_refused_before_it_is_made(monkeypatch):
-    state = abstract_state(small_config(), single_mesh())
+def test_a_run_that_memory_cannot_hold_is_refused_before_it_is_made(monkeypatch):
+    config, mesh = small_config(), single_mesh()
+    budget, state = row_budget(config.model, config.data), abstract_state(config, mesh)
     bytes_of = lambda part: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(part))  # noqa: E731
-    needed = 2 * bytes_of(state.model) + bytes_of(state.optimizer)
-    monkeypatch.setattr(run_memory, "free_memory", lambda device: needed)
-    require_state_fits(state, single_mesh())
-    monkeypatch.setattr(run_memory, "free_memory", lambda device: needed - 1)
-    with pytest.raises(ConfigError, match=r"takes 0\.00 GB of memory .*train\.mesh\.fsdp"):
-        require_state_fits(state, single_mesh())
+    estimate = memory_to_train(state, config, mesh, budget)
+    held = 2 * bytes_of(state.model) + bytes_of(state.optimizer)
+    assert estimate.total - estimate.activations == held
+    assert estimate.activations > batch_bytes(budget, config.model, config.data.batch_rows)
+    monkeypatch.setattr(memory_estimate, "free_memory", lambda device: estimate.total)
+    assert "MB for gradients" in require_run_fits(state, config, mesh, budget)
+    monkeypatch.setattr(memory_estimate, "free_memory", lambda device: estimate.total - 1)
+    with pytest.raises(ConfigError, match=r"for activations\) are needed, .*train\.mesh\.fsdp"):
+        require_run_fits(state, config, mesh, budget)
+
+
+TRAINING_ROWS = [row for row in read_results(RESULTS).values() if row.get("program") == "train"]
+
+
+@pytest.mark.parametrize("row", TRAINING_ROWS, ids=lambda row: row["key"])
+def test_activations_by_hand_are_within_what_the_compilers_count(row, report_error):
+    options = parse(row["key"].split())
+    config = sized_config(options.config, options.frames, options.videos, options.overrides)
+    config = replace(config, {"data.batch_rows": row["rows"]})
+    budget, mesh = row_budget(config.model, config.data), make_mesh_shape(row["mesh"])
+    found, memory = activation_bytes(config, budget, 2, mesh), row["memory"]
+    # Gradients are among the compiler's temporaries.
+    share = (found + memory["parameters"]) / memory["temporaries"]
+    report_error("activations by hand, of the compiler's count", share, 1.02)
+    assert 0.5 < share < 1.02  # 0.51 to 1.01
+
+
+def make_mesh_shape(text):
+    return dict.fromkeys(MESH_AXES, 1) | parse_mesh(text)

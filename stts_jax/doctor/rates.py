@@ -42,7 +42,7 @@ def _memory(sizes: Sizes) -> Outcome:
     rate = 2.0 * x.nbytes / seconds_of(lambda: add(x), sizes.rounds)
     chip = CHIPS.get(jax.devices()[0].device_kind)
     values = {"shape": f"{x.nbytes / 1e6:.0f} MB read and written", "dtype": "float32"}
-    peak = None if chip is None or chip.memory_rate is None else chip.memory_rate / 1e9
+    peak = None if chip is None else chip.memory_rate / 1e9
     return Outcome(values | _rates("gb_per_second", rate / 1e9, peak))
 
 

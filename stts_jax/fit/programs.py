@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from stts_jax.model.video_language_model import (
     abstract_model,
     in_compute_dtype,
 )
+from stts_jax.parallel.memory import bytes_per_device
 from stts_jax.parallel.mesh import (
     BATCH_AXES,
     LOGICAL_AXES,
@@ -55,18 +55,6 @@ def lower(setting: Setting) -> LoweredProgram:
         return {"train": _train, "prefill": _prefill, "decode": _decode}[setting.program](setting)
 
 
-def bytes_per_device(tree: Any) -> int:
-    """Returns the bytes of a tree of sharded arrays on the device that has the most."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * _itemsize(leaf.dtype)
-        for leaf in jax.tree.leaves(tree)
-    )
-
-
-def _itemsize(dtype: Any) -> int:
-    return 16 if jax.dtypes.issubdtype(dtype, jax.dtypes.extended) else dtype.itemsize
-
-
 def _train(setting: Setting) -> LoweredProgram:
     mesh, config = setting.mesh, setting.config
     state, batch = abstract_state(config, mesh), _abstract_batch(setting)
@@ -84,7 +72,7 @@ def _train(setting: Setting) -> LoweredProgram:
 
 
 def _prefill(setting: Setting) -> LoweredProgram:
-    model, batch = _abstract_model(setting), _abstract_batch(setting)
+    model, batch = answering_shapes(setting), _abstract_batch(setting)
     prefill = _prefill_function(setting)
     key = abstract_key(replicated(setting.mesh))
     state = _abstract_decoding(setting, model, batch, key)
@@ -97,7 +85,7 @@ def _prefill(setting: Setting) -> LoweredProgram:
 
 
 def _decode(setting: Setting) -> LoweredProgram:
-    model = _abstract_model(setting)
+    model = answering_shapes(setting)
     key = abstract_key(replicated(setting.mesh))
     state = _abstract_decoding(setting, model, _abstract_batch(setting), key)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
@@ -128,7 +116,8 @@ def _prefill_function(setting: Setting) -> Any:
     return prefill
 
 
-def _abstract_model(setting: Setting) -> VideoLanguageModel:
+def answering_shapes(setting: Setting) -> VideoLanguageModel:
+    """Returns the sharded shapes of the model that answers, in the type that it computes in."""
     model = abstract_model(setting.config.model)
     return sharded_shapes(in_compute_dtype(model), parameter_shardings(model, setting.mesh))
 

@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from stts_jax.fit.by_hand import estimate_by_hand
 from stts_jax.fit.collectives import Collective, by_kind, collectives
 from stts_jax.fit.compiler import Compiler, compile_wholly
 from stts_jax.fit.cycles import Estimate, estimates
@@ -14,7 +15,9 @@ from stts_jax.fit.memory import Memory, largest_arrays
 from stts_jax.fit.programs import lower
 from stts_jax.fit.roofline import Roofline, roofline
 from stts_jax.fit.setting import Setting, mesh_text
+from stts_jax.inference.memory_estimate import MemoryEstimate
 from stts_jax.training.flops import StepFlops, decode_flops, prefill_flops, training_flops
+from stts_jax.training.run_memory import TrainingMemory
 
 # Largest exchanges and arrays that a report names.
 NAMED = 8
@@ -29,7 +32,9 @@ class Report:
       memory: of one device.
       flops: of one step on all devices.
       exchanges: between devices, None where the compiler refused.
-      time: the bound of a step; `links` is 0 where the compiler refused.
+      time: the bound of a step, None where the rates aren't known; `links` is 0 where the compiler
+        refused.
+      estimate: by hand, what `ask`, `eval.py` and `train.py` compare with free memory.
       largest: the largest arrays that the program makes, empty where the compiler refused.
       cycles: what a TPU's compiler estimates for each operation, empty where it says nothing.
       compile_seconds: that this took.
@@ -41,9 +46,10 @@ class Report:
     memory: Memory
     flops: StepFlops
     exchanges: list[Collective] | None
-    time: Roofline
+    time: Roofline | None
     largest: list[dict[str, object]]
     cycles: list[Estimate]
+    estimate: MemoryEstimate | TrainingMemory
     compile_seconds: float
     refusal: str = ""
     planned: bool = False
@@ -67,12 +73,16 @@ def analyse(setting: Setting, compiler: Compiler = compile_wholly) -> Report:
     module, memory = outcome.module, outcome.memory
     exchanges = None if module is None else collectives(module, devices)
     largest = [] if module is None else largest_arrays(module, NAMED)
-    bound = roofline(
-        flops,
-        chip,
-        devices,
-        moved=_moved(setting, memory),
-        sent=sum(exchange.total for exchange in exchanges or []),
+    bound = (
+        None
+        if not chip.has_rates
+        else roofline(
+            flops,
+            chip,
+            devices,
+            moved=_moved(setting, memory),
+            sent=sum(exchange.total for exchange in exchanges or []),
+        )
     )
     return Report(
         setting,
@@ -82,6 +92,7 @@ def analyse(setting: Setting, compiler: Compiler = compile_wholly) -> Report:
         bound,
         largest,
         [] if module is None else estimates(module),
+        estimate_by_hand(setting),
         compile_seconds=time.perf_counter() - start,
         refusal=outcome.refusal[:500],
         planned=outcome.planned,
@@ -125,6 +136,7 @@ def as_dict(report: Report) -> dict[str, Any]:
         "tokens_per_row": setting.budget.tokens,
         "patches_per_row": setting.budget.patches,
         "fits": memory.fits,
+        "estimate": {**asdict(report.estimate), "total": report.estimate.total},
         "memory": {
             **memory.by_kind,
             "total": memory.total,
@@ -152,16 +164,22 @@ def as_dict(report: Report) -> dict[str, Any]:
         "largest_arrays": report.largest,
         "cycles": sum(estimate.cycles for estimate in report.cycles),
         "largest_cycles": [asdict(estimate) for estimate in report.cycles[:NAMED]],
-        "seconds": {
-            "bound": report.time.seconds,
-            "by": report.time.bound,
-            "compute": report.time.compute,
-            "memory": report.time.memory,
-            "links": report.time.links,
-        },
+        "seconds": _seconds(report.time),
         "compile_seconds": round(report.compile_seconds, 1),
         "planned": report.planned,
         "refusal": report.refusal,
+    }
+
+
+def _seconds(time: Roofline | None) -> dict[str, Any] | None:
+    if time is None:
+        return None
+    return {
+        "bound": time.seconds,
+        "by": time.bound,
+        "compute": time.compute,
+        "memory": time.memory,
+        "links": time.links,
     }
 
 
@@ -198,6 +216,7 @@ def _memory_lines(report: Report) -> list[str]:
     lines = ["bytes per device"]
     lines += [f"  {name:12} {_size(size):>12}" for name, size in memory.by_kind.items()]
     lines += [f"  {'total':12} {_size(memory.total):>12}  of {_size(memory.limit)}"]
+    lines.append(f"by hand, as ask and train.py check: {_size(report.estimate.total)}")
     if report.planned:
         lines.append("planned, not written: the program itself comes on top, some 0.1 to 0.2 GiB")
     if memory.fits:
@@ -231,6 +250,11 @@ def _exchange_lines(exchanges: list[Collective] | None) -> list[str]:
 
 def _time_lines(report: Report) -> list[str]:
     time, chip = report.time, report.setting.topology.chip
+    if time is None:
+        return [
+            f"the peak rates of '{chip.name}' aren't known, and so no bound of the time",
+            f"compiled in {report.compile_seconds:.0f} s",
+        ]
     devices = len(report.setting.topology.devices)
     links = "" if report.exchanges is not None else " (links unknown)"
     peak = report.flops.model / devices / chip.flops / time.seconds

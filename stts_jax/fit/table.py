@@ -157,7 +157,9 @@ def _tera(flops: float) -> str:
     return f"{flops / 1e12:,.0f}" if flops >= 1e13 or not flops else f"{flops / 1e12:.2f}"
 
 
-def _time(seconds: Mapping[str, Any], *, known: bool) -> str:
+def _time(seconds: Mapping[str, Any] | None, *, known: bool) -> str:
+    if seconds is None:
+        return "?"
     bound = seconds["bound"]
     text = f"{bound:.2f} s" if bound >= 0.1 else f"{bound * 1e3:.2f} ms"
     return f"{text} ({seconds['by']})" if known else f"{text} (without links)"

@@ -7,7 +7,7 @@ arrays of one block that live at the same time, and supposes that attention work
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from stts_jax.budget import Budget, batch_bytes
 from stts_jax.config import Config, ConfigError, ModelConfig
 from stts_jax.parallel.memory import bytes_on_a_device, free_memory
+from stts_jax.parallel.memory import gigabytes as _gb
 from stts_jax.parallel.mesh import parameter_shardings
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.parallel.platform import compute_dtype
@@ -103,7 +104,16 @@ def cache_bytes(model: ModelConfig, budget: Budget, new_tokens: int, itemsize: i
     return (budget.tokens + new_tokens) * width * itemsize
 
 
-def require_memory(estimate: MemoryEstimate, mesh: Mesh, remedy: str) -> str:
+@runtime_checkable
+class Estimate(Protocol):
+    """An estimate of bytes on one device; as text it says what they are for."""
+
+    @property
+    def total(self) -> int:
+        """Returns all of them."""
+
+
+def require_memory(estimate: Estimate, mesh: Mesh, remedy: str) -> str:
     """Returns a line that says what is needed and what is there.
 
     Args:
@@ -134,7 +144,3 @@ def _copied_on_a_cpu(shapes: Any, model: ModelConfig) -> int:
     half = sum(4 * leaf.size for leaf in leaves.values() if leaf.dtype == jnp.bfloat16)
     head = leaves.get("llm.embedding") if model.llm.tied_head else None
     return half or (0 if head is None else head.size * head.dtype.itemsize)
-
-
-def _gb(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

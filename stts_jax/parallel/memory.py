@@ -35,6 +35,23 @@ def free_memory(device: jax.Device) -> int | None:
     return min(found, default=None)
 
 
+def gigabytes(count: int) -> str:
+    """Formats a count of bytes: `8.9 GB`, `12.3 MB`."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Returns the bytes of a tree of sharded arrays on the device that has the most."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * _itemsize(leaf.dtype)
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def _itemsize(dtype: Any) -> int:
+    return 16 if jax.dtypes.issubdtype(dtype, jax.dtypes.extended) else dtype.itemsize
+
+
 def bytes_on_a_device(arrays: Any, shardings: Any) -> int:
     """Returns the bytes of arrays that one device holds; all devices of a CPU share one memory.
 

@@ -1,49 +1,126 @@
-"""Compares the memory that the state of a run takes with what its devices have free."""
+"""Estimates the memory that a run takes, and compares it with what its devices have free.
+
+The estimate is from below: a run that it refuses can't fit. `python -m stts_jax.fit` has the
+compiler's own count, a tenth to a half more than this one's activations.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-import jax
 from jax.sharding import Mesh
 
-from stts_jax.config import ConfigError
-from stts_jax.parallel.memory import free_memory
+from stts_jax.budget import Budget, batch_bytes
+from stts_jax.config import Config, ModelConfig
+from stts_jax.inference.memory_estimate import require_memory
+from stts_jax.parallel.memory import bytes_per_device, gigabytes
+from stts_jax.parallel.mesh import BATCH_AXES
+from stts_jax.parallel.platform import compute_dtype
 from stts_jax.training.step import TrainState
 
+# Arrays of a block's width, and of its MLP's width, that live at once while its gradients are made.
+_WIDE, _MLP_WIDE = 6, 2
+_REMEDY = (
+    "share it among more devices (train.mesh.fsdp), take fewer or shorter rows (data.batch_rows, "
+    "data.row_frames) or more parts (train.accumulate), drop more tokens (model.prune.topk), or "
+    "train a smaller model"
+)
 
-def require_state_fits(state: TrainState, mesh: Mesh) -> None:
-    """Refuses a run whose parameters, gradients and moments alone are more than there is.
 
-    Activations come on top; `python -m stts_jax.fit` counts them too.
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes on one device, or in the main memory of a machine without one.
 
-    Args:
-      state: shapes and shardings, see `step.abstract_state`.
-      mesh: that the run is trained on.
-
-    Raises:
-      ConfigError: with what is needed and what is there.
+    Attributes:
+      parameters, gradients, moments: of the state.
+      activations: of one part of a batch, with the batch.
     """
-    device = mesh.local_devices[0]
-    # The devices of a CPU share one memory.
-    holders = len(mesh.local_devices) if device.platform == "cpu" else 1
-    parameters = holders * _bytes_held(state.model)
-    moments = holders * _bytes_held(state.optimizer)
-    needed, free = 2 * parameters + moments, free_memory(device)
-    if free is not None and needed > free:
-        where = "this machine" if device.platform == "cpu" else "each device"
-        raise ConfigError(
-            f"the state of this run takes {needed / 1e9:.2f} GB of memory ({parameters / 1e9:.2f} "
-            f"for parameters, as much for gradients, {moments / 1e9:.2f} for moments), and {where} "
-            f"has {free / 1e9:.2f} GB free; share it among more devices (train.mesh.fsdp), or "
-            "train a smaller model"
+
+    parameters: int
+    gradients: int
+    moments: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """Returns the sum."""
+        return self.parameters + self.gradients + self.moments + self.activations
+
+    def __str__(self) -> str:
+        return (
+            f"{gigabytes(self.total)} ({gigabytes(self.parameters)} for parameters, "
+            f"{gigabytes(self.gradients)} for gradients, {gigabytes(self.moments)} for moments, "
+            f"{gigabytes(self.activations)} for activations)"
         )
 
 
-def _bytes_held(arrays: Any) -> int:
-    """Returns the bytes that one device holds of arrays with their shardings."""
-    return sum(
-        leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
-        for leaf in jax.tree.leaves(arrays)
+def require_run_fits(state: TrainState, config: Config, mesh: Mesh, budget: Budget) -> str:
+    """Returns a line on the memory that a run takes at least, and what there is.
+
+    Args:
+      state: shapes and shardings, see `step.abstract_state`.
+      config: of the run.
+      mesh: that the run is trained on.
+      budget: of a row.
+
+    Raises:
+      ConfigError: if there isn't so much.
+    """
+    return require_memory(memory_to_train(state, config, mesh, budget), mesh, _REMEDY)
+
+
+def memory_to_train(
+    state: TrainState, config: Config, mesh: Mesh, budget: Budget
+) -> TrainingMemory:
+    """Returns what a training step takes at least; see `require_run_fits` for the arguments."""
+    platform = mesh.devices.flat[0].platform
+    # The devices of a CPU share one memory.
+    holders = len(mesh.local_devices) if platform == "cpu" else 1
+    parameters = bytes_per_device(state.model)
+    itemsize = compute_dtype(config.model.compute_dtype).itemsize
+    rows = config.data.batch_rows // math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    activations = activation_bytes(config, budget, itemsize, mesh.shape)
+    activations += batch_bytes(budget, config.model, max(rows, 1))
+    return TrainingMemory(
+        holders * parameters,
+        holders * parameters,
+        holders * bytes_per_device(state.optimizer),
+        holders * activations,
     )
+
+
+def activation_bytes(config: Config, budget: Budget, itemsize: int, mesh: Mapping[str, int]) -> int:
+    """Returns the bytes that a device's part of a batch keeps for the backward pass, at least.
+
+    With `model.remat=blocks` that is what enters each block, and all of one block of the ViT or the
+    LLM; else all of every block.
+
+    Args:
+      config: of the run.
+      budget: of a row.
+      itemsize: of activations.
+      mesh: devices along each axis.
+    """
+    parts = config.train.accumulate * math.prod(mesh[axis] for axis in BATCH_AXES)
+    rows = max(config.data.batch_rows // parts, 1)
+    sharers = mesh["tensor"] * mesh["context"]
+    vit, llm = config.model.vit, config.model.llm
+    patches = budget.frames * vit.patches
+    tokens = _block_tokens(config.model, budget)
+    of_patch = _WIDE * vit.width + _MLP_WIDE * vit.mlp_width
+    of_token = _WIDE * llm.width + _MLP_WIDE * llm.mlp_width
+    if config.model.remat == "blocks":
+        kept = sum(tokens) * vit.width + llm.layers * budget.tokens * llm.width
+        kept += max(patches * of_patch, budget.tokens * of_token)
+    else:
+        kept = sum(tokens) * of_patch + llm.layers * budget.tokens * of_token
+    return rows * kept * itemsize // sharers
+
+
+def _block_tokens(model: ModelConfig, budget: Budget) -> list[int]:
+    """Returns the patches of a row in each block of the ViT."""
+    patches, dense = budget.frames * model.vit.patches, model.dense_blocks
+    kept = budget.patches if model.prune.drops_patches else patches
+    return [patches] * dense + [kept] * (model.vit.depth - dense)

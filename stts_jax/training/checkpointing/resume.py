@@ -65,7 +65,7 @@ from stts_jax.training.checkpointing.settings_changes import (
 from stts_jax.training.clock import time_line
 from stts_jax.training.data_parts import DataParts
 from stts_jax.training.distributed import Agreement
-from stts_jax.training.run_memory import require_state_fits
+from stts_jax.training.run_memory import require_run_fits
 from stts_jax.training.step import TrainState, abstract_state
 from stts_jax.training.trackers import require_trackers
 
@@ -145,7 +145,7 @@ def resume_or_begin(
     # Step 5.
     abstract = abstract_state(config, mesh)
     require_room(output, abstract, config.train)
-    require_state_fits(abstract, mesh)
+    notice("memory: at least " + require_run_fits(abstract, config, mesh, budget))
     # Steps 6 to 8.
     if saved is not None:
         state, progress = _restore(output, abstract, init_from)
