@@ -60,7 +60,7 @@ def block_checks(sizes: Sizes, dtype: jnp.dtype) -> list[Check]:
     checks = [
         check(what, make, mode)
         for mode in PASSES
-        for what, make in (("ViT", _vit_programs), ("LLM", _llm_programs))
+        for what, make in (("ViT", vit_programs), ("LLM", llm_programs))
     ]
     same = Check("stream of the whole video", "block", lambda: _same_as_dense(sizes, dtype))
     return [same, *checks]
@@ -93,21 +93,25 @@ def _timed(
 
 
 def _runnable(program: Program, mode: str) -> Callable[[], None]:
-    if mode == PASSES[0]:
-        function = compiled(program.run)
-    else:
-
-        def gradients(block: Any, x: jax.Array, *rest: Any) -> Any:
-            out, pull = jax.vjp(lambda block, x: program.run(block, x, *rest), block, x)
-            # A gradient that depends on the output, or parts of the forward pass could be left out.
-            return pull(out)
-
-        function = compiled(gradients)
+    function = compiled(function_of(program, mode))
 
     def run() -> None:
         jax.block_until_ready(function(*program.arguments))
 
     return run
+
+
+def function_of(program: Program, mode: str) -> Callable[..., Any]:
+    """Returns the function of a program's arguments that is timed in one of `PASSES`."""
+    if mode == PASSES[0]:
+        return program.run
+
+    def gradients(block: Any, x: jax.Array, *rest: Any) -> Any:
+        out, pull = jax.vjp(lambda block, x: program.run(block, x, *rest), block, x)
+        # A gradient that depends on the output, or parts of the forward pass could be left out.
+        return pull(out)
+
+    return gradients
 
 
 def _vit(sizes: Sizes, dtype: jnp.dtype) -> VisionTransformer:
@@ -120,7 +124,8 @@ def _run_vit(vit: VisionTransformer, x: jax.Array, layout: Any) -> jax.Array:
 
 
 @cache
-def _vit_programs(sizes: Sizes, dtype: jnp.dtype) -> dict[str, Program]:
+def vit_programs(sizes: Sizes, dtype: jnp.dtype) -> dict[str, Program]:
+    """Returns a block of the ViT on whole frames, on a stream of them, and on a pruned stream."""
     vit, config = _vit(sizes, dtype), sizes.model.vit
     shape = (1, sizes.frames, config.patches, config.width)
     (x,) = normal(1, shape, dtype=dtype)
@@ -161,7 +166,8 @@ def _vit_flops(sizes: Sizes, counts: np.ndarray) -> float:
 
 
 @cache
-def _llm_programs(sizes: Sizes, dtype: jnp.dtype) -> dict[str, Program]:
+def llm_programs(sizes: Sizes, dtype: jnp.dtype) -> dict[str, Program]:
+    """Returns a block of the LLM on all tokens, and on those that stay."""
     llm = sizes.model.llm
     config = replace(llm, layers=1, vocab_size=_WORDS, yarn=None)
     model = filled(lambda: LanguageModel(config, key=jax.random.key(0)), dtype)
@@ -187,7 +193,7 @@ def _run_llm(model: LanguageModel, x: jax.Array, positions: jax.Array, mask: Any
 
 def _same_as_dense(sizes: Sizes, dtype: jnp.dtype) -> Outcome:
     """Compares a block on a stream of all patches with the same block on whole frames."""
-    programs = _vit_programs(sizes, dtype)
+    programs = vit_programs(sizes, dtype)
     dense, stream = (programs[name] for name in ("all frames", "stream, 0% dropped"))
     expected = compiled(dense.run)(*dense.arguments)
     out = compiled(stream.run)(*stream.arguments)[:, : expected.shape[1] * expected.shape[2]]

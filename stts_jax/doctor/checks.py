@@ -17,6 +17,7 @@ def all_checks(sizes: Sizes) -> list[Check]:
         *_prepared("attention", "kernel", lambda: _attention(sizes)),
         *_prepared("rates", "rate", lambda: _rates(sizes)),
         *_prepared("blocks", "block", lambda: _blocks(sizes)),
+        *_prepared("other attention", "kernel", lambda: _other_attention(sizes)),
     ]
 
 
@@ -46,6 +47,15 @@ def _attention(sizes: Sizes) -> Iterable[Check]:
     yield from map(backend_check, cases)
     for case in cases:
         yield from kernel_checks(case, sizes)
+
+
+def _other_attention(sizes: Sizes) -> Iterable[Check]:
+    from stts_jax.doctor.attention_cases import attention_cases
+    from stts_jax.doctor.kernels import kernel_checks
+    from stts_jax.parallel.platform import compute_dtype
+
+    for case in attention_cases(sizes, compute_dtype("auto")):
+        yield from kernel_checks(case, sizes, spare=True)
 
 
 def _rates(sizes: Sizes) -> Iterable[Check]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,6 +18,7 @@ from stts_jax.doctor.reference import Distance, distance
 from stts_jax.doctor.results import Check, Outcome, one_line
 from stts_jax.doctor.sizes import Sizes
 
+Attend = Callable[[Arrays, Any], jax.Array]
 NAMES = ("o", "dq", "dk", "dv", "dbias")
 
 
@@ -76,14 +77,20 @@ def backend_check(case: AttentionCase) -> Check:
     return Check(f"backend: {case.name}", "backend", run)
 
 
-def kernel_checks(case: AttentionCase, sizes: Sizes) -> list[Check]:
-    """Returns a check for each backend that can compute a case on this device."""
+def kernel_checks(case: AttentionCase, sizes: Sizes, *, spare: bool = False) -> list[Check]:
+    """Returns a check for each backend that can compute a case on this device.
+
+    Args:
+      case: to compute.
+      sizes: of it.
+      spare: the plain backends that `auto` doesn't take, instead of the one that it takes and of
+        all kernels.
+    """
     found = reasons(case)
-    return [
-        _kernel_check(case, backend, sizes)
-        for backend in case.backends()
-        if found[backend.name] is None
-    ]
+    able = [backend for backend in case.backends() if found[backend.name] is None]
+    plain = [backend for backend in able[1:] if backend.platform is None]
+    wanted = plain if spare else [backend for backend in able if backend not in plain]
+    return [_kernel_check(case, backend, sizes) for backend in wanted]
 
 
 def _kernel_check(case: AttentionCase, backend: Backend[Any], sizes: Sizes) -> Check:
@@ -93,14 +100,10 @@ def _kernel_check(case: AttentionCase, backend: Backend[Any], sizes: Sizes) -> C
 def compare(case: AttentionCase, backend: Backend[Any], sizes: Sizes) -> Outcome:
     """Computes a case by a backend, forward and backward, compares and times it."""
     arrays, ids, do, expected = _expected(case)
-
-    def attend(arrays: Arrays, ids: Any) -> jax.Array:
-        out: jax.Array = backend.run(case.request(arrays, ids))
-        return out
-
+    attend = attending(case, backend)
     distances, seconds = {}, {}
     if case.backward:
-        both = compiled(lambda arrays, ids, do: _with_gradients(attend, arrays, ids, do))
+        both = compiled(lambda arrays, ids, do: with_gradients(attend, arrays, ids, do))
         found = both(arrays, ids, do)
         distances = dict(zip(NAMES, map(distance, found, expected), strict=False))
         seconds["with_gradients"] = seconds_of(lambda: both(arrays, ids, do), sizes.rounds)
@@ -137,7 +140,13 @@ def _difference(distances: Mapping[str, Distance], limits: Limits) -> str:
     return ", ".join(wrong)
 
 
-def _with_gradients(attend: Any, arrays: Arrays, ids: Any, do: jax.Array) -> Arrays:
+def attending(case: AttentionCase, backend: Backend[Any]) -> Attend:
+    """Returns the function of arrays and ids that computes a case by a backend."""
+    return lambda arrays, ids: backend.run(case.request(arrays, ids))
+
+
+def with_gradients(attend: Attend, arrays: Arrays, ids: Any, do: jax.Array) -> Arrays:
+    """Returns the output, and the gradients of the arrays from that of the output."""
     out, pull = jax.vjp(lambda *arrays: attend(arrays, ids), *arrays)
     return out, *pull(do.astype(out.dtype))
 
@@ -150,6 +159,6 @@ def _expected(case: AttentionCase) -> tuple[Arrays, Any, jax.Array, Arrays]:
     exact = tuple(x.astype(jnp.float32) for x in arrays)
     (do,) = normal(7, arrays[0].shape, dtype=arrays[0].dtype)
     if case.backward:
-        plain = compiled(lambda exact, ids, do: _with_gradients(case.reference, exact, ids, do))
+        plain = compiled(lambda exact, ids, do: with_gradients(case.reference, exact, ids, do))
         return arrays, ids, do, plain(exact, ids, do)
     return arrays, ids, do, (compiled(case.reference)(exact, ids),)

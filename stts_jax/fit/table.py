@@ -77,7 +77,7 @@ def compile_row(row: Row) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "row.json"
         command = [sys.executable, "-m", "stts_jax.fit", *row.arguments, "--output", str(output)]
-        command += [] if row.is_for_gpus else ["--plan"]
+        command += ["--plan"] if row.is_for_tpus else []
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
         if output.exists():
             return json.loads(output.read_text())

@@ -27,9 +27,9 @@ class Row:
         return ["--config", self.config, "--topology", self.topology, *self.size, *self.more]
 
     @property
-    def is_for_gpus(self) -> bool:
-        """Returns whether the row is for GPUs, not TPUs."""
-        return self.topology.startswith("h100")
+    def is_for_tpus(self) -> bool:
+        """Returns whether the row is for TPUs, whose compiler can stop at its plan."""
+        return not self.topology.startswith(("h100", "gpu", "cpu"))
 
     @property
     def key(self) -> str:
@@ -47,6 +47,10 @@ ONE_384 = ("--frames", "384", "--videos", "1")
 V5E_16, V5E_256, V5P_8 = "v5e:4x4", "v5e:16x16", "v5p:2x2x2"
 V6E_8, V6E_256, H100_8 = "v6e:2x4", "v6e:16x16", "h100:8"
 V5P_1, H100_1 = "v5p:1x1x1", "h100:1"
+# What most people have: one GPU, or none.
+GPU_24, CPU_24 = "gpu:24GiB", "cpu:24GiB"
+ONE_8 = ("--frames", "8", "--videos", "1")
+BFLOAT16 = ("--set", "model.compute_dtype=bfloat16")
 
 # The most asked first, as each takes minutes.
 ROWS = (
@@ -87,4 +91,10 @@ ROWS = (
     Row(V6E_256, "molmo2_8b_stts_50", TWO_64),
     Row(H100_8, "molmo2_4b_stts_30", PAPER),
     Row(H100_8, "molmo2_4b_stts_50", ONE_256),
+    *(
+        Row(topology, "molmo2_4b_stts_50", (*frames, *BFLOAT16), (program,))
+        for topology in (GPU_24, CPU_24)
+        for frames in (ONE_8, ONE_64)
+        for program in ("--prefill", "--decode")
+    ),
 )
