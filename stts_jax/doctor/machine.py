@@ -40,6 +40,8 @@ def machine() -> dict[str, Any]:
         "cores": _cores(),
         "memory_bytes": _kib(memory.get("MemTotal")),
         "memory_available_bytes": _kib(memory.get("MemAvailable")),
+        # Of the last 1, 5 and 15 minutes, before anything of ours ran.
+        "load": [round(load, 2) for load in os.getloadavg()],
         "nvidia_driver": _nvidia_driver(),
         "packages": packages(),
         "environment": {name: os.environ[name] for name in _VARIABLES if name in os.environ},

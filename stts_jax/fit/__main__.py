@@ -37,7 +37,7 @@ examples:
   python -m stts_jax.fit --config molmo2_4b_stts_50 --topology v6e:2x4 --search --plan
 
 Nothing is run, and no such hardware is needed: the program is compiled for it here, in minutes.
-Topologies: {EXAMPLES}. TPUs need the extra [tpu], h100 the extra [cuda].
+Topologies: {EXAMPLES}. TPUs need the extra [tpu], h100 and gpu [cuda], cpu none.
 The exit code is 0 if it fits, 1 if it doesn't, 2 if the question makes no sense and 3 for a defect.
 docs/fit.md says what the figures mean.
 """
