@@ -224,7 +224,7 @@ def test_a_process_that_exits_says_what_it_said_last():
 
 def test_a_check_that_hangs_is_stopped(monkeypatch):
     monkeypatch.setattr(supervisor, "MOST_SECONDS_OF_A_CHECK", 1.5)
-    found = supervised("time.sleep(60)")
+    found = supervised("time.sleep(60)", seconds=4.5)
     assert found["second"] == ("failed", "it was stopped: it said nothing for 2 s")
     assert found["third"][0] == "ok"
 

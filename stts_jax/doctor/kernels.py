@@ -37,10 +37,12 @@ class Limits:
 
 # float32: sums over thousands of terms in another order. bfloat16: products take and give values of
 # 8 bits, an error of 2^-9 each, and the backward pass rounds p, ds and the output that makes delta.
-# A key too many or too few in a row of n is 1 / sqrt(n), 0.016 of 4,000 keys.
+# A key too many or too few in a row of n is 1 / sqrt(n), 0.016 of 4,000 keys. Worst measured, on a
+# CPU by XLA and by our kernels and splash, interpreted: float32 2.3e-6 and 2.6e-6, bfloat16 0.0067
+# and 0.026, the latter dq of queries that see one or two keys.
 LIMITS = {
     "float32": Limits(2e-5, 1e-4),
-    "bfloat16": Limits(0.012, 0.03),
+    "bfloat16": Limits(0.012, 0.05),
 }
 
 

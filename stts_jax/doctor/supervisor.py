@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 _COMMAND = (sys.executable, "-m", "stts_jax.doctor.worker")
-# Longer than any check takes that doesn't hang, and than JAX takes to start.
+# Longer than any check takes that doesn't hang, and than JAX takes to start; a third of the time
+# that there is for all, if that is more.
 MOST_SECONDS_OF_A_CHECK = 90.0
 # A check that has begun may take so much longer than the time that there is for all.
 SPARE_SECONDS = 30.0
@@ -67,10 +68,10 @@ def supervise(
       command: that starts the process.
     """
     found, end = Found(), time.monotonic() + seconds
-    why = "the time was up"
+    why, most = "the time was up", max(MOST_SECONDS_OF_A_CHECK, seconds / 3)
     while not found.is_complete and START not in found.results and time.monotonic() < end:
         known = len(found.results)
-        _one_process(found, end, quick, on_event, command)
+        _one_process(found, end, most, quick, on_event, command)
         if len(found.results) == known:
             why = "the process ended before it"
             break
@@ -81,14 +82,19 @@ def supervise(
 
 
 def _one_process(
-    found: Found, end: float, quick: bool, on_event: OnEvent, command: Sequence[str]
+    found: Found,
+    end: float,
+    most: float,
+    quick: bool,
+    on_event: OnEvent,
+    command: Sequence[str],
 ) -> None:
     """Runs one process until it ends or must be ended; what it was at is then a failed check."""
     with tempfile.TemporaryFile("w+") as said:
         process, events = _start(end, quick, list(found.results), command, said)
         current, stopped = None, ""
         try:
-            for event in _events(events, end):
+            for event in _events(events, end + SPARE_SECONDS, most):
                 current = _take(found, event, current)
                 on_event(found, event)
         except TimeoutError as error:
@@ -119,11 +125,11 @@ def _start(
     return process, os.fdopen(reading, "rb", buffering=0)
 
 
-def _events(stream: IO[bytes], end: float) -> Iterator[dict[str, Any]]:
+def _events(stream: IO[bytes], end: float, most: float) -> Iterator[dict[str, Any]]:
     """Yields events until the process has no more; TimeoutError if it says nothing for too long."""
     text = b""
     while True:
-        left = min(end + SPARE_SECONDS - time.monotonic(), MOST_SECONDS_OF_A_CHECK)
+        left = min(end - time.monotonic(), most)
         ready, _, _ = select.select([stream], [], [], max(left, 0))
         if not ready:
             raise TimeoutError(f"it was stopped: it said nothing for {left:.0f} s")
