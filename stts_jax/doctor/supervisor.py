@@ -92,13 +92,15 @@ def _one_process(
     """Runs one process until it ends or must be ended; what it was at is then a failed check."""
     with tempfile.TemporaryFile("w+") as said:
         process, events = _start(end, quick, list(found.results), command, said)
-        current, stopped = None, ""
+        current, stopped, status = None, "", "failed"
         try:
             for event in _events(events, end + SPARE_SECONDS, most):
                 current = _take(found, event, current)
                 on_event(found, event)
         except TimeoutError as error:
             stopped = str(error)
+            if time.monotonic() >= end + SPARE_SECONDS:  # it may be slow, and need not hang
+                stopped, status = "it was stopped when the time was up", "not run"
             process.kill()
         except BaseException:
             process.kill()
@@ -109,7 +111,7 @@ def _one_process(
         if current is None and found.planned:
             return
         check = current or {"name": START, "kind": "backend"}
-        _add(found, check, "failed", stopped or _death(code, said), on_event)
+        _add(found, check, status, stopped or _death(code, said), on_event)
 
 
 def _start(
