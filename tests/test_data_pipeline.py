@@ -398,7 +398,7 @@ def test_a_run_ends_where_nothing_is_of_use_though_all_may_be_bad(tmp_path):
 def test_a_dataset_of_a_mixture_of_which_nothing_is_of_use_ends_the_run():
     bad = BadExamples(1002, 1.0, (1000, 2))
     for index in (0, 0, 1):
-        bad.see("a", 0)
+        bad.see("a", Draw(0, index, 0))
         bad.add(Unreadable(f"b{index % 2}", "empty", draw=Draw(1, 0, index)))
     with pytest.raises(BadExamplesError, match="not one of the 2 examples of one of the datasets"):
         bad.add(Unreadable("b1", "empty", draw=Draw(1, 1, 0)))
@@ -409,7 +409,7 @@ def test_one_example_that_is_of_use_is_enough():
     for epoch in range(3):
         for index in (1, 2):
             bad.add(Unreadable(f"b{index}", "empty", draw=Draw(0, index, epoch)))
-        bad.see("b0", 0)
+        bad.see("b0", Draw(0, 0, epoch))
     assert len(bad.reasons) == 2
 
 

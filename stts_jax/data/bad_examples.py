@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from stts_jax.data.datasets.base import DatasetError
 from stts_jax.data.example_chain import ExampleChainError
@@ -47,6 +50,29 @@ class Unreadable:
     draw: Draw | None = None
 
 
+class _Seen:
+    """Counts examples that were read, each once: by a bit of its dataset's, or by its name."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+        self._bits: dict[int, np.ndarray] = {}
+        self._count = 0
+
+    def add(self, name: str, draw: Draw | None, sizes: Sequence[int]) -> None:
+        if draw is None or draw.source >= len(sizes):
+            self._names.add(name)
+            return
+        bits = self._bits.get(draw.source)
+        if bits is None:
+            bits = self._bits[draw.source] = np.zeros(-(-sizes[draw.source] // 8), np.uint8)
+        byte, mask = draw.index // 8, np.uint8(1 << draw.index % 8)
+        self._count += not bits[byte] & mask
+        bits[byte] |= mask
+
+    def __len__(self) -> int:
+        return len(self._names) + self._count
+
+
 @dataclass
 class BadExamples:
     """Counts and names examples that could not be used, and stops a run with too many.
@@ -65,15 +91,15 @@ class BadExamples:
     max_share: float
     sizes: tuple[int, ...] = ()
     reasons: dict[str, str] = field(default_factory=dict)
-    _seen: set[str] = field(default_factory=set, repr=False)
+    _seen: _Seen = field(default_factory=lambda: _Seen(), repr=False)
     _share: float = 0.0
     _useless: dict[int, set[int]] = field(default_factory=dict, repr=False)
 
-    def see(self, example: str, source: int | None = None) -> None:
-        """Note an example that was read, and the number of its dataset."""
-        self._seen.add(example)
-        if source is not None:
-            self._useless.pop(source, None)
+    def see(self, example: str, draw: Draw | None = None) -> None:
+        """Note an example that was read, and the draw that it was read for."""
+        self._seen.add(example, draw, self.sizes)
+        if draw is not None:
+            self._useless.pop(draw.source, None)
 
     def add(self, bad: Unreadable) -> None:
         """Note a bad example.
@@ -82,7 +108,7 @@ class BadExamples:
           BadExamplesError: if there are too many.
         """
         if bad.share == 1:
-            self._seen.add(bad.example)
+            self._seen.add(bad.example, bad.draw, self.sizes)
         if bad.example not in self.reasons:
             self.reasons[bad.example] = bad.reason
             self._share += bad.share

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from stts_jax.data.shared_orders import SharedOrders
+
 _CHUNK = 1 << 16
 
 
@@ -68,6 +70,7 @@ class MixtureOrder:
         self._rates = np.array([1.0] if rates is None else rates, np.float32)
         self._seed, self._shuffle, self._stratify = seed, shuffle, stratify
         self._check()
+        self._shuffled = SharedOrders(seed, max(self._sizes) if shuffle else 0)
         self._forget()
 
     def __len__(self) -> int:
@@ -156,9 +159,7 @@ class MixtureOrder:
         """Examples of a dataset as they come in an epoch."""
         kept = self._orders.get(source)
         if kept is None or kept[0] != epoch:
-            order = np.arange(self._sizes[source], dtype=np.int32)
-            seed = np.random.SeedSequence(self._seed, spawn_key=(epoch, 1))
-            np.random.RandomState(np.random.MT19937(seed)).shuffle(order)
+            order = self._shuffled.order(self._sizes[source], epoch)
             kept = self._orders[source] = (epoch, order)
         return kept[1]
 

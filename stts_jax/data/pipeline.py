@@ -28,7 +28,7 @@ from stts_jax.config import Config, ConfigError, ModelConfig
 from stts_jax.data.bad_examples import BadExamples, Unreadable
 from stts_jax.data.chains import chain_of
 from stts_jax.data.datasets.base import DatasetError
-from stts_jax.data.mixture_order import MixtureOrder
+from stts_jax.data.mixture_order import Draw, MixtureOrder
 from stts_jax.data.packing.fill_rates import FillRates
 from stts_jax.data.packing.grouping import pack_examples
 from stts_jax.data.packing.rows import row_sizes, stack_rows
@@ -219,7 +219,7 @@ def _accept(item: dict[str, Any] | Unreadable, bad: BadExamples) -> bool:
     if isinstance(item, Unreadable):
         bad.add(item)
         return False
-    bad.see(item["name"], item["draw"][0])
+    bad.see(item["name"], Draw(*item["draw"]))
     for line in item["left_out"]:
         bad.add(line)
     return True

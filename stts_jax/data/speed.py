@@ -172,28 +172,29 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
         seconds[stage] += time.process_time() - start
 
 
-def made_clip_set(folder: Path, seconds: float) -> Path:
-    """Write a clip of 1280 x 720 pixels and 30 frames a second (H.264), and a question about it.
+def made_clip_set(folder: Path, seconds: float, width: int = WIDTH, height: int = HEIGHT) -> Path:
+    """Write a clip of 30 frames a second (H.264), and a question about it.
 
     Coarse noise moves across it.
 
     Args:
       folder: that exists.
       seconds: its length.
+      width, height: in pixels, 1280 x 720 by default.
 
     Returns:
       the JSONL file of one question.
     """
     random = np.random.RandomState(0)
-    cells = random.randint(0, 256, (HEIGHT // _CELL + 9, WIDTH // _CELL + 9, 3)).astype(np.uint8)
+    cells = random.randint(0, 256, (height // _CELL + 9, width // _CELL + 9, 3)).astype(np.uint8)
     noise = np.kron(cells, np.ones((_CELL, _CELL, 1), np.uint8))
     with av.open(ffmpeg_name(folder / "clip.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=FPS, options={"preset": "veryfast"})
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.gop_size = GROUP
         for number in range(round(seconds * FPS)):
             top, left = number % 60, 2 * number % 60
-            image = np.ascontiguousarray(noise[top : top + HEIGHT, left : left + WIDTH])
+            image = np.ascontiguousarray(noise[top : top + height, left : left + width])
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, FPS)
             container.mux(stream.encode(frame))

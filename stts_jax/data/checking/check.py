@@ -124,10 +124,11 @@ def own_file(path: Path, per_example: int | None = None) -> Target:
     """A file of users' own data, with at most `per_example` lines in an example (all if None)."""
 
     def read() -> Dataset:
-        wrong = [str(line) for line in own_lines(path) if isinstance(line, OwnDataError)]
-        if wrong:
-            raise OwnDataError("\n".join(wrong))
-        return OwnData(path, per_example)
+        try:
+            return OwnData(path, per_example)
+        except OwnDataError as error:  # at the first wrong line
+            wrong = [str(line) for line in own_lines(path) if isinstance(line, OwnDataError)]
+            raise OwnDataError("\n".join(wrong) or str(error)) from error
 
     return Target(Selection(str(path), None), read)
 

@@ -81,11 +81,13 @@ class Fields:
         return self.whole_text(value, key)
 
     def whole_text(self, value: str, key: str) -> str:
-        if any("\ud800" <= letter <= "\udfff" for letter in value):  # as JSON can write
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:  # as JSON can write
             raise OwnDataError(
                 f"{self.where}: field '{self.inside}{key}' is {shown(value)}, which holds half a "
                 "character; write it again"
-            )
+            ) from error
         return value
 
     def require_path(self, value: str, key: str) -> None:

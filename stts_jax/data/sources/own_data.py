@@ -12,8 +12,7 @@ Lines in the formats of other programs are read too, see `foreign_lines`.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,10 @@ from typing import Any
 import numpy as np
 
 from stts_jax.data.datasets.base import Annotation, Dataset, SourceExample
-from stts_jax.data.sources.own_line import Line, OwnDataError
-from stts_jax.data.sources.own_records import own_lines
+from stts_jax.data.sources.indexed_lines import IndexedLines
+from stts_jax.data.sources.line_index import Parts
+from stts_jax.data.sources.own_line import Line
+from stts_jax.data.sources.own_line import OwnDataError as OwnDataError
 from stts_jax.data.sources.subtitle_files import read_subtitle_file
 
 TimedLines = tuple[tuple[float, float, str], ...]
@@ -46,7 +47,7 @@ class Media:
 
 
 def read_own_data(path: str | Path, per_example: int | None = None) -> list[SourceExample]:
-    """Read a JSONL file of users' own data.
+    """Read all of a file of users' own data; see `OwnData` for a file of any size.
 
     Lines about the same media (video, clip, images and subtitle) become the branches of one
     example, in the order of the file.
@@ -59,19 +60,41 @@ def read_own_data(path: str | Path, per_example: int | None = None) -> list[Sour
     Raises:
       OwnDataError: if the file is missing or empty, or at the first line that is wrong.
     """
-    path = Path(path)
-    grouped: dict[Media, list[Line]] = {}
-    for line in own_lines(path):
-        if isinstance(line, OwnDataError):
-            raise line
-        grouped.setdefault(_media(line, path.parent), []).append(line)
-    if not grouped:
-        raise OwnDataError(f"'{path}' holds no examples; write one JSON object per line")
-    return [
-        _example(media, part)
-        for media, lines in grouped.items()
-        for part in _split(lines, per_example or len(lines))
-    ]
+    return list(OwnData(path, per_example).records)
+
+
+class Examples(Sequence[SourceExample]):
+    """The examples of a file, each made of its lines when it is asked for."""
+
+    def __init__(self, path: Path, per_example: int | None) -> None:
+        """Build the index of the file, or find it; see `read_own_data`."""
+        self._folder, self._lines = path.parent, IndexedLines(path)
+        self._parts = Parts(self._lines.index, per_example)
+
+    @property
+    def sha256(self) -> str:
+        """Of the content of the file."""
+        return self._lines.index.header.sha256
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [self[one] for one in range(*number.indices(len(self)))]
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"there are {len(self)} examples, and none is number {number}")
+        lines = [self._lines[one] for one in self._parts.lines(int(number) % len(self))]
+        media = {_media(line, self._folder) for line in lines}
+        if len(media) > 1:
+            raise self._lines.changed()
+        return _example(media.pop(), lines)
+
+    def name(self, number: int) -> str:
+        """The file and line of an example, of several lines the first."""
+        lines = self._parts.lines(number)
+        first = self._lines.location(lines[0])
+        return f"{first} (and {len(lines) - 1} more about the same)" if len(lines) > 1 else first
 
 
 def example_of(line: Line, folder: Path) -> SourceExample:
@@ -93,11 +116,6 @@ def with_subtitle_lines(example: SourceExample) -> SourceExample:
         return example
     lines = read_subtitle_file(example.subtitle)
     return dataclasses.replace(example, subtitle=_shown_subtitle(lines, example.clip))
-
-
-def _split(lines: Sequence[Line], size: int) -> Iterator[Sequence[Line]]:
-    for start in range(0, len(lines), size):
-        yield lines[start : start + size]
 
 
 def _media(line: Line, folder: Path) -> Media:
@@ -188,16 +206,15 @@ class OwnData(Dataset):
         """Read the file; see `read_own_data`."""
         self.path, self._per_example = Path(path), per_example
         self.root, self.split = self.path.parent, self.path.stem
-        self.records: Sequence[SourceExample] = self.read()
+        self.records: Examples = self.read()
 
-    def read(self) -> Sequence[SourceExample]:
+    def read(self) -> Examples:
         """The examples."""
-        return read_own_data(self.path, self._per_example)
+        return Examples(self.path, self._per_example)
 
     def called(self, index: int) -> str:
         """Its file and line, of several lines the first."""
-        first, *others = self.records[index].names
-        return f"{first} (and {len(others)} more about the same)" if others else first
+        return self.records.name(index)
 
     def label(self) -> str:
         """The name of the file."""
@@ -205,8 +222,7 @@ class OwnData(Dataset):
 
     def fingerprint(self) -> str:
         """Changes with the content of the file, wherever and whenever it was written."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return self.records.sha256[:16]
 
     def example(self, record: SourceExample, rng: np.random.RandomState) -> SourceExample:
         """Returns it as it was read, with the lines of a file of subtitles; nothing is drawn.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from stts_jax.data.sources.checked_fields import Fields, OwnDataError, is_seconds, shown
@@ -60,6 +61,14 @@ class Line:
     def subtitle_is_file(self) -> bool:
         """Whether the subtitle is the path of a file: one line that ends in .srt or .vtt."""
         return isinstance(self.subtitle, str) and _names_file(self.subtitle, SUBTITLE_FILES)
+
+    @property
+    def names_absolute(self) -> bool:
+        """Whether a file is named by an absolute path."""
+        named = [*self.images, *([self.video] if self.video else [])]
+        if self.subtitle_is_file:
+            named.append(str(self.subtitle).strip())
+        return any(PurePath(path).is_absolute() for path in named)
 
     @property
     def metadata(self) -> dict[str, Any]:
