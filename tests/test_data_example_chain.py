@@ -166,6 +166,25 @@ def test_the_weight_of_a_dataset_scales_the_loss():
     np.testing.assert_allclose(scaled, usual * 0.25, rtol=1e-6)
 
 
+def in_turns(*weights):
+    turns = [{**ASKED, "answer": f"a{n}"} for n in range(len(weights))]
+    for turn, weight in zip(turns, weights, strict=True):
+        turn.update({} if weight else {"weight": 0})
+    return {"style": "user_qa", "multi_turn_messages": turns}
+
+
+@pytest.mark.parametrize("beside", [(), (ASKED,)])
+def test_an_answer_of_weight_0_is_read_and_not_learnt(beside):
+    whole = CHAIN.training(SourceExample((in_turns(1, 1, 1), *beside)), 0, 0).arrays
+    part = CHAIN.training(SourceExample((in_turns(1, 0, 1), *beside)), 0, 0).arrays
+    np.testing.assert_array_equal(whole["input_ids"], part["input_ids"])
+    learnt, left_out = part["loss_masks"] > 0, (whole["loss_masks"] > 0) & (part["loss_masks"] == 0)
+    assert "a1" in decode_all(TOKENIZER, whole["labels"][left_out])
+    found = decode_all(TOKENIZER, part["labels"][learnt])
+    assert "a0" in found and "a2" in found and "a1" not in found
+    assert not (learnt & (whole["loss_masks"] == 0)).any()
+
+
 def test_images_go_where_the_text_says(tmp_path):
     images = tuple(image_file(tmp_path, f"{k}.png") for k in range(2))
     annotation = {**ASKED, "question": "first <|image|> then <|image|>?"}

@@ -89,6 +89,29 @@ READ = {
         messages([{"type": "image"}, ASKED], "a cat", images=["1.jpg"]),
         {"images": ["1.jpg"], "turns": turns("What?", "a cat")},
     ),
+    "video_marked_as_a_picture": (
+        conversations("<image>\nWhat?", "a cat", video="a.mp4"),
+        {"video": "a.mp4", "turns": turns("What?", "a cat")},
+    ),
+    "not_learnt": (
+        {
+            "video": "a.mp4",
+            "messages": [
+                {"role": "user", "content": "a", "loss": None},
+                {"role": "assistant", "content": "b", "loss": False},
+                {"role": "user", "content": "c", "weight": 0},
+                {"role": "assistant", "content": "d", "train": True},
+            ],
+        },
+        {
+            "video": "a.mp4",
+            "turns": [{"question": "a", "answer": "b", "weight": 0}, *turns("c", "d")],
+        },
+    ),
+    "base64": (
+        messages([{"type": "image", "base64": "AAAA"}, ASKED], "a cat"),
+        {"images": ["data:image/unknown;base64,AAAA"], "turns": turns("What?", "a cat")},
+    ),
     "mark_in_an_answer": (
         conversations("What?", "<video> is a tag", video="a.mp4"),
         {"video": "a.mp4", "turns": turns("What?", "<video> is a tag")},
@@ -132,11 +155,22 @@ REFUSED = {
         messages([{"type": "input_audio"}, ASKED], "b"),
         r"'messages\[0\].content' is \{'type': 'input_audio'\}; a content is a text",
     ),
-    "no_weight": (
+    "half_weight": (
         {"messages": [{"role": "user", "content": "a"},
-                      {"role": "assistant", "content": "b", "weight": 0}]},
-        "a weight of 0, which are not read",
+                      {"role": "assistant", "content": "b", "weight": 0.5}]},
+        r"'messages\[1\].weight' is 0.5; write 0 or false for an answer that is not learnt",
     ),
+    "parts_learnt": (
+        {"conversations": [{"from": "human", "value": "a"},
+                           {"from": "gpt", "value": "b", "train_detail": [{"train": True}]}]},
+        r"'conversations\[1\].train_detail' is not read",
+    ),
+    "tool_calls": (
+        {"messages": [{"role": "user", "content": "a"},
+                      {"role": "assistant", "content": "b", "tool_calls": [{}]}]},
+        r"'messages\[1\].tool_calls' is not read",
+    ),
+    "captions": ({"captions": [{"idx": "1", "content": "a"}]}, "one has the idx -1"),
 }  # fmt: skip
 
 

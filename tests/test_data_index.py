@@ -15,7 +15,9 @@ from stts_jax.data import shared_orders
 from stts_jax.data.mixture_order import MixtureOrder
 from stts_jax.data.shared_orders import SharedOrders
 from stts_jax.data.sources import index_building, indexed_lines, media_key, own_records
-from stts_jax.data.sources.index_building import content_hash, index_files, index_of
+from stts_jax.data.sources.index_building import index_of
+from stts_jax.data.sources.index_files import content_hash, files_for
+from stts_jax.data.sources.line_file import LineFile
 from stts_jax.data.sources.line_groups import arrange, group_lines
 from stts_jax.data.sources.line_index import HEADER_BYTES, in_memory
 from stts_jax.data.sources.media_key import line_key, quick_key
@@ -57,9 +59,9 @@ def scanned(monkeypatch):
     """The lines that were read to build indexes."""
     seen, scan = [], index_building._scan
 
-    def counted(path, is_list, work, signature):
+    def counted(file, is_list, work, signature):
         before = work.lines
-        scan(path, is_list, work, signature)
+        scan(file, is_list, work, signature)
         seen.append(work.lines - before)
 
     monkeypatch.setattr(index_building, "_scan", counted)
@@ -168,7 +170,7 @@ def test_keys_are_equal_where_media_are(one, other, equal):
 
 def test_an_index_is_beside_the_data_and_built_once(file, scanned):
     first = OwnData(file)
-    assert index_files(file)[0].is_file() and not list(file.parent.glob("*.work"))
+    assert files_for(file, "index")[0].is_file() and not list(file.parent.glob("*.work"))
     second = OwnData(file)
     assert scanned == [LINES]
     assert list(first.records) == list(second.records)
@@ -214,7 +216,7 @@ def test_a_change_within_the_clocks_step_is_seen(file, scanned, monkeypatch):
 @pytest.mark.parametrize("position", [3, 40, HEADER_BYTES + 9, -1])
 def test_a_damaged_index_is_built_again(file, scanned, position):
     examples = list(OwnData(file).records)
-    place = index_files(file)[0]
+    place = files_for(file, "index")[0]
     content = bytearray(place.read_bytes())
     content[position] ^= 1
     place.write_bytes(content)
@@ -224,7 +226,7 @@ def test_a_damaged_index_is_built_again(file, scanned, position):
 
 @pytest.mark.parametrize("content", [b"", b"stts_jax index 1\n", b"\x80\x04."])
 def test_what_is_no_index_is_built_again(file, scanned, content):
-    index_files(file)[0].write_bytes(content)
+    files_for(file, "index")[0].write_bytes(content)
     assert len(OwnData(file)) == 7 and scanned == [LINES]
 
 
@@ -246,14 +248,14 @@ def test_a_folder_that_cannot_be_written_has_its_index_in_the_cache(file):
     file.parent.chmod(0o500)
     try:
         assert len(OwnData(file)) == 7
-        assert index_files(file)[1].is_file()
+        assert files_for(file, "index")[1].is_file()
     finally:
         file.parent.chmod(0o700)
 
 
 def test_without_any_place_the_index_is_in_memory(file, monkeypatch, tmp_path):
     (tmp_path / "cache").write_text("no folder")
-    place = index_files(file)[0]
+    place = files_for(file, "index")[0]
     place.with_name(f"{place.name}.work").write_text("no folder")
     assert OwnData(file).records._lines.index.path is None
 
@@ -295,7 +297,7 @@ def test_a_killed_build_goes_on(file, text, kills, monkeypatch, scanned):
     monkeypatch.setattr(own_records, "_BUFFER", 64)
     file.write_bytes(text.encode())
     whole = list(read_own_data(file))
-    index_files(file)[0].unlink()
+    files_for(file, "index")[0].unlink()
     scanned.clear()
     add, left = index_building._Work.add, [kills]
 
@@ -348,7 +350,7 @@ def test_one_builds_and_the_others_wait(file, scanned):
     with ThreadPoolExecutor(3) as pool:
         with (folder / "lock").open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            found = [pool.submit(index_of, file) for _ in range(3)]
+            found = [pool.submit(index_of, LineFile.at(file)) for _ in range(3)]
             time.sleep(0.3)
             assert scanned == []
         assert [index.result(timeout=30).header.examples for index in found] == [7] * 3

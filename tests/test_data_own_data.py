@@ -234,7 +234,7 @@ WRONG = {
     "address": (QUESTION | {"video": "gs://b/a.mp4"}, "'gs://b/a.mp4', an address, and addresses"),
     "address_of_picture": (PICTURES | {"images": ["http://x/1.jpg"]}, "an address, and addresses"),
     "content_as_path": (
-        PICTURES | {"images": ["data:image/png;base64,iV"]},
+        QUESTION | {"video": "data:video/mp4;base64,iV"},
         "it holds a file's content",
     ),
     "long_path": (QUESTION | {"video": "a" * 5000}, "no path is longer than 4096 letters"),

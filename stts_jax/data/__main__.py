@@ -2,12 +2,15 @@
 
 python -m stts_jax.data list
 python -m stts_jax.data check --mixture all-v5-video-academic-only --root DIR
+python -m stts_jax.data convert llava_video.json my.jsonl
 python -m stts_jax.data speed --config molmo2_4b_stts_50 --set data.train=my.jsonl
+python -m stts_jax.data speed --lines 1000000 --workers 0 2 8
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 import tempfile
@@ -24,9 +27,11 @@ from stts_jax.data.datasets.base import Dataset, DatasetError, dataset_class, da
 from stts_jax.data.datasets.benchmarks import BENCHMARKS
 from stts_jax.data.datasets.mixtures import MIXTURES, mixture
 from stts_jax.data.packing.rows import BudgetError
+from stts_jax.data.sources.conversion import Columns, convert
 from stts_jax.data.sources.usable import Selection, write_usable
 from stts_jax.data.speed import lines as speed_lines
 from stts_jax.data.speed import made_clip_set, measure
+from stts_jax.data.start_up import measured_lines as start_lines
 from stts_jax.data.synthetic import DEFAULT_FOLDER, SyntheticError
 from stts_jax.data.text.tokenizer import TokenizerError
 from stts_jax.quoting import shorten, shorten_words
@@ -35,6 +40,7 @@ from stts_jax.terminal import end_quietly, is_stdout_closed
 USER_ERRORS = (DatasetError, ConfigError, TokenizerError, SyntheticError, BudgetError)
 # Of a clip that is made to be measured, in seconds, and of what is read of it.
 LONGEST_CLIP, MOST_EXAMPLES = 3600, 10**9
+MOST_WORKERS = 256
 INCOMPLETE, WRONG_USE, INTERRUPTED = 1, 2, 130
 
 
@@ -98,8 +104,39 @@ def check_all(options: argparse.Namespace) -> int:
     return 0 if complete or options.what_is_there else INCOMPLETE
 
 
+def convert_all(options: argparse.Namespace) -> int:
+    """Write data of another format as our own lines, and print what was written."""
+    if not options.target.absolute().parent.is_dir():
+        raise DatasetError(
+            f"'{options.target}' cannot be written: its folder does not exist; make it"
+        )
+    names = [field.name for field in dataclasses.fields(Columns)]
+    columns = Columns(**{name: getattr(options, name) for name in names})
+    done = convert(options.source, options.target, columns, skip_wrong=options.skip_wrong)
+    for line in done.wrong:
+        print(f"left out: {line}")
+    if done.skipped:
+        print(f"fields that are not read: {', '.join(sorted(done.skipped))}")
+    files = f", and {done.files} files of embedded media" if done.files else ""
+    print(f"{options.target}: {done.lines} lines{files}")
+    return INCOMPLETE if done.wrong else 0
+
+
+def measure_start(options: argparse.Namespace) -> int:
+    """Measure and print what a start costs with a file of so many lines."""
+    if not 0 < options.lines <= MOST_EXAMPLES:
+        raise DatasetError(f"--lines is {shorten(options.lines)}; take 1 to {MOST_EXAMPLES}")
+    if any(not 0 <= count <= MOST_WORKERS for count in options.workers):
+        raise DatasetError(f"--workers has {options.workers}; take 0 to {MOST_WORKERS} of each")
+    with tempfile.TemporaryDirectory(dir=options.work) as folder:
+        print("\n".join(start_lines(Path(folder), options.lines, options.workers)))
+    return 0
+
+
 def measure_speed(options: argparse.Namespace) -> int:
     """Measure and print how fast the training set of a setup is read."""
+    if options.lines is not None:
+        return measure_start(options)
     for name in ("examples", "made_clip", "rate"):
         value = getattr(options, name)
         if value is not None and value <= 0:
@@ -186,6 +223,9 @@ def _parser() -> argparse.ArgumentParser:
     checking = commands.add_parser("check", help="find out what is missing or damaged")
     checking.set_defaults(command=check_all)
     _add_check_options(checking)
+    writing = commands.add_parser("convert", help="write data of other formats as our own lines")
+    writing.set_defaults(command=convert_all)
+    _add_convert_options(writing)
     timing = commands.add_parser("speed", help="measure decoding, preprocessing and packing")
     timing.set_defaults(command=measure_speed)
     _add_speed_options(timing)
@@ -205,6 +245,24 @@ def _add_speed_options(parser: argparse.ArgumentParser) -> None:
         help="read a made clip of 1280 x 720 of that length instead of data.train",
     )
     add("--data-dir", type=Path, default=DEFAULT_FOLDER, help="of the procedural set")
+    add("--lines", type=int, metavar="N", help="measure the start with a file of N lines instead")
+    add("--workers", type=int, nargs="+", default=[0, 2, 8], metavar="N", help="of that start")
+    add("--work", type=Path, metavar="DIR", help="where that file is made; 0.4 KB a line")
+
+
+def _add_convert_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("source", type=Path, help="JSONL, JSON list, Parquet, Arrow or folder of a dataset")
+    add("target", type=Path, help="the .jsonl file to write")
+    for name in ("video", "image"):
+        add(
+            f"--{name}",
+            metavar="PATH",
+            help=f"path of the {name}, with fields in braces: {name}s/{{{name}_id}}",
+        )
+    for name in ("question", "answer", "caption", "type", "id"):
+        add(f"--{name}", metavar="FIELD", help=f"the field that is the {name}")
+    add("--skip-wrong", action="store_true", help="name and leave out records that are wrong")
 
 
 def _add_check_options(parser: argparse.ArgumentParser) -> None:

@@ -28,7 +28,7 @@ from stts_jax.data.images.settings import ImageSettings
 from stts_jax.data.images.tokens import join_images, tokenize_image, tokenize_images
 from stts_jax.data.media import Media, MediaCache, read_media
 from stts_jax.data.text.formatting import Formatted, Formatter, FormatterSettings, Mode
-from stts_jax.data.text.message_arrays import MessageArrays, TextSettings, Weight
+from stts_jax.data.text.message_arrays import Learnt, MessageArrays, TextSettings, Weight
 from stts_jax.data.text.message_weight import LOSS_WEIGHTS
 from stts_jax.data.text.positions import warn_of_positions
 from stts_jax.data.text.tokenizer import Tokenizer, without_marks
@@ -202,11 +202,14 @@ class ExampleChain:
             source = self._marked(source)
         formatted = self._formatted(source, media, mode, rng)
         messages: list[Any] = formatted.messages
+        learnt: list[Learnt] | None = None
         if formatted.is_tree:
-            messages = list(messages)
-            rng.shuffle(messages)
+            answers = map(_learnt, source.annotations)
+            branches: Any = list(zip(messages, answers, strict=False))
+            rng.shuffle(branches)
+            messages, learnt = [list(part) for part in zip(*branches, strict=True)]
         vision, blocks = self._vision(source, media, rng if mode == "train" else None)
-        arrays = {**self._visual(vision), **self._text(messages, blocks, mode, weight)}
+        arrays = {**self._visual(vision), **self._text(messages, blocks, mode, weight, learnt)}
         self._require_match(arrays)
         warn_of_positions(arrays["position_ids"], self.model.llm.max_positions)
         metadata = {**source.metadata, **formatted.metadata, **media.sizes()}
@@ -256,11 +259,12 @@ class ExampleChain:
         blocks: Sequence[VisionBlock],
         mode: Mode,
         weight: Weight | Sequence[Weight],
+        learnt: Sequence[Learnt] | None,
     ) -> ExampleArrays:
         make = MessageArrays(self.tokenizer, self.settings.text)
         tree = messages if not isinstance(messages[0], str) else [messages]
         if mode != "inference" or len(tree[0]) % 2 == 0:
-            return make.tree(tree, blocks, weight)
+            return make.tree(tree, blocks, weight, learnt)
         if len(tree) > 1:
             raise ExampleChainError(f"a prompt of {len(tree)} conversations; ask one at a time")
         return make.prompt(tree[0], blocks)
@@ -333,3 +337,11 @@ def _without_last_answer(annotation: Mapping[str, Any]) -> Mapping[str, Any]:
     if len(messages) % 2:
         return annotation
     return {**annotation, "messages": list(messages[:-1])} if len(messages) else annotation
+
+
+def _learnt(annotation: Any) -> Learnt:
+    """Which answers of an annotation are learnt: those of turns that have no weight of 0."""
+    turns = annotation.get("multi_turn_messages", ()) if isinstance(annotation, Mapping) else ()
+    if all(turn.get("weight", 1) for turn in turns):
+        return None
+    return [bool(turn.get("weight", 1)) for turn in turns]

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 WORDS = "a dog that was lying in the shade gets up and walks slowly over to the other side of it"
+CLIP_SIZE = (64, 48)
 _BATCHES = 2
 
 
@@ -75,6 +76,24 @@ def table(starts: Sequence[Start]) -> list[str]:
             f"{start.pss / 1e6:9.0f}{start.rss / 1e6:9.0f}"
         )
     return told
+
+
+def measured_lines(folder: Path, lines: int, workers: Sequence[int]) -> list[str]:
+    """Makes data in a folder and measures; the result as lines of text."""
+    from stts_jax.data.sources.own_data import OwnData
+    from stts_jax.data.speed import made_clip_set
+
+    made_clip_set(folder, 1.2, *CLIP_SIZE)
+    path = folder / "my.jsonl"
+    write_lines(path, lines)
+    begun = time.process_time()
+    examples = len(OwnData(path))
+    seconds = time.process_time() - begun
+    told = [
+        f"the index of {lines} lines ({examples} examples, {path.stat().st_size / 1e6:.0f} MB) "
+        f"took {seconds:.1f} s of a core to build: {lines / seconds:,.0f} lines/s"
+    ]
+    return told + table(list(measured(path, lines, workers)))
 
 
 def memory(processes: Sequence[int]) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from stts_jax.data.checking.files import FileState, MediaFile, check_files
 from stts_jax.data.checking.rows import RowCheck
 from stts_jax.data.datasets import academic, benchmarks  # noqa: F401  (enter the datasets by name)
 from stts_jax.data.datasets.base import Dataset, DatasetError, SourceExample, dataset_class
+from stts_jax.data.sources.line_file import LineFile
 from stts_jax.data.sources.own_data import OwnData, OwnDataError
 from stts_jax.data.sources.own_records import own_lines
 from stts_jax.data.sources.usable import Selection
@@ -127,7 +128,9 @@ def own_file(path: Path, per_example: int | None = None) -> Target:
         try:
             return OwnData(path, per_example)
         except OwnDataError as error:  # at the first wrong line
-            wrong = [str(line) for line in own_lines(path) if isinstance(line, OwnDataError)]
+            file = LineFile.at(path)
+            lines = own_lines(file.path, file.shown, file.longest)
+            wrong = [str(line) for line in lines if isinstance(line, OwnDataError)]
             raise OwnDataError("\n".join(wrong) or str(error)) from error
 
     return Target(Selection(str(path), None), read)
@@ -244,7 +247,7 @@ def _files(example: SourceExample) -> Iterator[MediaFile]:
     if example.video is not None:
         yield MediaFile(Path(example.video), "video")
     for image in example.images:
-        yield MediaFile(Path(image), "image")
+        yield MediaFile(image, "image")
 
 
 def _called(dataset: Dataset, index: int) -> str:

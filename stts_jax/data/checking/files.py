@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
+from stts_jax.data.embedded import EmbeddedPicture
 from stts_jax.data.images.file import load_image, require_picture
 from stts_jax.data.video.pyav import open_pyav
 
@@ -30,9 +31,9 @@ Result = TypeVar("Result")
 
 
 class MediaFile(NamedTuple):
-    """A file, and what it should be."""
+    """A file or its content, and what it should be."""
 
-    path: Path
+    path: Path | EmbeddedPicture
     kind: Literal["video", "image"]
 
 
@@ -64,6 +65,7 @@ def check_file(file: MediaFile, decode: bool) -> FileState:
         if not path.exists():
             return FileState(problem="missing", reason=f"'{path}' does not exist")
         if kind == "video":
+            assert isinstance(path, Path)
             return FileState(seconds=_decoded(path, decode))
         (load_image if decode else require_picture)(path)
     except Exception as error:  # disks and decoders raise many kinds; each is a file not to use

@@ -14,6 +14,8 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
+from stts_jax.data.embedded import EmbeddedPicture
+
 # From the start and to the end of a line of subtitles in seconds, to its text.
 Subtitles = Mapping[tuple[float, float], str]
 Annotation = Mapping[str, Any]
@@ -33,7 +35,7 @@ class SourceExample:
         `answers`, `options`, `answer_idx`, `text`, `points`, ...
       video: file.
       clip: first and last second of the video that are shown; all of it if None.
-      images: files, in order.
+      images: files, or their content, in order.
       subtitle: shown with the video; times of a mapping are relative to the clip. The path of a
         file stands for its lines until the dataset hands the example over.
       metadata: kept with predictions, and what metrics need: `example_id`, `answer`, `options`...
@@ -45,7 +47,7 @@ class SourceExample:
     annotations: tuple[Annotation, ...]
     video: Path | None = None
     clip: tuple[float, float] | None = None
-    images: tuple[Path, ...] = ()
+    images: tuple[Path | EmbeddedPicture, ...] = ()
     subtitle: str | Path | Subtitles | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     names: tuple[str, ...] = ()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
+from stts_jax.data.embedded import EmbeddedPicture
 from stts_jax.data.media_file import require_content
 
 # Crops are 378 pixels wide; a telephone takes 12 to 50 million pixels.
@@ -29,7 +32,7 @@ class ImageError(ValueError):
     """An image that cannot be read or used; the message is one sentence with the remedy."""
 
 
-def load_image(path: str | Path) -> np.ndarray:
+def load_image(path: str | Path | EmbeddedPicture) -> np.ndarray:
     """Read a still picture, upright and in RGB, laid on white where it is transparent.
 
     Unlike the reference it refuses files that are cut off (there the missing part is grey),
@@ -38,7 +41,7 @@ def load_image(path: str | Path) -> np.ndarray:
     shown, often black.
 
     Args:
-      path: of a file in one of the `FORMATS`.
+      path: of a file in one of the `FORMATS`, or its content.
 
     Returns:
       (H, W, 3) uint8.
@@ -47,7 +50,7 @@ def load_image(path: str | Path) -> np.ndarray:
       ImageError: if the file is missing, empty, damaged, too large, too deep, animated, or not a
         picture.
     """
-    path = Path(path)
+    path = path if isinstance(path, EmbeddedPicture) else Path(path)
     with _opened(path) as picture:
         rgb = _on_white(picture)
         if picture.format in ("JPEG", "MPO"):
@@ -57,22 +60,26 @@ def load_image(path: str | Path) -> np.ndarray:
     return np.array(rgb)
 
 
-def require_picture(path: str | Path) -> None:
+def require_picture(path: str | Path | EmbeddedPicture) -> None:
     """Check what can be known of a picture file without decoding its pixels.
 
     Raises:
       ImageError: if `load_image` would refuse it for that.
     """
-    path = Path(path)
+    path = path if isinstance(path, EmbeddedPicture) else Path(path)
     with _opened(path) as picture:
         picture.verify()
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[PIL.Image.Image]:
+def _opened(path: Path | EmbeddedPicture) -> Iterator[PIL.Image.Image]:
     """Opens a picture whose header is valid, and names faults that show up in the block."""
-    require_content(path, "a picture", ImageError)
-    size = path.stat().st_size
+    if isinstance(path, EmbeddedPicture):
+        size: int = len(path.content)
+        opened: Any = io.BytesIO(path.content)
+    else:
+        require_content(path, "a picture", ImageError)
+        size, opened = path.stat().st_size, path
     if size > MAX_BYTES:
         raise ImageError(
             f"'{path}' has {size:,} bytes, more than a picture of {MAX_PIXELS:,} pixels needs; "
@@ -81,7 +88,7 @@ def _opened(path: Path) -> Iterator[PIL.Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd palettes and sizes near Pillow's limit
-            with PIL.Image.open(path, formats=_formats()) as picture:
+            with PIL.Image.open(opened, formats=_formats()) as picture:
                 _require_plain(picture, path)
                 yield picture
     except ImageError:
@@ -108,7 +115,7 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in PIL.Image.OPEN)
 
 
-def _require_plain(picture: PIL.Image.Image, path: Path) -> None:
+def _require_plain(picture: PIL.Image.Image, path: Path | EmbeddedPicture) -> None:
     width, height = picture.size
     if width * height > MAX_PIXELS:
         raise ImageError(
@@ -140,7 +147,9 @@ def _on_white(picture: PIL.Image.Image) -> PIL.Image.Image:
     return page
 
 
-def _require_whole_jpeg(picture: PIL.Image.Image, rgb: PIL.Image.Image, path: Path) -> None:
+def _require_whole_jpeg(
+    picture: PIL.Image.Image, rgb: PIL.Image.Image, path: Path | EmbeddedPicture
+) -> None:
     """Refuse a JPEG that lacks pixels though its end marker is there, which Pillow makes up.
 
     What it makes up is flat to the last corner, or lacks the finer scans of a progressive file.
@@ -155,7 +164,8 @@ def _require_whole_jpeg(picture: PIL.Image.Image, rgb: PIL.Image.Image, path: Pa
     decoder = av.VideoCodecContext.create("mjpeg", "r")
     decoder.options = {"err_detect": "explode", "max_pixels": str(2 * MAX_PIXELS)}
     try:
-        decoder.decode(av.Packet(path.read_bytes()))
+        content = path.content if isinstance(path, EmbeddedPicture) else path.read_bytes()
+        decoder.decode(av.Packet(content))
         decoder.decode(None)
     except av.InvalidDataError as error:
         raise ImageError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stts_jax.data.datasets.base import DatasetError
+from stts_jax.data.embedded import is_data_uri
 
 SHOWN_CHARACTERS = 80
 # Names that other programs give to a field.
@@ -92,12 +93,18 @@ class Fields:
 
     def require_path(self, value: str, key: str) -> None:
         """Refuse what can't be the path of a file."""
+        if key == "images" and is_data_uri(value):
+            return
         if "\0" in value:
             raise self.error(key, "no path holds a zero character; remove it")
+        if _CONTENT.match(value[:LONGEST_PATH]):
+            raise self.error(
+                key,
+                "it holds a file's content, and that is read of pictures alone; save it to a file, "
+                "as python -m stts_jax.data convert does",
+            )
         if len(value) > LONGEST_PATH:
             raise self.error(key, f"no path is longer than {LONGEST_PATH} letters; correct it")
-        if _CONTENT.match(value):
-            raise self.error(key, "it holds a file's content; save that and write its path")
         if _ADDRESS.match(value):
             raise OwnDataError(
                 f"{self.where}: field '{self.inside}{key}' is {shown(value)}, an address, and "

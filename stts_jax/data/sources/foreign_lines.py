@@ -5,20 +5,25 @@
 - `messages` (OpenAI, ms-swift): `{"messages": [{"role": "user", "content": "<video>What?"}, ...],
   "videos": ["a.mp4"]}`, where a content may also be a list of parts.
 
+- `captions` (ShareGPT4Video): `{"video_path": "a.mp4", "captions": [{"idx": "-1", "content":
+  "A cat sleeps."}, ...]}`, of which the one with `idx` -1 is about the whole video.
+
 A video or pictures are shown before the first question, wherever their mark is in it. A system
-turn is put before the first question's text, as the models' chat form has none.
+turn is put before the first question's text, as the models' chat form has none. Answers may be left
+out of what is learnt: with `"weight": 0` as OpenAI has it, `"loss": false` (ms-swift), or
+`"train": false` (Axolotl). LLaVA-Video-178K marks its videos with `<image>`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stts_jax.data.sources.checked_fields import shown
 
-CONVERSATIONS, MESSAGES = "conversations", "messages"
+CONVERSATIONS, MESSAGES, CAPTIONS = "conversations", "messages", "captions"
 KEPT_FIELDS = ("clip", "subtitle", "type", "id")
 OWN_FORMS = ("question", "answer", "options", "caption", "turns")
 # These say something that would be lost.
@@ -32,6 +37,11 @@ ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
 }
 KINDS = ("video", "image")
+# The idx of a caption of ShareGPT4Video that is about the whole video.
+WHOLE_VIDEO = "-1"
+# What tells whether a turn is learnt: of OpenAI, ms-swift and Axolotl.
+LEARNT_FIELDS = ("weight", "loss", "train", "training")
+_TURN_FIELDS = ("system", "video", "videos", "image", "images")
 _MARK = re.compile(r"<(video|image)>")
 
 
@@ -57,15 +67,20 @@ Content = list[str | Mark]
 
 @dataclass(frozen=True)
 class Message:
-    """A turn of a conversation: `user`, `assistant` or `system`, and what is said."""
+    """A turn of a conversation: `user`, `assistant` or `system`, and what is said.
+
+    Attributes:
+      learnt: False where its format says that the turn is not to be learnt.
+    """
 
     role: str
     content: Content
+    learnt: bool = True
 
 
 def is_foreign(record: dict[str, Any]) -> bool:
     """Whether a record is in one of these formats."""
-    return record.get(CONVERSATIONS) is not None or record.get(MESSAGES) is not None
+    return any(record.get(form) is not None for form in (CONVERSATIONS, MESSAGES, CAPTIONS))
 
 
 def own_fields(record: dict[str, Any]) -> dict[str, Any]:
@@ -74,6 +89,8 @@ def own_fields(record: dict[str, Any]) -> dict[str, Any]:
     Raises:
       ForeignLineError: if it says what our lines can't.
     """
+    if record.get(CONVERSATIONS) is None and record.get(MESSAGES) is None:
+        return _captioned(record)
     form = CONVERSATIONS if record.get(CONVERSATIONS) is not None else MESSAGES
     for name in (*OWN_FORMS, MESSAGES if form == CONVERSATIONS else CONVERSATIONS):
         if record.get(name) is not None:
@@ -89,9 +106,41 @@ def own_fields(record: dict[str, Any]) -> dict[str, Any]:
     if isinstance(record.get("system"), str):
         messages.insert(0, Message("system", [record["system"]]))
     system, asked = _without_system(messages, form)
+    if _listed(record, "video") and not _listed(record, "image"):
+        asked = [_of_video(message) for message in asked]
     media = _media(record, asked)
     kept = {name: record[name] for name in KEPT_FIELDS if name in record}
     return {**kept, **media, "turns": _turns(system, asked, _count(media))}
+
+
+def _captioned(record: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a line of ShareGPT4Video: the caption of its whole video."""
+    captions = record[CAPTIONS]
+    whole = [
+        part.get("content")
+        for part in (captions if isinstance(captions, list) else [])
+        if isinstance(part, dict) and str(part.get("idx")) == WHOLE_VIDEO
+    ]
+    if len(whole) != 1:
+        raise ForeignLineError(
+            f"field '{CAPTIONS}' is {shown(captions)}; it must be a list of objects with idx and "
+            f"content, of which one has the idx {WHOLE_VIDEO}, the whole video's"
+        )
+    for name in OWN_FORMS:
+        if record.get(name) is not None:
+            raise ForeignLineError(f"there is '{name}' beside '{CAPTIONS}'; keep one of them")
+    video = record.get("video", record.get("video_path"))
+    kept = {name: record[name] for name in KEPT_FIELDS if name in record}
+    return {**kept, "video": video, "caption": whole[0]}
+
+
+def skipped_fields(record: dict[str, Any]) -> tuple[str, ...]:
+    """Returns the names of fields that a record has and `own_fields` leaves out."""
+    if record.get(CONVERSATIONS) is None and record.get(MESSAGES) is None:
+        read: tuple[str, ...] = (CAPTIONS, "video_path", "video", *KEPT_FIELDS, *OWN_FORMS)
+    else:
+        read = (CONVERSATIONS, MESSAGES, *KEPT_FIELDS, *_TURN_FIELDS, *OWN_FORMS, *REFUSED_FIELDS)
+    return tuple(name for name, value in record.items() if value is not None and name not in read)
 
 
 # ----------------------------------------------------------------------------------- messages
@@ -122,15 +171,29 @@ def _of_turn(turn: Any, where: str, role_key: str, content_key: str) -> Message:
             f"field '{where}.{role_key}' is {shown(turn.get(role_key))}, a turn that is not read; "
             "use user, assistant and system"
         )
-    unweighted = any(turn.get(name) in (0, False) for name in ("weight", "loss"))
-    if turn.get("tool_calls") or (unweighted and role == "assistant"):
-        raise ForeignLineError(
-            f"field '{where}' has tool_calls, or a weight of 0, which are not read; remove them"
-        )
+    for name in ("tool_calls", "function_call", "train_detail", "training_detail"):
+        if turn.get(name):
+            raise ForeignLineError(f"field '{where}.{name}' is not read; remove it")
+    learnt = _is_learnt(turn, where)
     content = turn[content_key]
     parts = content if isinstance(content, list) else [content]
     found = [piece for part in parts for piece in _pieces(part, f"{where}.{content_key}", role)]
-    return Message(role, found)
+    return Message(role, found, learnt or role != "assistant")
+
+
+def _is_learnt(turn: dict[str, Any], where: str) -> bool:
+    learnt = True
+    for name in LEARNT_FIELDS:
+        value = turn.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, int | float) or value not in (0, 1):
+            raise ForeignLineError(
+                f"field '{where}.{name}' is {shown(value)}; write 0 or false for an answer that is "
+                "not learnt, and 1 or true for one that is"
+            )
+        learnt = learnt and bool(value)
+    return learnt
 
 
 def _pieces(part: Any, where: str, role: str) -> Iterator[str | Mark]:
@@ -162,10 +225,12 @@ def _marked(text: str) -> Iterator[str | Mark]:
 
 def _path(part: dict[str, Any], kind: str, where: str) -> str | None:
     """The file that a part names, in any of the ways in use."""
-    for name in (kind, f"{kind}_url", "path", "url"):
+    for name in (kind, f"{kind}_url", "path", "url", "base64"):
         value = part.get(name)
         if isinstance(value, dict):
             value = value.get("url")
+        if isinstance(value, str) and name == "base64":
+            value = f"data:{kind}/unknown;base64,{value}"
         if value is not None:
             if not isinstance(value, str):
                 raise ForeignLineError(f"field '{where}' is {shown(part)}; name a file in it")
@@ -190,7 +255,15 @@ def _without_system(messages: Sequence[Message], form: str) -> tuple[str, Sequen
     return system, messages
 
 
-def _turns(system: str, messages: Sequence[Message], files: int) -> list[dict[str, str]]:
+def _of_video(message: Message) -> Message:
+    """A message about a video alone, with `<image>` for `<video>` as LLaVA-Video has it."""
+    if any(isinstance(piece, Mark) and piece.kind == "video" for piece in message.content):
+        return message
+    content = [Mark("video") if piece == Mark("image") else piece for piece in message.content]
+    return replace(message, content=content)
+
+
+def _turns(system: str, messages: Sequence[Message], files: int) -> list[dict[str, Any]]:
     """Questions and answers; only the first question may have marks."""
     asked, said = messages[::2], messages[1::2]
     if any(isinstance(piece, Mark) for message in asked[1:] for piece in message.content):
@@ -201,10 +274,14 @@ def _turns(system: str, messages: Sequence[Message], files: int) -> list[dict[st
     questions = [_question(asked[0].content, files), *(_text(m.content) for m in asked[1:])]
     if system:
         questions[0] = f"{system}\n\n{questions[0]}"
-    return [
+    turns: list[dict[str, Any]] = [
         {"question": question, "answer": _text(answer.content)}
         for question, answer in zip(questions, said, strict=True)
     ]
+    for turn, answer in zip(turns, said, strict=True):
+        if not answer.learnt:
+            turn["weight"] = 0
+    return turns
 
 
 def _question(content: Content, files: int) -> str:

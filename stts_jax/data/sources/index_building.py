@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import logging
@@ -22,11 +21,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import numpy as np
 
 from stts_jax.data.datasets.regular_file import require_regular_file
+from stts_jax.data.sources.index_files import content_hash, files_for, locked
+from stts_jax.data.sources.line_file import LineFile
 from stts_jax.data.sources.line_groups import arrange, group_lines
 from stts_jax.data.sources.line_index import (
     Arrays,
@@ -40,7 +41,7 @@ from stts_jax.data.sources.line_index import (
     write_header,
 )
 from stts_jax.data.sources.media_key import line_key, quick_key
-from stts_jax.data.sources.own_line import OwnDataError, parse_value
+from stts_jax.data.sources.own_line import Line, OwnDataError, parse_value
 from stts_jax.data.sources.own_records import (
     Place,
     holds_list,
@@ -57,50 +58,45 @@ SAVED_FROM = 4 << 20
 SAVED_EVERY = 1 << 17
 # Within this time of their last change data may be written again without a change of their times.
 TIME_STEP = 2_000_000_000  # ns
+# Of the names of fields that are not read.
+MOST_SKIPPED, MOST_LETTERS = 20, 40
 _KINDS = {"offsets": "<i8", "numbers": "<i8", "lengths": "<u4", "digests": "V16"}
-_WAIT_SECONDS = 0.2
-_HASHED = 1 << 22
 
 
-def index_of(path: Path) -> LineIndex:
-    """Returns the index of a JSONL file or of a JSON list.
+def index_of(file: LineFile) -> LineIndex:
+    """Returns the index of a JSONL file, a JSON list, or the rows of tables.
 
     Raises:
       OwnDataError: if the file is missing or empty, or at the first line that is wrong.
     """
+    path = file.path
     require_regular_file(path, "a .jsonl file", OwnDataError)
     if path.stat().st_size < SAVED_FROM:
-        return _built(path, _Work(None))
-    places = index_files(path)
+        return _built(file, _Work(None))
+    places = files_for(path, "index")
     for place in places:
-        if (found := _known(place, path)) is not None:
+        if (found := _known(place, file)) is not None:
             return found
     for place in places:
         try:
-            return _built_once(path, place)
+            return _built_once(file, place)
         except OSError as error:
             logger.info("'%s' cannot be written (%s)", place, error.strerror or error)
     logger.warning(
         "the index of '%s' can be saved neither beside it nor in '%s'; it is built at every start",
-        *(path, places[-1].parent),
+        *(file.shown, places[-1].parent),
     )
-    return _built(path, _Work(None))
+    return _built(file, _Work(None))
 
 
-def index_files(path: Path) -> tuple[Path, Path]:
-    """Returns where the index of a file may be: beside it, or in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    name = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:24]
-    return path.with_name(f"{path.name}.index"), cache / "stts_jax" / "indexes" / f"{name}.index"
-
-
-def _known(place: Path, path: Path) -> LineIndex | None:
+def _known(place: Path, file: LineFile) -> LineIndex | None:
     """The index that is there, if it is whole and of the data as they are."""
     index = read_index(place)
     if index is None:
         return None
-    header, signature = index.header, Signature.of(path.stat())
-    if header.folder not in (None, str(path.parent)):
+    path, header = file.path, index.header
+    signature = Signature.of(path.stat())
+    if header.folder not in (None, str(file.folder)):
         return None
     if signature == header.signature and header.built - signature.modified > TIME_STEP:
         return index
@@ -113,13 +109,7 @@ def _known(place: Path, path: Path) -> LineIndex | None:
     return LineIndex(header, place, index.arrays)
 
 
-def content_hash(path: Path) -> str:
-    """Returns the SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb", buffering=0) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _built_once(path: Path, place: Path) -> LineIndex:
+def _built_once(file: LineFile, place: Path) -> LineIndex:
     """Builds an index in a file, or waits for the process that does.
 
     Raises:
@@ -127,14 +117,14 @@ def _built_once(path: Path, place: Path) -> LineIndex:
     """
     place.parent.mkdir(parents=True, exist_ok=True)
     folder = place.with_name(f"{place.name}.work")
-    with _locked(folder, path):
-        if (found := _known(place, path)) is not None:
+    with locked(folder, file.shown):
+        if (found := _known(place, file)) is not None:
             shutil.rmtree(folder, ignore_errors=True)
             return found
         begun = time.monotonic()
-        logger.info("building the index of '%s' in '%s'", path, place)
+        logger.info("building the index of '%s' in '%s'", file.shown, place)
         try:
-            index = _built(path, _Work(folder))
+            index = _built(file, _Work(folder))
             assert index.path is not None
             index.path.replace(place)
         except (OSError, OwnDataError):  # there is nothing to go on from
@@ -142,39 +132,8 @@ def _built_once(path: Path, place: Path) -> LineIndex:
             raise
         shutil.rmtree(folder, ignore_errors=True)
         seconds = time.monotonic() - begun
-        logger.info("the index of '%s' took %.1f s", path, seconds)
+        logger.info("the index of '%s' took %.1f s", file.shown, seconds)
         return LineIndex(index.header, place)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path, path: Path) -> Iterator[None]:
-    """Waits until no other process works in a folder, which is made and may be gone after it."""
-    said = False
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = (folder / "lock").open("ab")
-        except FileNotFoundError:  # another process has just cleared it away
-            continue
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if not said:
-                    logger.info("another process builds the index of '%s'; waiting for it", path)
-                said = True
-                time.sleep(_WAIT_SECONDS)
-                continue
-            if _is_at(lock, folder / "lock"):
-                yield
-                return
-
-
-def _is_at(file: BinaryIO, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 # -------------------------------------------------------------------------------------- building
@@ -205,12 +164,14 @@ class _Work:
       lines: that are done.
       last: place of the last of them.
       absolute: whether one has an absolute path.
+      skipped: names of fields that are not read.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._parts: list[dict[str, np.ndarray]] = []
         self.lines, self.absolute = 0, False
+        self.skipped: set[str] = set()
         self.last: Place | None = None
 
     def resume(self, signature: Signature) -> Self:
@@ -224,6 +185,7 @@ class _Work:
                 lines, absolute = int(saved["lines"]), bool(saved["absolute"])
                 for name, kind in _KINDS.items():
                     self._cut(name, lines * np.dtype(kind).itemsize)
+                self.skipped = set(map(str, saved["skipped"]))
                 self.lines, self.last, self.absolute = lines, last, absolute
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass  # nothing, or not of these data
@@ -231,6 +193,13 @@ class _Work:
             for name in _KINDS:
                 (self._folder / name).write_bytes(b"")
         return self
+
+    def key(self, line: Line, file: LineFile) -> str:
+        """Returns the key of a line, and notes what is to be known of all of them."""
+        self.absolute |= line.names_absolute
+        if line.skipped and len(self.skipped) < MOST_SKIPPED:
+            self.skipped.update(name[:MOST_LETTERS] for name in line.skipped)
+        return line_key(line, file.folder)
 
     def _cut(self, name: str, size: int) -> None:
         assert self._folder is not None
@@ -256,6 +225,7 @@ class _Work:
             "lines": self.lines,
             "last": list(last),
             "absolute": self.absolute,
+            "skipped": sorted(self.skipped),
         }
         draft = self._folder / "progress.new"
         draft.write_text(json.dumps(progress))
@@ -285,12 +255,13 @@ class _Work:
         return path, allocate_index(path, self.lines, examples)
 
 
-def _built(path: Path, work: _Work) -> LineIndex:
+def _built(file: LineFile, work: _Work) -> LineIndex:
+    path = file.path
     signature, is_list = Signature.of(path.stat()), holds_list(path)
     work.resume(signature)
-    _scan(path, is_list, work, signature)
+    _scan(file, is_list, work, signature)
     if not work.lines:
-        raise OwnDataError(f"'{path}' holds no examples; write one JSON object per line")
+        raise OwnDataError(f"'{file.shown}' holds no examples; write one JSON object per line")
     columns = work.columns()
     digests = columns.pop("digests").view(np.uint64).reshape(-1, 2)
     numbers, examples, most = group_lines(digests, work.allocate)
@@ -298,9 +269,12 @@ def _built(path: Path, work: _Work) -> LineIndex:
     arrange(columns, numbers, arrays, work.allocate)
     sha256, built = content_hash(path), time.time_ns()
     if Signature.of(path.stat()) != signature:
-        raise OwnDataError(f"'{path}' was written while it was read; start again when it is whole")
-    folder = str(path.parent) if work.absolute else None
-    header = Header(signature, sha256, work.lines, examples, most, is_list, folder, built)
+        raise OwnDataError(
+            f"'{file.shown}' was written while it was read; start again when it is whole"
+        )
+    folder = str(file.folder) if work.absolute else None
+    skipped = tuple(sorted(work.skipped))[:MOST_SKIPPED]
+    header = Header(signature, sha256, work.lines, examples, most, is_list, folder, built, skipped)
     if place is None:
         return LineIndex(header, None, arrays)
     header = dataclasses.replace(header, checksum=checksum_of(arrays))
@@ -308,12 +282,12 @@ def _built(path: Path, work: _Work) -> LineIndex:
     return LineIndex(header, place, arrays)
 
 
-def _scan(path: Path, is_list: bool, work: _Work, signature: Signature) -> None:
+def _scan(file: LineFile, is_list: bool, work: _Work, signature: Signature) -> None:
     """Reads on to the end of the data."""
     columns, place = _Columns(), work.last
     offsets, numbers = columns.offsets.append, columns.numbers.append
     lengths, digests = columns.lengths.append, columns.digests.append
-    keys = _keys_of_list(path, work) if is_list else _keys_of_lines(path, work)
+    keys = _keys_of_list(file, work) if is_list else _keys_of_lines(file, work)
     for place, key in keys:
         offset, length, number = place
         offsets(offset)
@@ -329,11 +303,11 @@ def _scan(path: Path, is_list: bool, work: _Work, signature: Signature) -> None:
         work.add(columns, place, signature)
 
 
-def _keys_of_lines(path: Path, work: _Work) -> Iterator[tuple[Place, str]]:
-    last, folder = work.last, path.parent
+def _keys_of_lines(file: LineFile, work: _Work) -> Iterator[tuple[Place, str]]:
+    last = work.last
     scan: Any = getattr(json.JSONDecoder(object_pairs_hook=_unique), "scan_once")  # noqa: B009
     after = (0, 0) if last is None else (last.offset + last.length, last.number)
-    for place, content in line_records(path, *after):
+    for place, content in line_records(file.path, *after, longest=file.longest):
         try:
             text = content.decode()  # type: ignore[union-attr]  # None goes the long way
             values, end = scan(text, 0)
@@ -343,21 +317,17 @@ def _keys_of_lines(path: Path, work: _Work) -> Iterator[tuple[Place, str]]:
                 continue
         except (ValueError, AttributeError, StopIteration, RecursionError):
             pass  # said by the whole check
-        line = parse_content(content, path, place.number)
+        line = parse_content(content, file.shown, place.number, file.longest)
         if line is not None:
-            yield place, line_key(line, folder)
-            work.absolute |= line.names_absolute
+            yield place, work.key(line, file)
 
 
-def _keys_of_list(path: Path, work: _Work) -> Iterator[tuple[Place, str]]:
-    folder = path.parent
-    for place, values in list_records(path, work.last):
+def _keys_of_list(file: LineFile, work: _Work) -> Iterator[tuple[Place, str]]:
+    for place, values in list_records(file.path, work.last):
         key = quick_key(values)
         if key is None:
-            where = f"{path}:{place.number}"
-            line = parse_value(values, where, f"{path.name}:{place.number}")
-            key = line_key(line, folder)
-            work.absolute |= line.names_absolute
+            where = f"{file.shown}:{place.number}"
+            key = work.key(parse_value(values, where, f"{file.name}:{place.number}"), file)
         yield place, key
 
 

@@ -49,6 +49,7 @@ class Header:
       is_list: whether the data are one JSON list.
       folder: of the data as it was named, where a path in them is absolute; otherwise None.
       built: when the data were last compared with `sha256`, ns.
+      skipped: fields of lines that are not read, the first of them.
       checksum: of the arrays.
     """
 
@@ -60,6 +61,7 @@ class Header:
     is_list: bool
     folder: str | None
     built: int
+    skipped: tuple[str, ...] = ()
     checksum: int = 0
 
     def to_bytes(self) -> bytes:
@@ -81,7 +83,7 @@ class Header:
                 return None
             values = json.loads(text)
             signature = Signature(**values.pop("signature"))
-            return cls(signature, **values)
+            return cls(signature, skipped=tuple(map(str, values.pop("skipped"))), **values)
         except (ValueError, TypeError, KeyError, AttributeError):
             return None
 

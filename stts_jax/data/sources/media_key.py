@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from stts_jax.data.embedded import is_data_uri
 from stts_jax.data.sources.checked_fields import LONGEST_PATH, LONGEST_SECONDS
 from stts_jax.data.sources.own_line import Line
 
@@ -65,6 +66,8 @@ def quick_key(values: Any) -> str | None:
 
 
 def _named(path: str, folder: Path) -> str:
+    if is_data_uri(path):
+        return path
     named = PurePosixPath(path)
     if named.is_absolute() and named.is_relative_to(folder):
         named = named.relative_to(folder)

@@ -12,6 +12,7 @@ Lines in the formats of other programs are read too, see `foreign_lines`.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,18 +21,22 @@ from typing import Any
 import numpy as np
 
 from stts_jax.data.datasets.base import Annotation, Dataset, SourceExample
+from stts_jax.data.embedded import EmbeddedError, EmbeddedPicture, is_data_uri, uri_content
 from stts_jax.data.sources.indexed_lines import IndexedLines
 from stts_jax.data.sources.line_index import Parts
+from stts_jax.data.sources.media_key import line_key
 from stts_jax.data.sources.own_line import Line
 from stts_jax.data.sources.own_line import OwnDataError as OwnDataError
 from stts_jax.data.sources.subtitle_files import read_subtitle_file
+
+logger = logging.getLogger(__name__)
 
 TimedLines = tuple[tuple[float, float, str], ...]
 
 
 @dataclass(frozen=True)
 class Media:
-    """Images or a video. Lines with equal media become one example.
+    """Images or a video. Lines about the same become one example.
 
     Attributes:
       video: file.
@@ -42,7 +47,7 @@ class Media:
 
     video: Path | None
     clip: tuple[float, float] | None
-    images: tuple[Path, ...]
+    images: tuple[Path | EmbeddedPicture, ...]
     subtitle: str | Path | TimedLines | None
 
 
@@ -68,13 +73,19 @@ class Examples(Sequence[SourceExample]):
 
     def __init__(self, path: Path, per_example: int | None) -> None:
         """Build the index of the file, or find it; see `read_own_data`."""
-        self._folder, self._lines = path.parent, IndexedLines(path)
+        self._lines = IndexedLines(path)
+        self._folder = self._lines.file.folder
         self._parts = Parts(self._lines.index, per_example)
 
     @property
     def sha256(self) -> str:
         """Of the content of the file."""
         return self._lines.index.header.sha256
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Names of fields that are not read."""
+        return self._lines.index.header.skipped
 
     def __len__(self) -> int:
         return len(self._parts)
@@ -85,10 +96,9 @@ class Examples(Sequence[SourceExample]):
         if not -len(self) <= number < len(self):
             raise IndexError(f"there are {len(self)} examples, and none is number {number}")
         lines = [self._lines[one] for one in self._parts.lines(int(number) % len(self))]
-        media = {_media(line, self._folder) for line in lines}
-        if len(media) > 1:
+        if len({line_key(line, self._folder) for line in lines}) > 1:
             raise self._lines.changed()
-        return _example(media.pop(), lines)
+        return _example(_media(lines[0], self._folder), lines)
 
     def name(self, number: int) -> str:
         """The file and line of an example, of several lines the first."""
@@ -122,9 +132,20 @@ def _media(line: Line, folder: Path) -> Media:
     return Media(
         video=folder / line.video if line.video is not None else None,
         clip=line.clip,
-        images=tuple(folder / image for image in line.images),
+        images=tuple(_picture(line, number, folder) for number in range(len(line.images))),
         subtitle=folder / str(line.subtitle).strip() if line.subtitle_is_file else line.subtitle,
     )
+
+
+def _picture(line: Line, number: int, folder: Path) -> Path | EmbeddedPicture:
+    """The file of a picture, or its content."""
+    image = line.images[number]
+    if not is_data_uri(image):
+        return folder / image
+    try:
+        return EmbeddedPicture(f"picture {number + 1} of {line.location}", uri_content(image))
+    except EmbeddedError as error:
+        raise OwnDataError(f"{line.location}: {error}") from error
 
 
 def _example(media: Media, lines: Sequence[Line]) -> SourceExample:
@@ -154,10 +175,12 @@ def _annotation(line: Line) -> Annotation:
     if line.caption is not None:
         style = "video_long_caption" if line.video else "long_caption"
         return {"style": style, "text": line.caption}
-    turns = [
+    turns: list[dict[str, Any]] = [
         {"style": "user_qa", "question": question, "answer": answer}
         for question, answer in line.turns
     ]
+    for number in line.unlearnt:
+        turns[number]["weight"] = 0
     if len(turns) > 1:
         return {"style": "user_qa", "multi_turn_messages": turns}
     if line.options is None:
@@ -207,6 +230,8 @@ class OwnData(Dataset):
         self.path, self._per_example = Path(path), per_example
         self.root, self.split = self.path.parent, self.path.stem
         self.records: Examples = self.read()
+        if skipped := self.records.skipped:
+            logger.warning("%s: fields that are not read: %s", self.path, ", ".join(skipped))
 
     def read(self) -> Examples:
         """The examples."""

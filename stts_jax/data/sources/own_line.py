@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from pathlib import PurePath
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stts_jax.data.sources.checked_fields import Fields, OwnDataError, is_seconds, shown
-from stts_jax.data.sources.foreign_lines import ForeignLineError, is_foreign, own_fields
+from stts_jax.data.sources.foreign_lines import (
+    ForeignLineError,
+    is_foreign,
+    own_fields,
+    skipped_fields,
+)
 from stts_jax.plain_files import unique_names
 
 KNOWN_FIELDS = (
@@ -44,6 +48,8 @@ class Line:
       options: of the only question; its answer is one of them.
       caption: instead of turns.
       type: what results are grouped by.
+      skipped: fields of another format that are not read.
+      unlearnt: numbers of turns, from 0, whose answers are not learnt; not of the last.
     """
 
     id: str
@@ -56,6 +62,8 @@ class Line:
     options: tuple[str, ...] | None = None
     caption: str | None = None
     type: str | None = None
+    skipped: tuple[str, ...] = ()
+    unlearnt: tuple[int, ...] = ()
 
     @property
     def subtitle_is_file(self) -> bool:
@@ -68,7 +76,7 @@ class Line:
         named = [*self.images, *([self.video] if self.video else [])]
         if self.subtitle_is_file:
             named.append(str(self.subtitle).strip())
-        return any(PurePath(path).is_absolute() for path in named)
+        return any(path.startswith("/") for path in named)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -98,14 +106,18 @@ def parse(text: str, where: str, location: str) -> Line:
     Raises:
       OwnDataError: if it is wrong.
     """
+    return parse_value(json_value(text, where), where, location)
+
+
+def json_value(text: str, where: str) -> Any:
+    """The value of a line's JSON; OwnDataError if it is none."""
     try:
-        values = json.loads(text, object_pairs_hook=unique_names)
+        return json.loads(text, object_pairs_hook=unique_names)
     except (ValueError, RecursionError) as error:
         reason = "too deeply nested" if isinstance(error, RecursionError) else error
         raise OwnDataError(
             f"{where}: not valid JSON ({reason}); write one object per line"
         ) from error
-    return parse_value(values, where, location)
 
 
 def parse_value(values: Any, where: str, location: str) -> Line:
@@ -113,9 +125,10 @@ def parse_value(values: Any, where: str, location: str) -> Line:
     if not isinstance(values, dict):
         raise OwnDataError(f"{where}: {shown(values)} is not a JSON object; write {{...}}")
     try:
-        if is_foreign(values):
-            values = own_fields(values)
-        return _line(Fields(values, where), location)
+        if not is_foreign(values):
+            return _line(Fields(values, where), location)
+        line = _line(Fields(own_fields(values), where), location)
+        return replace(line, skipped=skipped_fields(values))
     except ForeignLineError as error:
         raise OwnDataError(f"{where}: {error}") from error
     except RecursionError as error:
@@ -124,7 +137,7 @@ def parse_value(values: Any, where: str, location: str) -> Line:
 
 def _line(fields: Fields, location: str) -> Line:
     fields.require_known(KNOWN_FIELDS)
-    turns, options, caption = _asked(fields)
+    turns, options, caption, unlearnt = _asked(fields)
     named = fields.name("id")
     return Line(
         id=location if named is None else named,
@@ -134,6 +147,7 @@ def _line(fields: Fields, location: str) -> Line:
         options=options,
         caption=caption,
         type=fields.name("type"),
+        unlearnt=unlearnt,
     )
 
 
@@ -198,8 +212,8 @@ def _subtitle(fields: Fields) -> str | tuple[tuple[float, float, str], ...]:
 
 def _asked(
     fields: Fields,
-) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...] | None, str | None]:
-    """Turns, options and caption, of which a line has turns or a caption."""
+) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...] | None, str | None, tuple[int, ...]]:
+    """Turns, options and caption, and turns that are not learnt; a line has turns or a caption."""
     forms = [key for key in ("question", "caption", "turns") if fields.has(key)]
     if not forms and "question" not in fields.values and not fields.has("options"):
         raise OwnDataError(
@@ -215,12 +229,30 @@ def _asked(
     if forms and forms[0] != "question" and fields.has("answer"):
         raise fields.error("answer", f"it goes with 'question', not with '{forms[0]}'; remove it")
     if forms == ["caption"]:
-        return (), None, fields.text("caption")
+        return (), None, fields.text("caption"), ()
     if forms == ["turns"]:
-        parts = fields.parts("turns", ("question", "answer"))
-        return tuple((part.text("question"), part.text("answer")) for part in parts), None, None
+        turns, unlearnt = _turns(fields)
+        return turns, None, None, unlearnt
     question, answer = fields.text("question"), fields.text("answer")
-    return ((question, answer),), _options(fields, answer), None
+    return ((question, answer),), _options(fields, answer), None, ()
+
+
+def _turns(fields: Fields) -> tuple[tuple[tuple[str, str], ...], tuple[int, ...]]:
+    """Turns to the last one that is learnt, and which before it are not."""
+    parts = fields.parts("turns", ("question", "answer", "weight"))
+    turns = tuple((part.text("question"), part.text("answer")) for part in parts)
+    learnt = [_is_learnt(part) for part in parts]
+    if not any(learnt):
+        raise fields.error("turns", "no answer of it is learnt, as all have a weight of 0")
+    count = len(learnt) - learnt[::-1].index(True)
+    return turns[:count], tuple(n for n in range(count) if not learnt[n])
+
+
+def _is_learnt(turn: Fields) -> bool:
+    weight = turn.values.get("weight")
+    if weight is not None and weight not in (0, 1):
+        raise turn.error("weight", "write 0 for an answer that is not learnt, or leave it out")
+    return weight is None or weight == 1
 
 
 def _options(fields: Fields, answer: str) -> tuple[str, ...] | None:

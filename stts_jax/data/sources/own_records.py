@@ -38,20 +38,28 @@ class Place(NamedTuple):
     number: int
 
 
-def own_lines(path: str | Path) -> Iterator[Line | OwnDataError]:
+def own_lines(
+    path: str | Path, shown: Path | None = None, longest: int | None = None
+) -> Iterator[Line | OwnDataError]:
     """All lines of a file, each parsed, or what is wrong with it.
+
+    Args:
+      path: of the file.
+      shown: path that messages name, `path` by default.
+      longest: see `line_records`.
 
     Raises:
       OwnDataError: if the file cannot be read at all.
     """
     path = Path(path)
+    shown = shown or path
     if holds_list(path):
         for place, value in list_records(path):
-            yield _parsed_value(value, path, place.number)
+            yield _parsed_value(value, shown, place.number)
         return
-    for place, content in line_records(path):
+    for place, content in line_records(path, longest=longest):
         try:
-            line = parse_content(content, path, place.number)
+            line = parse_content(content, shown, place.number, longest)
         except OwnDataError as error:
             yield error
         else:
@@ -122,7 +130,7 @@ def _goes_on(start: bytes) -> bool:
 
 
 def line_records(
-    path: Path, offset: int = 0, number: int = 0
+    path: Path, offset: int = 0, number: int = 0, longest: int | None = None
 ) -> Iterator[tuple[Place, bytes | None]]:
     """The lines of a file, also blank ones; None for the content of one that is too long.
 
@@ -130,12 +138,14 @@ def line_records(
       path: of the file.
       offset: to begin at, the end of a line that was read before.
       number: of the lines before that.
+      longest: bytes of a line, `LONGEST_LINE` by default.
     """
+    longest = longest or LONGEST_LINE
     with _named_errors(path), path.open("rb", buffering=_BUFFER) as file:
         file.seek(offset)
-        while raw := file.readline(LONGEST_LINE + 1):
+        while raw := file.readline(longest + 1):
             size, content = len(raw), raw
-            if size > LONGEST_LINE:
+            if size > longest:
                 size += _skip_line(file, raw)
                 number += 1
                 yield Place(offset, size, number), None
@@ -162,7 +172,9 @@ def _skip_line(file: BinaryIO, raw: bytes) -> int:
     return skipped
 
 
-def parse_content(content: bytes | None, path: Path, number: int) -> Line | None:
+def parse_content(
+    content: bytes | None, path: Path, number: int, longest: int | None = None
+) -> Line | None:
     """Returns a line of its bytes, None of a blank one.
 
     Raises:
@@ -173,6 +185,15 @@ def parse_content(content: bytes | None, path: Path, number: int) -> Line | None
         raise OwnDataError(f"{where}: the line has over {LONGEST_LINE} bytes; shorten or remove it")
     text = _decoded(content, where)
     return parse(text, where, f"{path.name}:{number}") if text.strip() else None
+
+
+def text_of(content: bytes | None, where: str, longest: int | None = None) -> str:
+    """The text of a line; OwnDataError if it is too long (None), or no UTF-8."""
+    if content is None:
+        raise OwnDataError(
+            f"{where}: the line has over {longest or LONGEST_LINE} bytes; shorten or remove it"
+        )
+    return _decoded(content, where)
 
 
 def _parsed_value(value: Any, path: Path, number: int) -> Line | OwnDataError:

@@ -35,6 +35,8 @@ PLACEHOLDER = "<|image|>"
 # them in the reference, so answers that hold those pass.
 NEVER_PREDICTED = ("<im_end>", "<im_start>", "<im_col>", "<im_patch>", "<im_low>")
 Conversation = Sequence[str]
+# Whether each answer of a conversation is learnt; None where all are.
+Learnt = Sequence[bool] | None
 Weight = MessageWeight | float | None
 TextArrays = dict[str, np.ndarray]
 
@@ -80,7 +82,11 @@ class MessageArrays:
     settings: TextSettings = field(default_factory=TextSettings)
 
     def conversation(
-        self, messages: Conversation, blocks: Sequence[VisionBlock] = (), weight: Weight = None
+        self,
+        messages: Conversation,
+        blocks: Sequence[VisionBlock] = (),
+        weight: Weight = None,
+        learnt: Learnt = None,
     ) -> TextArrays:
         """Arrays of one conversation with its answers, to train with.
 
@@ -91,6 +97,7 @@ class MessageArrays:
           messages: of user and assistant in turn.
           blocks: images in order, or the video.
           weight: overrides that of the settings.
+          learnt: which answers have loss; the last one has.
 
         Raises:
           MessageError: if the last message is no answer or has no loss, an answer holds a visual
@@ -102,7 +109,8 @@ class MessageArrays:
                 "questions and answers in turn"
             )
         weight = self.settings.weight.overridden_by(weight)
-        line = self._with_vision(self._text(messages, weight, closed=True), blocks)
+        text = self._text(messages, weight, closed=True, learnt=learnt)
+        line = self._with_vision(text, blocks)
         arrays = {
             "input_ids": line.ids[:-1],
             "labels": line.ids[1:],
@@ -118,6 +126,7 @@ class MessageArrays:
         conversations: Sequence[Conversation],
         blocks: Sequence[VisionBlock] = (),
         weight: Weight | Sequence[Weight] = None,
+        learnt: Sequence[Learnt] | None = None,
     ) -> TextArrays:
         """Arrays of conversations about the same images, to train with.
 
@@ -131,15 +140,18 @@ class MessageArrays:
           conversations: in the order of the branches, which decides on those that are left out.
           blocks: images in order, or the video.
           weight: overrides that of the settings; a list has one for each conversation.
+          learnt: for each conversation, which answers have loss; by default all of them.
 
         Raises:
           MessageError: as for `conversation`, and if a branch has several placeholders, or doesn't
             go on with a question after the images.
         """
         weights = self._weights(weight, len(conversations))
+        learnt = [None] * len(conversations) if learnt is None else learnt
         if len(conversations) == 1:
-            return self.conversation(conversations[0], blocks, weights[0])
-        branches = self._branches(conversations, weights, sum(len(b.tokens) for b in blocks))
+            return self.conversation(conversations[0], blocks, weights[0], learnt[0])
+        vision = sum(len(block.tokens) for block in blocks)
+        branches = self._branches(conversations, weights, learnt, vision)
         hoisted = join([self._bos(), *(branch.before for branch in branches)])
         trunk = interleave([hoisted] + [NO_TOKENS] * len(blocks), blocks)
         text = join(
@@ -205,7 +217,13 @@ class MessageArrays:
     def _bos(self) -> WeightedTokens:
         return WeightedTokens(np.array([self.tokenizer.bos_id], np.int32), np.zeros(1, np.float32))
 
-    def _text(self, messages: Conversation, weight: MessageWeight, closed: bool) -> WeightedTokens:
+    def _text(
+        self,
+        messages: Conversation,
+        weight: MessageWeight,
+        closed: bool,
+        learnt: Learnt = None,
+    ) -> WeightedTokens:
         """Tokens of messages without BOS; only if `closed`, the last answer ends with EOS."""
         ids: list[int] = []
         has_loss: list[bool] = []
@@ -218,6 +236,7 @@ class MessageArrays:
             if is_answer and self.settings.max_answer_tokens:
                 tokens = tokens[: self.settings.max_answer_tokens]
             counts = is_answer and (k == last or not self.settings.last_answer_only)
+            counts = counts and (learnt is None or learnt[k // 2])
             ids += tokens
             has_loss += [counts] * len(tokens)
         return WeightedTokens(np.array(ids, np.int32), weight.of_answers(np.array(has_loss, bool)))
@@ -232,14 +251,18 @@ class MessageArrays:
         return [self.settings.weight.overridden_by(own) for own in each]
 
     def _branches(
-        self, conversations: Sequence[Conversation], weights: list[MessageWeight], vision: int
+        self,
+        conversations: Sequence[Conversation],
+        weights: list[MessageWeight],
+        learnt: Sequence[Learnt],
+        vision: int,
     ) -> list[_Branch]:
         """The branches that stay within the lengths, beside `vision` visual tokens."""
         limit, enough = self.settings.max_sequence_length, self.settings.max_text_tokens
         branches: list[_Branch] = []
         tokens = 1  # BOS
-        for messages, weight in zip(conversations, weights, strict=True):
-            text = self._text(messages, weight, closed=False)
+        for messages, weight, counts in zip(conversations, weights, learnt, strict=True):
+            text = self._text(messages, weight, closed=False, learnt=counts)
             branch = self._branch(text, messages)
             answer_at = vision + tokens + int(np.argmax(text.weights != 0))
             if branches and limit and answer_at >= limit:

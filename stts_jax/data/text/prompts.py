@@ -41,4 +41,5 @@ def _plain(annotation: Annotation) -> dict[str, Any]:
     options = annotation.get("options")
     answer = options[annotation["answer_idx"]] if options else annotation.get("answer")
     worded = {"style": PLAIN_STYLE, "prompt": question_text(annotation["question"], options)}
+    worded |= {name: annotation[name] for name in ("weight",) if name in annotation}
     return worded if answer is None else {**worded, "answer": answer}

@@ -1,0 +1,251 @@
+"""Writes data of any format that is read as lines of our own, and what is embedded to files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mimetypes
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stts_jax.data.embedded import EmbeddedError, is_data_uri, uri_content, uri_kind
+from stts_jax.data.sources.checked_fields import OwnDataError, shown
+from stts_jax.data.sources.own_line import SUBTITLE_FILES, Line, json_value, parse_value
+from stts_jax.data.sources.own_records import holds_list, line_records, list_records, text_of
+from stts_jax.data.sources.tables import tables_at
+
+_NAMED = re.compile(r"\{([^{}]+)\}")
+_ENDINGS = {"image/jpeg": ".jpg", "image/webp": ".webp", "image/avif": ".avif"}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which fields of other names say what ours do; None for a field that is not to be set.
+
+    Attributes:
+      video, image: path of the file, with names of fields in braces: `videos/{video_id}.mp4`.
+      question, answer, caption, type, id: name of the field.
+    """
+
+    video: str | None = None
+    image: str | None = None
+    question: str | None = None
+    answer: str | None = None
+    caption: str | None = None
+    type: str | None = None
+    id: str | None = None
+
+    def of(self, record: dict[str, Any], where: str) -> dict[str, Any]:
+        """Returns the fields of our line of a record.
+
+        Raises:
+          OwnDataError: if it lacks one that is named.
+        """
+        found: dict[str, Any] = {}
+        for name in ("question", "answer", "caption", "type", "id"):
+            if (source := getattr(self, name)) is not None:
+                found[name] = _value(record, source, where)
+        if self.video is not None:
+            found["video"] = _filled(self.video, record, where)
+        if self.image is not None:
+            found["images"] = [_filled(self.image, record, where)]
+        return found
+
+    @property
+    def any(self) -> bool:
+        """Whether a field is named."""
+        return any(value is not None for value in vars(self).values())
+
+    @property
+    def asks(self) -> bool:
+        """Whether what is asked is named, so that nothing else of a record counts."""
+        return self.question is not None or self.caption is not None
+
+
+@dataclass
+class Conversion:
+    """What was written.
+
+    Attributes:
+      lines: their number.
+      files: of embedded pictures and videos.
+      skipped: fields that were not read.
+      wrong: what is wrong with records that were left out.
+    """
+
+    lines: int = 0
+    files: int = 0
+    skipped: set[str] = field(default_factory=set)
+    wrong: list[str] = field(default_factory=list)
+
+
+def convert(
+    source: Path, target: Path, columns: Columns | None = None, *, skip_wrong: bool = False
+) -> Conversion:
+    """Write a JSONL file of our own lines.
+
+    Embedded pictures and videos are written to the folder `{target's stem}_media` beside it.
+
+    Args:
+      source: anything that `data.train` may name as own data.
+      target: to write; it takes its name when it is whole.
+      columns: fields of other names.
+      skip_wrong: leave out records that are wrong instead of stopping at the first.
+
+    Raises:
+      OwnDataError: if something is wrong with the source.
+      OSError: if the target can't be written.
+    """
+    columns, done = columns or Columns(), Conversion()
+    tables = tables_at(source)
+    folder = source.parent if tables is None else tables.folder
+    writer = _Files(target, done)
+    draft = target.with_name(f"{target.name}.partial")
+    with draft.open("w", encoding="utf-8") as file:
+        for number, record in _records(source):
+            where = f"{source}:{number}"
+            try:
+                if isinstance(record, OwnDataError):
+                    raise record
+                line = _line(writer.extracted(record, where), columns, where)
+            except OwnDataError as error:
+                if not skip_wrong:
+                    raise
+                done.wrong.append(str(error))
+                continue
+            done.skipped.update(line.skipped)
+            written = line_fields(line, where)
+            file.write(json.dumps(_moved(written, folder, target), ensure_ascii=False) + "\n")
+            done.lines += 1
+    if not done.lines:
+        draft.unlink()
+        raise OwnDataError(f"'{source}' holds no examples; nothing was written")
+    draft.replace(target)
+    return done
+
+
+def line_fields(line: Line, location: str) -> dict[str, Any]:
+    """Returns the fields of a line as they are written; its id unless that is `location`."""
+    fields: dict[str, Any] = {} if line.id == location else {"id": line.id}
+    fields |= {"video": line.video} if line.video is not None else {"images": list(line.images)}
+    if line.clip is not None:
+        fields["clip"] = list(line.clip)
+    if isinstance(line.subtitle, str):
+        fields["subtitle"] = line.subtitle
+    elif line.subtitle is not None:
+        names = ("start", "end", "text")
+        fields["subtitle"] = [dict(zip(names, part, strict=True)) for part in line.subtitle]
+    if line.caption is not None:
+        fields["caption"] = line.caption
+    elif len(line.turns) == 1:
+        fields["question"], fields["answer"] = line.turns[0]
+    else:
+        turns: list[dict[str, Any]] = [{"question": q, "answer": a} for q, a in line.turns]
+        for number in line.unlearnt:
+            turns[number]["weight"] = 0
+        fields["turns"] = turns
+    if line.options is not None:
+        fields["options"] = list(line.options)
+    return fields if line.type is None else {**fields, "type": line.type}
+
+
+def _records(source: Path) -> Iterator[tuple[int, Any]]:
+    """The objects of a source with their numbers, or what is wrong with one."""
+    tables = tables_at(source)
+    if tables is not None:
+        yield from enumerate(tables.rows(), start=1)
+    elif holds_list(source):
+        yield from ((place.number, value) for place, value in list_records(source))
+    else:
+        for place, content in line_records(source):
+            where = f"{source}:{place.number}"
+            try:
+                text = text_of(content, where)
+                if text.strip():
+                    yield place.number, json_value(text, where)
+            except OwnDataError as error:
+                yield place.number, error
+
+
+def _line(record: Any, columns: Columns, where: str) -> Line:
+    if columns.any and isinstance(record, dict):
+        named = columns.of(record, where)
+        if columns.asks:
+            return parse_value(named, where, where)
+        media = ("video", "videos", "video_path", "image", "images") if columns.video else ()
+        record = {name: value for name, value in record.items() if name not in media} | named
+    return parse_value(record, where, where)
+
+
+def _value(record: dict[str, Any], name: str, where: str) -> Any:
+    if record.get(name) is None:
+        raise OwnDataError(
+            f"{where}: there is no field '{name}'; it has {shown(', '.join(map(str, record)))}"
+        )
+    return record[name]
+
+
+def _filled(pattern: str, record: dict[str, Any], where: str) -> str:
+    return _NAMED.sub(lambda found: str(_value(record, found[1], where)), pattern)
+
+
+def _moved(fields: dict[str, Any], folder: Path, target: Path) -> dict[str, Any]:
+    """The fields with paths relative to the target's folder."""
+    beside = target.absolute().parent
+
+    def moved(path: str) -> str:
+        if path.startswith(f"{beside}/{target.stem}_media/"):
+            return str(Path(path).relative_to(beside))
+        if path.startswith("/") or folder.absolute() == beside:
+            return path
+        return os.path.relpath((folder / path).absolute(), beside)
+
+    if "video" in fields:
+        fields["video"] = moved(fields["video"])
+    if "images" in fields:
+        fields["images"] = [moved(image) for image in fields["images"]]
+    subtitle = fields.get("subtitle")
+    if isinstance(subtitle, str) and subtitle.strip().lower().endswith(SUBTITLE_FILES):
+        fields["subtitle"] = subtitle if "\n" in subtitle.strip() else moved(subtitle.strip())
+    return fields
+
+
+class _Files:
+    """Writes embedded content to files, equal content once."""
+
+    def __init__(self, target: Path, done: Conversion) -> None:
+        self._folder = target.absolute().with_name(f"{target.stem}_media")
+        self._done = done
+
+    def extracted(self, value: Any, where: str) -> Any:
+        """Returns a value with absolute paths of files instead of embedded content."""
+        if isinstance(value, str):
+            return self._written(value, where) if is_data_uri(value) else value
+        if isinstance(value, list):
+            return [self.extracted(part, where) for part in value]
+        if not isinstance(value, dict):
+            return value
+        if isinstance(value.get("base64"), str) and isinstance(value.get("type"), str):
+            uri = f"data:{value['type']}/unknown;base64,{value['base64']}"
+            return {"type": value["type"], "path": self._written(uri, where)}
+        return {name: self.extracted(part, where) for name, part in value.items()}
+
+    def _written(self, uri: str, where: str) -> str:
+        try:
+            content = uri_content(uri)
+        except EmbeddedError as error:
+            raise OwnDataError(f"{where}: {error}") from error
+        kind = uri_kind(uri)
+        ending = _ENDINGS.get(kind) or mimetypes.guess_extension(kind) or ""
+        path = self._folder / (hashlib.sha256(content).hexdigest()[:24] + ending)
+        if not path.exists():
+            self._folder.mkdir(exist_ok=True)
+            draft = path.with_name(f"{path.name}.partial")
+            draft.write_bytes(content)
+            draft.replace(path)
+            self._done.files += 1
+        return str(path)
