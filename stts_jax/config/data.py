@@ -19,7 +19,7 @@ class DataConfig:
     """Sources of the data and the making of rows.
 
     Attributes:
-      train: training data: a JSONL file of own data (docs/data.md); `mixture:NAME`,
+      train: training data: a file or folder of own data (docs/data.md); `mixture:NAME`,
         `dataset:NAME` or `dataset:NAME:SPLIT` for published data; `synthetic` for the embedded
         procedural set, `synthetic_pictures` for its pictures.
       validation: data of the evaluations during training: as `train`, but no mixture.

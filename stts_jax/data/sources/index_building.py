@@ -40,7 +40,7 @@ from stts_jax.data.sources.line_index import (
     read_index,
     write_header,
 )
-from stts_jax.data.sources.media_key import line_key, quick_key
+from stts_jax.data.sources.media_key import line_key
 from stts_jax.data.sources.own_line import Line, OwnDataError, parse_value
 from stts_jax.data.sources.own_records import (
     Place,
@@ -49,6 +49,7 @@ from stts_jax.data.sources.own_records import (
     list_records,
     parse_content,
 )
+from stts_jax.data.sources.quick_keys import quick_key
 
 logger = logging.getLogger(__name__)
 
@@ -311,7 +312,7 @@ def _keys_of_lines(file: LineFile, work: _Work) -> Iterator[tuple[Place, str]]:
         try:
             text = content.decode()  # type: ignore[union-attr]  # None goes the long way
             values, end = scan(text, 0)
-            key = quick_key(values)
+            key = quick_key(values, work.skipped)
             if key is not None and (end == len(text) or text[end:].isspace()):
                 yield place, key
                 continue
@@ -324,7 +325,7 @@ def _keys_of_lines(file: LineFile, work: _Work) -> Iterator[tuple[Place, str]]:
 
 def _keys_of_list(file: LineFile, work: _Work) -> Iterator[tuple[Place, str]]:
     for place, values in list_records(file.path, work.last):
-        key = quick_key(values)
+        key = quick_key(values, work.skipped)
         if key is None:
             where = f"{file.shown}:{place.number}"
             key = work.key(parse_value(values, where, f"{file.name}:{place.number}"), file)
