@@ -245,7 +245,7 @@ VALUES = (
 def test_what_is_taken_quickly_is_taken_by_the_whole_check_alike():
     random, taken = np.random.RandomState(0), 0
     usual = list(USUAL.values())
-    for _ in range(20_000):
+    for _ in range(6000):
         values = usual[random.randint(len(usual))]
         for _ in range(random.randint(1, 4)):
             values = changed(values, random)
@@ -253,7 +253,7 @@ def test_what_is_taken_quickly_is_taken_by_the_whole_check_alike():
         if key is not None:
             taken += 1
             assert key == line_key(parse_value(values, "f:1", "f:1"), Path("/x")), values
-    assert taken > 2000
+    assert taken > 600
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stts_jax.data.datasets.base import DatasetError
+from stts_jax.data.datasets.looked_at import is_file, note, note_below
 from stts_jax.data.datasets.regular_file import require_regular_file
 
 Row = dict[str, Any]
@@ -154,9 +155,10 @@ def read_hub_table(
       optional: columns to read as well if there are such.
     """
     for saved in (folder / split, folder):
-        if (saved / "state.json").is_file():
+        if is_file(saved / "state.json"):
             files = [entry["filename"] for entry in read_json(saved / "state.json")["_data_files"]]
             return [row for name in files for row in read_arrow(saved / name, columns, optional)]
+    note_below(folder, (path for path in folder.rglob("*") if path.is_dir()))
     shards = sorted(folder.glob(f"**/{split}-*.parquet"))
     if not shards:
         raise DatasetError(
@@ -174,10 +176,16 @@ def list_files(folder: Path, *, below: bool = False) -> frozenset[str]:
     """
     if not folder.is_dir():
         raise DatasetError(f"the folder '{folder}' does not exist")
+    note(folder)
     if not below:
         return frozenset(entry.name for entry in folder.iterdir())
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return frozenset(path.relative_to(folder).as_posix() for path in found)
+    files: list[str] = []
+    for path in folder.rglob("*"):
+        if path.is_file():
+            files.append(path.relative_to(folder).as_posix())
+        else:
+            note(path)
+    return frozenset(files)
 
 
 def whole_number(value: Any) -> int:

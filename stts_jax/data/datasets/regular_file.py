@@ -6,6 +6,8 @@ import re
 import stat
 from pathlib import Path
 
+from stts_jax.data.datasets.looked_at import note
+
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe, which may never end"),
@@ -25,6 +27,7 @@ def require_regular_file(path: Path, what: str, error: type[ValueError]) -> None
       what: it should be, for the message.
       error: to raise.
     """
+    note(path)
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as failure:  # ValueError: of a zero character

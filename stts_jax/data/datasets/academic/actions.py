@@ -14,6 +14,7 @@ from stts_jax.data.datasets.academic.shared import (
     extensions_of,
 )
 from stts_jax.data.datasets.base import register
+from stts_jax.data.datasets.looked_at import is_dir, is_file
 from stts_jax.data.datasets.reading import (
     list_files,
     read_csv,
@@ -88,12 +89,12 @@ class Kinetics710(VideoDataset):
 
     def _present(self) -> frozenset[str]:
         known = self.file("kinetics_existing_videos.json")
-        if known.is_file():
+        if is_file(known):
             return frozenset(read_json(known))
         found: set[str] = set()
         for edition in ("kinetics700", "kinetics600"):
             folder = self.file(f"{edition}/{self.short_split}")
-            names = list_files(folder, below=True) if folder.is_dir() else ()
+            names = list_files(folder, below=True) if is_dir(folder) else ()
             found.update(f"{edition}/{self.short_split}/{name}" for name in names)
         return frozenset(found)
 
@@ -114,7 +115,7 @@ class CharadesSTA(VideoDataset):
         known = self.file("existing_videos.json")
         present = (
             frozenset(read_json(known))
-            if known.is_file()
+            if is_file(known)
             else {name.removesuffix(".mp4") for name in list_files(self.file("Charades_v1"))}
         )
         by_video = ByVideo()
@@ -188,7 +189,7 @@ class EpicKitchens(VideoDataset):
 
     def collect(self) -> Iterator[VideoRecord]:
         path = self.file("EPIC_100_train_with_missing.csv")
-        listed = self.split == "train" and path.is_file()
+        listed = self.split == "train" and is_file(path)
         columns: tuple[str, ...] = self.COLUMNS
         if listed:
             columns = (*columns, "missing")
@@ -199,7 +200,7 @@ class EpicKitchens(VideoDataset):
             start, end = seconds(row["start_timestamp"]), seconds(row["stop_timestamp"])
             name = f"{row['video_id']}_{start:.3f}_{end:.3f}.mp4"
             video = f"{self.CLIPS}/{row['participant_id']}/videos/{name}"
-            missing = truth(row["missing"]) if listed else not (self.root / video).is_file()
+            missing = truth(row["missing"]) if listed else not is_file(self.root / video)
             if not missing and name not in self.CORRUPT:
                 draft = Asked("epic_kitchens_label", ACTION_QUESTIONS, (row["narration"],))
                 by_video.add(video, draft)

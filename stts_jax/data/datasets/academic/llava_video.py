@@ -15,6 +15,7 @@ from stts_jax.data.datasets.academic.shared import (
     VideoRecord,
 )
 from stts_jax.data.datasets.base import DatasetError, register
+from stts_jax.data.datasets.looked_at import note
 from stts_jax.data.datasets.reading import read_json
 
 
@@ -49,6 +50,7 @@ class LLaVAVideo(VideoDataset):
             yield VideoRecord(f"{self.folder}/{video}", asked, metadata=metadata)
 
     def _file(self, folder: str) -> Path:
+        note(self.file(folder))
         files = sorted(self.file(folder).glob(self.pattern))
         if not files:
             raise DatasetError(f"there is no file '{self.file(folder) / self.pattern}'")

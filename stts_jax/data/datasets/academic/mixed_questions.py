@@ -15,6 +15,7 @@ from stts_jax.data.datasets.academic.shared import (
     short_answer,
 )
 from stts_jax.data.datasets.base import DatasetError, register
+from stts_jax.data.datasets.looked_at import is_file
 from stts_jax.data.datasets.reading import list_files, read_csv, read_json, whole_number
 
 
@@ -166,7 +167,7 @@ class STAR(VideoDataset):
 
     def collect(self) -> Iterator[VideoRecord]:
         path = self.file(f"STAR_{self.short_split}_qa.json")
-        if not path.is_file():
+        if not is_file(path):
             path = self.file(f"STAR_{self.short_split}.json")
         by_video = ByVideo()
         for row in read_json(path):

@@ -14,6 +14,7 @@ from stts_jax.data.datasets.academic.shared import (
     VideoRecord,
 )
 from stts_jax.data.datasets.base import register
+from stts_jax.data.datasets.looked_at import is_dir, is_file
 from stts_jax.data.datasets.reading import (
     list_files,
     read_csv_without_header,
@@ -85,7 +86,7 @@ class Paxion(VideoDataset):
 
     def _clips(self) -> frozenset[str]:
         folder = self.root / "paxion-ego4d-clips"
-        return list_files(folder) if folder.is_dir() else frozenset()
+        return list_files(folder) if is_dir(folder) else frozenset()
 
 
 @register("how2qa")
@@ -123,7 +124,7 @@ class How2QA(VideoDataset):
 
     def _extensions(self) -> dict[str, str]:
         known = self.file("extensions.json")
-        if known.is_file():
+        if is_file(known):
             return read_json(known)
         extensions: dict[str, str] = {}
         for name in sorted(list_files(self.file("video-clips"))):

@@ -17,6 +17,7 @@ from stts_jax.data.datasets.academic.shared import (
     short_answer,
 )
 from stts_jax.data.datasets.base import register
+from stts_jax.data.datasets.looked_at import is_file
 from stts_jax.data.datasets.reading import (
     Row,
     list_files,
@@ -106,7 +107,7 @@ class ActivityNet(VideoDataset):
 
     def collect(self) -> Iterator[VideoRecord]:
         listed = self.file("missing_videos.json")
-        missing = frozenset(read_json(listed) if listed.is_file() else ())
+        missing = frozenset(read_json(listed) if is_file(listed) else ())
         present = list_files(self.file("all-videos"))
         by_video = ByVideo()
         for video, clip, draft in (*self._labels(), *self._questions()):
@@ -178,6 +179,6 @@ class Ego4D(VideoDataset):
     def _rows(self) -> list[Row]:
         lines = self.file("ego4d_cached_train_metadata.jsonl")
         table = lines.with_suffix(".parquet")
-        if table.is_file() and not lines.is_file():
+        if is_file(table) and not is_file(lines):
             return read_parquet(table, ("clip", "message_list", "corrupt"))
         return read_json_lines(lines, ("clip", "message_list"))

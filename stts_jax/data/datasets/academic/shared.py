@@ -22,7 +22,9 @@ from stts_jax.data.datasets.base import (
     SourceExample,
     Subtitles,
 )
+from stts_jax.data.datasets.looked_at import is_file
 from stts_jax.data.datasets.reading import list_files, read_json
+from stts_jax.data.datasets.stored_records import stored
 
 MULTIPLE_CHOICE = "video_multiple_choice"
 MULTIPLE_CHOICE_WITH_SUBTITLE = "video_multiple_choice_w_subtitle"
@@ -149,6 +151,10 @@ class VideoRecord:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
+# What records are made of, as files keep them.
+STORED_KINDS = (VideoRecord, Asked, Choice, UnplacedChoice, Fixed)
+
+
 class VideoDataset(Dataset):
     """A dataset of videos; a subclass tells its records.
 
@@ -171,13 +177,17 @@ class VideoDataset(Dataset):
         """The split as most files name it: train, val or test."""
         return "val" if self.split == "validation" else self.split
 
-    def read(self) -> list[VideoRecord]:
-        """The records, in the order of the annotations.
+    def read(self) -> Sequence[VideoRecord]:
+        """The records, in the order of the annotations; those of large datasets are in a file.
 
         Raises:
           DatasetError: naming the dataset and where it is found, if a file is missing or damaged
             or nothing is left of the records.
         """
+        name = f"{self.name}:{self.split}:{self.root.absolute()}"
+        return stored(self._collected, f"{type(self).__qualname__}:{name}", STORED_KINDS)
+
+    def _collected(self) -> list[VideoRecord]:
         try:
             records = list(self.collect())
         except DatasetError as error:
@@ -257,7 +267,7 @@ def extensions_of(known: Path, videos: Path) -> Mapping[str, str | None]:
       known: JSON file that tells, written by the reference's download.
       videos: folder that tells, if there is no such file.
     """
-    if known.is_file():
+    if is_file(known):
         return read_json(known)
     extensions: dict[str, str | None] = {}
     for name in sorted(list_files(videos)):

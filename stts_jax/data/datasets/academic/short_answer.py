@@ -15,6 +15,7 @@ from stts_jax.data.datasets.academic.shared import (
     short_answer,
 )
 from stts_jax.data.datasets.base import DatasetError, register
+from stts_jax.data.datasets.looked_at import is_file
 from stts_jax.data.datasets.reading import (
     list_files,
     read_csv,
@@ -69,9 +70,7 @@ class SportsQA(VideoDataset):
     def collect(self) -> Iterator[VideoRecord]:
         known = self.file("all_videos.json")
         present = (
-            frozenset(read_json(known))
-            if known.is_file()
-            else list_files(self.file(""), below=True)
+            frozenset(read_json(known)) if is_file(known) else list_files(self.file(""), below=True)
         )
         path = self.file(f"meta-data/{self.short_split}.json")
         by_video = ByVideo()
@@ -153,7 +152,7 @@ class Countix(VideoDataset):
 
     def _folder(self) -> Path:
         beside_videos = self.root / self.VIDEOS
-        has_table = (beside_videos / "countix_train_mapped.csv").is_file()
+        has_table = is_file(beside_videos / "countix_train_mapped.csv")
         return beside_videos if has_table else self.file("")
 
 

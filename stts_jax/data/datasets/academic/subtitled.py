@@ -17,6 +17,7 @@ from stts_jax.data.datasets.academic.shared import (
     VideoRecord,
 )
 from stts_jax.data.datasets.base import DatasetError, SourceExample, Subtitles, register
+from stts_jax.data.datasets.looked_at import is_dir
 from stts_jax.data.datasets.reading import list_files, read_hub_table, whole_number
 
 
@@ -125,7 +126,7 @@ class CaptionQA(VideoDataset):
         found: dict[str, str] = {}
         for name in self.VIDEOS:
             folder = self.root / "youtube-cc" / name
-            for video in list_files(folder) if folder.is_dir() else ():
+            for video in list_files(folder) if is_dir(folder) else ():
                 found.setdefault(video, f"youtube-cc/{name}/{video}")
         return found
 

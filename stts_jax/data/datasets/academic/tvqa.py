@@ -17,6 +17,7 @@ from stts_jax.data.datasets.academic.shared import (
     VideoRecord,
 )
 from stts_jax.data.datasets.base import register
+from stts_jax.data.datasets.looked_at import is_file
 from stts_jax.data.datasets.reading import read_json_lines, read_lines, whole_number
 
 PICTURES_PER_SECOND = 3
@@ -131,13 +132,13 @@ class TVQA(VideoDataset):
 
     def _missing(self) -> frozenset[str] | None:
         path = self.file("missing_clips.txt")
-        return frozenset(read_lines(path)) if path.is_file() else None
+        return frozenset(read_lines(path)) if is_file(path) else None
 
     def _is_there(self, scene: Scene, missing: frozenset[str] | None) -> bool:
         if f"{scene.episode}/{scene.clip}" in CORRUPT:
             return False
         if missing is None:
-            return (self.root / scene.folder / scene.clip).is_file()
+            return is_file(self.root / scene.folder / scene.clip)
         return f"{scene.series}/{scene.episode}:{scene.times}" not in missing
 
 
