@@ -326,10 +326,10 @@ def test_a_change_within_the_clocks_step_is_seen(file, scanned, monkeypatch):
 @pytest.mark.parametrize("position", [3, 40, HEADER_BYTES + 9, -1])
 def test_a_damaged_index_is_built_again(file, scanned, position):
     examples = list(OwnData(file).records)
-    place = files_for(file, "index")[0]
-    content = bytearray(place.read_bytes())
+    index_path = files_for(file, "index")[0]
+    content = bytearray(index_path.read_bytes())
     content[position] ^= 1
-    place.write_bytes(content)
+    index_path.write_bytes(content)
     assert list(OwnData(file).records) == examples
     assert len(scanned) == 2
 
@@ -363,10 +363,10 @@ def test_a_folder_that_cannot_be_written_has_its_index_in_the_cache(file):
         file.parent.chmod(0o700)
 
 
-def test_without_any_place_the_index_is_in_memory(file, monkeypatch, tmp_path):
+def test_without_any_folder_the_index_is_in_memory(file, monkeypatch, tmp_path):
     (tmp_path / "cache").write_text("no folder")
-    place = files_for(file, "index")[0]
-    place.with_name(f"{place.name}.work").write_text("no folder")
+    index_path = files_for(file, "index")[0]
+    index_path.with_name(f"{index_path.name}.work").write_text("no folder")
     assert OwnData(file).records._lines.index.path is None
 
 

@@ -129,7 +129,8 @@ def measure_start(options: argparse.Namespace) -> int:
     if any(not 0 <= count <= MOST_WORKERS for count in options.workers):
         raise DatasetError(f"--workers has {options.workers}; take 0 to {MOST_WORKERS} of each")
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
-        print("\n".join(start_lines(Path(folder), options.lines, options.workers)))
+        for line in start_lines(Path(folder), options.lines, options.workers):
+            print(line, flush=True)
     return 0
 
 

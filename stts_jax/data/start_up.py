@@ -7,6 +7,7 @@ processes share count once) and as the sum of their RSS.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 
 WORDS = "a dog that was lying in the shade gets up and walks slowly over to the other side of it"
 CLIP_SIZE = (64, 48)
+HEAD = f"{'lines':>10}{'workers':>9}{'index s':>9}{'batches s':>11}{'PSS MB':>9}{'RSS MB':>9}"
 _BATCHES = 2
 
 
@@ -67,19 +69,16 @@ def measured(path: Path, lines: int, workers: Sequence[int]) -> Iterator[Start]:
         yield Start(lines, count, **json.loads(ended.stdout.splitlines()[-1]))
 
 
-def table(starts: Sequence[Start]) -> list[str]:
-    """Returns the measurements as lines of text."""
-    told = [f"{'lines':>10}{'workers':>9}{'index s':>9}{'batches s':>11}{'PSS MB':>9}{'RSS MB':>9}"]
-    for start in starts:
-        told.append(
-            f"{start.lines:10d}{start.workers:9d}{start.sources:9.2f}{start.batches:11.1f}"
-            f"{start.pss / 1e6:9.0f}{start.rss / 1e6:9.0f}"
-        )
-    return told
+def row(start: Start) -> str:
+    """Returns a measurement as a line of a table below `HEAD`."""
+    return (
+        f"{start.lines:10d}{start.workers:9d}{start.sources:9.2f}{start.batches:11.1f}"
+        f"{start.pss / 1e6:9.0f}{start.rss / 1e6:9.0f}"
+    )
 
 
-def measured_lines(folder: Path, lines: int, workers: Sequence[int]) -> list[str]:
-    """Makes data in a folder and measures; the result as lines of text."""
+def measured_lines(folder: Path, lines: int, workers: Sequence[int]) -> Iterator[str]:
+    """Makes data in a folder and measures; the result as lines of text, when there is one."""
     from stts_jax.data.sources.own_data import OwnData
     from stts_jax.data.speed import made_clip_set
 
@@ -89,11 +88,12 @@ def measured_lines(folder: Path, lines: int, workers: Sequence[int]) -> list[str
     begun = time.process_time()
     examples = len(OwnData(path))
     seconds = time.process_time() - begun
-    told = [
+    yield (
         f"the index of {lines} lines ({examples} examples, {path.stat().st_size / 1e6:.0f} MB) "
         f"took {seconds:.1f} s of a core to build: {lines / seconds:,.0f} lines/s"
-    ]
-    return told + table(list(measured(path, lines, workers)))
+    )
+    yield HEAD
+    yield from map(row, measured(path, lines, workers))
 
 
 def memory(processes: Sequence[int]) -> tuple[int, int]:
@@ -111,8 +111,9 @@ def _with_children(process: int) -> list[int]:
     """The process, and all that descend from it."""
     found = [process]
     for thread in Path(f"/proc/{process}/task").iterdir():
-        for child in (thread / "children").read_text().split():
-            found += _with_children(int(child))
+        with contextlib.suppress(FileNotFoundError):  # it has just ended
+            for child in (thread / "children").read_text().split():
+                found += _with_children(int(child))
     return found
 
 

@@ -159,16 +159,16 @@ def _records(source: Path) -> Iterator[tuple[int, Any]]:
     if tables is not None:
         yield from enumerate(tables.rows(), start=1)
     elif holds_list(source):
-        yield from ((place.number, value) for place, value in list_records(source))
+        yield from ((span.number, value) for span, value in list_records(source))
     else:
-        for place, content in line_records(source):
-            where = f"{source}:{place.number}"
+        for span, content in line_records(source):
+            where = f"{source}:{span.number}"
             try:
                 text = text_of(content, where)
                 if text.strip():
-                    yield place.number, json_value(text, where)
+                    yield span.number, json_value(text, where)
             except OwnDataError as error:
-                yield place.number, error
+                yield span.number, error
 
 
 def _line(record: Any, columns: Columns, where: str) -> Line:

@@ -43,7 +43,7 @@ from stts_jax.data.sources.line_index import (
 from stts_jax.data.sources.media_key import line_key
 from stts_jax.data.sources.own_line import Line, OwnDataError, parse_value
 from stts_jax.data.sources.own_records import (
-    Place,
+    Span,
     holds_list,
     line_records,
     list_records,
@@ -74,25 +74,25 @@ def index_of(file: LineFile) -> LineIndex:
     require_regular_file(path, "a .jsonl file", OwnDataError)
     if path.stat().st_size < SAVED_FROM:
         return _built(file, _Work(None))
-    places = files_for(path, "index")
-    for place in places:
-        if (found := _known(place, file)) is not None:
+    paths = files_for(path, "index")
+    for index_path in paths:
+        if (found := _known(index_path, file)) is not None:
             return found
-    for place in places:
+    for index_path in paths:
         try:
-            return _built_once(file, place)
+            return _built_once(file, index_path)
         except OSError as error:
-            logger.info("'%s' cannot be written (%s)", place, error.strerror or error)
+            logger.info("'%s' cannot be written (%s)", index_path, error.strerror or error)
     logger.warning(
         "the index of '%s' can be saved neither beside it nor in '%s'; it is built at every start",
-        *(file.shown, places[-1].parent),
+        *(file.shown, paths[-1].parent),
     )
     return _built(file, _Work(None))
 
 
-def _known(place: Path, file: LineFile) -> LineIndex | None:
+def _known(index_path: Path, file: LineFile) -> LineIndex | None:
     """The index that is there, if it is whole and of the data as they are."""
-    index = read_index(place)
+    index = read_index(index_path)
     if index is None:
         return None
     path, header = file.path, index.header
@@ -106,35 +106,35 @@ def _known(place: Path, file: LineFile) -> LineIndex | None:
         return None
     header = dataclasses.replace(header, signature=signature, built=now)
     with contextlib.suppress(OSError):  # another user's: compared at every start
-        write_header(place, header)
-    return LineIndex(header, place, index.arrays)
+        write_header(index_path, header)
+    return LineIndex(header, index_path, index.arrays)
 
 
-def _built_once(file: LineFile, place: Path) -> LineIndex:
+def _built_once(file: LineFile, index_path: Path) -> LineIndex:
     """Builds an index in a file, or waits for the process that does.
 
     Raises:
       OSError: if the file can't be written.
     """
-    place.parent.mkdir(parents=True, exist_ok=True)
-    folder = place.with_name(f"{place.name}.work")
+    index_path.parent.mkdir(parents=True, exist_ok=True)
+    folder = index_path.with_name(f"{index_path.name}.work")
     with locked(folder, file.shown):
-        if (found := _known(place, file)) is not None:
+        if (found := _known(index_path, file)) is not None:
             shutil.rmtree(folder, ignore_errors=True)
             return found
         begun = time.monotonic()
-        logger.info("building the index of '%s' in '%s'", file.shown, place)
+        logger.info("building the index of '%s' in '%s'", file.shown, index_path)
         try:
             index = _built(file, _Work(folder))
             assert index.path is not None
-            index.path.replace(place)
+            index.path.replace(index_path)
         except (OSError, OwnDataError):  # there is nothing to go on from
             shutil.rmtree(folder, ignore_errors=True)
             raise
         shutil.rmtree(folder, ignore_errors=True)
         seconds = time.monotonic() - begun
         logger.info("the index of '%s' took %.1f s", file.shown, seconds)
-        return LineIndex(index.header, place)
+        return LineIndex(index.header, index_path)
 
 
 # -------------------------------------------------------------------------------------- building
@@ -163,7 +163,7 @@ class _Work:
 
     Attributes:
       lines: that are done.
-      last: place of the last of them.
+      last: span of the last of them.
       absolute: whether one has an absolute path.
       skipped: names of fields that are not read.
     """
@@ -173,7 +173,7 @@ class _Work:
         self._parts: list[dict[str, np.ndarray]] = []
         self.lines, self.absolute = 0, False
         self.skipped: set[str] = set()
-        self.last: Place | None = None
+        self.last: Span | None = None
 
     def resume(self, signature: Signature) -> Self:
         """Takes up what an earlier process has done on the same data."""
@@ -182,7 +182,7 @@ class _Work:
         try:
             saved = json.loads((self._folder / "progress.json").read_text())
             if saved.pop("signature") == dataclasses.asdict(signature):
-                last = Place(*map(int, saved["last"]))
+                last = Span(*map(int, saved["last"]))
                 lines, absolute = int(saved["lines"]), bool(saved["absolute"])
                 for name, kind in _KINDS.items():
                     self._cut(name, lines * np.dtype(kind).itemsize)
@@ -209,7 +209,7 @@ class _Work:
             raise ValueError(f"'{path}' lacks what was saved")
         os.truncate(path, size)
 
-    def add(self, columns: _Columns, last: Place, signature: Signature) -> None:
+    def add(self, columns: _Columns, last: Span, signature: Signature) -> None:
         """Adds lines, of which the last is at `last`."""
         arrays = columns.arrays()
         self.lines, self.last = self.lines + len(columns.offsets), last
@@ -266,7 +266,7 @@ def _built(file: LineFile, work: _Work) -> LineIndex:
     columns = work.columns()
     digests = columns.pop("digests").view(np.uint64).reshape(-1, 2)
     numbers, examples, most = group_lines(digests, work.allocate)
-    place, arrays = work.index_arrays(examples)
+    index_path, arrays = work.index_arrays(examples)
     arrange(columns, numbers, arrays, work.allocate)
     sha256, built = content_hash(path), time.time_ns()
     if Signature.of(path.stat()) != signature:
@@ -276,60 +276,60 @@ def _built(file: LineFile, work: _Work) -> LineIndex:
     folder = str(file.folder) if work.absolute else None
     skipped = tuple(sorted(work.skipped))[:MOST_SKIPPED]
     header = Header(signature, sha256, work.lines, examples, most, is_list, folder, built, skipped)
-    if place is None:
+    if index_path is None:
         return LineIndex(header, None, arrays)
     header = dataclasses.replace(header, checksum=checksum_of(arrays))
-    write_header(place, header)
-    return LineIndex(header, place, arrays)
+    write_header(index_path, header)
+    return LineIndex(header, index_path, arrays)
 
 
 def _scan(file: LineFile, is_list: bool, work: _Work, signature: Signature) -> None:
     """Reads on to the end of the data."""
-    columns, place = _Columns(), work.last
+    columns, span = _Columns(), work.last
     offsets, numbers = columns.offsets.append, columns.numbers.append
     lengths, digests = columns.lengths.append, columns.digests.append
     keys = _keys_of_list(file, work) if is_list else _keys_of_lines(file, work)
-    for place, key in keys:
-        offset, length, number = place
+    for span, key in keys:
+        offset, length, number = span
         offsets(offset)
         lengths(length)
         numbers(number)
         digests(hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest())
         if len(columns.offsets) == SAVED_EVERY:
-            work.add(columns, place, signature)
+            work.add(columns, span, signature)
             columns = _Columns()
             offsets, numbers = columns.offsets.append, columns.numbers.append
             lengths, digests = columns.lengths.append, columns.digests.append
-    if place is not None:
-        work.add(columns, place, signature)
+    if span is not None:
+        work.add(columns, span, signature)
 
 
-def _keys_of_lines(file: LineFile, work: _Work) -> Iterator[tuple[Place, str]]:
+def _keys_of_lines(file: LineFile, work: _Work) -> Iterator[tuple[Span, str]]:
     last = work.last
     scan: Any = getattr(json.JSONDecoder(object_pairs_hook=_unique), "scan_once")  # noqa: B009
     after = (0, 0) if last is None else (last.offset + last.length, last.number)
-    for place, content in line_records(file.path, *after, longest=file.longest):
+    for span, content in line_records(file.path, *after, longest=file.longest):
         try:
             text = content.decode()  # type: ignore[union-attr]  # None goes the long way
             values, end = scan(text, 0)
             key = quick_key(values, work.skipped)
             if key is not None and (end == len(text) or text[end:].isspace()):
-                yield place, key
+                yield span, key
                 continue
         except (ValueError, AttributeError, StopIteration, RecursionError):
             pass  # said by the whole check
-        line = parse_content(content, file.shown, place.number, file.longest)
+        line = parse_content(content, file.shown, span.number, file.longest)
         if line is not None:
-            yield place, work.key(line, file)
+            yield span, work.key(line, file)
 
 
-def _keys_of_list(file: LineFile, work: _Work) -> Iterator[tuple[Place, str]]:
-    for place, values in list_records(file.path, work.last):
+def _keys_of_list(file: LineFile, work: _Work) -> Iterator[tuple[Span, str]]:
+    for span, values in list_records(file.path, work.last):
         key = quick_key(values, work.skipped)
         if key is None:
-            where = f"{file.shown}:{place.number}"
-            key = work.key(parse_value(values, where, f"{file.name}:{place.number}"), file)
-        yield place, key
+            where = f"{file.shown}:{span.number}"
+            key = work.key(parse_value(values, where, f"{file.name}:{span.number}"), file)
+        yield span, key
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

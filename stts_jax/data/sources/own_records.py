@@ -1,6 +1,6 @@
 """The records of a file of users' own data: one JSON object a line, or one JSON list of objects.
 
-A record is told with its place in the file, so that it can be read again without what is before
+A record comes with its span in the file, so that it can be read again without what is before
 it: offset and length in bytes, and the number of the line that it begins in.
 """
 
@@ -25,8 +25,8 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 _NEWLINE = b"\n"
 
 
-class Place(NamedTuple):
-    """Where a record is.
+class Span(NamedTuple):
+    """The bytes of a record.
 
     Attributes:
       offset, length: of its bytes, with the end of the line.
@@ -54,12 +54,12 @@ def own_lines(
     path = Path(path)
     shown = shown or path
     if holds_list(path):
-        for place, value in list_records(path):
-            yield _parsed_value(value, shown, place.number)
+        for span, value in list_records(path):
+            yield _parsed_value(value, shown, span.number)
         return
-    for place, content in line_records(path, longest=longest):
+    for span, content in line_records(path, longest=longest):
         try:
-            line = parse_content(content, shown, place.number, longest)
+            line = parse_content(content, shown, span.number, longest)
         except OwnDataError as error:
             yield error
         else:
@@ -131,7 +131,7 @@ def _goes_on(start: bytes) -> bool:
 
 def line_records(
     path: Path, offset: int = 0, number: int = 0, longest: int | None = None
-) -> Iterator[tuple[Place, bytes | None]]:
+) -> Iterator[tuple[Span, bytes | None]]:
     """The lines of a file, also blank ones; None for the content of one that is too long.
 
     Args:
@@ -148,10 +148,10 @@ def line_records(
             if size > longest:
                 size += _skip_line(file, raw)
                 number += 1
-                yield Place(offset, size, number), None
+                yield Span(offset, size, number), None
             elif b"\r" not in raw:
                 number += 1
-                yield Place(offset, size, number), content
+                yield Span(offset, size, number), content
             else:
                 # Splits where a text editor does, and so would str.splitlines inside of texts.
                 start, parts = offset, raw.rstrip(b"\r\n").split(b"\r")
@@ -159,7 +159,7 @@ def line_records(
                     part = parts[-1 - left]
                     number += 1
                     end = start + len(part) + 1 if left else offset + size
-                    yield Place(start, end - start, number), part
+                    yield Span(start, end - start, number), part
                     start = end
             offset += size
 
@@ -215,7 +215,7 @@ def _decoded(content: bytes, where: str) -> str:
 # ------------------------------------------------------------------------------------- one list
 
 
-def list_records(path: Path, after: Place | None = None) -> Iterator[tuple[Place, Any]]:
+def list_records(path: Path, after: Span | None = None) -> Iterator[tuple[Span, Any]]:
     """The entries of a list, read piece by piece.
 
     Args:
@@ -239,7 +239,7 @@ class _ListReader:
         self._text, self._at, self._ended = "", 0, False
         self._offset, self._number = 0, 1  # of the text at `_at`
 
-    def entries(self, after: Place | None) -> Iterator[tuple[Place, Any]]:
+    def entries(self, after: Span | None) -> Iterator[tuple[Span, Any]]:
         if after is None:
             self._more()
             if self._file_starts_with_mark():
@@ -254,9 +254,9 @@ class _ListReader:
             self._more()
             self._comma(after.number)
         while not self._starts_with("]"):
-            place, value = self._entry()
-            yield place, value
-            self._comma(place.number)
+            span, value = self._entry()
+            yield span, value
+            self._comma(span.number)
         self._step(self._at + 1)
         self._space()
         if self._at < len(self._text):
@@ -272,7 +272,7 @@ class _ListReader:
         self._file.seek(here)
         return found
 
-    def _entry(self) -> tuple[Place, Any]:
+    def _entry(self) -> tuple[Span, Any]:
         where, needed = f"{self._path}:{self._number}", _BUFFER
         while True:
             try:
@@ -291,7 +291,7 @@ class _ListReader:
             needed *= 2
         offset, number = self._offset, self._number
         self._step(end)
-        return Place(offset, self._offset - offset, number), value
+        return Span(offset, self._offset - offset, number), value
 
     def _comma(self, number: int) -> None:
         """Reads the comma after an entry, if the list goes on."""

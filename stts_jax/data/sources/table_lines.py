@@ -34,31 +34,31 @@ def lines_of(tables: Tables) -> Path:
     Raises:
       OwnDataError: if a table is damaged, or the lines can't be written anywhere.
     """
-    places = files_for(tables.path, "lines")
-    for place in places:
-        if _is_of(place, tables):
-            return place
+    paths = files_for(tables.path, "lines")
+    for lines_path in paths:
+        if _is_of(lines_path, tables):
+            return lines_path
     reason = ""
-    for place in places:
+    for lines_path in paths:
         try:
-            return _written_once(tables, place)
+            return _written_once(tables, lines_path)
         except OSError as error:
             reason = error.strerror or str(error)
     raise OwnDataError(
         f"the rows of '{tables.path}' can be written neither beside it nor in "
-        f"'{places[-1].parent}' ({reason}); make room, or set XDG_CACHE_HOME"
+        f"'{paths[-1].parent}' ({reason}); make room, or set XDG_CACHE_HOME"
     )
 
 
-def _note(place: Path) -> Path:
+def _note(lines_path: Path) -> Path:
     """The file that says what lines are of."""
-    return place.with_name(f"{place.name}.json")
+    return lines_path.with_name(f"{lines_path.name}.json")
 
 
-def _is_of(place: Path, tables: Tables) -> bool:
+def _is_of(lines_path: Path, tables: Tables) -> bool:
     try:
-        noted = json.loads(_note(place).read_text())
-        if place.stat().st_size != noted["size"]:
+        noted = json.loads(_note(lines_path).read_text())
+        if lines_path.stat().st_size != noted["size"]:
             return False
         if noted["signatures"] == _signatures(tables):
             return True
@@ -66,7 +66,7 @@ def _is_of(place: Path, tables: Tables) -> bool:
             return False
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    _write_note(place, tables, noted["contents"])
+    _write_note(lines_path, tables, noted["contents"])
     return True
 
 
@@ -78,33 +78,33 @@ def _contents(tables: Tables) -> list[list[str]]:
     return [[file.name, content_hash(file)] for file in tables.files]
 
 
-def _write_note(place: Path, tables: Tables, contents: list[list[str]]) -> None:
+def _write_note(lines_path: Path, tables: Tables, contents: list[list[str]]) -> None:
     values = {
-        "size": place.stat().st_size,
+        "size": lines_path.stat().st_size,
         "signatures": _signatures(tables),
         "contents": contents,
     }
-    draft = _note(place).with_suffix(f".{os.getpid()}")
+    draft = _note(lines_path).with_suffix(f".{os.getpid()}")
     draft.write_text(json.dumps(values))
-    draft.replace(_note(place))
+    draft.replace(_note(lines_path))
 
 
-def _written_once(tables: Tables, place: Path) -> Path:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    folder = place.with_name(f"{place.name}.work")
+def _written_once(tables: Tables, lines_path: Path) -> Path:
+    lines_path.parent.mkdir(parents=True, exist_ok=True)
+    folder = lines_path.with_name(f"{lines_path.name}.work")
     with locked(folder, tables.path):
-        if not _is_of(place, tables):
-            logger.info("writing the rows of '%s' to '%s'", tables.path, place)
+        if not _is_of(lines_path, tables):
+            logger.info("writing the rows of '%s' to '%s'", tables.path, lines_path)
             try:
-                _write(tables, folder, place)
+                _write(tables, folder, lines_path)
             except (OSError, OwnDataError):
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
         shutil.rmtree(folder, ignore_errors=True)
-    return place
+    return lines_path
 
 
-def _write(tables: Tables, folder: Path, place: Path) -> None:
+def _write(tables: Tables, folder: Path, lines_path: Path) -> None:
     before = json.dumps(_signatures(tables))
     progress, draft = folder / "progress.json", folder / "lines"
     rows, size = _progress(progress, draft, before)
@@ -125,8 +125,8 @@ def _write(tables: Tables, folder: Path, place: Path) -> None:
     contents = _contents(tables)
     if json.dumps(_signatures(tables)) != before:
         raise OwnDataError(f"'{tables.path}' was written while it was read; start again")
-    draft.replace(place)
-    _write_note(place, tables, contents)
+    draft.replace(lines_path)
+    _write_note(lines_path, tables, contents)
 
 
 def _progress(progress: Path, draft: Path, signatures: str) -> tuple[int, int]:
