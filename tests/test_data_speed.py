@@ -65,3 +65,13 @@ def test_a_made_clip_stands_in_for_data(capsys):
 def test_what_makes_no_sense_is_refused_in_a_sentence(flags, message, capsys):
     assert main(["speed", *flags]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_start_with_many_lines_is_measured(tmp_path, capsys):
+    assert main(["speed", "--lines", "300", "--workers", "0", "1", "--work", str(tmp_path)]) == 0
+    index, head, *rows = capsys.readouterr().out.splitlines()
+    assert index.startswith("the index of 300 lines (300 examples")
+    assert [row.split()[:2] for row in rows] == [["300", "0"], ["300", "1"]]
+    assert head.split()[:2] == ["lines", "workers"]
+    assert not list(tmp_path.iterdir())

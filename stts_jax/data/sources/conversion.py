@@ -105,26 +105,28 @@ def convert(
     folder = source.parent if tables is None else tables.folder
     writer = _Files(target, done)
     draft = target.with_name(f"{target.name}.partial")
-    with draft.open("w", encoding="utf-8") as file:
-        for number, record in _records(source):
-            where = f"{source}:{number}"
-            try:
-                if isinstance(record, OwnDataError):
-                    raise record
-                line = _line(writer.extracted(record, where), columns, where)
-            except OwnDataError as error:
-                if not skip_wrong:
-                    raise
-                done.wrong.append(str(error))
-                continue
-            done.skipped.update(line.skipped)
-            written = line_fields(line, where)
-            file.write(json.dumps(_moved(written, folder, target), ensure_ascii=False) + "\n")
-            done.lines += 1
-    if not done.lines:
-        draft.unlink()
-        raise OwnDataError(f"'{source}' holds no examples; nothing was written")
-    draft.replace(target)
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            for number, record in _records(source):
+                where = f"{source}:{number}"
+                try:
+                    if isinstance(record, OwnDataError):
+                        raise record
+                    line = _line(writer.extracted(record, where), columns, where)
+                except OwnDataError as error:
+                    if not skip_wrong:
+                        raise
+                    done.wrong.append(str(error))
+                    continue
+                done.skipped.update(line.skipped)
+                written = _moved(line_fields(line, where), folder, target)
+                file.write(json.dumps(written, ensure_ascii=False) + "\n")
+                done.lines += 1
+        if not done.lines:
+            raise OwnDataError(f"'{source}' holds no examples; nothing was written")
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
     return done
 
 

@@ -179,7 +179,7 @@ def _rows_of(batch: Any, skip: int) -> _Rows:
 
 
 def with_uris(value: Any) -> Any:
-    """Returns a value with pairs of bytes and path as data URIs, or as paths where bytes lack."""
+    """Returns a value with bytes, and pairs of bytes and path, as data URIs or paths."""
     if isinstance(value, dict):
         if value.keys() == {"bytes", "path"}:
             content = value["bytes"]
@@ -187,7 +187,7 @@ def with_uris(value: Any) -> Any:
         return {name: with_uris(part) for name, part in value.items()}
     if isinstance(value, list):
         return [with_uris(part) for part in value]
-    return value
+    return data_uri(value) if isinstance(value, bytes) else value
 
 
 def data_uri(content: bytes) -> str:
