@@ -271,7 +271,7 @@ def _add_check_options(parser: argparse.ArgumentParser) -> None:
     add("--mixture", help="the training datasets of a mixture (see list)")
     add("--datasets", nargs="+", default=[], metavar="NAME", help="some, by name or name:split")
     add("--benchmarks", action="store_true", help="all that models are evaluated on")
-    add("--file", nargs="+", default=[], type=Path, help="JSONL files of your own data")
+    add("--file", nargs="+", default=[], type=Path, help="files or folders of your own data")
     add("--root", type=Path, help="folder that holds the folders of all datasets")
     add(
         "--decode",

@@ -59,8 +59,8 @@ SAVED_FROM = 4 << 20
 SAVED_EVERY = 1 << 17
 # Within this time of their last change data may be written again without a change of their times.
 TIME_STEP = 2_000_000_000  # ns
-# Of the names of fields that are not read.
-MOST_SKIPPED, MOST_LETTERS = 20, 40
+# Names of fields that are not read, as far as they are said.
+MOST_SKIPPED, MOST_LETTERS = 12, 24
 _KINDS = {"offsets": "<i8", "numbers": "<i8", "lengths": "<u4", "digests": "V16"}
 
 
@@ -199,7 +199,7 @@ class _Work:
         """Returns the key of a line, and notes what is to be known of all of them."""
         self.absolute |= line.names_absolute
         if line.skipped and len(self.skipped) < MOST_SKIPPED:
-            self.skipped.update(name[:MOST_LETTERS] for name in line.skipped)
+            self.skipped.update(line.skipped)
         return line_key(line, file.folder)
 
     def _cut(self, name: str, size: int) -> None:
@@ -274,13 +274,18 @@ def _built(file: LineFile, work: _Work) -> LineIndex:
             f"'{file.shown}' was written while it was read; start again when it is whole"
         )
     folder = str(file.folder) if work.absolute else None
-    skipped = tuple(sorted(work.skipped))[:MOST_SKIPPED]
-    header = Header(signature, sha256, work.lines, examples, most, is_list, folder, built, skipped)
+    skipped = tuple(map(_said, sorted(work.skipped)[:MOST_SKIPPED]))
+    header = Header(signature, sha256, work.lines, examples, most, folder, built, skipped)
     if index_path is None:
         return LineIndex(header, None, arrays)
     header = dataclasses.replace(header, checksum=checksum_of(arrays))
     write_header(index_path, header)
     return LineIndex(header, index_path, arrays)
+
+
+def _said(name: str) -> str:
+    """A field's name as it is said: its start, with halves of characters spelled out."""
+    return name[:MOST_LETTERS].encode("utf-8", "backslashreplace").decode()
 
 
 def _scan(file: LineFile, is_list: bool, work: _Work, signature: Signature) -> None:

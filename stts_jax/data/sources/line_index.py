@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-# What a file begins with. Another form of it has another number.
+# What a file begins with. The number is another where the form is, or where other lines are
+# grouped as being about the same media.
 MAGIC = b"stts_jax index 1\n"
 HEADER_BYTES = 4096
 _CHECKED = 1 << 24  # bytes at a time
@@ -46,7 +47,6 @@ class Header:
       sha256: of their content.
       lines, examples: their number.
       most: lines of an example.
-      is_list: whether the data are one JSON list.
       folder: of the data as it was named, where a path in them is absolute; otherwise None.
       built: when the data were last compared with `sha256`, ns.
       skipped: fields of lines that are not read, the first of them.
@@ -58,7 +58,6 @@ class Header:
     lines: int
     examples: int
     most: int
-    is_list: bool
     folder: str | None
     built: int
     skipped: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ import codecs
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -94,21 +95,15 @@ def holds_list(path: Path) -> bool:
     return False
 
 
-class _named_errors:  # noqa: N801  used as a function
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
     """Raises errors of the disk in the block as an `OwnDataError` that names the file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError):
-            raise OwnDataError(
-                f"'{self._path}' cannot be read: {error.strerror}; check its permissions and its "
-                "disk"
-            ) from error
+    try:
+        yield
+    except OSError as error:
+        raise OwnDataError(
+            f"'{path}' cannot be read: {error.strerror}; check its permissions and its disk"
+        ) from error
 
 
 def _is_list_without_brackets(start: bytes) -> bool:
