@@ -2,6 +2,7 @@
 
 import fuzz.checkpoints
 import fuzz.media
+import fuzz.own_data
 import fuzz.settings
 import fuzz.tokenizers  # noqa: F401
 from fuzz.registry import TARGETS
