@@ -278,7 +278,7 @@ def _built(file: LineFile, work: _Work) -> LineIndex:
     header = Header(signature, sha256, work.lines, examples, most, folder, built, skipped)
     if index_path is None:
         return LineIndex(header, None, arrays)
-    header = dataclasses.replace(header, checksum=checksum_of(arrays))
+    header = dataclasses.replace(header, checksum=checksum_of(index_path))
     write_header(index_path, header)
     return LineIndex(header, index_path, arrays)
 
