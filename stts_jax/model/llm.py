@@ -90,6 +90,10 @@ class LlmBlock(nnx.Module):
     def _project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Projects (B, L, d) to queries (B, L, H, head_dim), keys, values (B, L, K, head_dim)."""
         query, key, value = self.query(x), self.key(x), self.value(x)
+        if x.shape[1] == 1:
+            # Otherwise a TPU's compiler lays kernels and cache out for the heads of these few
+            # tokens, and copies both in every step (docs/performance.md).
+            query, key, value = jax.lax.optimization_barrier((query, key, value))
         if self.config.qk_norm == "full":
             query, key = self._normed(query, key)
 
