@@ -6,6 +6,7 @@ With `--mode` the published benchmarks are answered and set beside the paper's f
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,6 +26,7 @@ from stts_jax.config import Config, ConfigError, override, replace
 from stts_jax.data.datasets.base import SourceExample
 from stts_jax.data.evaluation_batches import least_budget
 from stts_jax.data.synthetic import DEFAULT_FOLDER, SPLITS
+from stts_jax.evaluation.agreement import agreement_on
 from stts_jax.evaluation.comparison import (
     column_counts,
     column_scores,
@@ -63,6 +65,7 @@ examples:
   python eval.py --checkpoint runs/tiny
   python eval.py --checkpoint runs/tiny --k 0 30 50 --output runs/tiny/eval
   python eval.py --checkpoint runs/tiny --frames 2x --same-budget
+  python eval.py --checkpoint runs/tiny --weights int8 --compare-weights
   python eval.py --checkpoint runs/tiny --split my.jsonl --set model.prune.layout=first_fit
   python eval.py --checkpoint runs/molmo2_4b --mode paper --root /data/video_datasets
   python eval.py --checkpoint runs/molmo2_4b --mode mvbench,tomato --root /data/video_datasets
@@ -110,6 +113,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--limit", type=at_least_one, help="answer only the first questions, of each benchmark"
     )
     parser.add_argument(
+        "--compare-weights",
+        action="store_true",
+        help="with --weights int8: also load whole weights, and say how often both answer alike",
+    )
+    parser.add_argument(
         "--data-dir", type=Path, default=DEFAULT_FOLDER, help="of the procedural set (%(default)s)"
     )
     parser.add_argument(
@@ -136,6 +144,21 @@ def require_split(split: str) -> None:
             raise ConfigError(f"--split is '{split}', which does not exist; check the path")
     elif split not in SPLITS:
         raise ConfigError(f"--split is '{split}'; use {', '.join(SPLITS)}, or a .jsonl file")
+
+
+def require_comparable(options: argparse.Namespace) -> None:
+    """Refuse to compare weights with themselves, or on benchmarks."""
+    if not options.compare_weights:
+        return
+    if options.weights == "compute":
+        raise ConfigError(
+            "--compare-weights compares int8 weights with whole ones; add --weights int8"
+        )
+    if options.mode:
+        raise ConfigError(
+            f"--compare-weights compares on the questions of a split, and --mode is "
+            f"'{options.mode}'; leave out one of them"
+        )
 
 
 def trained_config(options: argparse.Namespace) -> Config:
@@ -207,11 +230,12 @@ def require_root(options: argparse.Namespace, config: Config) -> Path:
 def answer_split(
     options: argparse.Namespace,
     model: VideoLanguageModel,
+    reference: VideoLanguageModel | None,
     wanted: dict[str, Config],
     output: Path,
     questions: Sequence[SourceExample],
 ) -> None:
-    """Answer a split at each ratio; save and print."""
+    """Answer a split at each ratio; save and print, with the agreement with a reference if any."""
     results: dict[str, Evaluation] = {}
     for name, setup in wanted.items():
         tell(f"answering {len(questions)} questions, {name} dropped; the first batch compiles")
@@ -223,9 +247,23 @@ def answer_split(
             progress=is_first(),
             share=Share.of_this_process(),
         )
+        if reference is not None:
+            agreement = agreement_on(
+                reconfigure(reference, setup.model),
+                reconfigure(model, setup.model),
+                setup,
+                questions,
+                frames_scale=options.frames,
+                progress=is_first(),
+                share=Share.of_this_process(),
+            )
+            results[name] = dataclasses.replace(results[name], agreement=agreement)
+            tell(f"{options.weights} against whole weights, {name} dropped: {agreement}")
         settings = {"split": options.split, "frames_scale": options.frames, "k": name}
+        if options.weights != "compute":
+            settings["weights"] = options.weights
         if is_first():
-            named = output / setup_name(name, options.frames, setup)
+            named = output / setup_name(name, options.frames, setup, options.weights)
             folder = free_folder(named, settings, setup)
             with writing(folder):
                 results[name].save(folder, settings)
@@ -256,8 +294,9 @@ def answer_tasks(
             judge=judge,
             notice=notice,
             share=Share.of_this_process(),
+            weights=options.weights,
         )
-        folder = output / setup_name(name, options.frames, setup)
+        folder = output / setup_name(name, options.frames, setup, options.weights)
         results = evaluate_tasks(reconfigure(model, setup.model), setup, tasks, folder, run)
         if is_first():
             setup.save(folder)
@@ -274,6 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         require_split(options.split)
+        require_comparable(options)
         judge = None
         if options.mode:
             tasks_of(options.mode)  # says at once what is wrong with it
@@ -294,22 +334,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         output = options.output or options.checkpoint / "eval"
         if is_first():
             for name, setup in wanted.items():
-                folder = output / setup_name(name, options.frames, setup)
+                folder = output / setup_name(name, options.frames, setup, options.weights)
                 require_writable(folder)
                 stack.enter_context(hold_output(folder, "evaluating", notice))
         # A run may save a newer step meanwhile; results are kept with the one that is loaded.
         options.checkpoint = find_checkpoint(options.checkpoint)
         mesh = answering_mesh(config)
+        loaded = [options.weights, *(["compute"] if options.compare_weights else [])]
         for setup in wanted.values():
             count = setup.eval.batch_rows if questions is None else len(questions)
             rows = rows_of_batch(setup, count, mesh)
-            require_model_fits(setup, least_budget(setup, options.frames), rows, mesh, say=tell)
+            budget = least_budget(setup, options.frames)
+            require_model_fits(setup, budget, rows, mesh, weights=loaded, say=tell)
         with doing(f"loading the model of '{options.checkpoint}'", tell):
-            model, _ = load_to_answer(options.checkpoint, config, mesh)
+            model, *others = (
+                load_to_answer(options.checkpoint, config, mesh, weights)[0] for weights in loaded
+            )
         if questions is None:
             answer_tasks(options, model, wanted, output, judge)
         else:
-            answer_split(options, model, wanted, output, questions)
+            reference = others[0] if others else None
+            answer_split(options, model, reference, wanted, output, questions)
         notice(f"metrics and predictions are in '{output}'")
 
     with ExitStack() as stack:  # lets go of the results' folders

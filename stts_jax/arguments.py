@@ -13,6 +13,8 @@ from stts_jax.quoting import shorten, shorten_words
 
 # Times the frames that a model was trained on.
 MOST_FRAMES_SCALE = 1024
+# Types of a model's weights: that of activations, or int8.
+WEIGHTS = ("compute", "int8")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -73,6 +75,16 @@ def percentage(text: str) -> float:
     if not 0 <= value <= 100:
         raise argparse.ArgumentTypeError(f"'{text}' is not a percentage; write 0 or from 1 to 100")
     return value
+
+
+def weights_type(text: str) -> str:
+    """Parses the type of a model's weights."""
+    if text not in WEIGHTS:
+        raise argparse.ArgumentTypeError(
+            f"{shorten(text)} is no type of weights; write int8, or compute for the type that "
+            "model.compute_dtype names"
+        )
+    return text
 
 
 def frames_scale(text: str) -> float:

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from convert.cache import local_checkpoint
 from convert.tensor_reader import ConvertError
-from stts_jax.arguments import frames_scale, local_path
+from stts_jax.arguments import frames_scale, local_path, weights_type
 from stts_jax.budget import Budget
 from stts_jax.config import Config, ConfigError, override
 from stts_jax.data.bad_examples import READING_ERRORS, BadExamplesError
@@ -29,11 +29,16 @@ from stts_jax.evaluation.scoring.judge import JudgeError
 from stts_jax.evaluation.scoring.score import ScoringError
 from stts_jax.evaluation.suites import SuiteError
 from stts_jax.host_memory import keep_freed_memory
-from stts_jax.inference.memory_estimate import memory_to_answer, require_memory
+from stts_jax.inference.memory_estimate import (
+    MemoryEstimate,
+    memory_to_answer,
+    require_memory,
+)
 from stts_jax.model.video_language_model import (
     VideoLanguageModel,
+    Weights,
     abstract_model,
-    in_compute_dtype,
+    to_answer,
     vision_encoder,
 )
 from stts_jax.model.vision import VisionEncoder
@@ -66,9 +71,10 @@ USER_ERRORS = (
 )
 
 _LESS_MEMORY = (
-    "take fewer frames (--frames 0.5x), drop more tokens (--set model.prune.topk=0.7), answer "
-    "fewer questions at once (--set eval.batch_rows=1), compute in another type (--set "
-    "model.compute_dtype=float32 on a CPU, bfloat16 elsewhere), or use a machine with more memory"
+    "take fewer frames (--frames 0.5x), hold weights in int8 (--weights int8), drop more tokens "
+    "(--set model.prune.topk=0.7), answer fewer questions at once (--set eval.batch_rows=1), "
+    "compute in another type (--set model.compute_dtype=float32 on a CPU, bfloat16 elsewhere), or "
+    "use a machine with more memory"
 )
 
 
@@ -161,7 +167,7 @@ def add_set_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
-    """Adds `--checkpoint`, `--set` and `--frames`, for commands on a trained model."""
+    """Adds `--checkpoint`, `--set`, `--frames`, `--weights`, for commands on a trained model."""
     parser.add_argument(
         "--checkpoint",
         type=local_path,
@@ -175,6 +181,14 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         metavar="2x",
         help="take that many times the frames the model was trained on (default 1x)",
+    )
+    parser.add_argument(
+        "--weights",
+        type=weights_type,
+        default="compute",
+        metavar="TYPE",
+        help="int8: hold the weights of ViT and LLM in half of bfloat16's bytes "
+        "(default compute: in the type of model.compute_dtype)",
     )
 
 
@@ -239,6 +253,7 @@ def require_model_fits(
     mesh: Mesh | None = None,
     *,
     scoring: bool = False,
+    weights: Sequence[Weights] = ("compute",),
     say: Callable[[str], None] = to_stderr,
 ) -> None:
     """Prints the memory that a model takes to answer, before it is loaded.
@@ -249,26 +264,28 @@ def require_model_fits(
       rows: questions that are answered at once.
       mesh: that the model will be placed on, by default all devices, a copy on each.
       scoring: whether ViT and scorer are all that is loaded.
+      weights: types of the weights; of several, a model of each is loaded.
       say: prints a line.
 
     Raises:
       ConfigError: if there isn't so much.
     """
     mesh = mesh or make_mesh()
-    shapes = in_compute_dtype(abstract_model(config.model))
-    estimate = memory_to_answer(
-        vision_encoder(shapes) if scoring else shapes, config, mesh, budget, rows
-    )
+    estimate = MemoryEstimate(0, 0, 0)
+    for kind in weights:
+        shapes = to_answer(abstract_model(config.model), kind)
+        loaded = vision_encoder(shapes) if scoring else shapes
+        estimate += memory_to_answer(loaded, config, mesh, budget, rows)
     say("memory: " + require_memory(estimate, mesh, _LESS_MEMORY))
 
 
-def open_model(checkpoint: Path, config: Config) -> VideoLanguageModel:
+def open_model(checkpoint: Path, config: Config, weights: Weights) -> VideoLanguageModel:
     """Loads a model to answer with."""
     with doing(f"loading the model of '{checkpoint}'"):
-        return load_to_answer(checkpoint, config)[0]
+        return load_to_answer(checkpoint, config, weights=weights)[0]
 
 
-def open_encoder(checkpoint: Path, config: Config) -> VisionEncoder:
+def open_encoder(checkpoint: Path, config: Config, weights: Weights) -> VisionEncoder:
     """Loads ViT and scorer of a model."""
     with doing(f"loading ViT and scorer of '{checkpoint}'"):
-        return load_to_score(checkpoint, config)[0]
+        return load_to_score(checkpoint, config, weights=weights)[0]

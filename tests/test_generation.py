@@ -18,11 +18,13 @@ from reference_cases import worst
 from stts_jax.batch import Batch
 from stts_jax.data.packing.rows import pack_row, stack_rows
 from stts_jax.inference import cpu_cache, decoding
+from stts_jax.inference.agreement import token_agreement
 from stts_jax.inference.cache import KeyValueCache
 from stts_jax.inference.cpu_cache import CpuCache, decoding_cache
 from stts_jax.inference.decoding import generate
 from stts_jax.inference.likelihood import log_likelihoods
 from stts_jax.inference.sampling import Sampling, sample
+from stts_jax.model.int8_weights import in_int8
 from stts_jax.model.llm import LanguageModel
 from stts_jax.model.video_language_model import VideoLanguageModel, abstract_model
 from stts_jax.parallel.mesh import make_mesh, parameter_shardings
@@ -31,6 +33,8 @@ from stts_jax.parallel.mesh import make_mesh, parameter_shardings
 HIDDEN = 2e-5
 # Worst seen: 7e-8.
 LIKELIHOOD = 1e-5
+# Worst seen: 3e-7.
+DIVERGENCE = 1e-5
 NEW = 6
 LONGER = dataclasses.replace(
     BUDGET, tokens=BUDGET.tokens + NEW, tokens_before=BUDGET.tokens_before + NEW
@@ -114,6 +118,25 @@ def test_likelihoods_of_answers_are_those_of_a_full_forward_pass(report_error):
     error = worst(found, np.array(expected))
     report_error("log-likelihoods of answers", error, LIKELIHOOD)
     assert error < LIKELIHOOD and len(found) == len(answers) > 1
+
+
+def test_agreement_at_each_token_is_that_of_full_forward_passes(report_error):
+    whole, model = small_model(UNTIED), in_int8(small_model(UNTIED))
+    said = answers(0)
+    batch = on_device(with_answers(numpy_rows(seed=0), said))
+    logs = []
+    for each in (whole, model):
+        logits, lengths = all_logits(each, batch, LONGER)
+        rows = [np.asarray(logits)[r, n - NEW - 1 : n - 1] for r, n in enumerate(map(int, lengths))]
+        logs.append(np.asarray(jax.nn.log_softmax(np.array(rows, np.float32))))
+    same, divergence = token_agreement(
+        whole, model, on_device(numpy_rows(seed=0)), BUDGET, jnp.asarray(said), KEY
+    )
+    np.testing.assert_array_equal(same, logs[0].argmax(-1) == logs[1].argmax(-1))
+    expected = (np.exp(logs[0]) * (logs[0] - logs[1])).sum(-1)
+    error = worst(divergence, expected)
+    report_error("divergence of tokens", error, DIVERGENCE)
+    assert error < DIVERGENCE and expected.max() > 1e-4
 
 
 LENGTH, PROMPT, CAPACITY = 12, 7, 16

@@ -10,24 +10,30 @@ from pathlib import Path
 from typing import Any
 
 from stts_jax.config import Config
+from stts_jax.model.video_language_model import Weights
 from stts_jax.parallel.processes import notice
 
 USUAL_PACKING = "stream"
 
 
-def setup_name(ratio: str, frames_scale: float, config: Config) -> str:
-    """Returns the folder name of a setup's results: `k50`, `k50-2x`, `k50-2x-first_fit`.
+def setup_name(
+    ratio: str, frames_scale: float, config: Config, weights: Weights = "compute"
+) -> str:
+    """Returns the folder name of a setup's results: `k50`, `k50-2x`, `k50-2x-first_fit-int8`.
 
     Args:
       ratio: of tokens that are dropped, as "50 %".
       frames_scale: times `data.max_frames` frames are taken.
       config: of the setup.
+      weights: that answer.
     """
     parts = [f"k{ratio.removesuffix(' %')}"]
     if frames_scale != 1:
         parts.append(f"{frames_scale:g}x")
     if config.model.prune.layout != USUAL_PACKING:
         parts.append(config.model.prune.layout)
+    if weights != "compute":
+        parts.append(weights)
     return "-".join(parts)
 
 

@@ -82,6 +82,32 @@ def is_free_text(question: Question) -> bool:
     return not question.options and (long or not question.question.strip())
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """Agreement of two models on the answers of one of them, the reference.
+
+    Attributes:
+      answers: of the reference.
+      same_answers: share that the other model gives too, token by token, 0 to 1.
+      tokens: of all answers, their ends included.
+      same_tokens: share for which both models find the same token most probable, 0 to 1.
+      kl: mean KL divergence of the other model from the reference at these tokens, in nats.
+    """
+
+    answers: int
+    same_answers: float
+    tokens: int
+    same_tokens: float
+    kl: float
+
+    def __str__(self) -> str:
+        """Returns a sentence."""
+        return (
+            f"{self.same_tokens:.2%} of {self.tokens} answer tokens and {self.same_answers:.2%} of "
+            f"{self.answers} answers are the same, KL divergence {self.kl:.2g} nats a token"
+        )
+
+
 def accuracy(predictions: Collection[Prediction]) -> float | None:
     """Returns the share of right answers, 0 to 1; 0 of none at all, None of free texts alone."""
     found = _mean([p.score for p in predictions if p.scored_by != BY_TEXT])

@@ -39,6 +39,19 @@ def table(results: Mapping[str, Evaluation]) -> list[str]:
     rows.append(["visual tokens", *(f"{round(r.visual_tokens, 1):g}" for r in found)])
     rates = (f"{r.questions_per_s:.1f}" if r.questions_per_s else "-" for r in found)
     rows.append(["questions/s", *rates])
+    compared = [result.agreement for result in found]
+    if any(compared):
+        rows += [
+            [
+                "same tokens",
+                *("-" if own is None else _percent(own.same_tokens) for own in compared),
+            ],
+            [
+                "same answers",
+                *("-" if own is None else _percent(own.same_answers) for own in compared),
+            ],
+            ["KL, nats a token", *("-" if own is None else f"{own.kl:.2g}" for own in compared)],
+        ]
     return aligned(rows)
 
 

@@ -31,6 +31,7 @@ from stts_jax.data.questions import question_of
 from stts_jax.data.synthetic import DEFAULT_FOLDER
 from stts_jax.evaluation.metrics import (
     BY_TEXT,
+    Agreement,
     Prediction,
     accuracy,
     accuracy_by_type,
@@ -70,12 +71,14 @@ class Evaluation:
       predictions: in the order of the questions.
       visual_tokens: pooled visual tokens that the LLM sees with a question, on average.
       questions_per_s, unreadable: see `Answers`.
+      agreement: with the model of whole weights, where that was compared.
     """
 
     predictions: list[Prediction]
     visual_tokens: float
     questions_per_s: float
     unreadable: int
+    agreement: Agreement | None = None
 
     @cached_property
     def accuracy(self) -> float | None:
@@ -124,6 +127,8 @@ class Evaluation:
             "questions_per_s": self.questions_per_s or None,
             "settings": settings,
         }
+        if self.agreement is not None:
+            metrics["agreement"] = dataclasses.asdict(self.agreement)
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         lines = [
             json.dumps(
@@ -199,12 +204,7 @@ def evaluate_questions(
       progress: whether to show a bar (on a terminal).
       share: of the questions, for this process.
     """
-    batches = batches_of_prompts(
-        _with_model_of(config, model),
-        share.of(examples),
-        frames_scale=frames_scale,
-        rows=rows_of_batch(config, len(share.of(examples)), mesh_of(model)),
-    )
+    batches = batches_of_questions(model, config, examples, frames_scale, share)
     answers = answer(model, config, batches, text_only=text_only, progress=progress)
     said = [(prompt.index, text, _labels(prompt)) for prompt, text in answers.said]
     visual = [0 if text_only else prompt.visual_tokens for prompt, _ in answers.said]
@@ -220,6 +220,22 @@ def evaluate_questions(
         visual_tokens=sum(seen) / len(seen) if seen else 0.0,
         questions_per_s=sum(part[1] for part in parts),
         unreadable=sum(part[2] for part in parts),
+    )
+
+
+def batches_of_questions(
+    model: VideoLanguageModel,
+    config: Config,
+    examples: Sequence[SourceExample],
+    frames_scale: float,
+    share: Share,
+) -> PromptBatches:
+    """Returns the prompts of this process's questions; arguments as of `evaluate_questions`."""
+    return batches_of_prompts(
+        _with_model_of(config, model),
+        share.of(examples),
+        frames_scale=frames_scale,
+        rows=rows_of_batch(config, len(share.of(examples)), mesh_of(model)),
     )
 
 

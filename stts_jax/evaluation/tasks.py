@@ -24,7 +24,7 @@ from stts_jax.evaluation.saved_answers import find_answers, save_answers
 from stts_jax.evaluation.scoring.judge import Judge
 from stts_jax.evaluation.scoring.registry import may_ask_judge
 from stts_jax.evaluation.suites import Task
-from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.model.video_language_model import VideoLanguageModel, Weights
 from stts_jax.parallel.mesh import mesh_of
 from stts_jax.parallel.processes import ALONE, Share
 from stts_jax.training.checkpointing.run_folder import identity_of
@@ -45,6 +45,7 @@ class TaskRun:
       judge: of free answers; they stay unjudged without one.
       notice: takes a line of text.
       share: of the questions, for this process; see `evaluate_questions`.
+      weights: type of the model's weights.
     """
 
     root: Path
@@ -55,6 +56,7 @@ class TaskRun:
     judge: Judge | None = None
     notice: Callable[[str], None] = print
     share: Share = ALONE
+    weights: Weights = "compute"
 
 
 def evaluate_tasks(
@@ -151,4 +153,6 @@ def _settings(model: VideoLanguageModel, config: Config, run: TaskRun) -> dict[s
         "limit": run.limit,
         "frames_scale": run.frames_scale,
         JUDGE: None if run.judge is None else str(run.judge),
+        # Results of earlier versions have no such entry, and are of whole weights.
+        **({} if run.weights == "compute" else {"weights": run.weights}),
     }

@@ -15,7 +15,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Programs for devices that aren't here can be cached but not loaded.
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
-from stts_jax.arguments import Parser
+from stts_jax.arguments import Parser, weights_type
 from stts_jax.command_line import add_set_option, run
 from stts_jax.config import Config, ConfigError
 from stts_jax.fit.compiler import Compiler, compile_wholly
@@ -34,6 +34,7 @@ examples:
   python -m stts_jax.fit --config molmo2_4b_stts_50 --topology h100:8 --mesh fsdp=8
   python -m stts_jax.fit --config molmo2_8b_stts_50 --topology v5p:2x2x2 --frames 384 --videos 1
   python -m stts_jax.fit --config molmo2_4b --topology v6e:2x4 --prefill --frames 384
+  python -m stts_jax.fit --config molmo2_4b --topology v5e:1x1 --decode --weights int8
   python -m stts_jax.fit --config molmo2_4b_stts_50 --topology v6e:2x4 --search --plan
 
 Nothing is run, and no such hardware is needed: the program is compiled for it here, in minutes.
@@ -70,6 +71,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     which.add_argument("--prefill", action="store_true", help="reading prompts, not training")
     which.add_argument("--decode", action="store_true", help="one more token, not training")
     parser.add_argument(
+        "--weights",
+        type=weights_type,
+        default="compute",
+        metavar="TYPE",
+        help="with --prefill and --decode: int8 for weights of ViT and LLM in int8",
+    )
+    parser.add_argument(
         "--search", action="store_true", help="find the most rows per device, and a mesh for them"
     )
     parser.add_argument(
@@ -100,6 +108,11 @@ def require_heeded(options: argparse.Namespace) -> None:
             f"--videos is {options.videos}, but --{program} is about a prompt with one video; "
             "leave it out, and use --rows-per-device for more prompts"
         )
+    if program == "train" and options.weights != "compute":
+        raise ConfigError(
+            f"--weights is {options.weights}, but training has whole weights; add --prefill or "
+            "--decode, or leave it out"
+        )
     if options.search and options.rows_per_device is not None:
         raise ConfigError(
             f"--rows-per-device is {options.rows_per_device}, but --search finds that number; "
@@ -127,6 +140,7 @@ def search(options: argparse.Namespace, config: Config, topology: Topology) -> R
             program=program_of(options),
             shape=shape,
             rows_per_device=rows,
+            weights=options.weights,
         )
         report = analyse(setting, compiler_of(options))
         reports[str(shape), rows] = report
@@ -164,6 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 program=program_of(options),
                 shape=shape,
                 rows_per_device=1 if options.rows_per_device is None else options.rows_per_device,
+                weights=options.weights,
             )
             report = analyse(setting, compiler_of(options))
         print(as_text(report))

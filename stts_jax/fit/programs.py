@@ -17,7 +17,7 @@ from stts_jax.inference.sampling import Sampling
 from stts_jax.model.video_language_model import (
     VideoLanguageModel,
     abstract_model,
-    in_compute_dtype,
+    to_answer,
 )
 from stts_jax.parallel.memory import bytes_per_device
 from stts_jax.parallel.mesh import (
@@ -117,9 +117,9 @@ def _prefill_function(setting: Setting) -> Any:
 
 
 def answering_shapes(setting: Setting) -> VideoLanguageModel:
-    """Returns the sharded shapes of the model that answers, in the type that it computes in."""
-    model = abstract_model(setting.config.model)
-    return sharded_shapes(in_compute_dtype(model), parameter_shardings(model, setting.mesh))
+    """Returns the sharded shapes of the model that answers, in the types that it computes in."""
+    model = to_answer(abstract_model(setting.config.model), setting.weights)
+    return sharded_shapes(model, parameter_shardings(model, setting.mesh))
 
 
 def _abstract_batch(setting: Setting) -> Batch:

@@ -124,6 +124,7 @@ def as_dict(report: Report) -> dict[str, Any]:
     return {
         "config": setting.config.name,
         "program": setting.program,
+        "weights": setting.weights,
         "topology": setting.topology.name,
         "devices": len(setting.topology.devices),
         "mesh": mesh_text(setting.mesh),
@@ -186,8 +187,9 @@ def _seconds(time: Roofline | None) -> dict[str, Any] | None:
 def as_text(report: Report) -> str:
     """Formats the report as text."""
     found = as_dict(report)
+    weights = "" if found["weights"] == "compute" else f" with {found['weights']} weights"
     lines = [
-        f"{found['config']} | {found['program']} | {found['topology']} "
+        f"{found['config']} | {found['program']}{weights} | {found['topology']} "
         f"({found['devices']} devices) | mesh {found['mesh']}",
         f"{found['rows']} rows of {found['videos_per_row']} x {found['frames']} frames, "
         f"{found['rows_per_device']} per part of the batch; {found['tokens_per_row']} tokens and "

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from stts_jax.budget import Budget, row_budget, video_budget
 from stts_jax.config import Config, ConfigError, load_config, override, replace
 from stts_jax.fit.topologies import Topology
+from stts_jax.model.video_language_model import Weights
 from stts_jax.parallel.mesh import BATCH_AXES, make_mesh, slices_of
 from stts_jax.quoting import shorten
 from stts_jax.training.run_mesh import answering_shape, mesh_shape, require_even_shares
@@ -36,6 +37,7 @@ class Setting:
       program: the training step, reading a batch of prompts, or one more token of each.
       rows_per_device: rows of each of the parts that `data` and `fsdp` cut the batch into; a part
         is one device where `tensor` is 1.
+      weights: their type, in the programs that answer.
     """
 
     config: Config
@@ -44,6 +46,7 @@ class Setting:
     topology: Topology
     program: Program
     rows_per_device: int
+    weights: Weights = "compute"
 
     @property
     def rows(self) -> int:
@@ -58,6 +61,7 @@ def make_setting(
     program: Program = "train",
     shape: Mapping[str, int] | None = None,
     rows_per_device: int = 1,
+    weights: Weights = "compute",
 ) -> Setting:
     """Makes a setting with its mesh and budget.
 
@@ -67,6 +71,7 @@ def make_setting(
       program: what to compile.
       shape: see `make_mesh`; if not given, what a run would choose on these devices.
       rows_per_device: see `Setting`.
+      weights: see `Setting`.
 
     Raises:
       ConfigError: where the mesh doesn't take up the devices, or can't share what a run would have
@@ -92,7 +97,7 @@ def make_setting(
             videos=1,
             text_tokens=_text_tokens(config, config.data.max_frames, videos=1),
         )
-    return Setting(config, budget, mesh, topology, program, rows_per_device)
+    return Setting(config, budget, mesh, topology, program, rows_per_device, weights)
 
 
 def sized_config(

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from stts_jax.budget import Budget, batch_bytes
@@ -45,6 +44,14 @@ class MemoryEstimate:
     def total(self) -> int:
         """Returns the sum."""
         return self.parameters + self.copies + self.activations
+
+    def __add__(self, other: MemoryEstimate) -> MemoryEstimate:
+        """Returns what two models take at once."""
+        return MemoryEstimate(
+            self.parameters + other.parameters,
+            self.copies + other.copies,
+            self.activations + other.activations,
+        )
 
     def __str__(self) -> str:
         copied = f", {_gb(self.copies)} for copies that a CPU's compiler makes"
@@ -137,10 +144,10 @@ def require_memory(estimate: Estimate, mesh: Mesh, remedy: str) -> str:
 def _copied_on_a_cpu(shapes: Any, model: ModelConfig) -> int:
     """Returns the bytes of what XLA:CPU makes of parameters, as seen in its reports.
 
-    It takes float32 copies of all bfloat16 kernels out of the loops over layers, and holds the
-    transpose of an embedding that is the head too.
+    It takes float32 copies of all bfloat16 and int8 kernels out of the loops over layers, and holds
+    the transpose of an embedding that is the head too.
     """
     leaves = named_parameters(shapes)
-    half = sum(4 * leaf.size for leaf in leaves.values() if leaf.dtype == jnp.bfloat16)
+    half = sum(4 * leaf.size for leaf in leaves.values() if leaf.dtype.itemsize < 4)
     head = leaves.get("llm.embedding") if model.llm.tied_head else None
     return half or (0 if head is None else head.size * head.dtype.itemsize)
