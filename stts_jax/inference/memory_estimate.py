@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from stts_jax.budget import Budget, batch_bytes
@@ -144,10 +145,10 @@ def require_memory(estimate: Estimate, mesh: Mesh, remedy: str) -> str:
 def _copied_on_a_cpu(shapes: Any, model: ModelConfig) -> int:
     """Returns the bytes of what XLA:CPU makes of parameters, as seen in its reports.
 
-    It takes float32 copies of all bfloat16 and int8 kernels out of the loops over layers, and holds
-    the transpose of an embedding that is the head too.
+    It takes float32 copies of all bfloat16 kernels out of the loops over layers, and holds the
+    transpose of an embedding that is the head too.
     """
     leaves = named_parameters(shapes)
-    half = sum(4 * leaf.size for leaf in leaves.values() if leaf.dtype.itemsize < 4)
+    half = sum(4 * leaf.size for leaf in leaves.values() if leaf.dtype == jnp.bfloat16)
     head = leaves.get("llm.embedding") if model.llm.tied_head else None
     return half or (0 if head is None else head.size * head.dtype.itemsize)
