@@ -55,6 +55,8 @@ class Batch:
       token_pooling: (B, V, G) int32, for each `<im_patch>` token of the row in order, the patches
         it pools, as `frame * N + patch` in the row; -1 is an empty entry, padding rows are all -1.
       text: the tokens, visual tokens included, before the drop.
+      to_prune: (B, M) int32, k of each example: the pooled tokens that it loses. By default the
+        model's ratio says it.
     """
 
     images: Num[Any, "*B T N patch_dim"]
@@ -62,25 +64,30 @@ class Batch:
     multimodal_type: Int[Any, "*B M"]
     token_pooling: Int[Any, "*B V G"]
     text: TextRows
+    to_prune: Int[Any, "*B M"] | None = None
 
     @staticmethod
     def from_arrays(arrays: Mapping[str, Any]) -> "Batch":
         """Returns the batch of these arrays.
 
         Args:
-          arrays: by the names of the fields, those of the text among them.
+          arrays: by the names of the fields, those of the text among them; `to_prune` may be
+            absent.
 
         Raises:
           KeyError: if one is missing.
         """
         own = {name: arrays[name] for name in VISUAL_FIELDS}
+        own |= {"to_prune": arrays.get("to_prune")}
         return Batch(**own, text=TextRows(**{name: arrays[name] for name in TEXT_FIELDS}))
 
     def to_arrays(self) -> dict[str, Any]:
         """Returns all arrays by the names of the fields, those of the text among them."""
         own = {name: getattr(self, name) for name in VISUAL_FIELDS}
+        if self.to_prune is not None:
+            own["to_prune"] = self.to_prune
         return own | {name: getattr(self.text, name) for name in TEXT_FIELDS}
 
 
 TEXT_FIELDS = tuple(field.name for field in fields(TextRows))
-VISUAL_FIELDS = tuple(field.name for field in fields(Batch) if field.name != "text")
+VISUAL_FIELDS = tuple(f.name for f in fields(Batch) if f.name not in ("text", "to_prune"))

@@ -13,7 +13,7 @@ from goldens_folder import REPOSITORY
 
 # From the top down: a room imports from rooms before it, and from those beside it where it is said.
 ROOMS = (
-    *(("quoting",), ("pytrees",), ("config",), ("batch",), ("budget",)),
+    *(("quoting",), ("pytrees",), ("config",), ("batch",), ("budget",), ("train_ratios",)),
     ("arguments", "plain_files", "host_memory", "terminal", "output_lock"),
     *(("parallel",), ("attention",), ("layers",), ("pruning",), ("model",), ("inference",)),
     *(("data",), ("training",), ("convert",), ("evaluation",), ("command_line",)),

@@ -31,6 +31,8 @@ MAXIMA: dict[str, dict[str, float]] = {
     },
     "model.prune": {
         "topk": 100,
+        "train_ratios": 100,
+        "train_ratio_weights": 1e6,
         "prune_at": 1024,
         "pooling": 1024,
         "prune_from_frame": 2**20,

@@ -39,6 +39,9 @@ IMAGE_STRUCTURE_TOKENS = (
     "<im_low>",
 )
 
+# Each ratio that a run trains over is a program to compile.
+MOST_TRAIN_RATIOS = 16
+
 
 @dataclass(frozen=True)
 class VitConfig:
@@ -130,6 +133,11 @@ class PruneConfig:
       method: how tokens are rated: `none` drops nothing, `scorer` is STTS; `heuristic`, `easy`
         and `random` are the paper's baselines.
       topk: fraction of a video's pooled tokens that is REMOVED, 0 <= topk < 1.
+      train_ratios: ratios to train over instead of `topk` alone, 0 among them for unpruned: each
+        step draws one, from `train.seed` and its number. `topk` is then the ratio of evaluations;
+        bias and temporal loss are there at every ratio, also at 0.
+      train_ratio_weights: how often each of `train_ratios` is drawn, in proportion; empty draws all
+        alike.
       prune_at: 0-based block l after which tokens are scored; the log-score biases block l+1 and
         tokens are dropped after that one. The baselines score the block-0 inputs and drop after l.
       pooling: side of the square of patches that makes one pooled token.
@@ -147,6 +155,8 @@ class PruneConfig:
 
     method: PruneMethod = "none"
     topk: float = 0.0
+    train_ratios: tuple[float, ...] = ()
+    train_ratio_weights: tuple[float, ...] = ()
     prune_at: int = 3
     pooling: int = 3
     pruning_in_scorer: bool = True
@@ -170,6 +180,7 @@ class PruneConfig:
             f"{owner}.topk is {self.topk} but {owner}.method is 'none', which removes nothing; "
             "set the method (scorer, heuristic, easy, random) or topk=0",
         )
+        self._require_train_ratios()
         require(self.prune_at >= 0, f"{owner}.prune_at is {self.prune_at}; use 0 or more")
         require(
             self.prune_from_frame >= 0,
@@ -188,6 +199,36 @@ class PruneConfig:
             self.loss_coefficient >= 0.0,
             f"{owner}.loss_coefficient is {self.loss_coefficient}; use 0 or more",
         )
+
+    def _require_train_ratios(self) -> None:
+        ratios, weights = self.train_ratios, self.train_ratio_weights
+        owner = "model.prune.train_ratios"
+        require(
+            len(ratios) <= MOST_TRAIN_RATIOS,
+            f"{owner} has {len(ratios)} ratios, each of which is a program to compile; use at most "
+            f"{MOST_TRAIN_RATIOS}",
+        )
+        for ratio in ratios:
+            require(
+                0.0 <= ratio < 1.0,
+                f"{owner} has {ratio}; each is the fraction removed, from 0 to below 1",
+            )
+        require(len(set(ratios)) == len(ratios), f"{owner} is {list(ratios)}; name each ratio once")
+        require(
+            not any(ratios) or self.method != "none",
+            f"{owner} is {list(ratios)} but model.prune.method is 'none', which removes nothing; "
+            "set the method (scorer, heuristic, easy, random)",
+        )
+        require(
+            not weights or (len(weights) == len(ratios) and min(weights) > 0),
+            f"model.prune.train_ratio_weights is {list(weights)}; give a weight above 0 for each "
+            f"of the {len(ratios)} train_ratios, or none",
+        )
+
+    @property
+    def biases_keys(self) -> bool:
+        """Returns whether scores bias a block's attention; trained over ratios, they always do."""
+        return self.method == "scorer" and (self.topk > 0 or bool(self.train_ratios))
 
     @property
     def drops_patches(self) -> bool:

@@ -31,15 +31,17 @@ from stts_jax.data.datasets.base import DatasetError
 from stts_jax.data.mixture_order import Draw, MixtureOrder
 from stts_jax.data.packing.fill_rates import FillRates
 from stts_jax.data.packing.grouping import pack_examples
+from stts_jax.data.packing.ratio_rows import RowNumbers, pack_ratio_rows
 from stts_jax.data.packing.rows import row_sizes, stack_rows
 from stts_jax.data.read_order import AnyWorkersIterDataset
 from stts_jax.data.reader import Reader
 from stts_jax.data.shared_memory import SharedMemory
 from stts_jax.data.sources.configured import SOURCES, fingerprints, sources_of
 from stts_jax.data.synthetic import DEFAULT_FOLDER
+from stts_jax.train_ratios import StepSizes, at_ratio
 
 PREPARED_BATCHES = 2
-_STREAM = "stream"
+_STREAM, _STEP = "stream", "step"
 # In the words of grain, which has no error of its own for it.
 _WORKER_DIED = "Worker process was terminated unexpectedly with exit code "
 
@@ -48,7 +50,7 @@ class TrainingBatches:
     """An endless iterator over batches that can be saved and restored. Close it after use.
 
     Attributes:
-      budget: of every row.
+      budget: of every row; in a run over ratios, of one at the ratio of its evaluations.
       bad: account of examples that could not be used.
       examples: number of examples in an epoch, over all processes.
       fill_rates: how full the rows are that have been handed over.
@@ -62,6 +64,8 @@ class TrainingBatches:
         model: ModelConfig,
         contents: Mapping[str, str] | None = None,
         memory: SharedMemory | None = None,
+        ratios: StepSizes | None = None,
+        first_step: int = 0,
     ) -> None:
         """Begin the stream.
 
@@ -72,11 +76,14 @@ class TrainingBatches:
           model: sizes.
           contents: fingerprints of what is read.
           memory: shared memory that its workers take.
+          ratios: sizes of the rows of each step, in a run over ratios.
+          first_step: step of the first batch.
         """
         self.budget, self.bad, self.examples = budget, bad, bad.total
         self.fill_rates = FillRates(budget)
         self._model = model
         self._contents, self._memory = contents, memory
+        self._ratios, self._step = ratios, first_step
         self._iterator: grain.DatasetIterator | None = iter(dataset)
         atexit.register(self.close)  # an open one may not outlive the interpreter
 
@@ -94,7 +101,12 @@ class TrainingBatches:
             if error.errno == errno.ENOSPC and self._memory is not None:
                 raise self._memory.full() from error
             raise
-        self.fill_rates.add(row_sizes(batch, self._model))
+        model, budget = self._model, self.budget
+        if self._ratios is not None:
+            ratio = self._ratios.draw.ratio_of(self._step)
+            model, budget = self._ratios.models[ratio], self._ratios.budgets[ratio]
+        self._step += 1
+        self.fill_rates.add(row_sizes(batch, model), budget)
         return batch
 
     @property
@@ -106,12 +118,15 @@ class TrainingBatches:
     def get_state(self) -> dict[str, Any]:
         """Returns the position of the stream and the names of its data, JSON-compatible."""
         state = {_STREAM: self._open.get_state()}
+        if self._ratios is not None:
+            state[_STEP] = self._step
         return state if self._contents is None else {**state, SOURCES: dict(self._contents)}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continues where `get_state` was called."""
         # Older checkpoints have only the position.
         self._open.set_state(state.get(_STREAM, state))
+        self._step = state.get(_STEP, 0)
 
     def close(self) -> None:
         """End threads and worker processes."""
@@ -133,15 +148,19 @@ def training_batches(
     seed: int | None = None,
     process_index: int = 0,
     process_count: int = 1,
+    first_step: int = 0,
     folder: Path = DEFAULT_FOLDER,
 ) -> TrainingBatches:
     """Batches of rows of `row_budget(model, data)`, without end.
+
+    In a run over ratios the rows of a batch are filled to the budget of its step's ratio.
 
     Args:
       config: model and data of the run.
       seed: of order and of what is random in examples, `data.seed` by default.
       process_index, process_count: this process reads its part of the examples and makes its part
         of each batch, `data.batch_rows / process_count` rows.
+      first_step: step of the first batch, in a run over ratios.
       folder: of the procedural set.
 
     Raises:
@@ -160,9 +179,11 @@ def training_batches(
     memory = SharedMemory.of(model, data)
     memory.require()
     sources = sources_of(config, "train", folder)
-    budget = row_budget(model, data)
-    chains = tuple(chain_of(config, p_high_res=source.p_high_res or 0.0) for source in sources)
-    reader = Reader(sources, chains, data, seed)
+    budget, sizes = row_budget(model, data), StepSizes.of(config)
+    # An example that fits no row most often does so at the highest ratio: remedies are for that.
+    tightest = at_ratio(config, max(sizes.draw.ratios))
+    chains = tuple(chain_of(tightest, p_high_res=source.p_high_res or 0.0) for source in sources)
+    reader = Reader(sources, chains, data, seed, tuple(sizes.models.values()))
     bad = BadExamples(sum(map(len, sources)), data.max_bad_share, tuple(map(len, sources)))
     order = MixtureOrder(
         [len(source) for source in sources], [source.rate for source in sources], seed=seed
@@ -175,14 +196,21 @@ def training_batches(
         options = grain.MultiprocessingOptions(num_workers=data.workers)
         stream = stream.mp_prefetch(options, worker_init_fn=_end_with_the_run)
     stream = AnyWorkersIterDataset(stream, data.workers)
-    stream = pack_examples(stream.filter(lambda item: _accept(item, bad)), budget, model)
-    stream = stream.batch(
-        data.batch_rows // process_count, drop_remainder=True, batch_fn=stack_rows
-    )
+    stream = stream.filter(lambda item: _accept(item, bad))
+    rows = data.batch_rows // process_count
+    if sizes.several and budget.examples > 1:
+        stream = pack_ratio_rows(stream, sizes, RowNumbers(rows, first_step))
+    else:  # a row of one example is the same at every ratio
+        ratio, own = next(iter(sizes.budgets.items()))
+        stream = pack_examples(stream, own, sizes.models[ratio])
+    stream = stream.batch(rows, drop_remainder=True, batch_fn=stack_rows)
     stream = grain.experimental.ThreadPrefetchIterDataset(
         stream, prefetch_buffer_size=PREPARED_BATCHES
     )
-    return TrainingBatches(stream, budget, bad, model, fingerprints(sources), memory)
+    ratios = sizes if model.prune.train_ratios else None
+    return TrainingBatches(
+        stream, budget, bad, model, fingerprints(sources), memory, ratios, first_step
+    )
 
 
 def _death_of(error: RuntimeError, memory: SharedMemory | None) -> DatasetError:

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from stts_jax.budget import Budget, row_budget
-from stts_jax.config import DataConfig
+from stts_jax.config import DataConfig, ModelConfig
 from stts_jax.data.bad_examples import READING_ERRORS, Unreadable
 from stts_jax.data.datasets.base import SourceExample
 from stts_jax.data.example_chain import ExampleChain, example_rng
 from stts_jax.data.media import Media
 from stts_jax.data.mixture_order import Draw
 from stts_jax.data.packing.row_remedies import remedy
-from stts_jax.data.packing.rows import Arrays, BudgetError, example_sizes, excess
+from stts_jax.data.packing.rows import Arrays, BudgetError, Excess, example_sizes, excess
 from stts_jax.data.sources.configured import Source
 from stts_jax.data.text.message_weight import MessageWeight
 
@@ -31,17 +31,20 @@ class Reader:
       chains: for each of them.
       data: says what a row holds, which every example has to fit.
       seed: of all that is random in examples.
+      models: configurations at each ratio that rows are packed for, by default that of the chains.
     """
 
     sources: tuple[Source, ...]
     chains: tuple[ExampleChain, ...]
     data: DataConfig
     seed: int
+    models: tuple[ModelConfig, ...] = ()
 
     @cached_property
-    def budget(self) -> Budget:
-        """The sizes of a row."""
-        return row_budget(self.chains[0].model, self.data)
+    def rows(self) -> tuple[tuple[ModelConfig, Budget], ...]:
+        """The rows that every example has to fit: of each ratio."""
+        models = self.models or (self.chains[0].model,)
+        return tuple((model, row_budget(model, self.data)) for model in models)
 
     def __call__(self, draw: Draw) -> dict[str, Any] | Unreadable:
         """Read an example; its randomness depends on seed, number and epoch only.
@@ -57,7 +60,7 @@ class Reader:
         try:
             example = source.get(draw.index, rng)
             media = chain.load(example, rng)
-            made = _Fitting(chain, self.data, self.budget, media, rng, source.weight)
+            made = _Fitting(chain, self.data, self.rows, media, rng, source.weight)
             arrays, sizes, left_out = made.fitted(example)
         except (*READING_ERRORS, BudgetError) as error:
             return Unreadable(name, str(error), draw=draw)
@@ -71,7 +74,7 @@ class _Fitting:
 
     chain: ExampleChain
     data: DataConfig
-    budget: Budget
+    rows: tuple[tuple[ModelConfig, Budget], ...]
     media: Media
     rng: np.random.RandomState
     weight: MessageWeight | None
@@ -86,7 +89,7 @@ class _Fitting:
         """
         state, left_out, lines = self.rng.get_state(), [], len(example.annotations)
         arrays, sizes = self._made(example, self.chain)
-        while over := excess(sizes, self.budget):
+        while over := self._excess(arrays):
             if len(example.annotations) == 1 or not over.of_text:
                 raise BudgetError(f"it {over}; {self._remedy(example, sizes, state)}")
             example, bad = self._without_longest(example, 1 / lines, state)
@@ -99,17 +102,24 @@ class _Fitting:
         arrays = chain.prepare(example, self.media, "train", self.rng, self.weight).arrays
         return arrays, example_sizes(arrays, chain.model)
 
+    def _excess(self, arrays: Arrays) -> Excess | None:
+        """Returns by how much an example is too large for a row of some ratio."""
+        found = (excess(example_sizes(arrays, model), budget) for model, budget in self.rows)
+        return next((over for over in found if over), None)
+
     def _without_longest(
         self, example: SourceExample, share: float, state: Any
     ) -> tuple[SourceExample, Unreadable]:
         """The example without its longest line, and what is said of that."""
         alone = [_of_lines(example, [number]) for number in range(len(example.annotations))]
-        sizes = []
+        sizes, overs = [], []
         for one in alone:
             self.rng.set_state(state)
-            sizes.append(self._made(one, self.chain)[1])
+            arrays, own = self._made(one, self.chain)
+            sizes.append(own)
+            overs.append(self._excess(arrays))
         longest = max(range(len(sizes)), key=lambda number: sizes[number]["tokens"])
-        over = excess(sizes[longest], self.budget)
+        over = overs[longest]
         if over:
             reason = f"it {over}; {self._remedy(alone[longest], sizes[longest], state)}"
         else:

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
 from stts_jax.batch import Batch
-from stts_jax.budget import Budget, tokens_to_prune
+from stts_jax.budget import Budget, MultimodalType, tokens_to_prune
 from stts_jax.config import ModelConfig
 from stts_jax.model.vit import VisionTransformer
 from stts_jax.parallel.platform import compute_dtype
@@ -113,7 +113,7 @@ def encode(
         loss = temporal_loss(
             scores, x, frames, pooling=prune.pooling, coefficient=prune.loss_coefficient
         )
-        if prune.topk > 0:
+        if prune.biases_keys:
             dense = DenseLayout(key_bias=_score_bias(scores, frames, config))
         x, more = run(x, prune.prune_at + 1, config.dense_blocks, dense)
         features |= more
@@ -132,12 +132,16 @@ def encode(
 
 
 def frames_of(batch: Batch, config: ModelConfig) -> FrameTable:
-    """Returns the frames of a batch, with k of each example: the pooled tokens that it loses."""
-    num_images = batch.num_images
-    to_prune = tokens_to_prune(
-        num_images, batch.multimodal_type, config.prune, config.tokens_per_frame
-    )
-    return frame_table(num_images, to_prune, batch.images.shape[1])
+    """Returns the frames of a batch, with k of each example: the pooled tokens that it loses.
+
+    In a model that is trained over ratios, bias and temporal loss are there at every ratio.
+    """
+    num_images, kinds, to_prune = batch.num_images, batch.multimodal_type, batch.to_prune
+    if to_prune is None:
+        to_prune = tokens_to_prune(num_images, kinds, config.prune, config.tokens_per_frame)
+    trained_over_ratios = bool(config.prune.train_ratios)
+    prunable = kinds == int(MultimodalType.VIDEO) if trained_over_ratios else None
+    return frame_table(num_images, to_prune, batch.images.shape[1], prunable)
 
 
 def plan_of(

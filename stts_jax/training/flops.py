@@ -8,12 +8,14 @@ those that a dense product makes on top of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import jax
 
 from stts_jax.budget import Budget
 from stts_jax.config import Config, ModelConfig
+from stts_jax.train_ratios import RatioDraw, at_ratio, step_budget
 
 # Of a training step, in units of the forward pass: gradients of inputs and of parameters.
 _BACKWARD = 2
@@ -206,25 +208,41 @@ class Throughput:
     Attributes:
       devices: number of devices of the run.
       flops: of forward and backward of a full batch over all devices, with all patches in the ViT
-        up to the prune and the kept ones after it.
+        up to the prune and the kept ones after it; in a run over ratios, their mean.
       peak: FLOP/s of one device, None where unknown.
+      by_ratio: FLOPs of a batch at each ratio, in a run over ratios.
     """
 
     devices: int
     flops: float
     peak: float | None
+    by_ratio: Mapping[float, float] = field(default_factory=dict)
 
     @staticmethod
-    def of(config: Config, budget: Budget, devices: list[jax.Device]) -> Throughput:
+    def of(config: Config, devices: list[jax.Device]) -> Throughput:
         """Returns those of a run on these devices."""
-        flops = training_flops(config, budget, config.data.batch_rows).model
-        return Throughput(len(devices), flops, peak_flops(devices[0].device_kind))
+        draw = RatioDraw.of(config)
+        by_ratio = {
+            ratio: training_flops(
+                at_ratio(config, ratio), step_budget(config, ratio), config.data.batch_rows
+            ).model
+            for ratio in draw.ratios
+        }
+        weighted = (by_ratio[r] * w for r, w in zip(draw.ratios, draw.weights, strict=True))
+        mean = sum(weighted) / sum(draw.weights)
+        return Throughput(len(devices), mean, peak_flops(devices[0].device_kind), by_ratio)
 
-    def mfu(self, steps_per_second: float) -> float | None:
-        """Returns the share of the peak, 0 to 1; None if the peak is unknown."""
+    def mfu(self, steps_per_second: float, ratios: Sequence[float] = ()) -> float | None:
+        """Returns the share of the peak, 0 to 1; None if the peak is unknown.
+
+        Args:
+          steps_per_second: of some steps.
+          ratios: of these steps, in a run over ratios.
+        """
         if self.peak is None:
             return None
-        return self.flops * steps_per_second / (self.devices * self.peak)
+        flops = sum(map(self.by_ratio.__getitem__, ratios)) / len(ratios) if ratios else self.flops
+        return flops * steps_per_second / (self.devices * self.peak)
 
 
 def _attention(pairs: float, inner: int) -> float:

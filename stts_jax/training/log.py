@@ -119,7 +119,7 @@ class Window:
         means = {name: sum(r[name] for r in records) / len(records) for name in records[-1]}
         found = means | {n: v for n, v in records[-1].items() if n.startswith(_LEARNING_RATE)}
         tokens = means["tokens"] * rate / self._throughput.devices
-        mfu = self._throughput.mfu(rate)
+        mfu = self._throughput.mfu(rate, [r["ratio"] for r in records if "ratio" in r])
         found |= {
             "steps_per_second": rate,
             "tokens_per_second_per_device": tokens,

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -25,7 +24,8 @@ from stts_jax.training.distributed import Agreement
 from stts_jax.training.nan_check import NanCheck, StartedStep
 from stts_jax.training.profile import Profile
 from stts_jax.training.reporting import Reporter
-from stts_jax.training.step import TrainState, TrainStep
+from stts_jax.training.step import TrainState
+from stts_jax.training.step_programs import StepProgram, StepPrograms
 from stts_jax.training.stop import Stopped, StopRequest
 
 Evaluate = Callable[[VideoLanguageModel, int], Mapping[str, float]]
@@ -50,6 +50,7 @@ class RunResult:
       buckets: seconds by bucket, see `Clock`.
       metrics: of the last step, empty if this process did none.
       evaluation: scores of the last one, empty if none.
+      programs: training steps that were compiled since this start: one, or one for each ratio.
     """
 
     step: int
@@ -62,6 +63,7 @@ class RunResult:
     buckets: dict[str, float]
     metrics: dict[str, float]
     evaluation: dict[str, float]
+    programs: int = 1
 
 
 @dataclass
@@ -81,7 +83,7 @@ class TrainingLoop:
     batches: DataParts
     state: TrainState
     step: int
-    train_step: TrainStep
+    programs: StepPrograms
     clock: Clock
     reporter: Reporter
     profile: Profile
@@ -101,7 +103,6 @@ class TrainingLoop:
 
     def __post_init__(self) -> None:
         self.key = key_of_seed(self.config.train.seed)
-        self.compiled = not hasattr(self.train_step, "lower")
         self.saved_step = self.step
         self.evaluated_step = self.reporter.last_evaluated()
 
@@ -130,6 +131,8 @@ class TrainingLoop:
 
     def _end(self) -> RunResult:
         """Reports and returns the result of the run."""
+        if self.programs.several:
+            self.reporter.line(f"training steps that were compiled: {self.programs.compiled}")
         if self.stopped:
             what = "the checkpoint is saved" if self.step else "there is nothing to save yet"
             self.reporter.line(f"stopped at step {self.step} by {self.stop.reason}; {what}")
@@ -149,6 +152,7 @@ class TrainingLoop:
             buckets=self.clock.buckets,
             metrics=self.metrics,
             evaluation=self.evaluation,
+            programs=self.programs.compiled,
         )
 
     def _dispatch(self) -> bool:
@@ -163,7 +167,8 @@ class TrainingLoop:
             with self.clock.spending("data"):
                 batch, states = self.stop.unless_stopped(lambda: next(self.batches))
             placed = shard_batch(batch, self.nan_check.mesh)
-            self._compile(placed)
+            program = self.programs.at(self.step)
+            self._compile(program, placed)
         except Stopped:
             self.left_running = True
         if self.stop.agreed_before(self.step + 1):
@@ -172,22 +177,24 @@ class TrainingLoop:
         waited = self.clock.buckets["data"] - before
         started = time.perf_counter()
         with self.profile.step(self.step + 1):
-            self.state, metrics = self.train_step(self.state, placed, self.key)
+            self.state, metrics = program(self.state, placed, self.key)
         self.step += 1
         self.batches.state = states
         self._report(ahead=time.perf_counter() - started)
-        self.pending = StartedStep(self.step, metrics, waited, batch)
+        ratio = program.ratio if self.programs.several else None
+        self.pending = StartedStep(self.step, metrics, waited, batch, ratio)
         return True
 
-    def _compile(self, batch: Batch) -> None:
-        """Compiles the step before the first one, so that a signal leaves the state intact."""
-        if self.compiled:
+    def _compile(self, program: StepProgram, batch: Batch) -> None:
+        """Compiles a program before its first step, so that a signal leaves the state intact."""
+        if program.ready:
             return
-        compiling = doing("compiling the training step", self.reporter.line)
+        arguments = self.state, batch, self.key
+        compiling = doing(self.programs.title(program), self.reporter.line)
         with self.clock.spending("compile"), compiling:
-            lower: Any = getattr(self.train_step, "lower")  # noqa: B009
-            self.stop.unless_stopped(lambda: lower(self.state, batch, self.key).compile())
-        self.compiled = True
+            self.stop.unless_stopped(lambda: self.programs.compile(program, *arguments))
+        left = range(self.step, self.config.train.steps)
+        self.programs.compile_ahead(left, *arguments, self.reporter.line)
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
@@ -207,6 +214,8 @@ class TrainingLoop:
         self.reported = pending
         self.profile.step_done(step)
         self.metrics = {**metrics, "data_wait": pending.waited}
+        if pending.ratio is not None:
+            self.metrics["ratio"] = pending.ratio
         self.clock.step_done()
         self.reporter.step(step, self.metrics, self.batches.account, ahead)
         if self.on_step is not None:

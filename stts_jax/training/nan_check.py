@@ -39,12 +39,14 @@ class StartedStep:
       metrics: of the step, on the devices.
       waited: seconds that the step waited for its data.
       batch: this process's rows.
+      ratio: of the step, None in a run at a fixed ratio.
     """
 
     step: int
     metrics: dict[str, jax.Array]
     waited: float
     batch: Batch
+    ratio: float | None = None
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,13 @@ from jax.sharding import Mesh
 
 from stts_jax.arguments import Parser, local_path
 from stts_jax.batch import Batch
-from stts_jax.budget import Budget, row_budget
+from stts_jax.budget import Budget
 from stts_jax.config import Config, ConfigError, replace
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import BATCH_AXES, make_mesh, parameter_shardings, shard_batch
 from stts_jax.parallel.parameters import key_of_seed, named_parameters
 from stts_jax.terminal import end_quietly, is_stdout_closed
+from stts_jax.train_ratios import RatioDraw, at_ratio, step_budget
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
 from stts_jax.training.checkpointing.load import (
     initialize_from,
@@ -51,10 +52,11 @@ def replay(folder: Path, checkpoint: Path | None = None) -> dict[str, float]:
       FileNotFoundError: if there is no dump, or its checkpoint is gone.
       CheckpointError: if the dump or the checkpoint is damaged.
     """
-    dump, config, batch = read_dump(folder)
-    mesh = _mesh(config, dump)
+    dump, run_config, batch = read_dump(folder)
+    mesh = _mesh(run_config, dump)
+    ratio = RatioDraw.of(run_config).ratio_of(dump.step - 1)
+    config, budget = at_ratio(run_config, ratio), step_budget(run_config, ratio)
     model = _model(config, dump, mesh, checkpoint)
-    budget = row_budget(config.model, config.data)
     key = jax.random.fold_in(key_of_seed(dump.seed), dump.step - 1)
     parts = config.train.accumulate
     order = _order(len(batch.images), parts, dump, mesh)

@@ -30,6 +30,7 @@ from stts_jax.training.profile import Profile
 from stts_jax.training.reporting import Reporter
 from stts_jax.training.run_mesh import run_mesh
 from stts_jax.training.step import TrainState, TrainStep, init_state, make_train_step
+from stts_jax.training.step_programs import StepPrograms
 from stts_jax.training.stop import StopRequest
 
 
@@ -100,9 +101,9 @@ def train(
             open_data=parts.open_data,
             init_state=parts.init_state,
         )
-        train_step = parts.make_step(config, batches.budget, mesh)
+        programs = StepPrograms.of(config, mesh, parts.make_step)
         clock = Clock(progress.seconds)
-        throughput = Throughput.of(config, batches.budget, list(mesh.devices.flat))
+        throughput = Throughput.of(config, list(mesh.devices.flat))
         reporter = Reporter(config, output, progress.step, clock, throughput, stack, parts.plot)
         profile = Profile(output, config.train.profile)
         stack.callback(profile.close)
@@ -116,7 +117,7 @@ def train(
             batches=batches,
             state=state,
             step=progress.step,
-            train_step=train_step,
+            programs=programs,
             clock=clock,
             reporter=reporter,
             profile=profile,

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 import jax
 from jax.sharding import Mesh
 
-from stts_jax.budget import row_budget
 from stts_jax.config import Config, ConfigError
 from stts_jax.model.video_language_model import abstract_model
 from stts_jax.parallel.memory import device_memory
 from stts_jax.parallel.mesh import make_mesh, require_even_rows, slices_of
 from stts_jax.parallel.parameters import count_parameters
+from stts_jax.train_ratios import step_budget
 
 # Float32 parameters, gradients and two moments.
 _BYTES_TO_TRAIN = 16
@@ -142,7 +142,7 @@ def _require_even_widths(config: Config, tensor: int) -> None:
 
 
 def _require_even_tokens(config: Config, context: int) -> None:
-    tokens = row_budget(config.model, config.data).tokens
+    tokens = step_budget(config, config.model.prune.topk).tokens
     missing = -tokens % context
     if missing:
         raise ConfigError(

@@ -21,6 +21,7 @@ from stts_jax.data.sources.own_data import OwnData
 from stts_jax.data.video.pyav import open_pyav
 from stts_jax.data.video.reading import sampled_from
 from stts_jax.data.video.settings import VideoSettings
+from stts_jax.train_ratios import StepSizes, at_ratio
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class RowCheck:
         Raises:
           TokenizerError: see `Tokenizer.load`.
         """
-        chain = replace(chain_of(config), cache=_BlackVideos(keep=False))
+        tightest = at_ratio(config, max(StepSizes.of(config).models))
+        chain = replace(chain_of(tightest), cache=_BlackVideos(keep=False))
         return cls(config, chain)
 
     def problems(
@@ -54,7 +56,8 @@ class RowCheck:
         """
         plain = isinstance(dataset, OwnData) and self.config.data.wording == "plain"
         source = Source(dataset, plain=plain)
-        read = Reader((source,), (self.chain,), self.config.data, self.config.data.seed)
+        data, models = self.config.data, tuple(StepSizes.of(self.config).models.values())
+        read = Reader((source,), (self.chain,), data, data.seed, models)
         for index in indices:
             found = read(Draw(source=0, index=index, epoch=0))
             bad = (found,) if isinstance(found, Unreadable) else found["left_out"]

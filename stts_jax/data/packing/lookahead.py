@@ -69,12 +69,12 @@ class LookaheadIterDataset(grain.IterDataset):
         self._lookahead = lookahead
 
     def __iter__(self) -> grain.DatasetIterator:
-        return _LookaheadIterator(
+        return LookaheadIterator(
             self._parent.__iter__(), self._limits, self._max_examples, self._lookahead
         )
 
 
-class _LookaheadIterator(grain.DatasetIterator):
+class LookaheadIterator(grain.DatasetIterator):
     """See `LookaheadIterDataset`.
 
     The state is that of the parent before the oldest example that is still here, and the numbers

@@ -26,6 +26,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -126,10 +127,13 @@ def resume_or_begin(
     Raises:
       CheckpointError, ConfigError: in the cases of steps 2 to 6.
     """
+    first_step = 0
 
     def open_part(part: int, count: int) -> TrainingBatches:
-        folder = {} if data_dir is None else {"folder": Path(data_dir)}
-        return open_data(config, process_index=part, process_count=count, **folder)
+        options: dict[str, Any] = {} if data_dir is None else {"folder": Path(data_dir)}
+        if config.model.prune.train_ratios:
+            options["first_step"] = first_step
+        return open_data(config, process_index=part, process_count=count, **options)
 
     # Step 2.
     rows = -(-config.data.batch_rows // jax.process_count())
@@ -149,6 +153,7 @@ def resume_or_begin(
     # Steps 6 to 8.
     if saved is not None:
         state, progress = _restore(output, abstract, init_from)
+        first_step = progress.step
         before = trained_with(saved, progress)
         for line in schedule_lines(config.train, before.train, progress.step):
             notice(line)

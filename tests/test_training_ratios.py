@@ -1,0 +1,193 @@
+"""Runs over several ratios: their programs, their log, and that they resume exactly."""
+
+import dataclasses
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from training_cases import (
+    FakeBatches,
+    batch_for,
+    fresh_state,
+    random_state,
+    small_config,
+    small_parts,
+    train,
+)
+
+from stts_jax.data.pipeline import training_batches
+from stts_jax.data.synthetic import ensure_synthetic
+from stts_jax.train_ratios import RatioDraw
+from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
+from stts_jax.training.log import read_metrics
+from stts_jax.training.step_programs import StepProgram, StepPrograms
+
+RATIOS = (0.0, 0.25, 0.5)
+OVER_RATIOS = (f"model.prune.train_ratios={list(RATIOS)}", "train.steps=8")
+
+
+class ToyStep:
+    """A step that compiles nothing, of which each ratio leaves a trace in all that follows."""
+
+    def __init__(self, config, *_):
+        self.ratio = config.model.prune.topk
+
+    def lower(self, *_):
+        return self
+
+    def compile(self):
+        pass
+
+    def __call__(self, state, batch, key):
+        assert state.model.config.prune.topk == self.ratio
+        first, *others = jax.tree.leaves(state.model)
+        seen = np.asarray(batch.images).mean() + int(state.step)
+        first = jax.device_put(np.asarray(first) * 0.9 + 0.01 * seen + self.ratio, first.sharding)
+        model = jax.tree.unflatten(jax.tree.structure(state.model), [first, *others])
+        names = ("z_loss", "auxiliary_loss", "accuracy", "total_loss", "tokens")
+        metrics = dict.fromkeys((*names, "learning_rate/llm", "gradient_norm/llm"), 1.0)
+        metrics |= {"loss": np.asarray(first).mean(), "kept": 1 - self.ratio}
+        new = dataclasses.replace(state, model=model, step=state.step + 1)
+        return new, jax.tree.map(jnp.float32, metrics)
+
+
+def toy_parts(**changes):
+    return small_parts(
+        init_state=lambda config, mesh, key: random_state(config, mesh),
+        make_step=ToyStep,
+        **changes,
+    )
+
+
+def records(output, name):
+    return {r["step"]: r[name] for r in read_metrics(output / "metrics.jsonl") if name in r}
+
+
+def test_a_run_over_ratios_resumes_bit_for_bit_and_counts_its_programs(tmp_path, capsys):
+    config = small_config(*OVER_RATIOS)
+    draw = RatioDraw.of(config)
+    whole = train(config, tmp_path / "whole", parts=toy_parts())
+    drawn = {step + 1: draw.ratio_of(step) for step in range(8)}
+    assert records(tmp_path / "whole", "ratio") == drawn
+    kept = records(tmp_path / "whole", "kept")
+    assert {step: 1 - share for step, share in kept.items()} == pytest.approx(drawn)
+    assert whole.programs == len(set(drawn.values())) > 1
+    output = capsys.readouterr().out
+    assert f"training steps that were compiled: {whole.programs}" in output
+    assert f"compiling the training step at {100 * draw.ratio_of(0):g} % (1 of 3)" in output
+
+    train(small_config(*OVER_RATIOS, "train.steps=4"), tmp_path / "parts", parts=toy_parts())
+    train(config, tmp_path / "parts", parts=toy_parts())
+    assert records(tmp_path / "parts", "loss") == records(tmp_path / "whole", "loss")
+    with pytest.raises(CheckpointError, match=r"another model, with model\.prune\.train_ratios="):
+        train(small_config(), tmp_path / "parts", parts=toy_parts())
+
+
+def test_data_that_begin_again_begin_at_the_step_of_the_run(tmp_path):
+    began = []
+
+    class Batches(FakeBatches):
+        def __init__(self, config, *, first_step, **options):
+            super().__init__(config, **options)
+            began.append(first_step)
+
+    for overrides in (["train.steps=4"], ["data.seed=5"]):
+        config = small_config(*OVER_RATIOS, *overrides)
+        train(config, tmp_path, parts=toy_parts(open_data=Batches))
+    assert began == [0, 4]
+
+
+def test_a_run_at_a_fixed_ratio_has_one_program(tmp_path, capsys):
+    config = small_config("train.steps=1", "train.save_every=0")
+    result = train(config, tmp_path, parts=small_parts(make_step=ToyStep))
+    assert result.programs == 1 and "ratio" not in result.metrics
+    assert "training steps that were compiled" not in capsys.readouterr().out
+
+
+# ----------------------------------------------------------------- compiling in the background
+
+
+class SlowStep:
+    """A step that is compiled when it is let go on."""
+
+    def __init__(self, ratio, order, go_on, fails=False):
+        self.ratio, self.order, self.go_on, self.fails = ratio, order, go_on, fails
+
+    def lower(self, *_):
+        return self
+
+    def compile(self):
+        self.go_on.wait(10)
+        self.order.append((self.ratio, threading.current_thread() is threading.main_thread()))
+        if self.fails:
+            raise RuntimeError("out of memory")
+
+
+def slow_programs(ahead, go_on, failing=None):
+    order = []
+    draw = RatioDraw(RATIOS, (1.0,) * 3, 0)
+    steps = [SlowStep(ratio, order, go_on, ratio == failing) for ratio in RATIOS]
+    programs = [StepProgram(step, step.ratio) for step in steps]
+    return StepPrograms(programs, draw, ahead=ahead), draw.by_first_use(0, 100), order
+
+
+def arguments():
+    return fresh_state(), batch_for(small_config(), 0), jax.random.key(0)
+
+
+def at(programs, ratio):
+    return next(programs.at(step) for step in range(100) if programs.at(step).ratio == ratio)
+
+
+def test_later_programs_are_compiled_in_the_background_by_their_first_use():
+    go_on, lines = threading.Event(), []
+    programs, expected, order = slow_programs(ahead=True, go_on=go_on)
+    go_on.set()
+    programs.compile(at(programs, expected[0]), *arguments())
+    go_on.clear()
+    programs.compile_ahead(range(100), *arguments(), lines.append)
+    assert not at(programs, expected[1]).ready  # the run goes on meanwhile
+    go_on.set()
+    programs.compile(at(programs, expected[2]), *arguments())  # waits
+    assert order == [(expected[0], True), (expected[1], False), (expected[2], False)]
+    assert programs.compiled == 3 and len(lines) == 2
+    assert f"at {100 * expected[1]:g} % (2 of 3) in the background: " in lines[0]
+
+
+def test_a_program_that_fails_in_the_background_fails_its_step():
+    go_on = threading.Event()
+    go_on.set()
+    programs, expected, _ = slow_programs(True, go_on, failing=RATIOS[2])
+    assert expected[0] != RATIOS[2]
+    programs.compile(at(programs, expected[0]), *arguments())
+    programs.compile_ahead(range(100), *arguments(), lambda _: None)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        programs.compile(at(programs, RATIOS[2]), *arguments())
+
+
+def test_a_cpu_compiles_nothing_in_the_background():
+    go_on = threading.Event()
+    go_on.set()
+    programs, expected, order = slow_programs(ahead=False, go_on=go_on)
+    programs.compile(at(programs, expected[0]), *arguments())
+    programs.compile_ahead(range(100), *arguments(), lambda _: None)
+    assert order == [(expected[0], True)]
+
+
+def test_the_data_of_a_run_go_on_with_the_rows_of_the_next_step(tmp_path):
+    folder = ensure_synthetic(tmp_path, videos=8, progress=False)
+    room = ("data.row_text_tokens=150", "data.row_frames=8", "data.batch_rows=2")
+    size = ("model.llm.vocab_size=512", f"data.train={folder}/train.jsonl")
+    config = small_config(*OVER_RATIOS, *room, *size)
+    with training_batches(config, first_step=3) as batches:
+        next(batches)
+        state = batches.get_state()
+        expected = next(batches)
+        assert 0 < batches.fill_rates.as_dict()["tokens"] <= 1
+    assert state["step"] == 4 and state["stream"] is not None
+    with training_batches(config) as batches:
+        batches.set_state(state)
+        jax.tree.map(np.testing.assert_array_equal, next(batches), expected)
+        assert batches.get_state()["step"] == 5
