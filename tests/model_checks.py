@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from stts_jax.batch import TextRows
 from stts_jax.model.video_language_model import VideoLanguageModel
-from stts_jax.training.loss import token_loss
+from stts_jax.training.token_loss import token_loss
 
 # Worst seen: logits 5e-7, loss 0, gradients 2e-5, features 3e-7 (relative to the largest value).
 LOGITS = 2e-5

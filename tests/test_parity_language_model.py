@@ -34,7 +34,7 @@ from stts_jax.config import ModelConfig, replace
 from stts_jax.inference.decoding import generate
 from stts_jax.inference.sampling import Sampling
 from stts_jax.model.video_language_model import VideoLanguageModel
-from stts_jax.training.loss import token_loss
+from stts_jax.training.token_loss import token_loss
 
 # Worst seen: image features 1.0e-6, hidden states 1.6e-6, logits 1.5e-6, losses 3.4e-7, gradients
 # 3.1e-6, their norms 9.1e-5 (relative to the largest value).

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stts_jax.training import loss as loss_module
-from stts_jax.training.loss import token_loss
+from stts_jax.training import token_loss as loss_module
+from stts_jax.training.token_loss import token_loss
 
 ROWS, LENGTH, WIDTH, WORDS = 3, 22, 5, 11
 SUMS = ("cross_entropy", "z_loss", "weight", "correct")

@@ -17,11 +17,13 @@ from training_cases import (
     train,
 )
 
+from stts_jax.config import ConfigError
 from stts_jax.data.pipeline import training_batches
 from stts_jax.data.synthetic import ensure_synthetic
 from stts_jax.train_ratios import RatioDraw
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
 from stts_jax.training.log import read_metrics
+from stts_jax.training.step import make_train_step
 from stts_jax.training.step_programs import StepProgram, StepPrograms
 
 RATIOS = (0.0, 0.25, 0.5)
@@ -176,6 +178,33 @@ def test_a_cpu_compiles_nothing_in_the_background():
     assert order == [(expected[0], True)]
 
 
+# -------------------------------------------------------------------------------- the real step
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["stream", "first_fit"])
+def test_a_step_of_each_ratio_trains_the_same_state(layout, tmp_path):
+    """Scorer and bias are trained at every ratio, also where nothing is dropped."""
+    overrides = (*OVER_RATIOS, f"model.prune.layout={layout}", "train.distill.teacher=self")
+    config = small_config(*overrides, "train.accumulate=2", "train.steps=6")
+    seen = {}
+
+    def on_step(step, metrics):
+        seen[metrics["ratio"]] = metrics
+
+    parts = small_parts(
+        init_state=lambda *_: fresh_state(*overrides),
+        make_step=make_train_step,
+        open_data=FakeBatches,
+    )
+    result = train(config, tmp_path, parts=parts, on_step=on_step)
+    assert result.programs == len(seen) > 1
+    for ratio, metrics in seen.items():
+        assert (metrics["kept"] == 1) == (ratio == 0)
+        assert metrics["auxiliary_loss"] > 0 and metrics["gradient_norm/scorer"] > 0
+        assert (metrics["distill/kl"] > 0) == (ratio > 0)
+
+
 def test_the_data_of_a_run_go_on_with_the_rows_of_the_next_step(tmp_path):
     folder = ensure_synthetic(tmp_path, videos=8, progress=False)
     room = ("data.row_text_tokens=150", "data.row_frames=8", "data.batch_rows=2")
@@ -191,3 +220,9 @@ def test_the_data_of_a_run_go_on_with_the_rows_of_the_next_step(tmp_path):
         batches.set_state(state)
         jax.tree.map(np.testing.assert_array_equal, next(batches), expected)
         assert batches.get_state()["step"] == 5
+
+
+def test_a_model_cannot_learn_from_itself_where_nothing_is_dropped(tmp_path):
+    config = small_config("model.prune.topk=0.0", "train.distill.teacher=self")
+    with pytest.raises(ConfigError, match="no step drops a token"):
+        train(config, tmp_path)

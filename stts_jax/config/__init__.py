@@ -35,6 +35,7 @@ from stts_jax.config.run import (
     EvalConfig,
 )
 from stts_jax.config.train import (
+    DistillConfig,
     GroupConfig,
     MeshConfig,
     TrainConfig,
@@ -50,6 +51,7 @@ __all__ = [
     "ConfigError",
     "ConnectorConfig",
     "DataConfig",
+    "DistillConfig",
     "EvalConfig",
     "GroupConfig",
     "LlmConfig",

@@ -104,6 +104,7 @@ MAXIMA: dict[str, dict[str, float]] = {
         "skip_loss_spikes": 1e6,
         "profile": _STEPS,
     },
+    "train.distill": {"share": 100, "max_weight": 1e6},
     "train group": {"learning_rate": 1e6, "warmup": _STEPS},
     "train.mesh": {"data": 2**20, "fsdp": 2**20, "tensor": 2**20, "context": 2**20},
     "eval": {

@@ -53,6 +53,31 @@ class MeshConfig:
 
 
 @dataclass(frozen=True)
+class DistillConfig:
+    """Distillation: answers of the pruned model are pulled towards those of an unpruned one.
+
+    The KL divergence from a teacher's distribution of each answer token to the model's is added to
+    the loss. Its weight is chosen row by row, so that its gradient by the logits has a given share
+    of the norm of the cross entropy's.
+
+    Attributes:
+      teacher: folder of a trained model, which reads all tokens and is not trained; `self` for the
+        model that is trained, reading all tokens; empty for no distillation.
+      share: norm of the gradient of the KL by the logits of a row, as a share of that of the cross
+        entropy.
+      max_weight: the weight that the KL gets at most, where it has almost no gradient.
+    """
+
+    teacher: str = ""
+    share: float = 0.1
+    max_weight: float = 100.0
+
+    def __post_init__(self) -> None:
+        require_within_limits("train.distill", self)
+        require_positive("train.distill", self, "share", "max_weight")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Optimisation; defaults are the paper's recipe.
 
@@ -75,6 +100,7 @@ class TrainConfig:
         summed: a batch of any size in the memory of a part. The update is that of the whole batch;
         only `first_fit` fills its bins with the rows of a part.
       z_loss: weight of the squared log-partition term.
+      distill: a KL on answer tokens to an unpruned model, off by default.
       freeze_base_embedding: leave the base embedding (and a tied head) as it was.
       log_every: steps between log lines, each of which tells of the steps since the last one; 0
         prints none.
@@ -109,6 +135,7 @@ class TrainConfig:
     clip: float = 1.0
     accumulate: int = 1
     z_loss: float = 1e-4
+    distill: DistillConfig = field(default_factory=DistillConfig)
     freeze_base_embedding: bool = False
     log_every: int = 1
     evaluate_every: int = 1000

@@ -5,7 +5,6 @@ Source: olmo/train/trainer.py:261-277 and 703-837; docs/reference.md#loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -14,14 +13,12 @@ import jax.numpy as jnp
 from stts_jax.batch import Batch
 from stts_jax.budget import Budget
 from stts_jax.config import ModelConfig, TrainConfig
-from stts_jax.layers.gather import static_nonzero, take_rows
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.model.vision import frames_of
 from stts_jax.pruning.frames import FrameTable
 from stts_jax.pruning.temporal_loss import compared_frames
-
-# Tokens of each row whose logits exist at the same time.
-CHUNK = 512
+from stts_jax.training.distillation import Distilled, Teacher, distilled_token_loss
+from stts_jax.training.token_loss import token_loss
 
 
 @jax.tree_util.register_dataclass
@@ -54,68 +51,6 @@ class Counted:
         return Counted.of(batch.text.loss_masks.sum(), frames_of(batch, config))
 
 
-def token_loss(
-    hidden: jax.Array,
-    labels: jax.Array,
-    weights: jax.Array,
-    logits_of: Callable[[jax.Array], jax.Array],
-    z_loss: float,
-) -> dict[str, jax.Array]:
-    """Returns losses summed over all tokens, chunk by chunk; the backward recomputes the logits.
-
-    The tokens of each row that have a weight go first, and a chunk without any is not computed: of
-    a row that is mostly video only the answers get logits. Each chunk has the same columns of every
-    row, so that rows stay on their devices.
-
-    Args:
-      hidden: (B, L, d) after the final norm.
-      labels: (B, L) int, the next token; anything where the weight is 0.
-      weights: (B, L) float, 0 or less where there is no loss.
-      logits_of: (B, chunk, d) -> (B, chunk, V) float32.
-      z_loss: weight of the squared log-partition.
-
-    Returns:
-      `cross_entropy` and `z_loss` summed with weights, `weight` their sum, and `correct`, the
-      weighted count of tokens predicted rightly.
-    """
-    length = hidden.shape[1]
-    size = min(CHUNK, length)
-    order, _ = static_nonzero(weights > 0, length + -length % size)
-
-    def chunks_of(x: jax.Array) -> jax.Array:
-        first = take_rows(x, order)
-        chunked = first.reshape(first.shape[0], -1, size, *first.shape[2:])
-        return jnp.moveaxis(chunked, 1, 0)
-
-    def sums_of(hidden: jax.Array, labels: jax.Array, weights: jax.Array) -> dict[str, jax.Array]:
-        logits = logits_of(hidden)
-        partition = jax.nn.logsumexp(logits, axis=-1)
-        # Visual tokens are labels too, without weight and beyond what can be predicted.
-        known = jnp.clip(labels, 0, logits.shape[-1] - 1)
-        label = jnp.take_along_axis(logits, known[..., None], axis=-1)[..., 0]
-        return {
-            "cross_entropy": (weights * (partition - label)).sum(),
-            "z_loss": (weights * z_loss * jnp.square(partition)).sum(),
-            "weight": weights.sum(),
-            "correct": (weights * (logits.argmax(-1) == labels)).sum(),
-        }
-
-    zeros = dict.fromkeys(
-        ("cross_entropy", "z_loss", "weight", "correct"), jnp.zeros((), jnp.float32)
-    )
-
-    @jax.checkpoint
-    def add(
-        sums: dict[str, jax.Array], chunk: tuple[jax.Array, ...]
-    ) -> tuple[dict[str, jax.Array], None]:
-        bears_loss = (chunk[2] > 0).any()
-        more = jax.lax.cond(bears_loss, sums_of, lambda *_: zeros, *chunk)
-        return jax.tree.map(jnp.add, sums, more), None
-
-    chunks = tuple(map(chunks_of, (hidden, labels, weights)))
-    return jax.lax.scan(add, zeros, chunks)[0]
-
-
 def loss_fn(
     model: VideoLanguageModel,
     batch: Batch,
@@ -125,6 +60,7 @@ def loss_fn(
     key: jax.Array,
     train: bool,
     counted: Counted | None = None,
+    teacher: Teacher | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the training loss: language loss per unit of weight, plus the temporal loss.
 
@@ -137,15 +73,20 @@ def loss_fn(
       train: whether dropout is on.
       counted: counts of the batch that these rows are a part of, by which all is divided, so that
         losses and metrics of the parts add up to those of the batch; by default of these rows.
+      teacher: whose answers are distilled, if any.
 
     Returns:
       the loss, and scalars to log: `loss` (cross entropy), `z_loss`, `auxiliary_loss`, `accuracy`
-      (of answer tokens), `kept` (share of the videos' tokens), `tokens` (seen by the LLM).
+      (of answer tokens), `kept` (share of the videos' tokens), `tokens` (seen by the LLM); with a
+      teacher also those of `Distilled.metrics`.
     """
     hidden, rows = model(batch, budget, key=key, train=train)
-    sums = token_loss(
-        hidden, rows.text.labels, rows.text.loss_masks, model.llm.logits, config.z_loss
-    )
+    text, logits_of = rows.text, model.llm.logits
+    if teacher is None:
+        sums = token_loss(hidden, text.labels, text.loss_masks, logits_of, config.z_loss)
+    else:
+        answers = teacher.answers(batch, key, hidden.shape[1])
+        sums = distilled_token_loss(hidden, text, logits_of, config.z_loss, answers)
     own = Counted.of(sums["weight"], rows.vision.frames)
     counted = own if counted is None else counted
     auxiliary = rows.vision.temporal_loss * (own.compared / counted.compared)
@@ -159,4 +100,8 @@ def loss_fn(
         "kept": keep.sum() / (counted.frames * keep.shape[-1]),
         "tokens": rows.tokens.valid.sum(),
     }
+    if config.distill.teacher:
+        distilled = Distilled.of(sums, config.distill)
+        total += distilled.loss / counted.weight
+        metrics |= distilled.metrics(counted.weight)
     return total, metrics

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from stts_jax.budget import Budget
 from stts_jax.config import Config
 from stts_jax.data.pipeline import training_batches
+from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.training.checkpointing.resume import (
     hold_run,
     resume_or_begin,
@@ -32,6 +33,7 @@ from stts_jax.training.run_mesh import run_mesh
 from stts_jax.training.step import TrainState, TrainStep, init_state, make_train_step
 from stts_jax.training.step_programs import StepPrograms
 from stts_jax.training.stop import StopRequest
+from stts_jax.training.teacher import open_teacher, require_teacher
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,16 @@ class RunParts:
       make_mesh: the devices that a setup is trained on, with the axes of its mesh.
       open_data: opens one part of the data stream, see `training_batches`.
       init_state: makes the state of a new run.
-      make_step: makes the training step of a setup.
+      make_step: makes the training step of a setup; a teacher is the last argument, if any.
+      open_teacher: reads the model of `train.distill.teacher`, if that is a folder.
       plot: draws `loss.png` in the folder of a run.
     """
 
     make_mesh: Callable[[Config], Mesh] = run_mesh
     open_data: Callable[..., Any] = training_batches
     init_state: Callable[[Config, Mesh, jax.Array], TrainState] = init_state
-    make_step: Callable[[Config, Budget, Mesh], TrainStep] = make_train_step
+    make_step: Callable[..., TrainStep] = make_train_step
+    open_teacher: Callable[[Config, Mesh], VideoLanguageModel | None] = open_teacher
     plot: Callable[[Path], Any] = plot_training
 
 
@@ -86,6 +90,7 @@ def train(
       TrainingError: when the loss or a gradient is not finite, or a parameter before it is saved.
     """
     output, parts = Path(output), parts or RunParts()
+    require_teacher(config)
     mesh = parts.make_mesh(config)
     with ExitStack() as stack:
         lock = stack.enter_context(hold_run(output))
@@ -101,7 +106,9 @@ def train(
             open_data=parts.open_data,
             init_state=parts.init_state,
         )
-        programs = StepPrograms.of(config, mesh, parts.make_step)
+        teacher = parts.open_teacher(config, mesh)
+        taught = {} if teacher is None else {"teacher": teacher}
+        programs = StepPrograms.of(config, mesh, partial(parts.make_step, **taught))
         clock = Clock(progress.seconds)
         throughput = Throughput.of(config, list(mesh.devices.flat))
         reporter = Reporter(config, output, progress.step, clock, throughput, stack, parts.plot)

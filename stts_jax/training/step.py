@@ -25,6 +25,7 @@ from stts_jax.parallel.mesh import (
 )
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.training.accumulate import value_and_summed_gradient
+from stts_jax.training.distillation import Teacher, logged
 from stts_jax.training.loss import Counted, loss_fn
 from stts_jax.training.loss_spikes import SpikeState, detect_spike, init_spike_state
 from stts_jax.training.optimizer import group_metrics, groups_of, make_optimizer
@@ -98,25 +99,31 @@ def init_state(config: Config, mesh: Mesh, key: jax.Array) -> TrainState:
     return jax.jit(lambda key: _new_state(config, key), out_shardings=shardings)(key)
 
 
-def make_train_step(config: Config, budget: Budget, mesh: Mesh) -> TrainStep:
+def make_train_step(
+    config: Config, budget: Budget, mesh: Mesh, teacher: VideoLanguageModel | None = None
+) -> TrainStep:
     """Returns the step `(state, batch, key) -> (state, metrics)`, compiled at its first call.
 
     The state is donated. The batch is placed by `shard_batch`; `key` is the same in all steps, each
-    folds its number in. Metrics are () float32 or int32 on the devices: those of `loss_fn`,
-    `total_loss`, those of `group_metrics`, and with `train.skip_loss_spikes` also `skipped`, the
-    steps so far that left parameters and moments (and the schedule's count) as they were.
+    folds its number in. Metrics are () float32 or int32 on the devices: those of `loss_fn`, with
+    `train.distill` those of `distillation.logged`, `total_loss`, those of `group_metrics`, and with
+    `train.skip_loss_spikes` also `skipped`, the steps so far that left parameters and moments (and
+    the schedule's count) as they were.
 
     Args:
       config: of the run.
       budget: static sizes of the rows.
       mesh: that state and batches lie on.
+      teacher: model of `train.distill.teacher`, if that is a folder.
     """
     shardings = state_shardings(abstract_state(config, mesh))
 
-    def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
+    def step(
+        state: TrainState, batch: Batch, key: jax.Array, teacher: VideoLanguageModel | None = None
+    ) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(key, state.step)
         (total, metrics), gradient = loss_and_gradients(
-            config, budget, mesh, state.model, batch, step_key
+            config, budget, mesh, state.model, batch, step_key, teacher
         )
         parameters, gradients = named_parameters(state.model), named_parameters(gradient)
         groups = groups_of(parameters, config.train)
@@ -136,12 +143,35 @@ def make_train_step(config: Config, budget: Budget, mesh: Mesh) -> TrainStep:
         metrics |= group_metrics(gradients, groups, config.train, number)
         return TrainState(model, moments, number, spikes), metrics | {"total_loss": total}
 
-    return jax.jit(
+    own = (shardings, batch_sharding(mesh), replicated(mesh))
+    taught = () if teacher is None else (jax.tree.map(lambda x: x.sharding, teacher),)
+    compiled = jax.jit(
         step,
-        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
+        in_shardings=own + taught,
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )
+    return compiled if teacher is None else TaughtStep(compiled, teacher)
+
+
+@dataclass(frozen=True)
+class TaughtStep:
+    """A compiled step with the teacher that it takes as its last argument."""
+
+    step: Any
+    teacher: VideoLanguageModel
+
+    def __call__(
+        self, state: TrainState, batch: Batch, key: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        """Makes the step."""
+        made: tuple[TrainState, Metrics] = self.step(state, batch, key, self.teacher)
+        return made
+
+    def lower(self, state: TrainState, batch: Batch, key: jax.Array) -> jax.stages.Lowered:
+        """Lowers the step, see `jax.jit`."""
+        lowered: jax.stages.Lowered = self.step.lower(state, batch, key, self.teacher)
+        return lowered
 
 
 def loss_and_gradients(
@@ -151,6 +181,7 @@ def loss_and_gradients(
     model: VideoLanguageModel,
     batch: Batch,
     key: jax.Array,
+    teacher: VideoLanguageModel | None = None,
 ) -> tuple[tuple[jax.Array, Metrics], VideoLanguageModel]:
     """Returns loss, metrics and gradients of a batch, in `train.accumulate` parts.
 
@@ -161,6 +192,7 @@ def loss_and_gradients(
       model: to differentiate by.
       batch: see `Batch`.
       key: of the step; each of several parts folds its number in.
+      teacher: model of `train.distill.teacher`, if that is a folder.
 
     Returns:
       the loss and the metrics of `loss_fn`, and the gradients.
@@ -174,10 +206,18 @@ def loss_and_gradients(
         own_key = jax.random.fold_in(key, part) if parts > 1 else key
         with on_mesh(mesh):
             return loss_fn(
-                model, rows, budget, config.train, key=own_key, train=True, counted=counted
+                model,
+                rows,
+                budget,
+                config.train,
+                key=own_key,
+                train=True,
+                counted=counted,
+                teacher=Teacher.of_step(config, budget, model, teacher),
             )
 
-    return value_and_summed_gradient(loss_of, model, batch, parts, mesh)
+    (total, metrics), gradient = value_and_summed_gradient(loss_of, model, batch, parts, mesh)
+    return (total, logged(metrics)), gradient
 
 
 def _new_state(config: Config, key: jax.Array) -> TrainState:
