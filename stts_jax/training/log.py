@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -145,6 +145,7 @@ def log_line(step: int, steps: int, values: Mapping[str, float]) -> str:
         f"lr {values[_LEARNING_RATE + 'llm']:.1e}",
         f"gnorm {values['gradient_norm']:.2f}",
         f"kept {100 * values['kept']:.0f} %",
+        *_distillation(values),
         f"{values['tokens_per_second_per_device']:.0f} tok/s/dev",
     ]
     if "mfu" in values:
@@ -160,6 +161,12 @@ def log_line(step: int, steps: int, values: Mapping[str, float]) -> str:
     if values.get("bad_examples"):
         parts.append(f"bad examples {values['bad_examples']}")
     return " | ".join(parts)
+
+
+def _distillation(values: Mapping[str, float]) -> Iterator[str]:
+    if "distill/kl" in values:
+        share = 100 * values["distill/share"]
+        yield f"KL {values['distill/kl']:.4f} ({share:.0f} % of the gradient)"
 
 
 def total_norm(metrics: Mapping[str, float]) -> float:

@@ -34,6 +34,7 @@ from stts_jax.training.checkpointing.load import (
 from stts_jax.training.dump import Dump, fingerprint, read_dump
 from stts_jax.training.run_mesh import run_mesh
 from stts_jax.training.step import loss_and_gradients
+from stts_jax.training.teacher import open_teacher
 
 _LEFT_OPEN = {"data": 0, "fsdp": 0, "tensor": 1, "context": 1}
 
@@ -61,7 +62,8 @@ def replay(folder: Path, checkpoint: Path | None = None) -> dict[str, float]:
     parts = config.train.accumulate
     order = _order(len(batch.images), parts, dump, mesh)
     rows = jax.tree.map(lambda array: array[order], batch)
-    metrics, bad = _gradients(model, config, budget, mesh, rows, key)
+    teacher = open_teacher(config, mesh)
+    metrics, bad = _gradients(model, config, budget, mesh, rows, key, teacher)
     print(f"step {dump.step}, batch {dump.fingerprint} (of all processes: {fingerprint(batch)})")
     source = checkpoint or dump.checkpoint or dump.init_from
     print(f"parameters: {source or 'as first initialised'}")
@@ -130,18 +132,24 @@ def _gradients(
     mesh: Mesh,
     batch: Batch,
     key: jax.Array,
+    teacher: VideoLanguageModel | None,
 ) -> tuple[dict[str, float], list[str]]:
     """Returns metrics, and names of parameters whose gradients are not finite."""
 
     @jax.jit
     def run(
-        model: VideoLanguageModel, batch: Batch, key: jax.Array
+        model: VideoLanguageModel,
+        batch: Batch,
+        key: jax.Array,
+        teacher: VideoLanguageModel | None,
     ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-        (total, metrics), gradients = loss_and_gradients(config, budget, mesh, model, batch, key)
+        (total, metrics), gradients = loss_and_gradients(
+            config, budget, mesh, model, batch, key, teacher
+        )
         squares = {n: jax.numpy.sum(g**2) for n, g in named_parameters(gradients).items()}
         return metrics | {"total_loss": total}, squares
 
-    metrics, squares = jax.device_get(run(model, shard_batch(batch, mesh), key))
+    metrics, squares = jax.device_get(run(model, shard_batch(batch, mesh), key, teacher))
     found = {name: float(value) for name, value in metrics.items()}
     found["gradient_norm"] = float(np.sqrt(sum(squares.values())))
     return found, [name for name, square in squares.items() if not np.isfinite(square)]
