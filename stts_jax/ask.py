@@ -10,6 +10,7 @@ from stts_jax.arguments import Parser
 from stts_jax.command_line import (
     add_checkpoint_options,
     add_media_options,
+    add_ratio_option,
     asked_of,
     open_config,
     open_model,
@@ -24,6 +25,7 @@ examples:
   python -m stts_jax.ask a.mp4 "What is opened?" --checkpoint runs/mine
   python -m stts_jax.ask a.mp4 "Where is it?" --options left right --checkpoint runs/mine
   python -m stts_jax.ask a.mp4 "Who calls?" --clip 2 9.5 --subtitle "Come!" --checkpoint runs/mine
+  python -m stts_jax.ask a.mp4 "What is opened?" --checkpoint runs/mine --k 65
   python -m stts_jax.ask "What changed?" --images 1.png 2.png --checkpoint runs/mine
 """
 
@@ -45,6 +47,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="to choose the answer from: the one that is most likely as an answer is printed",
     )
     add_checkpoint_options(parser)
+    add_ratio_option(parser)
     # The video may be missing, and options may come between it and the question.
     return parser.parse_intermixed_args(arguments)
 

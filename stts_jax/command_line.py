@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from convert.cache import local_checkpoint
 from convert.tensor_reader import ConvertError
-from stts_jax.arguments import frames_scale, local_path, weights_type
+from stts_jax.arguments import frames_scale, local_path, percentage, weights_type
 from stts_jax.budget import Budget
 from stts_jax.config import Config, ConfigError, override
 from stts_jax.data.bad_examples import READING_ERRORS, BadExamplesError
@@ -46,6 +46,7 @@ from stts_jax.output_lock import LockedError
 from stts_jax.parallel.mesh import make_mesh
 from stts_jax.quoting import shorten, shorten_words
 from stts_jax.terminal import doing, end_quietly, is_stdout_closed, to_stderr
+from stts_jax.train_ratios import at_ratio
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
 from stts_jax.training.checkpointing.load import load_to_answer, load_to_score
 from stts_jax.training.checkpointing.run_folder import config_of
@@ -192,6 +193,17 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_ratio_option(parser: argparse.ArgumentParser) -> None:
+    """Adds `--k`, for commands at one ratio."""
+    parser.add_argument(
+        "--k",
+        type=percentage,
+        metavar="PERCENT",
+        help="percentage of a video's tokens to drop, also one that the model was not trained at "
+        "(default: as trained)",
+    )
+
+
 def add_media_options(parser: argparse.ArgumentParser) -> None:
     """Adds the video, `--images`, `--clip` and `--subtitle`, as a line of own data may have."""
     parser.add_argument("video", type=Path, nargs="?", help="any file that FFmpeg reads")
@@ -240,10 +252,16 @@ def asked_of(options: argparse.Namespace, question: str = "", choices: Sequence[
 def open_config(options: argparse.Namespace) -> tuple[Path, Config]:
     """Returns the checkpoint of `add_checkpoint_options`, and its configuration with `--set`.
 
-    A folder of another form is converted for it.
+    With `--k` of `add_ratio_option` it is at that ratio. A folder of another form is converted.
+
+    Raises:
+      ConfigError: if a model that drops nothing is to drop tokens.
     """
     checkpoint = local_checkpoint(options.checkpoint, to_stderr)
-    return checkpoint, override(config_of(checkpoint), options.overrides)
+    config = override(config_of(checkpoint), options.overrides)
+    if options.k is not None:
+        config = at_ratio(config, options.k / 100)
+    return checkpoint, config
 
 
 def require_model_fits(

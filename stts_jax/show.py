@@ -16,6 +16,7 @@ from stts_jax.arguments import Parser, local_path
 from stts_jax.command_line import (
     add_checkpoint_options,
     add_media_options,
+    add_ratio_option,
     asked_of,
     open_config,
     open_encoder,
@@ -38,6 +39,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add_media_options(parser)
     parser.add_argument("--output", type=local_path, default=Path(), help="folder (default: here)")
     add_checkpoint_options(parser)
+    add_ratio_option(parser)
     return parser.parse_args(arguments)
 
 

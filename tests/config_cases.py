@@ -57,7 +57,9 @@ SETUPS = {
         for size in SIZES
         for percent in (30, 40, 50)
     },
+    **{f"{size}_stts_any": (size, "scorer", 0.5) for size in SIZES},
 }
+OTHERS = ("tiny", "tiny_pictures", "tiny_stts_any")
 P = 81
 
 

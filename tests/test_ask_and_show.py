@@ -13,6 +13,7 @@ from PIL import Image
 from video_reading import read_video
 
 from stts_jax import ask, show
+from stts_jax.command_line import open_config
 from stts_jax.config import load_config, override
 from stts_jax.data.evaluation_batches import batches_of_prompts
 from stts_jax.data.text.tokenizer import Tokenizer
@@ -45,6 +46,16 @@ def test_ask_prints_the_answer(checkpoint, video, capsys):
         f"loading the model of '{checkpoint}' ...",
         "compiling and answering ...",
     ]
+
+
+@pytest.mark.parametrize("command", [ask, show])
+def test_a_question_may_be_asked_at_any_ratio(command, checkpoint, video):
+    question = [QUESTION] if command is ask else []
+    given = [str(video), *question, "--checkpoint", str(checkpoint)]
+    for k in (0, 33, 66.5):
+        _, config = open_config(command.parse([*given, "--k", str(k)]))
+        assert config.model.prune.topk == pytest.approx(k / 100)
+    assert open_config(command.parse(given))[1] == config_of(checkpoint)
 
 
 @pytest.mark.parametrize("wording", ["templates", "plain"])

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from config_cases import LLMS, SETUPS, P, refusal
+from config_cases import LLMS, OTHERS, SETUPS, P, refusal
 
 from stts_jax.config import (
     SPECIAL_TOKENS,
@@ -81,9 +81,9 @@ def assert_has(config: Any, expected: dict[str, Any]) -> None:
 
 class TestShippedSetups:
     def test_these_are_shipped(self) -> None:
-        assert set(config_names()) == {*SETUPS, "tiny", "tiny_pictures"}
+        assert set(config_names()) == {*SETUPS, *OTHERS}
 
-    @pytest.mark.parametrize("name", [*SETUPS, "tiny", "tiny_pictures"])
+    @pytest.mark.parametrize("name", [*SETUPS, *OTHERS])
     def test_each_is_named_after_its_file(self, name: str) -> None:
         assert load_config(name).name == name
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from config_cases import SETUPS, refusal
+from config_cases import OTHERS, SETUPS, refusal
 
 from stts_jax.config import (
     Config,
@@ -79,7 +79,7 @@ class TestFiles:
         path.write_text('base = "gone.toml"\n')
         assert f"'{tmp_path / 'gone.toml'}' does not exist" in refusal(str(path))
 
-    @pytest.mark.parametrize("name", [*SETUPS, "tiny", "tiny_pictures"])
+    @pytest.mark.parametrize("name", [*SETUPS, *OTHERS])
     def test_round_trip(self, tmp_path: Path, name: str) -> None:
         config = load_config(name)
         config.save(tmp_path / "run" / "new")

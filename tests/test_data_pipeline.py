@@ -431,7 +431,7 @@ def test_prompts_come_one_a_row_with_the_rest_of_the_batch_empty(folder):
     assert asked == [x["question"] for x in expected]
     assert all(text in p.text for text, p in zip(asked, batches[0][1], strict=False))
     for batch, _, budget in batches:
-        contract = batch_arrays(budget, config.model, 4)
+        contract = batch_arrays(budget, config.model, 4) | {"to_prune": ((4, 1), np.int32)}
         assert {k: (v.shape, v.dtype) for k, v in batch.to_arrays().items()} == contract
         assert budget.text % 64 == 0
     assert (batches[1][0].text.input_ids[2:] == -1).all()

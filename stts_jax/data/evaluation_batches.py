@@ -10,7 +10,7 @@ from typing import Any
 
 from stts_jax.batch import Batch
 from stts_jax.budget import Budget, video_budget
-from stts_jax.config import Config, ConfigError, DataConfig
+from stts_jax.config import Config, ConfigError, DataConfig, ModelConfig
 from stts_jax.config.limits import MAXIMA
 from stts_jax.data.bad_examples import READING_ERRORS, BadExamples, Unreadable
 from stts_jax.data.chains import chain_of
@@ -21,6 +21,7 @@ from stts_jax.data.packing.rows import example_sizes, pack_row, stack_rows
 from stts_jax.data.sources.configured import sources_of
 from stts_jax.data.synthetic import DEFAULT_FOLDER
 from stts_jax.data.text.tokenizer import Tokenizer
+from stts_jax.size_buckets import at_bucket, with_counts
 
 # Room for text grows in buckets, steps of this and, beyond four of them, of a half or a third, so
 # that questions of other lengths and like sets compile to the same shapes.
@@ -53,7 +54,7 @@ class PromptBatches:
     The rows of a batch are the prompts in order; the last batch is filled up with empty rows, so
     the number of prompts is the number of rows that count. Questions about unreadable videos are
     left out and accounted for in `bad`. A budget only grows from batch to batch, in steps, so that
-    few are compiled for.
+    few are compiled for; `model` too is one of few, whatever the ratio.
 
     Attributes:
       examples: one question each.
@@ -73,6 +74,11 @@ class PromptBatches:
         return -(-len(self.examples) // self.rows)
 
     @property
+    def model(self) -> ModelConfig:
+        """The configuration that the answering model is compiled in, see `size_buckets`."""
+        return at_bucket(self.chain.model)
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer to decode answers with."""
         return self.chain.tokenizer
@@ -85,7 +91,8 @@ class PromptBatches:
                 self.budget = grown(self.budget, example_sizes(arrays, model))
             packed = [pack_row([arrays], self.budget, model) for arrays, _ in chunk]
             packed += [pack_row([], self.budget, model)] * (self.rows - len(packed))
-            yield stack_rows(packed), [prompt for _, prompt in chunk], self.budget
+            batch = with_counts(stack_rows(packed), model)
+            yield batch, [prompt for _, prompt in chunk], self.budget
 
     def _prompts(self) -> Iterator[tuple[ExampleArrays, Prompt]]:
         for index, source in self.examples:
@@ -137,7 +144,7 @@ def scaled_frames(data: DataConfig, frames_scale: float) -> int:
 def least_budget(config: Config, frames_scale: float = 1.0) -> Budget:
     """Returns the budget of a question with little text about a video that has all frames."""
     frames = scaled_frames(config.data, frames_scale)
-    return video_budget(config.model, frames=frames, videos=1, text_tokens=TEXT_STEP)
+    return video_budget(at_bucket(config.model), frames=frames, videos=1, text_tokens=TEXT_STEP)
 
 
 def text_room(tokens: int) -> int:

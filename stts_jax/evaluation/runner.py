@@ -41,7 +41,7 @@ from stts_jax.evaluation.metrics import (
 )
 from stts_jax.inference.decoding import generate
 from stts_jax.inference.sampling import Sampling
-from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
 from stts_jax.parallel.mesh import mesh_of, put_whole_batch, rows_for
 from stts_jax.parallel.parameters import key_of_seed
 from stts_jax.parallel.processes import ALONE, Share
@@ -260,6 +260,7 @@ def answer(
 ) -> Answers:
     """Answer every prompt of `batches`; see `evaluate_questions`."""
     settings, mesh = config.eval, mesh_of(model)
+    model = reconfigure(model, batches.model)
     sampling = Sampling(settings.temperature, settings.top_k, settings.top_p)
     answers: list[tuple[Prompt, str]] = []
     compiled, started, timed = None, 0.0, 0

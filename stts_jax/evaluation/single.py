@@ -25,7 +25,11 @@ from stts_jax.evaluation.asked import Asked
 from stts_jax.evaluation.overlay import looked_at
 from stts_jax.evaluation.runner import answer
 from stts_jax.inference.likelihood import log_likelihoods
-from stts_jax.model.video_language_model import VideoLanguageModel, vision_encoder
+from stts_jax.model.video_language_model import (
+    VideoLanguageModel,
+    reconfigure,
+    vision_encoder,
+)
 from stts_jax.model.vision import VisionEncoder
 from stts_jax.parallel.mesh import mesh_of, on_mesh, put_whole_batch
 
@@ -96,6 +100,7 @@ def kept_of(encoder: VisionEncoder, config: Config, prepared: Prepared) -> Kept:
         )
     batch, _, budget = next(iter(prepared.batches))
     mesh = mesh_of(encoder)
+    encoder = VisionEncoder(encoder.vit, encoder.scorer, prepared.batches.model)
     with on_mesh(mesh):
         keep, scores = _keep_and_scores(encoder, put_whole_batch(batch, mesh), budget)
     if video is None:
@@ -137,6 +142,7 @@ def answer_of(model: VideoLanguageModel, config: Config, prepared: Prepared) -> 
     tokens = [_answer_tokens(batches, asked.example(config, option)) for option in asked.options]
     batch, _, budget = next(iter(batches))
     arrays = put_whole_batch(batch, mesh_of(model))
+    model = reconfigure(model, batches.model)
     likely = log_likelihoods(model, arrays, budget, tokens, jax.random.key(config.train.seed))
     return asked.options[int(likely.argmax())]
 
