@@ -195,7 +195,7 @@ def _check_settings(options: dict[str, Any]) -> None:
     start = str(options.get("checkpoint") or "")
     guessed = next((name for name in CHECKPOINT_CONFIGS if name in start), "tiny")
     load_config(config or guessed, overrides)
-    ratios = options.get("k") or ()
+    ratios = options.get("k") or []
     for percent in ratios if isinstance(ratios, list) else [ratios]:
         load_config(guessed, [*overrides, f"model.prune.topk={percent / 100}"])
 

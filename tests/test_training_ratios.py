@@ -12,6 +12,7 @@ from training_cases import (
     batch_for,
     fresh_state,
     random_state,
+    single_mesh,
     small_config,
     small_parts,
     train,
@@ -20,8 +21,11 @@ from training_cases import (
 from stts_jax.config import ConfigError
 from stts_jax.data.pipeline import training_batches
 from stts_jax.data.synthetic import ensure_synthetic
+from stts_jax.parallel.mesh import make_mesh
 from stts_jax.train_ratios import RatioDraw
+from stts_jax.training import teacher as teacher_module
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
+from stts_jax.training.checkpointing.load import save_model
 from stts_jax.training.log import read_metrics
 from stts_jax.training.step import make_train_step
 from stts_jax.training.step_programs import StepProgram, StepPrograms
@@ -226,3 +230,44 @@ def test_a_model_cannot_learn_from_itself_where_nothing_is_dropped(tmp_path):
     config = small_config("model.prune.topk=0.0", "train.distill.teacher=self")
     with pytest.raises(ConfigError, match="no step drops a token"):
         train(config, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_frozen_teacher_is_the_same_on_any_mesh_and_in_parts_of_a_batch(tmp_path):
+    unpruned = small_config("model.prune.method=none", "model.prune.topk=0.0")
+    teacher = tmp_path / "teacher"
+    save_model(random_state(unpruned, key=1).model, unpruned, teacher)
+    distil = ("model.prune.train_ratios=[0.25, 0.5]", f"train.distill.teacher={teacher}")
+    first, second = ("train.steps=2", "train.save_every=2"), ("train.steps=3",)
+    meshes = {"single": single_mesh(), "sharded": make_mesh({"fsdp": 2}, jax.devices()[:2])}
+    found = {}
+    for name, mesh in meshes.items():
+        parts = small_parts(
+            make_mesh=lambda _, mesh=mesh: mesh,
+            make_step=make_train_step,
+            init_state=random_state,
+        )
+        accumulate = f"train.accumulate={1 if name == 'single' else 2}"
+        run = train(small_config(*distil, *first, accumulate), tmp_path / name, parts=parts)
+        found[name] = run.metrics
+    for key in ("distill/kl", "distill/weight", "distill/share", "total_loss", "loss"):
+        assert found["single"][key] == pytest.approx(found["sharded"][key], rel=2e-3), key
+    assert 0 < found["single"]["distill/share"] <= 0.1001
+    # On the mesh of the other run, the run goes on with the ratio that is next.
+    config = small_config(*distil, *second)
+    moved = small_parts(make_step=make_train_step, init_state=random_state)
+    result = train(config, tmp_path / "sharded", parts=moved)
+    assert result.step == 3
+    assert result.metrics["ratio"] == RatioDraw.of(config).ratio_of(2)
+
+
+def test_a_teacher_of_other_rows_is_refused(tmp_path, monkeypatch):
+    other = small_config("model.llm.vocab_size=80")
+    monkeypatch.setattr(teacher_module, "config_of", lambda _: other)
+    with pytest.raises(ConfigError, match="vocab_size is 80, but that of the run is 64; choose"):
+        train(small_config("train.distill.teacher=runs/other"), tmp_path / "run")
+
+
+def test_a_teacher_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="gone"):
+        train(small_config(f"train.distill.teacher={tmp_path / 'gone'}"), tmp_path / "run")

@@ -10,6 +10,7 @@ from stts_jax.config.checks import require, require_positive, require_within_lim
 
 PruneMethod = Literal["none", "scorer", "heuristic", "easy", "random"]
 PruneLayout = Literal["stream", "first_fit"]
+PruneShare = Literal["video", "row"]
 Bidirectional = Literal["none", "image_tokens", "within_image"]
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
 
@@ -138,6 +139,8 @@ class PruneConfig:
         bias and temporal loss are there at every ratio, also at 0.
       train_ratio_weights: how often each of `train_ratios` is drawn, in proportion; empty draws all
         alike.
+      share: whose tokens compete: each `video` loses its own lowest-scored ones, or the videos of a
+        packed `row` share by score the number that they lose together.
       prune_at: 0-based block l after which tokens are scored; the log-score biases block l+1 and
         tokens are dropped after that one. The baselines score the block-0 inputs and drop after l.
       pooling: side of the square of patches that makes one pooled token.
@@ -157,6 +160,7 @@ class PruneConfig:
     topk: float = 0.0
     train_ratios: tuple[float, ...] = ()
     train_ratio_weights: tuple[float, ...] = ()
+    share: PruneShare = "video"
     prune_at: int = 3
     pooling: int = 3
     pruning_in_scorer: bool = True

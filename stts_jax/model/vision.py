@@ -16,6 +16,7 @@ from stts_jax.budget import Budget, MultimodalType, tokens_to_prune
 from stts_jax.config import ModelConfig
 from stts_jax.model.vit import VisionTransformer
 from stts_jax.parallel.platform import compute_dtype
+from stts_jax.pruning.adaptive import share_in_row
 from stts_jax.pruning.baselines import BaselineInputs, baseline_scores
 from stts_jax.pruning.first_fit import bin_sizes, first_fit_layout
 from stts_jax.pruning.frames import FrameTable, frame_table
@@ -160,6 +161,8 @@ def plan_of(
       config: the model's configuration.
       dense: the layout to use where no patch is dropped in the ViT.
     """
+    if config.prune.share == "row":
+        frames = share_in_row(scores, frames)
     return make_plan(
         scores,
         frames,

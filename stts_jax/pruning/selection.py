@@ -39,10 +39,10 @@ def select(scores: Float[Array, "B T P"], frames: FrameTable) -> Bool[Array, "B 
       padding frames.
     """
     bits = shard_rows(ordered_bits(jax.lax.stop_gradient(scores)))
-    threshold = _of_frames(_thresholds(bits, frames), frames)[..., None]
+    threshold = of_frames(thresholds(bits, frames), frames)[..., None]
     below, equal = bits < threshold, bits == threshold
     # Tokens that score exactly the threshold are dropped until k are.
-    left = _of_frames(frames.to_prune - _count(below, frames), frames)[..., None]
+    left = of_frames(frames.to_prune - count(below, frames), frames)[..., None]
     dropped = below | (equal & (_numbered(equal, frames) <= left))
     return ~dropped & frames.real[..., None]
 
@@ -55,7 +55,7 @@ def ordered_bits(x: Num[Array, " *shape"]) -> UInt32[Array, " *shape"]:
     return jnp.where(bits < sign, bits | sign, ~bits)
 
 
-def _thresholds(bits: jax.Array, frames: FrameTable) -> jax.Array:
+def thresholds(bits: jax.Array, frames: FrameTable) -> jax.Array:
     """Returns for each example the largest number that at most k scores lie below.
 
     Args:
@@ -66,22 +66,22 @@ def _thresholds(bits: jax.Array, frames: FrameTable) -> jax.Array:
       (B, M + 1) uint32.
     """
 
-    def with_bit(number: jax.Array, thresholds: jax.Array) -> jax.Array:
-        higher = thresholds | (jnp.uint32(1 << 31) >> number.astype(jnp.uint32))
-        below = bits < _of_frames(higher, frames)[..., None]
-        return jnp.where(_count(below, frames) <= frames.to_prune, higher, thresholds)
+    def with_bit(number: jax.Array, found: jax.Array) -> jax.Array:
+        higher = found | (jnp.uint32(1 << 31) >> number.astype(jnp.uint32))
+        below = bits < of_frames(higher, frames)[..., None]
+        return jnp.where(count(below, frames) <= frames.to_prune, higher, found)
 
     none = jnp.zeros(frames.to_prune.shape, jnp.uint32)
     limits: jax.Array = jax.lax.fori_loop(0, 32, with_bit, none)
     return limits
 
 
-def _of_frames(x: jax.Array, frames: FrameTable) -> jax.Array:
+def of_frames(x: jax.Array, frames: FrameTable) -> jax.Array:
     """Gives each frame the value of its example: (B, M + 1) -> (B, T)."""
     return jnp.take_along_axis(x, frames.example, axis=1)
 
 
-def _count(mask: jax.Array, frames: FrameTable) -> jax.Array:
+def count(mask: jax.Array, frames: FrameTable) -> jax.Array:
     """Counts the True entries of each example: (B, T, P) -> (B, M + 1) int32."""
     member = frames.example[:, None] == jnp.arange(frames.to_prune.shape[1])[:, None]
     return jnp.where(member, mask.sum(-1, dtype=jnp.int32)[:, None], 0).sum(-1)
@@ -94,5 +94,5 @@ def _numbered(mask: jax.Array, frames: FrameTable) -> jax.Array:
     # An example without frames may start behind the last frame.
     start = jnp.minimum(frames.start, counts.shape[1] - 1)
     before_example = jnp.take_along_axis(before_frame, start, axis=1)
-    earlier = before_frame - _of_frames(before_example, frames)
+    earlier = before_frame - of_frames(before_example, frames)
     return jnp.cumsum(mask, axis=-1, dtype=jnp.int32) + earlier[..., None]
