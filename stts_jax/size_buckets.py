@@ -8,11 +8,12 @@ loses is data (`Batch.to_prune`). What a bucket has too much is padding, which c
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 
 from stts_jax.batch import Batch
-from stts_jax.budget import tokens_to_prune
+from stts_jax.budget import Budget, tokens_to_prune
 from stts_jax.config import ModelConfig
 
 # Drops tokens, and has room for all: the bucket of ratios between 0 and the next one.
@@ -22,6 +23,8 @@ RATIOS = (
     *(0.0, SMALLEST_RATIO, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
     *(0.75, 0.8, 0.85, 0.875, 0.9, 0.925, 0.95, 0.975),
 )
+# Size buckets within one program, which compiles the blocks after the drop for each: a short list.
+ADAPTIVE_RATIOS = (0.9, 0.8, 0.65, 0.5, 0.3, 0.0)
 
 
 def bucket_of(ratio: float) -> float:
@@ -30,9 +33,33 @@ def bucket_of(ratio: float) -> float:
 
 
 def at_bucket(model: ModelConfig) -> ModelConfig:
-    """Returns the configuration that a program for a model's ratio is compiled for."""
-    prune = dataclasses.replace(model.prune, topk=bucket_of(model.prune.topk))
+    """Returns the configuration that a program for a model's ratio is compiled for.
+
+    Where a threshold on scores decides what stays, it has room for all.
+    """
+    bucket = SMALLEST_RATIO if model.prune.threshold else bucket_of(model.prune.topk)
+    prune = dataclasses.replace(model.prune, topk=bucket)
     return dataclasses.replace(model, prune=prune)
+
+
+def adaptive_budgets(budget: Budget, patches: int) -> tuple[Budget, ...]:
+    """Returns budgets of ascending size, of which a program with a threshold uses the smallest.
+
+    Args:
+      budget: of a row of which nothing is dropped.
+      patches: N.
+    """
+    kept = [1 - ratio for ratio in ADAPTIVE_RATIOS]
+    visual = [math.ceil(share * budget.visual_before) for share in kept]
+    return tuple(
+        dataclasses.replace(
+            budget,
+            patches=math.ceil(share * budget.frames * patches),
+            visual=count,
+            tokens=count + budget.text,
+        )
+        for share, count in zip(kept, visual, strict=True)
+    )
 
 
 def with_counts(batch: Batch, model: ModelConfig) -> Batch:

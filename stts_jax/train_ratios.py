@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stts_jax.budget import Budget, row_budget
-from stts_jax.config import Config, ModelConfig
+from stts_jax.config import Config, ConfigError, ModelConfig
 
 # Keeps these draws apart from others of the same seed.
 _STREAM = 0x5A710
@@ -94,6 +94,16 @@ def at_ratio(config: Config, ratio: float) -> Config:
     model = dataclasses.replace(config.model, prune=prune)
     data = dataclasses.replace(config.data, topk=None)
     return dataclasses.replace(config, model=model, data=data)
+
+
+def require_known_counts(config: Config) -> None:
+    """Raises a `ConfigError` for a run whose rows can't be packed, as scores decide their sizes."""
+    threshold = config.model.prune.threshold
+    if threshold:
+        raise ConfigError(
+            f"model.prune.threshold is {threshold}, but rows of training are packed for counts "
+            "that are known before scores are; set it to 0, and choose a threshold for answers"
+        )
 
 
 def step_budget(config: Config, ratio: float) -> Budget:

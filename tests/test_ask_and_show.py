@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 
 import jax
@@ -12,7 +13,7 @@ from command_cases import FRAMES, TOKENS_PER_FRAME, refused
 from PIL import Image
 from video_reading import read_video
 
-from stts_jax import ask, show
+from stts_jax import ask, calibrate, show
 from stts_jax.command_line import open_config
 from stts_jax.config import load_config, override
 from stts_jax.data.evaluation_batches import batches_of_prompts
@@ -56,6 +57,28 @@ def test_a_question_may_be_asked_at_any_ratio(command, checkpoint, video):
         _, config = open_config(command.parse([*given, "--k", str(k)]))
         assert config.model.prune.topk == pytest.approx(k / 100)
     assert open_config(command.parse(given))[1] == config_of(checkpoint)
+
+
+def test_a_calibrated_threshold_is_printed_as_settings(checkpoint, capsys):
+    given = ["--checkpoint", str(checkpoint), "--limit", "2"]
+    assert calibrate.main([*given, "--k", "60"]) == 0
+    settings, said = capsys.readouterr().out.splitlines()
+    config = override(config_of(checkpoint), settings.split()[1:])
+    assert config.model.prune.topk == 0.6 and 0 < config.model.prune.threshold < 1
+    assert re.fullmatch(r"drops \d+\.\d % of a video's tokens on average, from \d+ to \d+ %", said)
+    assert calibrate.main([*given, "--k", "0"]) == 2
+    assert "give --k" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_video_is_asked_about_with_a_threshold(checkpoint, video, capsys):
+    setting = ["--set", "model.prune.threshold=0.4"]
+    given = ["--checkpoint", str(checkpoint), *setting]
+    assert ask.main([str(video), QUESTION, *given]) == 0
+    alone = capsys.readouterr().out
+    options = ["--options", "circle", "a square"]
+    assert ask.main([str(video), QUESTION, *given, *options]) == 0
+    assert alone and capsys.readouterr().out in ("circle\n", "a square\n")
 
 
 @pytest.mark.parametrize("wording", ["templates", "plain"])

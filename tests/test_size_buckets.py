@@ -1,22 +1,38 @@
 """Size buckets: few programs for all ratios, and a result that doesn't depend on the bucket."""
 
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
 import pytest
-from model_cases import BUDGET, KEY, numpy_rows, small_model
+from model_cases import BUDGET, KEY, SMALL, numpy_rows, rows, small_model
 from model_cases import small_model_config as small
 from model_checks import LOGITS, forward
+from random_batches import VIDEO
 from reference_cases import worst
 
 from stts_jax.budget import surviving_tokens, tokens_to_prune
 from stts_jax.config import load_config
-from stts_jax.size_buckets import RATIOS, SMALLEST_RATIO, at_bucket, bucket_of, with_counts
+from stts_jax.inference.adaptive import generate_adaptive
+from stts_jax.inference.decoding import generate
+from stts_jax.inference.sampling import Sampling
+from stts_jax.size_buckets import (
+    RATIOS,
+    SMALLEST_RATIO,
+    adaptive_budgets,
+    at_bucket,
+    bucket_of,
+    with_counts,
+)
 
 PERCENT = [k / 100 for k in range(100)]
 # Between two buckets.
 RATIO = 0.55
+# Of rows of which nothing is dropped.
+ROOMY = dataclasses.replace(
+    BUDGET, patches=BUDGET.frames * 81, visual=BUDGET.visual_before, tokens=BUDGET.tokens_before
+)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.3, 0.4, 0.5, 0.7, 0.8, 0.9])
@@ -63,13 +79,7 @@ def logits_of(ratio, layout, budget=BUDGET, counts_of=None):
 def test_the_result_does_not_depend_on_the_bucket(layout, report_error):
     assert bucket_of(RATIO) == 0.5
     exact, tokens = logits_of(RATIO, layout)
-    roomy = dataclasses.replace(
-        BUDGET,
-        patches=BUDGET.frames * 81,
-        visual=BUDGET.visual_before,
-        tokens=BUDGET.tokens_before,
-    )
-    for ratio, budget in ((0.5, BUDGET), (SMALLEST_RATIO, roomy)):
+    for ratio, budget in ((0.5, BUDGET), (SMALLEST_RATIO, ROOMY)):
         found, seen = logits_of(ratio, layout, budget, counts_of=RATIO)
         assert all(map(np.array_equal, seen, tokens))
         error = max(map(worst, found, exact))
@@ -93,3 +103,31 @@ def test_requests_at_any_ratio_of_a_bucket_run_one_program():
         for ratio in ratios
     }
     assert len(configs) == len(shapes) == 1
+
+
+# ---------------------------------------------------------------------------------- a threshold
+
+
+def test_budgets_of_a_threshold_grow_to_a_row_of_which_nothing_is_dropped():
+    budgets = adaptive_budgets(ROOMY, patches=81)
+    assert budgets[-1] == ROOMY
+    for smaller, larger in itertools.pairwise(budgets):
+        assert smaller.visual < larger.visual and smaller.patches < larger.patches
+        assert smaller.text == larger.text == ROOMY.text
+
+
+def answers(batch, threshold, ways):
+    config = at_bucket(small(prune__threshold=threshold))
+    model = small_model(config)
+    options = {"max_new_tokens": 2, "end_token": 1, "sampling": Sampling(), "key": KEY}
+    return [generate(model, batch, ROOMY, **options) for generate in ways]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threshold", [0.2, 0.8])
+def test_answers_in_a_bucket_are_those_with_room_for_all(threshold):
+    batch = with_counts(rows(kinds=(VIDEO,), max_frames=6), SMALL)
+    (tokens, kept), plain = answers(batch, threshold, (generate_adaptive, generate))
+    assert (np.asarray(tokens) == np.asarray(plain)).all()
+    _, more = answers(batch, 0.01, (generate_adaptive,))[0]
+    assert (np.asarray(kept) <= np.asarray(more)).all()

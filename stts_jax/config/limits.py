@@ -33,6 +33,7 @@ MAXIMA: dict[str, dict[str, float]] = {
         "topk": 100,
         "train_ratios": 100,
         "train_ratio_weights": 1e6,
+        "threshold": 100,
         "prune_at": 1024,
         "pooling": 1024,
         "prune_from_frame": 2**20,

@@ -141,6 +141,9 @@ class PruneConfig:
         alike.
       share: whose tokens compete: each `video` loses its own lowest-scored ones, or the videos of a
         packed `row` share by score the number that they lose together.
+      threshold: score that a token needs to stay, in answers: each video keeps what it needs; 0
+        drops the same share of every video, `topk`. `python -m stts_jax.calibrate`
+        prints the threshold that drops a wanted share of all videos' tokens on average.
       prune_at: 0-based block l after which tokens are scored; the log-score biases block l+1 and
         tokens are dropped after that one. The baselines score the block-0 inputs and drop after l.
       pooling: side of the square of patches that makes one pooled token.
@@ -161,6 +164,7 @@ class PruneConfig:
     train_ratios: tuple[float, ...] = ()
     train_ratio_weights: tuple[float, ...] = ()
     share: PruneShare = "video"
+    threshold: float = 0.0
     prune_at: int = 3
     pooling: int = 3
     pruning_in_scorer: bool = True
@@ -183,6 +187,15 @@ class PruneConfig:
             self.method != "none" or self.topk == 0.0,
             f"{owner}.topk is {self.topk} but {owner}.method is 'none', which removes nothing; "
             "set the method (scorer, heuristic, easy, random) or topk=0",
+        )
+        require(
+            0.0 <= self.threshold < 1.0,
+            f"{owner}.threshold is {self.threshold}; scores lie between 0 and 1, and 0 is off",
+        )
+        require(
+            not self.threshold or (self.method == "scorer" and self.topk > 0),
+            f"{owner}.threshold is {self.threshold}, which needs {owner}.method=scorer and a "
+            f"{owner}.topk above 0, the share to drop on average; set them, or threshold=0",
         )
         self._require_train_ratios()
         require(self.prune_at >= 0, f"{owner}.prune_at is {self.prune_at}; use 0 or more")

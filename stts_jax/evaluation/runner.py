@@ -39,6 +39,7 @@ from stts_jax.evaluation.metrics import (
     text_score,
     text_score_by_type,
 )
+from stts_jax.inference.adaptive import generate_adaptive
 from stts_jax.inference.decoding import generate
 from stts_jax.inference.sampling import Sampling
 from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
@@ -275,15 +276,18 @@ def answer(
         if text_only:  # a visual token that pools no patch is dropped
             no_patch = np.full_like(batch.token_pooling, -1)
             batch = dataclasses.replace(batch, token_pooling=no_patch)
-        tokens = generate(
-            model,
-            put_whole_batch(batch, mesh),
-            budget,
-            max_new_tokens=settings.max_new_tokens,
-            end_token=batches.tokenizer.eos_id,
-            sampling=sampling,
-            key=jax.random.fold_in(key_of_seed(config.train.seed), number),
-        )
+        options: dict[str, Any] = {
+            "max_new_tokens": settings.max_new_tokens,
+            "end_token": batches.tokenizer.eos_id,
+            "sampling": sampling,
+            "key": jax.random.fold_in(key_of_seed(config.train.seed), number),
+        }
+        placed = put_whole_batch(batch, mesh)
+        if model.config.prune.threshold:
+            tokens, kept = generate_adaptive(model, placed, budget, **options)
+            prompts = _with_visual_tokens(prompts, _fetched(kept))
+        else:
+            tokens = generate(model, placed, budget, **options)
         # Rows beyond the prompts are padding.
         for prompt, row in zip(prompts, _fetched(tokens), strict=False):
             answers.append((prompt, batches.tokenizer.decode(row.tolist())))
@@ -297,6 +301,12 @@ def answer(
         questions_per_s=timed / elapsed if timed else 0.0,
         unreadable=len(batches.bad.reasons),
     )
+
+
+def _with_visual_tokens(prompts: Sequence[Prompt], kept: np.ndarray) -> list[Prompt]:
+    """Returns prompts with the visual tokens that a threshold left of each."""
+    counted = zip(prompts, kept.tolist(), strict=False)
+    return [dataclasses.replace(prompt, visual_tokens=tokens) for prompt, tokens in counted]
 
 
 def _prediction(source: SourceExample, text: str, labels: Sequence[str] | None) -> Prediction:

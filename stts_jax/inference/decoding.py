@@ -19,6 +19,7 @@ from stts_jax.inference.sampling import Sampling, sample
 from stts_jax.layers.attention_mask import TokenTable, attention_mask
 from stts_jax.model.llm import C
 from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.model.vision import ScoredFrames
 from stts_jax.parallel.mesh import mesh_of, on_mesh
 from stts_jax.pytrees import register_pytree
 
@@ -103,16 +104,17 @@ def start_decoding(
     end_token: int,
     sampling: Sampling,
     key: jax.Array,
+    scored: ScoredFrames | None = None,
 ) -> DecodingState:
     """Reads the prompts and chooses the first token of every answer.
 
-    The arguments are those of `generate`.
+    The arguments are those of `generate`, and those of `prefill`.
 
     Returns:
       the state of the first `decode_step`, with room for `max_new_tokens` in the cache.
     """
     prefill_key, sample_key, later = jax.random.split(key, 3)
-    read = prefill(model, batch, budget, max_new_tokens, prefill_key)
+    read = prefill(model, batch, budget, max_new_tokens, prefill_key, scored)
     token = jnp.where(read.empty, end_token, sample(read.logits, sampling, sample_key))
     return DecodingState(
         cache=read.cache,

@@ -13,6 +13,7 @@ from stts_jax.budget import Budget
 from stts_jax.inference.cache import KeyValueCache
 from stts_jax.layers.attention_mask import TokenTable, attention_mask
 from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.model.vision import ScoredFrames
 from stts_jax.pytrees import register_pytree
 
 
@@ -44,6 +45,7 @@ def prefill(
     budget: Budget,
     max_new_tokens: int,
     key: jax.Array,
+    scored: ScoredFrames | None = None,
 ) -> Prefilled:
     """Reads the prompts of a batch.
 
@@ -56,8 +58,9 @@ def prefill(
       budget: static sizes.
       max_new_tokens: cache indices for each answer.
       key: for method `random`.
+      scored: see `VideoLanguageModel.fuse`.
     """
-    rows = model.fuse(batch, budget, key)
+    rows = model.fuse(batch, budget, key, scored)
     length = rows.embeddings.shape[1]
     positions = rows.text.position_ids
     mask = attention_mask(rows.tokens, rows.tokens, model.config.llm.bidirectional)

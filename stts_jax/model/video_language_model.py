@@ -19,7 +19,7 @@ from stts_jax.model.connector import Connector
 from stts_jax.model.int8_weights import in_int8, is_int8
 from stts_jax.model.llm import LanguageModel
 from stts_jax.model.llm_inputs import keep_tokens
-from stts_jax.model.vision import VisionEncoder, VisionOutput
+from stts_jax.model.vision import ScoredFrames, VisionEncoder, VisionOutput, finish
 from stts_jax.model.vit import VisionTransformer
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.parallel.platform import compute_dtype
@@ -68,15 +68,21 @@ class VideoLanguageModel(nnx.Module):
         """Returns the dtype of activations; parameters are float32."""
         return compute_dtype(self.config.compute_dtype)
 
-    def fuse(self, batch: Batch, budget: Budget, key: jax.Array) -> FusedRows:
+    def fuse(
+        self, batch: Batch, budget: Budget, key: jax.Array, scored: ScoredFrames | None = None
+    ) -> FusedRows:
         """Runs ViT and connector, and drops the same tokens from the input of the LLM.
 
         Args:
           batch: see `Batch`.
           budget: static sizes.
           key: for method `random`.
+          scored: the frames after the blocks up to the drop, if these have run.
         """
-        vision = vision_encoder(self)(batch, budget, key=key)
+        if scored is None:
+            vision = vision_encoder(self)(batch, budget, key=key)
+        else:
+            vision = finish(self.vit, scored, budget, self.config)
         kept = keep_tokens(vision.plan, batch.token_pooling, batch.text, budget, self.config.llm)
         windows = vision.plan.layout.lookup(vision.features, kept.windows)
         projected = self.connector(windows, kept.windows >= 0)

@@ -16,7 +16,7 @@ from stts_jax.budget import Budget, MultimodalType, tokens_to_prune
 from stts_jax.config import ModelConfig
 from stts_jax.model.vit import VisionTransformer
 from stts_jax.parallel.platform import compute_dtype
-from stts_jax.pruning.adaptive import share_in_row
+from stts_jax.pruning.adaptive import below_threshold, share_in_row
 from stts_jax.pruning.baselines import BaselineInputs, baseline_scores
 from stts_jax.pruning.first_fit import bin_sizes, first_fit_layout
 from stts_jax.pruning.frames import FrameTable, frame_table
@@ -50,6 +50,30 @@ class VisionOutput:
     frames: FrameTable
 
 
+@register_pytree
+@dataclass(frozen=True)
+class ScoredFrames:
+    """The frames of rows after the blocks that have every patch.
+
+    Attributes:
+      x: (B, T, N, D).
+      features: (B, T, N, D) of each feature layer so far, by its index.
+      scores: (B, T, P) float32.
+      ranked: (B, T, P), the scores by which tokens are selected: those of first frames are raised.
+      dense: the layout of these blocks.
+      temporal_loss: () float32, coefficient included.
+      frames: the frames of the rows, with k of each example.
+    """
+
+    x: Float[Array, "B T N D"]
+    features: dict[int, Float[Array, "B T N D"]]
+    scores: Float[Array, "B T P"]
+    ranked: Float[Array, "B T P"]
+    dense: DenseLayout
+    temporal_loss: Float[Array, ""]
+    frames: FrameTable
+
+
 class VisionEncoder(nnx.Module):
     """ViT and scorer of a model, without what only answers need: connector and LLM.
 
@@ -64,6 +88,11 @@ class VisionEncoder(nnx.Module):
         self.config = config
         self.vit = vit
         self.scorer = scorer
+
+    def score(self, batch: Batch, *, key: jax.Array) -> ScoredFrames:
+        """Runs the frames of a batch up to the drop; see `score`."""
+        frames, dtype = frames_of(batch, self.config), compute_dtype(self.config.compute_dtype)
+        return score(self.vit, self.scorer, batch.images, frames, self.config, dtype=dtype, key=key)
 
     def __call__(self, batch: Batch, budget: Budget, *, key: jax.Array) -> VisionOutput:
         """Runs the frames of a batch; see `encode`."""
@@ -102,34 +131,65 @@ def encode(
       dtype: to compute in.
       key: for method `random`.
     """
-    prune, remat = config.prune, config.remat == "blocks"
-    embedded = vit.embed(images, dtype)
-    run = partial(vit.run, remat=remat)
-    dense = DenseLayout()
+    scored = score(vit, scorer, images, frames, config, dtype=dtype, key=key)
+    return finish(vit, scored, budget, config)
 
-    if prune.method == "scorer":
-        assert scorer is not None
-        x, features = run(embedded, 0, prune.prune_at + 1, dense)
-        scores = scorer(x)
-        loss = temporal_loss(
-            scores, x, frames, pooling=prune.pooling, coefficient=prune.loss_coefficient
-        )
-        if prune.biases_keys:
-            dense = DenseLayout(key_bias=_score_bias(scores, frames, config))
-        x, more = run(x, prune.prune_at + 1, config.dense_blocks, dense)
-        features |= more
-        plan = plan_of(protect_first_frames(scores, frames), frames, budget, config, dense)
-    else:
+
+def score(
+    vit: VisionTransformer,
+    scorer: TokenScorer | None,
+    images: Num[Array, "B T N patch_dim"],
+    frames: FrameTable,
+    config: ModelConfig,
+    *,
+    dtype: DTypeLike,
+    key: jax.Array,
+) -> ScoredFrames:
+    """Runs frames through the blocks up to the drop; arguments are those of `encode`."""
+    prune = config.prune
+    embedded = vit.embed(images, dtype)
+    run = partial(vit.run, remat=config.remat == "blocks")
+    dense = DenseLayout()
+    if prune.method != "scorer":
         x, features = run(embedded, 0, config.dense_blocks, dense)
         scores = _baseline_scores(embedded, frames, config, key)
         loss = jnp.zeros((), jnp.float32)
-        plan = plan_of(scores, frames, budget, config, dense)
+        return ScoredFrames(x, features, scores, scores, dense, loss, frames)
+    assert scorer is not None
+    x, features = run(embedded, 0, prune.prune_at + 1, dense)
+    scores = scorer(x)
+    loss = temporal_loss(
+        scores, x, frames, pooling=prune.pooling, coefficient=prune.loss_coefficient
+    )
+    if prune.biases_keys:
+        dense = DenseLayout(key_bias=_score_bias(scores, frames, config))
+    x, more = run(x, prune.prune_at + 1, config.dense_blocks, dense)
+    ranked = protect_first_frames(scores, frames)
+    if prune.threshold:
+        frames = below_threshold(ranked, frames, prune.threshold)
+    return ScoredFrames(x, features | more, scores, ranked, dense, loss, frames)
 
-    if prune.drops_patches:
+
+def finish(
+    vit: VisionTransformer, scored: ScoredFrames, budget: Budget, config: ModelConfig
+) -> VisionOutput:
+    """Drops tokens, and runs the blocks after the drop on the rest.
+
+    Args:
+      vit: the transformer.
+      scored: of `score`.
+      budget: static sizes.
+      config: the model's configuration.
+    """
+    x, features = scored.x, scored.features
+    plan = plan_of(scored.ranked, scored.frames, budget, config, scored.dense)
+    if config.prune.drops_patches:
         x = plan.layout.gather(x)
         features = {index: plan.layout.gather(feature) for index, feature in features.items()}
-    _, more = run(x, config.dense_blocks, vit.config.depth, plan.layout)
-    return VisionOutput(vit.concatenate(features | more), plan, scores, loss, frames)
+    remat = config.remat == "blocks"
+    _, more = vit.run(x, config.dense_blocks, vit.config.depth, plan.layout, remat=remat)
+    joined = vit.concatenate(features | more)
+    return VisionOutput(joined, plan, scored.scores, scored.temporal_loss, scored.frames)
 
 
 def frames_of(batch: Batch, config: ModelConfig) -> FrameTable:

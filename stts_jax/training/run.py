@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from stts_jax.config import Config
 from stts_jax.data.pipeline import training_batches
 from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.train_ratios import require_known_counts
 from stts_jax.training.checkpointing.resume import (
     hold_run,
     resume_or_begin,
@@ -90,6 +91,7 @@ def train(
       TrainingError: when the loss or a gradient is not finite, or a parameter before it is saved.
     """
     output, parts = Path(output), parts or RunParts()
+    require_known_counts(config)
     require_teacher(config)
     mesh = parts.make_mesh(config)
     with ExitStack() as stack:
