@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"a threshold needs scores and a share to drop, but model.prune.method is "
                 f"'{prune.method}' and topk {prune.topk}; give --k, for a model with a scorer"
             )
-        encoder = open_encoder(checkpoint, config)
+        encoder = open_encoder(checkpoint, config, options.weights)
         with doing("scoring the validation set"):
             videos = list(
                 scores_of_videos(encoder, config, options.data_dir, options.limit, options.frames)

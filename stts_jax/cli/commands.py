@@ -31,6 +31,9 @@ COMMANDS = {
     ),
     "ask": Command("ask a question about a video", "stts_jax.ask"),
     "show": Command("show which tokens of a video are kept", "stts_jax.show"),
+    "calibrate": Command(
+        "find the score below which tokens are dropped, for a wanted mean", "stts_jax.calibrate"
+    ),
     "convert": Command("bring a PyTorch checkpoint, or take one back", "convert.__main__"),
     "data": Command("check, list or time training data", "stts_jax.data.__main__"),
     "fit": Command("compile for hardware that isn't here: does it fit", "stts_jax.fit.__main__"),
