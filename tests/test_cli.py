@@ -12,7 +12,19 @@ from stts_jax import cli
 from stts_jax.cli.commands import COMMANDS, Command
 
 NAMES = {
-    *("train", "eval", "ask", "show", "convert", "data", "fit", "bench", "demo", "doctor"),
+    *(
+        "train",
+        "eval",
+        "ask",
+        "show",
+        "calibrate",
+        "convert",
+        "data",
+        "fit",
+        "bench",
+        "demo",
+        "doctor",
+    ),
 }
 
 
