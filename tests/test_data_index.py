@@ -344,7 +344,7 @@ def test_an_index_of_other_lines_gives_no_mixed_example(file):
     """Though its checksum be right, as that of one made on purpose."""
     data = OwnData(file)
     arrays = data.records._lines.index.arrays
-    swapped = arrays.offsets.copy()
+    swapped = arrays.offsets[:].copy()
     swapped[[0, -1]] = swapped[[-1, 0]]
     data.records._lines.index._arrays = type(arrays)(
         swapped, arrays.numbers, arrays.lengths, arrays.starts

@@ -7,6 +7,7 @@ is computed is computed on a part of them at a time.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -66,12 +67,13 @@ def arrange(
       allocate: see `group_lines`.
       at_once: lines to move at a time.
     """
-    lines, count = len(examples), len(into.starts) - 1
-    into.starts[-1] = lines
+    starts: Any = into.starts
+    lines, count = len(examples), len(starts) - 1
+    starts[-1] = lines
     if count == lines:
         for begin in range(0, lines, at_once):
             end = min(begin + at_once, lines)
-            into.starts[begin:end] = np.arange(begin, end)
+            starts[begin:end] = np.arange(begin, end)
             for name, column in columns.items():
                 getattr(into, name)[begin:end] = column[begin:end]
         return
@@ -82,14 +84,14 @@ def arrange(
     before = 0
     for begin in range(0, count, at_once):
         ends = np.cumsum(next_free[begin : begin + at_once]) + before
-        into.starts[begin : begin + len(ends)] = np.append(before, ends[:-1])
+        starts[begin : begin + len(ends)] = np.append(before, ends[:-1])
         before = int(ends[-1])
-    next_free[:] = into.starts[:-1]
+    next_free[:] = starts[:-1]
     for begin in range(0, lines, at_once):
         part = examples[begin : begin + at_once]
         order = np.argsort(part, kind="stable")
-        numbers, starts, times = np.unique(part[order], return_index=True, return_counts=True)
-        rank = np.arange(len(part)) - np.repeat(starts, times)
+        numbers, firsts, times = np.unique(part[order], return_index=True, return_counts=True)
+        rank = np.arange(len(part)) - np.repeat(firsts, times)
         positions = np.repeat(next_free[numbers], times) + rank
         next_free[numbers] += times
         for name, column in columns.items():

@@ -1,7 +1,7 @@
 """The index of a file of users' own data: which lines make which example, and where they are.
 
-It is arrays of numbers, in a file that all processes map into memory, or in memory where the data
-are small. Lines stand in the order of their examples, and within one in the order of the data.
+It is arrays of numbers, in a file of which all processes read what they need, or in memory where
+the data are small. Lines stand in the order of their examples, and within one in that of the data.
 A damaged file, or one of other data, is not taken: `read_index` says so, and it is built again.
 """
 
@@ -10,10 +10,9 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -87,6 +86,31 @@ class Header:
             return None
 
 
+class FileColumn:
+    """An array in a file, of which elements are read when they are asked for.
+
+    The file isn't mapped: for each number that is read of a map, the system maps 64 KB.
+    """
+
+    def __init__(self, file: BinaryIO, offset: int, kind: np.dtype, count: int) -> None:
+        """Take the `count` numbers of a file from byte `offset` on."""
+        self._file, self._offset, self._kind, self._count = file, offset, kind, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, key: int | slice) -> Any:
+        start, stop, _ = (key if isinstance(key, slice) else slice(key, key + 1)).indices(len(self))
+        size = self._kind.itemsize
+        offset = self._offset + start * size
+        content = os.pread(self._file.fileno(), max(stop - start, 0) * size, offset)
+        numbers = np.frombuffer(content, self._kind)
+        return numbers if isinstance(key, slice) else numbers[0]
+
+
+Column = np.ndarray | FileColumn
+
+
 @dataclass(frozen=True)
 class Arrays:
     """The numbers of an index.
@@ -98,10 +122,10 @@ class Arrays:
       starts: (examples + 1,) int64, the first line of each example, and the number of lines.
     """
 
-    offsets: np.ndarray
-    numbers: np.ndarray
-    lengths: np.ndarray
-    starts: np.ndarray
+    offsets: Column
+    numbers: Column
+    lengths: Column
+    starts: Column
 
     @staticmethod
     def forms(lines: int, examples: int) -> dict[str, tuple[np.dtype, int]]:
@@ -116,9 +140,9 @@ class Arrays:
 
 
 class LineIndex:
-    """An index, in memory or mapped from its file.
+    """An index, in memory or in its file.
 
-    A process that is sent one gets the file's name and maps it itself.
+    A process that is sent one gets the file's name and opens it itself.
 
     Attributes:
       header: see there.
@@ -139,7 +163,7 @@ class LineIndex:
         """
         if self._arrays is None:
             assert self.path is not None
-            self._arrays = _mapped(self.path, self.header)
+            self._arrays = _opened(self.path, self.header)
         return self._arrays
 
     def __getstate__(self) -> dict[str, Any]:
@@ -211,7 +235,7 @@ def read_index(path: Path) -> LineIndex | None:
             header = Header.from_bytes(file.read(HEADER_BYTES))
         if header is None:
             return None
-        arrays = _mapped(path, header)
+        arrays = _opened(path, header)
         if checksum_of(path) != header.checksum:
             return None
     except (OSError, ValueError, TypeError, OverflowError):
@@ -231,7 +255,12 @@ def allocate_index(path: Path, lines: int, examples: int) -> Arrays:
     size = HEADER_BYTES + sum(kind.itemsize * count for kind, count in forms.values())
     with path.open("wb") as file:
         file.truncate(size)
-    return _map(path, forms, "r+")
+    whole = np.memmap(path, np.uint8, "r+").view(np.ndarray)
+    arrays, offset = {}, HEADER_BYTES
+    for name, (kind, count) in forms.items():
+        end = offset + kind.itemsize * count
+        arrays[name], offset = whole[offset:end].view(kind), end
+    return Arrays(**arrays)
 
 
 def in_memory(lines: int, examples: int) -> Arrays:
@@ -254,18 +283,14 @@ def checksum_of(path: Path) -> int:
     return found
 
 
-def _mapped(path: Path, header: Header) -> Arrays:
+def _opened(path: Path, header: Header) -> Arrays:
+    file = path.open("rb", buffering=0)
     forms = Arrays.forms(header.lines, header.examples)
     size = HEADER_BYTES + sum(kind.itemsize * count for kind, count in forms.values())
-    if path.stat().st_size != size:
+    if os.fstat(file.fileno()).st_size != size:
         raise OSError(f"'{path}' was made again since this run began; start the run again")
-    return _map(path, forms, "r")
-
-
-def _map(path: Path, forms: Mapping[str, tuple[np.dtype, int]], mode: Any) -> Arrays:
-    whole = np.memmap(path, np.uint8, mode).view(np.ndarray)
-    arrays, offset = {}, HEADER_BYTES
+    columns, offset = {}, HEADER_BYTES
     for name, (kind, count) in forms.items():
-        end = offset + kind.itemsize * count
-        arrays[name], offset = whole[offset:end].view(kind), end
-    return Arrays(**arrays)
+        columns[name] = FileColumn(file, offset, kind, count)
+        offset += kind.itemsize * count
+    return Arrays(**columns)
