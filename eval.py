@@ -303,7 +303,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for setup in wanted.values():
             count = setup.eval.batch_rows if questions is None else len(questions)
             rows = rows_of_batch(setup, count, mesh)
-            require_model_fits(setup, least_budget(setup, options.frames), rows, mesh, say=tell)
+            budget = least_budget(setup, options.frames)
+            require_model_fits(options.checkpoint, setup, budget, rows, mesh, say=tell)
         with doing(f"loading the model of '{options.checkpoint}'", tell):
             model, _ = load_to_answer(options.checkpoint, config, mesh)
         if questions is None:

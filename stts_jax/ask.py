@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         checkpoint, config = open_config(options)
         with doing("reading what is asked about"):
             prepared = prepare(config, asked, options.frames)
-        require_model_fits(config, prepared.batches.budget)
+        require_model_fits(checkpoint, config, prepared.batches.budget)
         model = open_model(checkpoint, config)
         with doing("compiling and answering"):
             said = answer_of(model, config, prepared)

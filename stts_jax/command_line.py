@@ -42,7 +42,7 @@ from stts_jax.parallel.mesh import make_mesh
 from stts_jax.quoting import shorten, shorten_words
 from stts_jax.terminal import doing, end_quietly, is_stdout_closed, to_stderr
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
-from stts_jax.training.checkpointing.load import load_to_answer, load_to_score
+from stts_jax.training.checkpointing.load import load_to_answer, load_to_score, stored_dtypes
 from stts_jax.training.checkpointing.run_folder import config_of
 from stts_jax.training.distributed import is_lost_process, report_lost_process, several_processes
 from stts_jax.training.nan_check import TrainingError
@@ -67,8 +67,8 @@ USER_ERRORS = (
 
 _LESS_MEMORY = (
     "take fewer frames (--frames 0.5x), drop more tokens (--set model.prune.topk=0.7), answer "
-    "fewer questions at once (--set eval.batch_rows=1), compute in another type (--set "
-    "model.compute_dtype=float32 on a CPU, bfloat16 elsewhere), or use a machine with more memory"
+    "fewer questions at once (--set eval.batch_rows=1), compute in bfloat16 (--set "
+    "model.compute_dtype=bfloat16), or use a machine with more memory"
 )
 
 
@@ -233,6 +233,7 @@ def open_config(options: argparse.Namespace) -> tuple[Path, Config]:
 
 
 def require_model_fits(
+    checkpoint: Path,
     config: Config,
     budget: Budget,
     rows: int = 1,
@@ -244,6 +245,7 @@ def require_model_fits(
     """Prints the memory that a model takes to answer, before it is loaded.
 
     Args:
+      checkpoint: of the model.
       config: of the run.
       budget: of a question.
       rows: questions that are answered at once.
@@ -255,7 +257,7 @@ def require_model_fits(
       ConfigError: if there isn't so much.
     """
     mesh = mesh or make_mesh()
-    shapes = in_compute_dtype(abstract_model(config.model))
+    shapes = in_compute_dtype(abstract_model(config.model), stored_dtypes(checkpoint))
     estimate = memory_to_answer(
         vision_encoder(shapes) if scoring else shapes, config, mesh, budget, rows
     )

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         checkpoint, config = open_config(options)
         with doing("reading what is shown"):
             prepared = prepare(config, asked, options.frames)
-        require_model_fits(config, prepared.batches.budget, scoring=True)
+        require_model_fits(checkpoint, config, prepared.batches.budget, scoring=True)
         encoder = open_encoder(checkpoint, config)
         with doing("compiling and scoring its tokens"):
             kept = kept_of(encoder, config, prepared)

@@ -14,6 +14,7 @@ from stts_jax.batch import Batch
 from stts_jax.budget import Budget
 from stts_jax.inference.cache import KeyValueCache
 from stts_jax.inference.cpu_cache import CpuCache, decoding_cache
+from stts_jax.inference.cpu_programs import jit_to_answer
 from stts_jax.inference.prefill import prefill
 from stts_jax.inference.sampling import Sampling, sample
 from stts_jax.layers.attention_mask import TokenTable, attention_mask
@@ -79,7 +80,7 @@ def generate(
     return _generate(model, batch, budget, max_new_tokens, end_token, sampling, mesh, key)
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4, 5, 6))
+@partial(jit_to_answer, static_argnums=(2, 3, 4, 5, 6))
 def _generate(
     model: VideoLanguageModel,
     batch: Batch,

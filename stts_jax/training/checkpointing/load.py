@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 import tensorstore as ts
 from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
@@ -62,7 +63,7 @@ def load_model(
     Raises:
       CheckpointError: if there is none, it is damaged, or its arrays are not those of the model.
     """
-    return _load_model(folder, config, mesh, lambda shapes: shapes)
+    return _load_model(folder, config, mesh, lambda shapes, stored: shapes)
 
 
 def load_to_answer(
@@ -77,22 +78,31 @@ def load_to_score(
 ) -> tuple[VisionEncoder, Config]:
     """Returns ViT and scorer alone, in compute types: nothing else is read."""
     return _load_model(
-        folder, config, mesh, lambda shapes: vision_encoder(in_compute_dtype(shapes)), _SCORING
+        folder, config, mesh, lambda *types: vision_encoder(in_compute_dtype(*types)), _SCORING
     )
+
+
+def stored_dtypes(folder: Path) -> dict[str, np.dtype]:
+    """Returns the dtypes of a checkpoint's parameters by name; no values are read.
+
+    Raises:
+      CheckpointError: if there is none, or it is damaged.
+    """
+    return _dtypes_of(_saved_parameters(find_checkpoint(Path(folder))))
 
 
 def _load_model(
     folder: Path,
     config: Config | None,
     mesh: Mesh | None,
-    cast: Callable[[VideoLanguageModel], M],
+    cast: Callable[[VideoLanguageModel, dict[str, np.dtype]], M],
     parts: tuple[str, ...] = ("",),
 ) -> tuple[M, Config]:
     checkpoint = find_checkpoint(Path(folder))
     config = config or config_of(checkpoint)
-    abstract = cast(_sharded_shapes(config, mesh or make_mesh()))
-    wanted = named_parameters(abstract)
     saved = _saved_parameters(checkpoint)
+    abstract = cast(_sharded_shapes(config, mesh or make_mesh()), _dtypes_of(saved))
+    wanted = named_parameters(abstract)
     saved = {name: array for name, array in saved.items() if name.startswith(parts)}
     if config.model.prune.method != "scorer":
         saved = {name: array for name, array in saved.items() if not name.startswith(_SCORER)}
@@ -236,6 +246,10 @@ def _saved_parameters(checkpoint: Path) -> dict[str, Any]:
     """Returns handles of the saved parameters by name: shapes are known, no values are read."""
     with reading(checkpoint):
         return open_arrays(checkpoint / MODEL)
+
+
+def _dtypes_of(saved: Mapping[str, Any]) -> dict[str, np.dtype]:
+    return {name: array.dtype.numpy_dtype for name, array in saved.items()}
 
 
 def _load(checkpoint: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> dict[str, jax.Array]:
