@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from convert.cache import local_checkpoint
 from convert.tensor_reader import ConvertError
+from convert.unconverted import open_unconverted
 from stts_jax.arguments import frames_scale, local_path
 from stts_jax.budget import Budget
 from stts_jax.config import Config, ConfigError, override
@@ -42,8 +43,12 @@ from stts_jax.parallel.mesh import make_mesh
 from stts_jax.quoting import shorten, shorten_words
 from stts_jax.terminal import doing, end_quietly, is_stdout_closed, to_stderr
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
-from stts_jax.training.checkpointing.load import load_to_answer, load_to_score, stored_dtypes
-from stts_jax.training.checkpointing.run_folder import config_of
+from stts_jax.training.checkpointing.load import (
+    OpenedCheckpoint,
+    load_to_answer,
+    load_to_score,
+    open_checkpoint,
+)
 from stts_jax.training.distributed import is_lost_process, report_lost_process, several_processes
 from stts_jax.training.nan_check import TrainingError
 
@@ -161,12 +166,17 @@ def add_set_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
-    """Adds `--checkpoint`, `--set` and `--frames`, for commands on a trained model."""
+    """Adds `--checkpoint`, `--no-cache`, `--set` and `--frames`, for a trained model."""
     parser.add_argument(
         "--checkpoint",
         type=local_path,
         required=True,
         help="folder of a training run, of one step, or of a PyTorch checkpoint",
+    )
+    parser.add_argument(
+        "--no-cache",
+        action="store_true",
+        help="read a PyTorch checkpoint where it is, without a converted copy in the cache",
     )
     add_set_option(parser)
     parser.add_argument(
@@ -223,17 +233,20 @@ def asked_of(options: argparse.Namespace, question: str = "", choices: Sequence[
     return asked
 
 
-def open_config(options: argparse.Namespace) -> tuple[Path, Config]:
+def open_config(options: argparse.Namespace) -> tuple[OpenedCheckpoint, Config]:
     """Returns the checkpoint of `add_checkpoint_options`, and its configuration with `--set`.
 
-    A folder of another form is converted for it.
+    A folder of another form is converted for it, or read in place with `--no-cache`.
     """
-    checkpoint = local_checkpoint(options.checkpoint, to_stderr)
-    return checkpoint, override(config_of(checkpoint), options.overrides)
+    if options.no_cache:
+        opened = open_unconverted(options.checkpoint, to_stderr)
+    else:
+        opened = open_checkpoint(local_checkpoint(options.checkpoint, to_stderr))
+    return opened, override(opened.config, options.overrides)
 
 
 def require_model_fits(
-    checkpoint: Path,
+    checkpoint: OpenedCheckpoint,
     config: Config,
     budget: Budget,
     rows: int = 1,
@@ -257,20 +270,20 @@ def require_model_fits(
       ConfigError: if there isn't so much.
     """
     mesh = mesh or make_mesh()
-    shapes = in_compute_dtype(abstract_model(config.model), stored_dtypes(checkpoint))
+    shapes = in_compute_dtype(abstract_model(config.model), checkpoint.dtypes)
     estimate = memory_to_answer(
         vision_encoder(shapes) if scoring else shapes, config, mesh, budget, rows
     )
     say("memory: " + require_memory(estimate, mesh, _LESS_MEMORY))
 
 
-def open_model(checkpoint: Path, config: Config) -> VideoLanguageModel:
+def open_model(checkpoint: OpenedCheckpoint, config: Config) -> VideoLanguageModel:
     """Loads a model to answer with."""
-    with doing(f"loading the model of '{checkpoint}'"):
+    with doing(f"loading the model of '{checkpoint.named}'"):
         return load_to_answer(checkpoint, config)[0]
 
 
-def open_encoder(checkpoint: Path, config: Config) -> VisionEncoder:
+def open_encoder(checkpoint: OpenedCheckpoint, config: Config) -> VisionEncoder:
     """Loads ViT and scorer of a model."""
-    with doing(f"loading ViT and scorer of '{checkpoint}'"):
+    with doing(f"loading ViT and scorer of '{checkpoint.named}'"):
         return load_to_score(checkpoint, config)[0]

@@ -8,7 +8,8 @@ from stts_jax.batch import Batch
 from stts_jax.budget import batch_arrays
 from stts_jax.config import ConfigError, load_config, override
 from stts_jax.data.evaluation_batches import least_budget
-from stts_jax.inference import decoding, memory_estimate
+from stts_jax.inference import memory_estimate
+from stts_jax.inference.decoding import program_to_answer
 from stts_jax.inference.memory_estimate import (
     MemoryEstimate,
     memory_to_answer,
@@ -59,7 +60,7 @@ def compiled_bytes(config, budget):
     )
     key = jax.eval_shape(lambda: jax.random.key(0))
     static = (config.eval.max_new_tokens, 0, Sampling(), None)
-    program = decoding._generate.program_for(model).lower(model, batch, budget, *static, key)
+    program = program_to_answer(model).lower(model, batch, budget, *static, key)
     count = program.compile().memory_analysis()
     return count.argument_size_in_bytes + count.temp_size_in_bytes
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -94,6 +95,11 @@ def _generate(
     with on_mesh(mesh):
         state = start_decoding(model, batch, budget, max_new_tokens, end_token, sampling, key)
         return decode(model, state, max_new_tokens, end_token, sampling)
+
+
+def program_to_answer(model: VideoLanguageModel) -> Any:
+    """Returns the jitted program of `generate`, to compile it ahead; see `_generate`."""
+    return _generate.program_for(model)
 
 
 def start_decoding(

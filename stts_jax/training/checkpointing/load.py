@@ -8,6 +8,7 @@ fail by itself, and prints each.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,6 +50,46 @@ _LISTED = 50  # more parameters than a model has
 M = TypeVar("M")
 
 
+@dataclass(frozen=True)
+class OpenedCheckpoint:
+    """A checkpoint whose files are open, and whose values aren't read yet.
+
+    Attributes:
+      folder: of the checkpoint.
+      parameters: TensorStore arrays by name.
+      named: the folder that a user named, which may have several checkpoints.
+      own_config: of a checkpoint that no `config.json` of ours belongs to.
+    """
+
+    folder: Path
+    parameters: Mapping[str, Any]
+    named: Path
+    own_config: Config | None = None
+
+    @property
+    def config(self) -> Config:
+        """Returns the configuration of the model; errors are those of `config_of`."""
+        return self.own_config or config_of(self.folder)
+
+    @property
+    def dtypes(self) -> dict[str, np.dtype]:
+        """Returns the types that the parameters are stored in, by name."""
+        return {name: array.dtype.numpy_dtype for name, array in self.parameters.items()}
+
+
+def open_checkpoint(folder: Path) -> OpenedCheckpoint:
+    """Opens a checkpoint; shapes and types are known then.
+
+    Args:
+      folder: see `find_checkpoint`.
+
+    Raises:
+      CheckpointError: if there is none, or it is damaged.
+    """
+    checkpoint = find_checkpoint(Path(folder))
+    return OpenedCheckpoint(checkpoint, _saved_parameters(checkpoint), folder)
+
+
 def load_model(
     folder: Path, config: Config | None = None, mesh: Mesh | None = None
 ) -> tuple[VideoLanguageModel, Config]:
@@ -67,47 +108,39 @@ def load_model(
 
 
 def load_to_answer(
-    folder: Path, config: Config | None = None, mesh: Mesh | None = None
+    checkpoint: Path | OpenedCheckpoint, config: Config | None = None, mesh: Mesh | None = None
 ) -> tuple[VideoLanguageModel, Config]:
     """Returns `load_model` with parameters in compute types, see `in_compute_dtype`."""
-    return _load_model(folder, config, mesh, in_compute_dtype)
+    return _load_model(checkpoint, config, mesh, in_compute_dtype)
 
 
 def load_to_score(
-    folder: Path, config: Config | None = None, mesh: Mesh | None = None
+    checkpoint: Path | OpenedCheckpoint, config: Config | None = None, mesh: Mesh | None = None
 ) -> tuple[VisionEncoder, Config]:
     """Returns ViT and scorer alone, in compute types: nothing else is read."""
     return _load_model(
-        folder, config, mesh, lambda *types: vision_encoder(in_compute_dtype(*types)), _SCORING
+        checkpoint, config, mesh, lambda *types: vision_encoder(in_compute_dtype(*types)), _SCORING
     )
 
 
-def stored_dtypes(folder: Path) -> dict[str, np.dtype]:
-    """Returns the dtypes of a checkpoint's parameters by name; no values are read.
-
-    Raises:
-      CheckpointError: if there is none, or it is damaged.
-    """
-    return _dtypes_of(_saved_parameters(find_checkpoint(Path(folder))))
-
-
 def _load_model(
-    folder: Path,
+    checkpoint: Path | OpenedCheckpoint,
     config: Config | None,
     mesh: Mesh | None,
     cast: Callable[[VideoLanguageModel, dict[str, np.dtype]], M],
     parts: tuple[str, ...] = ("",),
 ) -> tuple[M, Config]:
-    checkpoint = find_checkpoint(Path(folder))
-    config = config or config_of(checkpoint)
-    saved = _saved_parameters(checkpoint)
-    abstract = cast(_sharded_shapes(config, mesh or make_mesh()), _dtypes_of(saved))
+    opened = checkpoint
+    if not isinstance(opened, OpenedCheckpoint):
+        opened = open_checkpoint(opened)
+    config = config or opened.config
+    abstract = cast(_sharded_shapes(config, mesh or make_mesh()), opened.dtypes)
     wanted = named_parameters(abstract)
-    saved = {name: array for name, array in saved.items() if name.startswith(parts)}
+    saved = {name: array for name, array in opened.parameters.items() if name.startswith(parts)}
     if config.model.prune.method != "scorer":
         saved = {name: array for name, array in saved.items() if not name.startswith(_SCORER)}
-    require_match(wanted, saved, checkpoint)
-    loaded: M = unflatten_named(abstract, _load(checkpoint, saved, wanted))
+    require_match(wanted, saved, opened.folder)
+    loaded: M = unflatten_named(abstract, _load(opened.folder, saved, wanted))
     return loaded, config
 
 
@@ -215,7 +248,7 @@ def open_arrays(folder: Path) -> dict[str, Any]:
     arrays = {name: array.result() for name, array in opened.items()}
     for name, array in arrays.items():
         # A block is read as a whole: one that is larger than its array may fill memory.
-        block: Any = array.chunk_layout.read_chunk.shape
+        block: Any = array.chunk_layout.read_chunk.shape or ()
         if any(side > max(1, size) for side, size in zip(block, array.shape, strict=True)):
             raise ValueError(f"the blocks of array '{name}' are {block}, larger than the array")
     return arrays
@@ -246,10 +279,6 @@ def _saved_parameters(checkpoint: Path) -> dict[str, Any]:
     """Returns handles of the saved parameters by name: shapes are known, no values are read."""
     with reading(checkpoint):
         return open_arrays(checkpoint / MODEL)
-
-
-def _dtypes_of(saved: Mapping[str, Any]) -> dict[str, np.dtype]:
-    return {name: array.dtype.numpy_dtype for name, array in saved.items()}
 
 
 def _load(checkpoint: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> dict[str, jax.Array]:

@@ -28,20 +28,23 @@ _Bounds = tuple[tuple[int, int], ...]
 
 
 def load_parameters(
-    stored: Mapping[str, Any], wanted: Mapping[str, jax.ShapeDtypeStruct]
+    stored: Mapping[str, Any],
+    wanted: Mapping[str, jax.ShapeDtypeStruct],
+    said: str = "reading parameters",
 ) -> dict[str, jax.Array]:
     """Returns the parameters in `wanted`; this process reads what its devices hold of them.
 
     Args:
       stored: arrays of a checkpoint by name, see `load.open_arrays`.
       wanted: shape, dtype and sharding of each parameter to read.
+      said: beside the bar of bytes.
 
     Raises:
       OSError, ValueError, TypeError, MemoryError: if files are damaged or can't be read.
       JaxRuntimeError: if a device lacks memory.
     """
     total = sum(_bytes_here(leaf) for leaf in wanted.values())
-    with byte_bar("reading parameters", total, shown=is_first()) as advance:
+    with byte_bar(said, total, shown=is_first()) as advance:
         return {name: _load(stored[name], leaf, advance) for name, leaf in wanted.items()}
 
 
@@ -68,7 +71,8 @@ def _read(stored: Any, bounds: _Bounds, dtype: Any, advance: Callable[[int], Any
     # Indexed as the stored array is.
     target = ts.array(values)[ts.d[:].translate_by[tuple(start for start, _ in bounds)]]
     itemsize = stored.dtype.numpy_dtype.itemsize
-    for group in _groups(bounds, stored.chunk_layout.read_chunk.shape, itemsize):
+    block = stored.chunk_layout.read_chunk.shape or ()  # None of a single value
+    for group in _groups(bounds, block, itemsize):
         index = tuple(slice(start, stop) for start, stop in group)
         target[index].write(source[index]).result()
         advance(values.itemsize * math.prod(stop - start for start, stop in group))
