@@ -131,8 +131,9 @@ def _copied_on_a_cpu(shapes: Any, model: ModelConfig) -> int:
     """Returns the bytes of what XLA:CPU copies of parameters, as seen in its reports.
 
     The ViT's blocks run in several loops, between which features are taken and tokens dropped; each
-    loop has a slice of their stack. A step of decoding holds the transpose of a float32 embedding
-    that is the head too, and the blocks of the LLM if they are small.
+    loop has a slice of their stack. Types narrower than float32 are widened, a block of the LLM at
+    a time. A step of decoding holds the transpose of a float32 embedding that is the head too, and
+    the blocks of the LLM if they are small.
     """
     leaves = named_parameters(shapes)
 
@@ -140,7 +141,9 @@ def _copied_on_a_cpu(shapes: Any, model: ModelConfig) -> int:
         return [leaf for name, leaf in leaves.items() if name.startswith(prefix)]
 
     copied = sum(leaf.size * leaf.dtype.itemsize for leaf in of("vit.blocks."))
-    copied += copied_bytes(of("llm.blocks."))
+    llm = of("llm.blocks.")
+    copied += copied_bytes(llm)
+    copied += sum(4 * leaf.size // leaf.shape[0] for leaf in llm if leaf.dtype.itemsize < 4)
     head = leaves.get("llm.embedding") if model.llm.tied_head else None
     if head is not None and head.dtype == jnp.float32:
         copied += head.size * head.dtype.itemsize
