@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 
 from convert.cache import local_checkpoint
+from convert.unconverted import open_unconverted
 from stts_jax.arguments import Parser, at_least_one, local_path, percentage
 from stts_jax.command_line import (
     add_checkpoint_options,
@@ -50,10 +51,13 @@ from stts_jax.output_lock import hold_output
 from stts_jax.parallel.processes import Share, first_then_others, is_first, notice
 from stts_jax.terminal import doing, to_stderr
 from stts_jax.training.checkpointing.checkpoint_errors import writing
-from stts_jax.training.checkpointing.load import load_to_answer
+from stts_jax.training.checkpointing.load import (
+    OpenedCheckpoint,
+    load_to_answer,
+    open_checkpoint,
+)
 from stts_jax.training.checkpointing.run_folder import (
     config_of,
-    find_checkpoint,
     require_writable,
 )
 from stts_jax.training.distributed import join_processes
@@ -161,9 +165,19 @@ def require_comparable(options: argparse.Namespace) -> None:
         )
 
 
-def trained_config(options: argparse.Namespace) -> Config:
+def require_no_mode(options: argparse.Namespace) -> None:
+    """Refuse benchmarks of a checkpoint in place: their answers are kept with a copy."""
+    if options.mode:
+        raise ConfigError(
+            "--no-cache answers splits only; leave it out with --mode, so that answers are kept "
+            "with a converted copy"
+        )
+
+
+def trained_config(options: argparse.Namespace, unconverted: OpenedCheckpoint | None) -> Config:
     """The configuration of the checkpoint, with `--set` and the file of `--split`."""
-    config = override(config_of(options.checkpoint), options.overrides)
+    trained = unconverted.config if unconverted else config_of(options.checkpoint)
+    config = override(trained, options.overrides)
     if options.split.endswith(".jsonl"):
         config, options.split = replace(config, {"data.test": options.split}), "test"
     return config
@@ -321,8 +335,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if join_processes() > 1:
             log = options.output or options.checkpoint
             keep_native_log("eval.py", native_log_of(log, jax.process_index()))
-        options.checkpoint = first_then_others(lambda: local_checkpoint(options.checkpoint))
-        config = trained_config(options)
+        unconverted: OpenedCheckpoint | None = None
+        if options.no_cache:
+            require_no_mode(options)
+            unconverted = first_then_others(lambda: open_unconverted(options.checkpoint, tell))
+        else:
+            options.checkpoint = first_then_others(lambda: local_checkpoint(options.checkpoint))
+        config = trained_config(options, unconverted)
         questions = None
         if not options.mode:
             with doing("reading the questions", tell):
@@ -338,17 +357,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 require_writable(folder)
                 stack.enter_context(hold_output(folder, "evaluating", notice))
         # A run may save a newer step meanwhile; results are kept with the one that is loaded.
-        options.checkpoint = find_checkpoint(options.checkpoint)
+        opened = unconverted or open_checkpoint(options.checkpoint)
+        options.checkpoint = opened.folder
         mesh = answering_mesh(config)
         loaded = [options.weights, *(["compute"] if options.compare_weights else [])]
         for setup in wanted.values():
             count = setup.eval.batch_rows if questions is None else len(questions)
             rows = rows_of_batch(setup, count, mesh)
             budget = least_budget(setup, options.frames)
-            require_model_fits(setup, budget, rows, mesh, weights=loaded, say=tell)
-        with doing(f"loading the model of '{options.checkpoint}'", tell):
+            require_model_fits(opened, setup, budget, rows, mesh, weights=loaded, say=tell)
+        with doing(f"loading the model of '{opened.folder}'", tell):
             model, *others = (
-                load_to_answer(options.checkpoint, config, mesh, weights)[0] for weights in loaded
+                load_to_answer(opened, config, mesh, weights)[0] for weights in loaded
             )
         if questions is None:
             answer_tasks(options, model, wanted, output, judge)

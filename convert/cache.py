@@ -26,7 +26,7 @@ def local_checkpoint(folder: Path, notice: Callable[[str], None] = print) -> Pat
     """
     if not folder.is_dir() or not is_foreign(folder):
         return folder
-    copy = _cache() / f"{folder.resolve().name}-{_state(folder)}"
+    copy = cached_copy(folder, "converted")
     if copy.is_dir():
         notice(f"'{folder}' was converted before: using '{copy}'")
         return copy
@@ -43,9 +43,10 @@ def local_checkpoint(folder: Path, notice: Callable[[str], None] = print) -> Pat
 _VERSION = 2
 
 
-def _cache() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
-    return Path(root) / "stts_jax" / "converted"
+def cached_copy(folder: Path, kind: str) -> Path:
+    """Returns the folder for copies of a kind, of this state of a checkpoint's files."""
+    root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return root / "stts_jax" / kind / f"{folder.resolve().name}-{_state(folder)}"
 
 
 def _state(folder: Path) -> str:

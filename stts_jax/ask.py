@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         checkpoint, config = open_config(options)
         with doing("reading what is asked about"):
             prepared = prepare(config, asked, options.frames)
-        require_model_fits(config, prepared.batches.budget, weights=[options.weights])
+        require_model_fits(checkpoint, config, prepared.batches.budget, weights=[options.weights])
         model = open_model(checkpoint, config, options.weights)
         with doing("compiling and answering"):
             said = answer_of(model, config, prepared)

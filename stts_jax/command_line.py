@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from convert.cache import local_checkpoint
 from convert.tensor_reader import ConvertError
+from convert.unconverted import open_unconverted
 from stts_jax.arguments import frames_scale, local_path, percentage, weights_type
 from stts_jax.budget import Budget
 from stts_jax.config import Config, ConfigError, override
@@ -48,8 +49,12 @@ from stts_jax.quoting import shorten, shorten_words
 from stts_jax.terminal import doing, end_quietly, is_stdout_closed, to_stderr
 from stts_jax.train_ratios import at_ratio
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
-from stts_jax.training.checkpointing.load import load_to_answer, load_to_score
-from stts_jax.training.checkpointing.run_folder import config_of
+from stts_jax.training.checkpointing.load import (
+    OpenedCheckpoint,
+    load_to_answer,
+    load_to_score,
+    open_checkpoint,
+)
 from stts_jax.training.distributed import is_lost_process, report_lost_process, several_processes
 from stts_jax.training.nan_check import TrainingError
 
@@ -74,8 +79,7 @@ USER_ERRORS = (
 _LESS_MEMORY = (
     "take fewer frames (--frames 0.5x), hold weights in int8 (--weights int8), drop more tokens "
     "(--set model.prune.topk=0.7), answer fewer questions at once (--set eval.batch_rows=1), "
-    "compute in another type (--set model.compute_dtype=float32 on a CPU, bfloat16 elsewhere), or "
-    "use a machine with more memory"
+    "compute in bfloat16 (--set model.compute_dtype=bfloat16), or use a machine with more memory"
 )
 
 
@@ -168,12 +172,17 @@ def add_set_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
-    """Adds `--checkpoint`, `--set`, `--frames`, `--weights`, for commands on a trained model."""
+    """Adds `--checkpoint`, `--no-cache`, `--set`, `--frames`, `--weights`, for a trained model."""
     parser.add_argument(
         "--checkpoint",
         type=local_path,
         required=True,
         help="folder of a training run, of one step, or of a PyTorch checkpoint",
+    )
+    parser.add_argument(
+        "--no-cache",
+        action="store_true",
+        help="read a PyTorch checkpoint where it is, without a converted copy in the cache",
     )
     add_set_option(parser)
     parser.add_argument(
@@ -249,22 +258,27 @@ def asked_of(options: argparse.Namespace, question: str = "", choices: Sequence[
     return asked
 
 
-def open_config(options: argparse.Namespace) -> tuple[Path, Config]:
+def open_config(options: argparse.Namespace) -> tuple[OpenedCheckpoint, Config]:
     """Returns the checkpoint of `add_checkpoint_options`, and its configuration with `--set`.
 
-    With `--k` of `add_ratio_option` it is at that ratio. A folder of another form is converted.
+    With `--k` of `add_ratio_option` it is at that ratio. A folder of another form is converted for
+    it, or read in place with `--no-cache`.
 
     Raises:
       ConfigError: if a model that drops nothing is to drop tokens.
     """
-    checkpoint = local_checkpoint(options.checkpoint, to_stderr)
-    config = override(config_of(checkpoint), options.overrides)
+    if options.no_cache:
+        opened = open_unconverted(options.checkpoint, to_stderr)
+    else:
+        opened = open_checkpoint(local_checkpoint(options.checkpoint, to_stderr))
+    config = override(opened.config, options.overrides)
     if options.k is not None:
         config = at_ratio(config, options.k / 100)
-    return checkpoint, config
+    return opened, config
 
 
 def require_model_fits(
+    checkpoint: OpenedCheckpoint,
     config: Config,
     budget: Budget,
     rows: int = 1,
@@ -277,6 +291,7 @@ def require_model_fits(
     """Prints the memory that a model takes to answer, before it is loaded.
 
     Args:
+      checkpoint: of the model.
       config: of the run.
       budget: of a question.
       rows: questions that are answered at once.
@@ -291,19 +306,21 @@ def require_model_fits(
     mesh = mesh or make_mesh()
     estimate = MemoryEstimate(0, 0, 0)
     for kind in weights:
-        shapes = to_answer(abstract_model(config.model), kind)
+        shapes = to_answer(abstract_model(config.model), kind, checkpoint.dtypes)
         loaded = vision_encoder(shapes) if scoring else shapes
         estimate += memory_to_answer(loaded, config, mesh, budget, rows)
     say("memory: " + require_memory(estimate, mesh, _LESS_MEMORY))
 
 
-def open_model(checkpoint: Path, config: Config, weights: Weights) -> VideoLanguageModel:
+def open_model(
+    checkpoint: OpenedCheckpoint, config: Config, weights: Weights
+) -> VideoLanguageModel:
     """Loads a model to answer with."""
-    with doing(f"loading the model of '{checkpoint}'"):
+    with doing(f"loading the model of '{checkpoint.named}'"):
         return load_to_answer(checkpoint, config, weights=weights)[0]
 
 
-def open_encoder(checkpoint: Path, config: Config, weights: Weights) -> VisionEncoder:
+def open_encoder(checkpoint: OpenedCheckpoint, config: Config, weights: Weights) -> VisionEncoder:
     """Loads ViT and scorer of a model."""
-    with doing(f"loading ViT and scorer of '{checkpoint}'"):
+    with doing(f"loading ViT and scorer of '{checkpoint.named}'"):
         return load_to_score(checkpoint, config, weights=weights)[0]

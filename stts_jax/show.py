@@ -53,7 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         checkpoint, config = open_config(options)
         with doing("reading what is shown"):
             prepared = prepare(config, asked, options.frames)
-        require_model_fits(config, prepared.batches.budget, scoring=True, weights=[options.weights])
+        require_model_fits(
+            checkpoint,
+            config,
+            prepared.batches.budget,
+            scoring=True,
+            weights=[options.weights],
+        )
         encoder = open_encoder(checkpoint, config, options.weights)
         with doing("compiling and scoring its tokens"):
             kept = kept_of(encoder, config, prepared)

@@ -22,7 +22,8 @@ from stts_jax.data.video.reading import probe
 from stts_jax.evaluation import runner, single
 from stts_jax.evaluation.asked import Asked
 from stts_jax.evaluation.overlay import LEGEND, kept_overlay, overlay_video, score_map, stretch
-from stts_jax.inference import decoding, memory_estimate
+from stts_jax.inference import memory_estimate
+from stts_jax.inference.decoding import program_to_answer
 from stts_jax.model.video_language_model import abstract_model
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.training.checkpointing import load as loading_room
@@ -246,9 +247,9 @@ def test_ask_takes_frames_and_settings(checkpoint, video, capsys):
 def test_questions_of_other_lengths_in_a_bucket_compile_once(checkpoint, video):
     model, config = load_model(checkpoint)
     config = override(config, ["eval.max_new_tokens=2"])  # compiled for no other test
-    before = decoding._generate._cache_size()
+    before = program_to_answer(model)._cache_size()
     answers = [single.ask(model, config, video, "what " * count) for count in (1, 3, 5)]
-    assert len(answers) == 3 and decoding._generate._cache_size() - before == 1
+    assert len(answers) == 3 and program_to_answer(model)._cache_size() - before == 1
 
 
 def test_a_larger_bucket_changes_no_answer(checkpoint, video):

@@ -281,14 +281,14 @@ def test_prompts_of_unequal_length_are_answered_as_if_alone():
 
 
 def test_ten_batches_of_prompts_compile_once(report_error):
-    before = decoding._generate._cache_size()
     contents = [(kind,) for kind in (VIDEO, IMAGE, MULTI_IMAGE, TEXT)] + [None] * 6
     model = small_model(small(prune__rescale_bias_min=0.2))  # compiled for no other test
+    before = decoding.program_to_answer(model)._cache_size()
     for seed, kinds in enumerate(contents):
         options = {"kinds": kinds} if kinds else {"empty_rows": seed % 3}
         said = answer(rows(seed=seed, **options), model=model, key=jax.random.key(seed))
         assert ((said >= 0) & (said < SMALL.llm.vocab_size) | (said == NO_END)).all()
-    compilations = decoding._generate._cache_size() - before
+    compilations = decoding.program_to_answer(model)._cache_size() - before
     report_error("compilations for ten batches", compilations, 1)
     assert len(contents) == 10 and compilations == 1
 

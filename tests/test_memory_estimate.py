@@ -4,18 +4,21 @@ import jax
 import pytest
 from training_cases import single_mesh, small_config
 
-from stts_jax.budget import batch_bytes, row_budget
+from stts_jax.batch import Batch
+from stts_jax.budget import batch_arrays, batch_bytes, row_budget
 from stts_jax.config import ConfigError, load_config, override, replace
 from stts_jax.data.evaluation_batches import least_budget
 from stts_jax.fit.__main__ import parse
 from stts_jax.fit.setting import parse_mesh, sized_config
 from stts_jax.fit.table import RESULTS, read_results
 from stts_jax.inference import memory_estimate
+from stts_jax.inference.decoding import program_to_answer
 from stts_jax.inference.memory_estimate import (
     MemoryEstimate,
     memory_to_answer,
     require_memory,
 )
+from stts_jax.inference.sampling import Sampling
 from stts_jax.model.video_language_model import (
     abstract_model,
     in_compute_dtype,
@@ -23,6 +26,7 @@ from stts_jax.model.video_language_model import (
 )
 from stts_jax.parallel import memory
 from stts_jax.parallel.mesh import MESH_AXES
+from stts_jax.parallel.parameters import named_parameters
 from stts_jax.training.run_memory import (
     activation_bytes,
     memory_to_train,
@@ -31,19 +35,78 @@ from stts_jax.training.run_memory import (
 from stts_jax.training.step import abstract_state
 
 
-def of_4b(dtype, frames, scoring=False):
-    config = override(
-        load_config("molmo2_4b"), [f"model.compute_dtype={dtype}", f"data.max_frames={frames}"]
-    )
-    shapes = in_compute_dtype(abstract_model(config.model))
+def config_of_4b(dtype, frames):
+    settings = [f"model.compute_dtype={dtype}", f"data.max_frames={frames}"]
+    return override(load_config("molmo2_4b"), settings)
+
+
+def to_answer(config, stored=None):
+    """The parameters of a checkpoint that stores all of them in one type."""
+    shapes = abstract_model(config.model)
+    types = dict.fromkeys(named_parameters(shapes), stored and jax.numpy.dtype(stored))
+    return in_compute_dtype(shapes, types)
+
+
+def of_4b(dtype, frames, scoring=False, stored=None):
+    config = config_of_4b(dtype, frames)
+    shapes = to_answer(config, stored)
     shapes = vision_encoder(shapes) if scoring else shapes
     return memory_to_answer(shapes, config, single_mesh(), least_budget(config), 1)
 
 
-@pytest.mark.parametrize(("dtype", "reported"), [("bfloat16", 27.1e9), ("float32", 19.9e9)])
-def test_the_4b_model_on_a_cpu_takes_what_the_compiler_reports(dtype, reported):
-    estimate = of_4b(dtype, 8)
-    assert estimate.total == pytest.approx(reported, rel=0.03)  # 0.015 at most
+# The compiler's counts of the program that answers, JAX 0.10.2; see `compiled_bytes`.
+SETTINGS = ("dtype", "stored", "frames", "reported")
+REPORTED = [
+    ("bfloat16", "bfloat16", 8, 10.00e9),
+    ("bfloat16", "bfloat16", 64, 11.93e9),
+    ("float32", "bfloat16", 8, 10.40e9),
+    ("float32", "bfloat16", 64, 13.55e9),
+    ("float32", "float32", 8, 19.86e9),
+]
+
+
+@pytest.mark.parametrize(SETTINGS, REPORTED)
+def test_the_4b_model_on_a_cpu_takes_little_less_than_the_estimate(dtype, stored, frames, reported):
+    estimate = of_4b(dtype, frames, stored=stored)
+    assert reported <= estimate.total <= 1.3 * reported  # 1.03 to 1.29
+
+
+def compiled_bytes(config, budget, stored=None):
+    """Parameters, batch and temporary memory of the program that answers one question."""
+    model = to_answer(config, stored)
+    batch = Batch.from_arrays(
+        {
+            name: jax.ShapeDtypeStruct(*described)
+            for name, described in batch_arrays(budget, config.model, 1).items()
+        }
+    )
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    static = (config.eval.max_new_tokens, 0, Sampling(), None)
+    program = program_to_answer(model).lower(model, batch, budget, *static, key)
+    count = program.compile().memory_analysis()
+    return count.argument_size_in_bytes + count.temp_size_in_bytes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(SETTINGS, REPORTED)
+def test_the_compiler_counts_for_the_4b_what_was_reported(dtype, stored, frames, reported):
+    config = config_of_4b(dtype, frames)
+    assert compiled_bytes(config, least_budget(config), stored) == pytest.approx(reported, rel=0.02)
+
+
+# A few layers as wide as a small model's, so that stacks are larger than activations.
+DEEP = ("model.vit.width=96", "model.vit.layers=6", "model.vit.mlp_width=384")
+DEEP += ("model.llm.width=256", "model.llm.layers=4", "model.llm.mlp_width=1024")
+
+
+@pytest.mark.parametrize("stored", ["bfloat16", "float32"])
+def test_the_estimate_covers_what_the_compiler_counts(stored):
+    config = override(small_config(), [*DEEP, "model.compute_dtype=float32"])
+    budget = least_budget(config)
+    shapes = to_answer(config, stored)
+    estimate = memory_to_answer(shapes, config, single_mesh(), budget, 1).total
+    counted = compiled_bytes(config, budget, stored)
+    assert counted <= estimate <= 1.5 * counted
 
 
 def test_parameters_count_in_the_type_that_they_are_computed_in():
@@ -55,7 +118,8 @@ def test_more_frames_take_more_and_scoring_takes_the_vit_only():
     few, many, scoring = of_4b("float32", 8), of_4b("float32", 64), of_4b("float32", 8, True)
     assert few.parameters == many.parameters
     assert 4 * few.activations < many.activations < 10 * few.activations
-    assert scoring.parameters < 0.15 * few.parameters and scoring.copies == 0
+    assert scoring.parameters < 0.15 * few.parameters
+    assert scoring.copies <= scoring.parameters  # slices of the ViT's stack, nothing of the LLM
 
 
 def test_what_does_not_fit_is_refused_with_the_numbers_and_the_remedy(monkeypatch):

@@ -121,9 +121,9 @@ def destroy(output, step):
 )
 def test_what_says_nothing_of_the_files_moves_none(run, monkeypatch, error):
     def load(*_):
-        raise KeyError("orbax's own words") from error
+        raise KeyError("a library's own words") from error
 
-    monkeypatch.setattr(restore.ocp, "load_checkpointables", load)
+    monkeypatch.setattr(restore, "load_parameters", load)
     with pytest.raises(CheckpointError, match=r"checkpoint '.*/2' cannot be read") as raised:
         go_on(run)
     assert str(error) in str(raised.value) and "\n" not in str(raised.value)

@@ -24,6 +24,7 @@ from stts_jax.data.video.reading import Video, read_sampled
 from stts_jax.evaluation.asked import Asked
 from stts_jax.evaluation.overlay import looked_at
 from stts_jax.evaluation.runner import answer
+from stts_jax.inference.cpu_programs import jit_to_answer
 from stts_jax.inference.likelihood import log_likelihoods
 from stts_jax.model.video_language_model import (
     VideoLanguageModel,
@@ -160,7 +161,7 @@ def _answer_tokens(batches: PromptBatches, source: SourceExample) -> list[int]:
     return [*batches.tokenizer.encode(answer), batches.tokenizer.eos_id]
 
 
-@partial(jax.jit, static_argnums=2)
+@partial(jit_to_answer, static_argnums=(2,))
 def _keep_and_scores(
     encoder: VisionEncoder, batch: Batch, budget: Budget
 ) -> tuple[jax.Array, jax.Array]:

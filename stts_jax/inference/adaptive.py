@@ -15,6 +15,7 @@ from jaxtyping import Array, Int
 
 from stts_jax.batch import Batch
 from stts_jax.budget import Budget
+from stts_jax.inference.cpu_programs import jit_to_answer
 from stts_jax.inference.decoding import decode, start_decoding
 from stts_jax.inference.sampling import Sampling
 from stts_jax.model.video_language_model import VideoLanguageModel, vision_encoder
@@ -49,7 +50,7 @@ def generate_adaptive(
     return _generate(model, batch, budget, max_new_tokens, end_token, sampling, mesh, key)
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4, 5, 6))
+@partial(jit_to_answer, static_argnums=(2, 3, 4, 5, 6))
 def _generate(
     model: VideoLanguageModel,
     batch: Batch,

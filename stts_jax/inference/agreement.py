@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from stts_jax.batch import Batch
 from stts_jax.budget import Budget
 from stts_jax.inference.cache import KeyValueCache
+from stts_jax.inference.cpu_programs import jit_to_answer
 from stts_jax.inference.decoding import next_logits
 from stts_jax.inference.prefill import prefill
 from stts_jax.model.video_language_model import VideoLanguageModel
@@ -46,7 +47,7 @@ def token_agreement(
     return _token_agreement(reference, model, batch, budget, answers, mesh_of(model), key)
 
 
-@partial(jax.jit, static_argnums=(3, 5))
+@partial(jit_to_answer, static_argnums=(3, 5))
 def _token_agreement(
     reference: VideoLanguageModel,
     model: VideoLanguageModel,

@@ -8,7 +8,7 @@ The copy of the parameters takes memory, so large models keep the `KeyValueCache
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,8 +38,7 @@ def decoding_cache(
       blocks: the stacked blocks of the LLM.
       max_new_tokens: cache indices for the answers.
     """
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(blocks))
-    if jax.default_backend() != "cpu" or not _LEAST_BYTES <= size <= _MOST_BYTES:
+    if jax.default_backend() != "cpu" or not copied_bytes(jax.tree.leaves(blocks)):
         return cache
     layers, length = range(len(cache.keys)), cache.keys.shape[2] - max_new_tokens
     return CpuCache(
@@ -47,6 +46,12 @@ def decoding_cache(
         tuple(_Layer.of(cache.keys[i, :, :length], cache.values[i, :, :length]) for i in layers),
         tuple(_Layer.of(cache.keys[i, :, length:], cache.values[i, :, length:]) for i in layers),
     )
+
+
+def copied_bytes(blocks: Iterable[Any]) -> int:
+    """Returns the bytes that a CPU's cache copies of these blocks, the arrays of all layers."""
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in blocks)
+    return size if _LEAST_BYTES <= size <= _MOST_BYTES else 0
 
 
 @register_pytree

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from stts_jax.batch import Batch
 from stts_jax.budget import Budget
 from stts_jax.inference.cache import KeyValueCache
 from stts_jax.inference.cpu_cache import CpuCache, decoding_cache
+from stts_jax.inference.cpu_programs import jit_to_answer
 from stts_jax.inference.prefill import prefill
 from stts_jax.inference.sampling import Sampling, sample
 from stts_jax.layers.attention_mask import TokenTable, attention_mask
@@ -80,7 +82,7 @@ def generate(
     return _generate(model, batch, budget, max_new_tokens, end_token, sampling, mesh, key)
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4, 5, 6))
+@partial(jit_to_answer, static_argnums=(2, 3, 4, 5, 6))
 def _generate(
     model: VideoLanguageModel,
     batch: Batch,
@@ -94,6 +96,11 @@ def _generate(
     with on_mesh(mesh):
         state = start_decoding(model, batch, budget, max_new_tokens, end_token, sampling, key)
         return decode(model, state, max_new_tokens, end_token, sampling)
+
+
+def program_to_answer(model: VideoLanguageModel) -> Any:
+    """Returns the jitted program of `generate`, to compile it ahead; see `_generate`."""
+    return _generate.program_for(model)
 
 
 def start_decoding(

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from stts_jax.batch import Batch
 from stts_jax.budget import Budget
 from stts_jax.inference.cache import KeyValueCache
+from stts_jax.inference.cpu_programs import jit_to_answer
 from stts_jax.inference.decoding import next_logits
 from stts_jax.inference.prefill import prefill
 from stts_jax.model.video_language_model import VideoLanguageModel
@@ -50,7 +51,7 @@ def log_likelihoods(
     return np.asarray(jax.device_get(likelihoods))[: len(answers)]
 
 
-@partial(jax.jit, static_argnums=(2, 5))
+@partial(jit_to_answer, static_argnums=(2, 5))
 def _log_likelihoods(
     model: VideoLanguageModel,
     batch: Batch,

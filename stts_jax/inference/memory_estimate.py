@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from stts_jax.budget import Budget, batch_bytes
 from stts_jax.config import Config, ConfigError, ModelConfig
+from stts_jax.inference.cpu_cache import copied_bytes
 from stts_jax.parallel.memory import bytes_on_a_device, free_memory
 from stts_jax.parallel.memory import gigabytes as _gb
 from stts_jax.parallel.mesh import parameter_shardings
@@ -25,6 +26,8 @@ from stts_jax.parallel.platform import compute_dtype
 _WIDE, _MLP_WIDE = 8, 2
 # Keys that attention reads at a time, for all queries of a row and all heads, in float32.
 _KEY_BLOCK = 1024
+# Constants of a program, and arrays that are small in any model.
+_SMALL_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def memory_to_answer(
     return MemoryEstimate(
         bytes_on_a_device(shapes, parameter_shardings(shapes, mesh)),
         _copied_on_a_cpu(shapes, model) if widened else 0,
-        rows * row + batch_bytes(budget, model, rows),
+        rows * row + batch_bytes(budget, model, rows) + _SMALL_BYTES,
     )
 
 
@@ -143,12 +146,23 @@ def require_memory(estimate: Estimate, mesh: Mesh, remedy: str) -> str:
 
 
 def _copied_on_a_cpu(shapes: Any, model: ModelConfig) -> int:
-    """Returns the bytes of what XLA:CPU makes of parameters, as seen in its reports.
+    """Returns the bytes of what XLA:CPU copies of parameters, as seen in its reports.
 
-    It takes float32 copies of all bfloat16 kernels out of the loops over layers, and holds the
-    transpose of an embedding that is the head too.
+    The ViT's blocks run in several loops, between which features are taken and tokens dropped; each
+    loop has a slice of their stack. Types narrower than float32 are widened, a block of the LLM at
+    a time. A step of decoding holds the transpose of a float32 embedding that is the head too, and
+    the blocks of the LLM if they are small.
     """
     leaves = named_parameters(shapes)
-    half = sum(4 * leaf.size for leaf in leaves.values() if leaf.dtype == jnp.bfloat16)
+
+    def of(prefix: str) -> list[Any]:
+        return [leaf for name, leaf in leaves.items() if name.startswith(prefix)]
+
+    copied = sum(leaf.size * leaf.dtype.itemsize for leaf in of("vit.blocks."))
+    llm = of("llm.blocks.")
+    copied += copied_bytes(llm)
+    copied += sum(4 * leaf.size // leaf.shape[0] for leaf in llm if leaf.dtype.itemsize < 4)
     head = leaves.get("llm.embedding") if model.llm.tied_head else None
-    return half or (0 if head is None else head.size * head.dtype.itemsize)
+    if head is not None and head.dtype == jnp.float32:
+        copied += head.size * head.dtype.itemsize
+    return copied

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -182,25 +183,34 @@ def reconfigure(model: VideoLanguageModel, config: ModelConfig) -> VideoLanguage
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
 
 
-def to_answer(model: VideoLanguageModel, weights: Weights) -> VideoLanguageModel:
+def to_answer(
+    model: VideoLanguageModel, weights: Weights, stored: Mapping[str, Any] | None = None
+) -> VideoLanguageModel:
     """Returns the shapes of a model for inference, see `in_compute_dtype` and `in_int8`."""
-    model = in_compute_dtype(model)
+    model = in_compute_dtype(model, stored)
     return in_int8(model) if weights == "int8" else model
 
 
-def in_compute_dtype(model: VideoLanguageModel) -> VideoLanguageModel:
+def in_compute_dtype(
+    model: VideoLanguageModel, stored: Mapping[str, Any] | None = None
+) -> VideoLanguageModel:
     """Returns the shapes of a model for inference: kernels, embedding and head are cast once.
 
     Every use casts them anyway, so answers stay the same to the bit. Decoding waits for the
-    parameters to be read, which are half as many bytes in bfloat16.
+    parameters to be read, which are half as many bytes in bfloat16. So those that a checkpoint
+    stores in bfloat16 stay as they are, also where they are computed in float32.
 
     Args:
       model: an abstract model, see `abstract_model`.
+      stored: the dtypes of the checkpoint by name, if it is known.
     """
+    types = stored or {}
 
     def cast(name: str, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        is_cast = name.endswith(".kernel") or name in ("llm.embedding", "llm.head")
-        return leaf.update(dtype=model.dtype) if is_cast else leaf
+        if not name.endswith(".kernel") and name not in ("llm.embedding", "llm.head"):
+            return leaf
+        half = jnp.dtype(jnp.bfloat16)
+        return leaf.update(dtype=half if types.get(name) == half else model.dtype)
 
     leaves = [cast(name, leaf) for name, leaf in named_parameters(model).items()]
     return jax.tree.unflatten(jax.tree.structure(model), leaves)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -33,3 +35,20 @@ def rows_of_product(rows: int) -> int:
     its own estimates.
     """
     return 2 if rows == 1 and jax.default_backend() == "tpu" else rows
+
+
+def compiler_options(parameters: Any) -> dict[str, str] | None:
+    """Returns options to compile a program with, so that a CPU keeps parameters as they are.
+
+    XLA on a CPU computes types narrower than float32 in float32, and takes copies of all stacked
+    parameters in float32 out of the loop over layers. Other platforms, and programs with float32
+    kernels alone, have no options.
+
+    Args:
+      parameters: arrays of the program, or their shapes.
+    """
+    if jax.default_backend() != "cpu":
+        return None
+    # An array of one axis is a bias or a norm, whose copy is small.
+    narrow = any(x.ndim > 1 and x.dtype.itemsize < 4 for x in jax.tree.leaves(parameters))
+    return {"xla_disable_hlo_passes": "while-loop-invariant-code-motion"} if narrow else None

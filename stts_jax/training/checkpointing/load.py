@@ -8,10 +8,12 @@ fail by itself, and prints each.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 import tensorstore as ts
 from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
@@ -50,6 +52,46 @@ _LISTED = 50  # more parameters than a model has
 M = TypeVar("M")
 
 
+@dataclass(frozen=True)
+class OpenedCheckpoint:
+    """A checkpoint whose files are open, and whose values aren't read yet.
+
+    Attributes:
+      folder: of the checkpoint.
+      parameters: TensorStore arrays by name.
+      named: the folder that a user named, which may have several checkpoints.
+      own_config: of a checkpoint that no `config.json` of ours belongs to.
+    """
+
+    folder: Path
+    parameters: Mapping[str, Any]
+    named: Path
+    own_config: Config | None = None
+
+    @property
+    def config(self) -> Config:
+        """Returns the configuration of the model; errors are those of `config_of`."""
+        return self.own_config or config_of(self.folder)
+
+    @property
+    def dtypes(self) -> dict[str, np.dtype]:
+        """Returns the types that the parameters are stored in, by name."""
+        return {name: array.dtype.numpy_dtype for name, array in self.parameters.items()}
+
+
+def open_checkpoint(folder: Path) -> OpenedCheckpoint:
+    """Opens a checkpoint; shapes and types are known then.
+
+    Args:
+      folder: see `find_checkpoint`.
+
+    Raises:
+      CheckpointError: if there is none, or it is damaged.
+    """
+    checkpoint = find_checkpoint(Path(folder))
+    return OpenedCheckpoint(checkpoint, _saved_parameters(checkpoint), folder)
+
+
 def load_model(
     folder: Path, config: Config | None = None, mesh: Mesh | None = None
 ) -> tuple[VideoLanguageModel, Config]:
@@ -64,49 +106,56 @@ def load_model(
     Raises:
       CheckpointError: if there is none, it is damaged, or its arrays are not those of the model.
     """
-    return _load_model(folder, config, mesh, lambda shapes: shapes)
+    return _load_model(folder, config, mesh, lambda shapes, stored: shapes)
 
 
 def load_to_answer(
-    folder: Path,
+    checkpoint: Path | OpenedCheckpoint,
     config: Config | None = None,
     mesh: Mesh | None = None,
     weights: Weights = "compute",
 ) -> tuple[VideoLanguageModel, Config]:
     """Returns `load_model` with parameters in compute types, or weights in int8: `to_answer`."""
-    return _load_model(folder, config, mesh, lambda shapes: to_answer(shapes, weights))
+    return _load_model(
+        checkpoint, config, mesh, lambda shapes, stored: to_answer(shapes, weights, stored)
+    )
 
 
 def load_to_score(
-    folder: Path,
+    checkpoint: Path | OpenedCheckpoint,
     config: Config | None = None,
     mesh: Mesh | None = None,
     weights: Weights = "compute",
 ) -> tuple[VisionEncoder, Config]:
     """Returns ViT and scorer alone, as of `load_to_answer`: nothing else is read."""
     return _load_model(
-        folder, config, mesh, lambda shapes: vision_encoder(to_answer(shapes, weights)), _SCORING
+        checkpoint,
+        config,
+        mesh,
+        lambda shapes, stored: vision_encoder(to_answer(shapes, weights, stored)),
+        _SCORING,
     )
 
 
 def _load_model(
-    folder: Path,
+    checkpoint: Path | OpenedCheckpoint,
     config: Config | None,
     mesh: Mesh | None,
-    cast: Callable[[VideoLanguageModel], M],
+    cast: Callable[[VideoLanguageModel, dict[str, np.dtype]], M],
     parts: tuple[str, ...] = ("",),
 ) -> tuple[M, Config]:
-    checkpoint = find_checkpoint(Path(folder))
-    config = config or config_of(checkpoint)
-    shapes = cast(abstract_model(config.model))
+    opened = checkpoint
+    if not isinstance(opened, OpenedCheckpoint):
+        opened = open_checkpoint(opened)
+    config = config or opened.config
+    shapes = cast(abstract_model(config.model), opened.dtypes)
     abstract: M = sharded_shapes(shapes, parameter_shardings(shapes, mesh or make_mesh()))
     wanted = named_parameters(abstract)
-    saved = _saved_parameters(checkpoint)
-    saved = {name: array for name, array in saved.items() if name.startswith(parts)}
+    saved = {name: array for name, array in opened.parameters.items() if name.startswith(parts)}
     if config.model.prune.method != "scorer":
         saved = {name: array for name, array in saved.items() if not name.startswith(_SCORER)}
-    require_match(without_scales(wanted), saved, checkpoint)
-    loaded: M = unflatten_named(abstract, _load(checkpoint, saved, wanted))
+    require_match(without_scales(wanted), saved, opened.folder)
+    loaded: M = unflatten_named(abstract, _load(opened.folder, saved, wanted))
     return loaded, config
 
 
@@ -214,7 +263,7 @@ def open_arrays(folder: Path) -> dict[str, Any]:
     arrays = {name: array.result() for name, array in opened.items()}
     for name, array in arrays.items():
         # A block is read as a whole: one that is larger than its array may fill memory.
-        block: Any = array.chunk_layout.read_chunk.shape
+        block: Any = array.chunk_layout.read_chunk.shape or ()
         if any(side > max(1, size) for side, size in zip(block, array.shape, strict=True)):
             raise ValueError(f"the blocks of array '{name}' are {block}, larger than the array")
     return arrays

@@ -30,7 +30,9 @@ _ALIGNMENT = 64
 
 
 def load_parameters(
-    stored: Mapping[str, Any], wanted: Mapping[str, jax.ShapeDtypeStruct]
+    stored: Mapping[str, Any],
+    wanted: Mapping[str, jax.ShapeDtypeStruct],
+    said: str = "reading parameters",
 ) -> dict[str, jax.Array]:
     """Returns the parameters in `wanted`; this process reads what its devices hold of them.
 
@@ -38,6 +40,7 @@ def load_parameters(
       stored: arrays of a checkpoint by name, see `load.open_arrays`.
       wanted: shape, dtype and sharding of each parameter to read, and of the scales of those that
         are wanted in int8.
+      said: beside the bar of bytes.
 
     Raises:
       CheckpointError: if a parameter that is wanted in int8 has values that are not finite.
@@ -47,7 +50,7 @@ def load_parameters(
     total = sum(_bytes_here(leaf) for leaf in wanted.values())
     quantized = scales_of(wanted)
     loaded: dict[str, jax.Array] = {}
-    with byte_bar("reading parameters", total, shown=is_first()) as advance:
+    with byte_bar(said, total, shown=is_first()) as advance:
         for name in without_scales(wanted):
             if name not in quantized:
                 read = partial(_read, stored[name], dtype=wanted[name].dtype)
@@ -99,7 +102,8 @@ def _read(stored: Any, bounds: Bounds, dtype: Any, advance: Callable[[int], Any]
     # Indexed as the stored array is.
     target = ts.array(values)[ts.d[:].translate_by[tuple(start for start, _ in bounds)]]
     itemsize = stored.dtype.numpy_dtype.itemsize
-    for group in _groups(bounds, stored.chunk_layout.read_chunk.shape, itemsize):
+    block = stored.chunk_layout.read_chunk.shape or ()  # None of a single value
+    for group in _groups(bounds, block, itemsize):
         index = tuple(slice(start, stop) for start, stop in group)
         target[index].write(source[index]).result()
         advance(values.itemsize * math.prod(stop - start for start, stop in group))

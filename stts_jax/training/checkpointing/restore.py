@@ -5,9 +5,10 @@ Nothing is moved for an error that is no damage, see `checkpoint_errors`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,7 +22,8 @@ from stts_jax.training.checkpointing.checkpoint_errors import (
     reason_of,
     writing,
 )
-from stts_jax.training.checkpointing.load import require_match, unflatten_named
+from stts_jax.training.checkpointing.load import open_arrays, require_match, unflatten_named
+from stts_jax.training.checkpointing.parameter_loading import load_parameters
 from stts_jax.training.checkpointing.run_folder import (
     CHECKPOINTS,
     MODEL,
@@ -115,10 +117,7 @@ def _restore(folder: Path, step: int, abstract: TrainState) -> tuple[TrainState,
             lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding),
             wanted.pop(SPIKES),
         )
-    for part, arrays in wanted.items():
-        if saved.metadata.get(part):  # otherwise loading says what is wrong
-            require_match(arrays, saved.metadata[part], folder)
-    arrays = ocp.load_checkpointables(folder, wanted) | initial
+    arrays = {part: _read(folder, part, leaves) for part, leaves in wanted.items()} | initial
     spikes = abstract.spikes and unflatten_named(abstract.spikes, arrays[SPIKES])
     state = TrainState(
         model=unflatten_named(abstract.model, arrays[MODEL]),
@@ -127,6 +126,13 @@ def _restore(folder: Path, step: int, abstract: TrainState) -> tuple[TrainState,
         spikes=spikes,
     )
     return state, Progress.of(saved.custom_metadata)
+
+
+def _read(folder: Path, part: str, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
+    """Reads a part of a checkpoint; each array is held once."""
+    stored = open_arrays(folder / part)
+    require_match(wanted, stored, folder)
+    return load_parameters(stored, wanted, f"reading {part}")
 
 
 def _require_all_damage(folder: Path, other_reasons: list[str]) -> None:
