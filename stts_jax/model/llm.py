@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from stts_jax.attention import Mask, attention
 from stts_jax.config import LlmConfig
+from stts_jax.layers.int8_linear import scaled_product
 from stts_jax.layers.linear import Linear
 from stts_jax.layers.mlp import SwiGluMlp
 from stts_jax.layers.norms import RmsNorm
@@ -133,18 +134,27 @@ class LanguageModel(nnx.Module):
                 ("embed", "vocab"),
             )
         )
+        # Of the rows of the table and the outputs of the head where they are int8: `int8_weights`.
+        self.embedding_scale: nnx.Param | None = nnx.data(None)
+        self.head_scale: nnx.Param | None = nnx.data(None)
 
     def embed(self, input_ids: Int[Array, "B L"], dtype: DTypeLike) -> Float[Array, "B L d"]:
         """Embeds (B, L) ids -> (B, L, d); padding (-1) like id 0, as no query sees it."""
         base = self.config.vocab_size
         ids = jnp.maximum(input_ids, 0)
-        known = self.embedding[...][jnp.minimum(ids, base - 1)]
+        rows = jnp.minimum(ids, base - 1)
+        known = self.embedding[...][rows]
+        if self.embedding_scale is not None:
+            known = known * self.embedding_scale[...][rows][..., None]
         extra = self.extra_embedding[...][jnp.clip(ids - base, 0)]
         return jnp.where((ids < base)[..., None], known, extra).astype(dtype)
 
     def logits(self, hidden: Float[Array, "*batch d"]) -> Float[Array, "*batch vocab"]:
         """Returns logits: (..., d) -> (..., V) float32; the extra tokens cannot be predicted."""
         head = self.embedding[...].T if self.head is None else self.head[...]
+        scale = self.embedding_scale if self.head is None else self.head_scale
+        if scale is not None:
+            return scaled_product(hidden, head, scale[...], jnp.float32)
         return jnp.dot(hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
 
     def __call__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from stts_jax.budget import Budget
 from stts_jax.config import ConfigError, ModelConfig
 from stts_jax.layers.attention_mask import TokenTable, attention_mask, token_table
 from stts_jax.model.connector import Connector
+from stts_jax.model.int8_weights import in_int8, is_int8
 from stts_jax.model.llm import LanguageModel
 from stts_jax.model.llm_inputs import keep_tokens
 from stts_jax.model.vision import VisionEncoder, VisionOutput
@@ -25,6 +26,9 @@ from stts_jax.parallel.platform import compute_dtype
 from stts_jax.pruning.plan import at_visual_tokens
 from stts_jax.pruning.scorer import TokenScorer
 from stts_jax.pytrees import register_pytree
+
+# The type of the weights of a model that answers: that of activations, or int8.
+Weights = Literal["compute", "int8"]
 
 
 @register_pytree
@@ -148,12 +152,14 @@ def token_scorer(config: ModelConfig, *, key: jax.Array) -> TokenScorer:
 def reconfigure(model: VideoLanguageModel, config: ModelConfig) -> VideoLanguageModel:
     """Returns the same parameters under another configuration of the same sizes.
 
-    A scorer that the new configuration doesn't use is left out.
+    A scorer that the new configuration doesn't use is left out; int8 weights stay int8.
 
     Raises:
       ConfigError: where the new configuration needs parameters that the model lacks.
     """
     abstract = abstract_model(config)
+    if is_int8(model):
+        abstract = in_int8(abstract)
     parameters, wanted = named_parameters(model), named_parameters(abstract)
     if any(name.startswith("scorer.") for name in wanted) and model.scorer is None:
         raise ConfigError(
@@ -168,6 +174,12 @@ def reconfigure(model: VideoLanguageModel, config: ModelConfig) -> VideoLanguage
             )
     leaves = [parameters[name] for name in wanted]
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+
+
+def to_answer(model: VideoLanguageModel, weights: Weights) -> VideoLanguageModel:
+    """Returns the shapes of a model for inference, see `in_compute_dtype` and `in_int8`."""
+    model = in_compute_dtype(model)
+    return in_int8(model) if weights == "int8" else model
 
 
 def in_compute_dtype(model: VideoLanguageModel) -> VideoLanguageModel:

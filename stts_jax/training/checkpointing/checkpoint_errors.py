@@ -50,6 +50,8 @@ def reading(checkpoint: Path) -> Iterator[None]:
     """Raises any error of the block, which reads a checkpoint, as a `CheckpointError`."""
     try:
         yield
+    except CheckpointError:  # says itself what to do
+        raise
     except Exception as error:
         # The first cause says most, but not which file it is about.
         reason = str(error) if isinstance(error, FileError) else reason_of(error)

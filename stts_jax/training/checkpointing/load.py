@@ -17,10 +17,12 @@ from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
 from stts_jax.config import Config
+from stts_jax.model.int8_weights import without_scales
 from stts_jax.model.video_language_model import (
     VideoLanguageModel,
+    Weights,
     abstract_model,
-    in_compute_dtype,
+    to_answer,
     vision_encoder,
 )
 from stts_jax.model.vision import VisionEncoder
@@ -66,18 +68,24 @@ def load_model(
 
 
 def load_to_answer(
-    folder: Path, config: Config | None = None, mesh: Mesh | None = None
+    folder: Path,
+    config: Config | None = None,
+    mesh: Mesh | None = None,
+    weights: Weights = "compute",
 ) -> tuple[VideoLanguageModel, Config]:
-    """Returns `load_model` with parameters in compute types, see `in_compute_dtype`."""
-    return _load_model(folder, config, mesh, in_compute_dtype)
+    """Returns `load_model` with parameters in compute types, or weights in int8: `to_answer`."""
+    return _load_model(folder, config, mesh, lambda shapes: to_answer(shapes, weights))
 
 
 def load_to_score(
-    folder: Path, config: Config | None = None, mesh: Mesh | None = None
+    folder: Path,
+    config: Config | None = None,
+    mesh: Mesh | None = None,
+    weights: Weights = "compute",
 ) -> tuple[VisionEncoder, Config]:
-    """Returns ViT and scorer alone, in compute types: nothing else is read."""
+    """Returns ViT and scorer alone, as of `load_to_answer`: nothing else is read."""
     return _load_model(
-        folder, config, mesh, lambda shapes: vision_encoder(in_compute_dtype(shapes)), _SCORING
+        folder, config, mesh, lambda shapes: vision_encoder(to_answer(shapes, weights)), _SCORING
     )
 
 
@@ -90,13 +98,14 @@ def _load_model(
 ) -> tuple[M, Config]:
     checkpoint = find_checkpoint(Path(folder))
     config = config or config_of(checkpoint)
-    abstract = cast(_sharded_shapes(config, mesh or make_mesh()))
+    shapes = cast(abstract_model(config.model))
+    abstract: M = sharded_shapes(shapes, parameter_shardings(shapes, mesh or make_mesh()))
     wanted = named_parameters(abstract)
     saved = _saved_parameters(checkpoint)
     saved = {name: array for name, array in saved.items() if name.startswith(parts)}
     if config.model.prune.method != "scorer":
         saved = {name: array for name, array in saved.items() if not name.startswith(_SCORER)}
-    require_match(wanted, saved, checkpoint)
+    require_match(without_scales(wanted), saved, checkpoint)
     loaded: M = unflatten_named(abstract, _load(checkpoint, saved, wanted))
     return loaded, config
 
@@ -224,12 +233,6 @@ def spec_of(folder: Path, name: str, metadata: Mapping[str, Any]) -> dict[str, A
         return {"driver": driver, "kvstore": {"driver": "ocdbt", "base": base, "path": f"{name}/"}}
     path = f"{folder.resolve()}/{name}/"
     return {"driver": driver, "kvstore": {"driver": "file", "path": path}}
-
-
-def _sharded_shapes(config: Config, mesh: Mesh) -> VideoLanguageModel:
-    shapes = abstract_model(config.model)
-    abstract: VideoLanguageModel = sharded_shapes(shapes, parameter_shardings(shapes, mesh))
-    return abstract
 
 
 def _saved_parameters(checkpoint: Path) -> dict[str, Any]:

@@ -2,29 +2,31 @@
 
 An array is cast while it is read, into the memory that a CPU then computes with, and is on its
 devices before the next one is read. So the host holds the parameters in the type that they are
-wanted in, and of what is read besides a few blocks.
+wanted in, and of what is read besides a few blocks. Weights of int8 are quantised while they are
+read.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 import tensorstore as ts
 
+from stts_jax.model.int8_weights import scales_of, without_scales
 from stts_jax.parallel.processes import is_first
 from stts_jax.terminal import byte_bar
+from stts_jax.training.checkpointing.int8_loading import Bounds, Int8Reader
 
 # Bytes of an array that are read at a time, where its stored blocks are no larger.
 _READ_BYTES = 1 << 24
 # XLA:CPU computes in place with a NumPy array that begins at a multiple of this address, and copies
 # any other one.
 _ALIGNMENT = 64
-# First index along each axis, and the one after the last.
-_Bounds = tuple[tuple[int, int], ...]
 
 
 def load_parameters(
@@ -34,26 +36,55 @@ def load_parameters(
 
     Args:
       stored: arrays of a checkpoint by name, see `load.open_arrays`.
-      wanted: shape, dtype and sharding of each parameter to read.
+      wanted: shape, dtype and sharding of each parameter to read, and of the scales of those that
+        are wanted in int8.
 
     Raises:
+      CheckpointError: if a parameter that is wanted in int8 has values that are not finite.
       OSError, ValueError, TypeError, MemoryError: if files are damaged or can't be read.
       JaxRuntimeError: if a device lacks memory.
     """
     total = sum(_bytes_here(leaf) for leaf in wanted.values())
+    quantized = scales_of(wanted)
+    loaded: dict[str, jax.Array] = {}
     with byte_bar("reading parameters", total, shown=is_first()) as advance:
-        return {name: _load(stored[name], leaf, advance) for name, leaf in wanted.items()}
+        for name in without_scales(wanted):
+            if name not in quantized:
+                read = partial(_read, stored[name], dtype=wanted[name].dtype)
+                loaded[name] = _load(wanted[name], partial(read, advance=advance))
+                continue
+            scale, axis = quantized[name]
+            reader = _int8_reader(name, stored[name], axis)
+            loaded[name] = _load(wanted[name], partial(reader.part, advance=advance))
+            loaded[scale] = _load(wanted[scale], partial(reader.scale, advance=advance))
+    return loaded
 
 
-def _load(stored: Any, leaf: jax.ShapeDtypeStruct, advance: Callable[[int], Any]) -> jax.Array:
-    parts: dict[_Bounds, np.ndarray] = {}
+def _int8_reader(name: str, stored: Any, axis: int) -> Int8Reader:
+    itemsize = stored.dtype.numpy_dtype.itemsize
+
+    def cut(bounds: Bounds, whole: int | None) -> Iterator[Bounds]:
+        block = list(stored.chunk_layout.read_chunk.shape)
+        if whole is not None:
+            block[whole] = stored.shape[whole]
+        return _groups(bounds, tuple(block), itemsize)
+
+    def read(bounds: Bounds) -> np.ndarray:
+        return _read(stored, bounds, np.float32, lambda _: None)
+
+    shape = tuple(stored.shape)
+    return Int8Reader(name, shape, axis, read=read, cut=cut, empty=_aligned)
+
+
+def _load(leaf: jax.ShapeDtypeStruct, read: Callable[[Bounds], np.ndarray]) -> jax.Array:
+    parts: dict[Bounds, np.ndarray] = {}
 
     def part_of(index: tuple[slice, ...] | None) -> np.ndarray:
         bounds = tuple(
             side.indices(size)[:2] for side, size in zip(index or (), leaf.shape, strict=True)
         )
         if bounds not in parts:  # several devices may hold copies of one part
-            parts[bounds] = _read(stored, bounds, leaf.dtype, advance)
+            parts[bounds] = read(bounds)
         return parts[bounds]
 
     array = jax.make_array_from_callback(leaf.shape, leaf.sharding, part_of, dtype=leaf.dtype)
@@ -61,7 +92,7 @@ def _load(stored: Any, leaf: jax.ShapeDtypeStruct, advance: Callable[[int], Any]
     return jax.block_until_ready(array)
 
 
-def _read(stored: Any, bounds: _Bounds, dtype: Any, advance: Callable[[int], Any]) -> np.ndarray:
+def _read(stored: Any, bounds: Bounds, dtype: Any, advance: Callable[[int], Any]) -> np.ndarray:
     """Returns a part of a stored array as `dtype`, read and cast some blocks at a time."""
     values = _aligned(tuple(stop - start for start, stop in bounds), np.dtype(dtype))
     source = ts.cast(stored, ts.dtype(values.dtype.name))
@@ -75,7 +106,7 @@ def _read(stored: Any, bounds: _Bounds, dtype: Any, advance: Callable[[int], Any
     return values
 
 
-def _groups(bounds: _Bounds, block: tuple[int, ...], itemsize: int) -> Iterator[_Bounds]:
+def _groups(bounds: Bounds, block: tuple[int, ...], itemsize: int) -> Iterator[Bounds]:
     """Halves a part between stored blocks until `_READ_BYTES` hold it, or it is of one block.
 
     Args:
