@@ -12,7 +12,6 @@ from pathlib import Path
 
 import jax
 
-from convert.cache import local_checkpoint
 from stts_jax.arguments import Parser, at_least_one, local_path, percentage
 from stts_jax.command_line import (
     add_checkpoint_options,
@@ -20,6 +19,7 @@ from stts_jax.command_line import (
     leave,
     require_model_fits,
     run_on_hosts,
+    with_adapter,
 )
 from stts_jax.config import Config, ConfigError, override, replace
 from stts_jax.data.datasets.base import SourceExample
@@ -281,7 +281,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if join_processes() > 1:
             log = options.output or options.checkpoint
             keep_native_log("eval.py", native_log_of(log, jax.process_index()))
-        options.checkpoint = first_then_others(lambda: local_checkpoint(options.checkpoint))
+        options.checkpoint, base = first_then_others(
+            lambda: with_adapter(options.checkpoint, options.adapter)
+        )
         config = trained_config(options)
         questions = None
         if not options.mode:
@@ -305,7 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows = rows_of_batch(setup, count, mesh)
             require_model_fits(setup, least_budget(setup, options.frames), rows, mesh, say=tell)
         with doing(f"loading the model of '{options.checkpoint}'", tell):
-            model, _ = load_to_answer(options.checkpoint, config, mesh)
+            model, _ = load_to_answer(options.checkpoint, config, mesh, base=base)
         if questions is None:
             answer_tasks(options, model, wanted, output, judge)
         else:

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with doing("reading what is asked about"):
             prepared = prepare(config, asked, options.frames)
         require_model_fits(config, prepared.batches.budget)
-        model = open_model(checkpoint, config)
+        model = open_model(checkpoint, config, options.base)
         with doing("compiling and answering"):
             said = answer_of(model, config, prepared)
         print(said)

@@ -14,7 +14,7 @@ from typing import NoReturn
 import jax
 from jax.sharding import Mesh
 
-from convert.cache import local_checkpoint
+from convert.cache import local_adapter, local_checkpoint
 from convert.tensor_reader import ConvertError
 from stts_jax.arguments import frames_scale, local_path
 from stts_jax.budget import Budget
@@ -168,6 +168,7 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="folder of a training run, of one step, or of a PyTorch checkpoint",
     )
+    add_adapter_option(parser, "--checkpoint")
     add_set_option(parser)
     parser.add_argument(
         "--frames",
@@ -176,6 +177,35 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
         metavar="2x",
         help="take that many times the frames the model was trained on (default 1x)",
     )
+
+
+def add_adapter_option(parser: argparse.ArgumentParser, base: str) -> None:
+    """Adds `--adapter`; `base` is the option that names the model it belongs to."""
+    parser.add_argument(
+        "--adapter",
+        type=local_path,
+        metavar="DIR",
+        help=f"adapters of the model in {base}: folder of a run with train.lora or train.freeze, "
+        "or of PEFT; such a run's folder alone will do while its base is where it was",
+    )
+
+
+def with_adapter(
+    folder: Path, adapter: Path | None, notice: Callable[[str], None] = print
+) -> tuple[Path, Path | None]:
+    """Returns the checkpoint to load and, if it holds adapters, the base that was named with them.
+
+    Folders of other forms are converted.
+
+    Args:
+      folder: of a model.
+      adapter: that belongs to it, if any.
+      notice: takes a line of text.
+    """
+    checkpoint = local_checkpoint(folder, notice)
+    if adapter is None:
+        return checkpoint, None
+    return local_adapter(adapter, checkpoint, notice), checkpoint
 
 
 def add_media_options(parser: argparse.ArgumentParser) -> None:
@@ -226,9 +256,9 @@ def asked_of(options: argparse.Namespace, question: str = "", choices: Sequence[
 def open_config(options: argparse.Namespace) -> tuple[Path, Config]:
     """Returns the checkpoint of `add_checkpoint_options`, and its configuration with `--set`.
 
-    A folder of another form is converted for it.
+    A folder of another form is converted for it. Sets `options.base`, see `with_adapter`.
     """
-    checkpoint = local_checkpoint(options.checkpoint, to_stderr)
+    checkpoint, options.base = with_adapter(options.checkpoint, options.adapter, to_stderr)
     return checkpoint, override(config_of(checkpoint), options.overrides)
 
 
@@ -262,13 +292,13 @@ def require_model_fits(
     say("memory: " + require_memory(estimate, mesh, _LESS_MEMORY))
 
 
-def open_model(checkpoint: Path, config: Config) -> VideoLanguageModel:
-    """Loads a model to answer with."""
+def open_model(checkpoint: Path, config: Config, base: Path | None = None) -> VideoLanguageModel:
+    """Loads a model to answer with; `base` is that of adapters."""
     with doing(f"loading the model of '{checkpoint}'"):
-        return load_to_answer(checkpoint, config)[0]
+        return load_to_answer(checkpoint, config, base=base)[0]
 
 
-def open_encoder(checkpoint: Path, config: Config) -> VisionEncoder:
-    """Loads ViT and scorer of a model."""
+def open_encoder(checkpoint: Path, config: Config, base: Path | None = None) -> VisionEncoder:
+    """Loads ViT and scorer of a model; `base` is that of adapters."""
     with doing(f"loading ViT and scorer of '{checkpoint}'"):
-        return load_to_score(checkpoint, config)[0]
+        return load_to_score(checkpoint, config, base=base)[0]

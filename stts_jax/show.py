@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with doing("reading what is shown"):
             prepared = prepare(config, asked, options.frames)
         require_model_fits(config, prepared.batches.budget, scoring=True)
-        encoder = open_encoder(checkpoint, config)
+        encoder = open_encoder(checkpoint, config, options.base)
         with doing("compiling and scoring its tokens"):
             kept = kept_of(encoder, config, prepared)
         sheet = options.output / f"{(options.video or options.images[0]).stem}_kept.png"

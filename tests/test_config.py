@@ -75,17 +75,34 @@ PRUNE = {
 }
 
 
+TINY = ("tiny", "tiny_pictures")
+# Of which adapters or the scorer alone are trained.
+PARTLY_TRAINED = (
+    *("molmo2_4b_lora", "molmo2_4b_qlora", "molmo2_4b_scorer_only"),
+    *("molmo2_8b_lora", "molmo2_8b_qlora", "tiny_lora"),
+)
+
+
 def assert_has(config: Any, expected: dict[str, Any]) -> None:
     assert {name: getattr(config, name) for name in expected} == expected
 
 
 class TestShippedSetups:
     def test_these_are_shipped(self) -> None:
-        assert set(config_names()) == {*SETUPS, "tiny", "tiny_pictures"}
+        assert set(config_names()) == {*SETUPS, *TINY, *PARTLY_TRAINED}
 
-    @pytest.mark.parametrize("name", [*SETUPS, "tiny", "tiny_pictures"])
+    @pytest.mark.parametrize("name", [*SETUPS, *TINY, *PARTLY_TRAINED])
     def test_each_is_named_after_its_file(self, name: str) -> None:
         assert load_config(name).name == name
+
+    @pytest.mark.parametrize("name", PARTLY_TRAINED)
+    def test_setups_of_one_device_are_of_the_models_that_they_are_named_after(
+        self, name: str
+    ) -> None:
+        config = load_config(name)
+        whole = "tiny" if name == "tiny_lora" else f"{name[:9]}_stts_50"
+        assert config.model == load_config(whole).model
+        assert config.train.has_base
 
     @pytest.mark.parametrize("name", SETUPS)
     def test_published_numbers(self, name: str) -> None:

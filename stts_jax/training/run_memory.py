@@ -8,12 +8,14 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from stts_jax.config import ConfigError
+from stts_jax.config import ConfigError, TrainConfig
 from stts_jax.parallel.memory import free_memory
+from stts_jax.parallel.parameters import named_parameters
+from stts_jax.training.optimizer import is_trained
 from stts_jax.training.step import TrainState
 
 
-def require_state_fits(state: TrainState, mesh: Mesh) -> None:
+def require_state_fits(state: TrainState, mesh: Mesh, train: TrainConfig | None = None) -> None:
     """Refuses a run whose parameters, gradients and moments alone are more than there is.
 
     Activations come on top; `python -m stts_jax.fit` counts them too.
@@ -21,6 +23,7 @@ def require_state_fits(state: TrainState, mesh: Mesh) -> None:
     Args:
       state: shapes and shardings, see `step.abstract_state`.
       mesh: that the run is trained on.
+      train: settings of the run, by which frozen parameters have no gradients.
 
     Raises:
       ConfigError: with what is needed and what is there.
@@ -30,15 +33,23 @@ def require_state_fits(state: TrainState, mesh: Mesh) -> None:
     holders = len(mesh.local_devices) if device.platform == "cpu" else 1
     parameters = holders * _bytes_held(state.model)
     moments = holders * _bytes_held(state.optimizer)
-    needed, free = 2 * parameters + moments, free_memory(device)
+    named = named_parameters(state.model)
+    trained = [leaf for name, leaf in named.items() if train is None or is_trained(name, train)]
+    gradients = holders * _bytes_held(trained)
+    needed, free = parameters + gradients + moments, free_memory(device)
     if free is not None and needed > free:
         where = "this machine" if device.platform == "cpu" else "each device"
         raise ConfigError(
             f"the state of this run takes {needed / 1e9:.2f} GB of memory ({parameters / 1e9:.2f} "
-            f"for parameters, as much for gradients, {moments / 1e9:.2f} for moments), and {where} "
-            f"has {free / 1e9:.2f} GB free; share it among more devices (train.mesh.fsdp), or "
-            "train a smaller model"
+            f"for parameters, {_gradients(gradients, parameters)}, {moments / 1e9:.2f} for "
+            f"moments), and {where} has {free / 1e9:.2f} GB free; share it among more devices "
+            "(train.mesh.fsdp), train adapters (train.lora.rank=16), or train a smaller model"
         )
+
+
+def _gradients(gradients: int, parameters: int) -> str:
+    same = gradients == parameters
+    return "as much for gradients" if same else f"{gradients / 1e9:.2f} for gradients"
 
 
 def _bytes_held(arrays: Any) -> int:

@@ -8,6 +8,8 @@ fail by itself, and prints each.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +19,8 @@ from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
 from stts_jax.config import Config
-from stts_jax.model.int8_weights import without_scales
+from stts_jax.layers.int8_linear import quantize
+from stts_jax.model.int8_weights import scales_of, without_scales
 from stts_jax.model.video_language_model import (
     VideoLanguageModel,
     Weights,
@@ -30,6 +33,9 @@ from stts_jax.parallel.mesh import make_mesh, parameter_shardings, sharded_shape
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.plain_files import read_json_object
 from stts_jax.quoting import shorten
+from stts_jax.training.adapters.merge import merge
+from stts_jax.training.adapters.names import adapted_layers, is_adapter
+from stts_jax.training.checkpointing.base import find_base, recorded_base, require_base
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError, reading
 from stts_jax.training.checkpointing.parameter_loading import load_parameters
 from stts_jax.training.checkpointing.run_folder import (
@@ -51,20 +57,26 @@ M = TypeVar("M")
 
 
 def load_model(
-    folder: Path, config: Config | None = None, mesh: Mesh | None = None
+    folder: Path,
+    config: Config | None = None,
+    mesh: Mesh | None = None,
+    base: Path | None = None,
 ) -> tuple[VideoLanguageModel, Config]:
     """Returns the model of a checkpoint and its config; the optimizer's state isn't read.
+
+    Adapters are merged into the parameters of their base.
 
     Args:
       folder: see `find_checkpoint`.
       config: to build the model with, by default that of the run. If it needs no scorer, the
         checkpoint's is not read.
       mesh: to shard the model over, by default all devices, a copy on each.
+      base: folder of the model that adapters belong to, by default where it was in training.
 
     Raises:
       CheckpointError: if there is none, it is damaged, or its arrays are not those of the model.
     """
-    return _load_model(folder, config, mesh, lambda shapes: shapes)
+    return _load_model(folder, config, mesh, lambda shapes: shapes, base=base)
 
 
 def load_to_answer(
@@ -72,9 +84,10 @@ def load_to_answer(
     config: Config | None = None,
     mesh: Mesh | None = None,
     weights: Weights = "compute",
+    base: Path | None = None,
 ) -> tuple[VideoLanguageModel, Config]:
     """Returns `load_model` with parameters in compute types, or weights in int8: `to_answer`."""
-    return _load_model(folder, config, mesh, lambda shapes: to_answer(shapes, weights))
+    return _load_model(folder, config, mesh, lambda shapes: to_answer(shapes, weights), base=base)
 
 
 def load_to_score(
@@ -82,10 +95,16 @@ def load_to_score(
     config: Config | None = None,
     mesh: Mesh | None = None,
     weights: Weights = "compute",
+    base: Path | None = None,
 ) -> tuple[VisionEncoder, Config]:
     """Returns ViT and scorer alone, as of `load_to_answer`: nothing else is read."""
     return _load_model(
-        folder, config, mesh, lambda shapes: vision_encoder(to_answer(shapes, weights)), _SCORING
+        folder,
+        config,
+        mesh,
+        lambda shapes: vision_encoder(to_answer(shapes, weights)),
+        _SCORING,
+        base,
     )
 
 
@@ -95,23 +114,27 @@ def _load_model(
     mesh: Mesh | None,
     cast: Callable[[VideoLanguageModel], M],
     parts: tuple[str, ...] = ("",),
+    base: Path | None = None,
 ) -> tuple[M, Config]:
     checkpoint = find_checkpoint(Path(folder))
     config = config or config_of(checkpoint)
     shapes = cast(abstract_model(config.model))
     abstract: M = sharded_shapes(shapes, parameter_shardings(shapes, mesh or make_mesh()))
     wanted = named_parameters(abstract)
-    saved = _saved_parameters(checkpoint)
-    saved = {name: array for name, array in saved.items() if name.startswith(parts)}
+    stored = open_model(checkpoint, base)
+    saved = {name: array for name, array in stored.whole.items() if name.startswith(parts)}
     if config.model.prune.method != "scorer":
         saved = {name: array for name, array in saved.items() if not name.startswith(_SCORER)}
     require_match(without_scales(wanted), saved, checkpoint)
-    loaded: M = unflatten_named(abstract, _load(checkpoint, saved, wanted))
+    loaded: M = unflatten_named(abstract, _load(stored, saved, wanted))
     return loaded, config
 
 
 def initialize_from(
-    model: VideoLanguageModel, folder: Path, notice: Callable[[str], None] = print
+    model: VideoLanguageModel,
+    folder: Path,
+    notice: Callable[[str], None] = print,
+    base: Path | None = None,
 ) -> VideoLanguageModel:
     """Returns a model with the parameters of a checkpoint, to fine-tune.
 
@@ -122,28 +145,44 @@ def initialize_from(
       model: newly initialised, sharded as wanted.
       folder: see `find_checkpoint`.
       notice: takes a line of text.
+      base: of adapters, see `load_model`.
 
     Raises:
       CheckpointError: if there is none, it is damaged, or with the list of all that doesn't match.
     """
     checkpoint = find_checkpoint(Path(folder))
     parameters = named_parameters(model)
-    saved = _saved_parameters(checkpoint)
+    stored = open_model(checkpoint, base)
+    saved = dict(stored.whole)
     wanted = {
         name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
         for name, array in parameters.items()
     }
+    settle_scorer(wanted, saved, checkpoint, notice)
+    require_match(wanted, saved, checkpoint)
+    return unflatten_named(model, parameters | _load(stored, saved, wanted))
+
+
+def settle_scorer(
+    wanted: dict[str, Any], saved: dict[str, Any], folder: Path, notice: Callable[[str], None]
+) -> None:
+    """Removes a scorer from the parameters of the side whose other side has none, with a notice.
+
+    Args:
+      wanted: parameters of a model by name.
+      saved: those of a checkpoint.
+      folder: of the checkpoint.
+      notice: takes a line of text.
+    """
     for has, lacks, what in (
         (wanted, saved, "has no scorer; a new one is initialised"),
         (saved, wanted, "has a scorer that this model doesn't use; it is left out"),
     ):
         scorer = [name for name in has if name.startswith(_SCORER)]
         if scorer and not any(name.startswith(_SCORER) for name in lacks):
-            notice(f"checkpoint '{checkpoint}' {what}")
+            notice(f"checkpoint '{folder}' {what}")
             for name in scorer:
                 del has[name]
-    require_match(wanted, saved, checkpoint)
-    return unflatten_named(model, parameters | _load(checkpoint, saved, wanted))
 
 
 def save_model(model: VideoLanguageModel, config: Config, output: Path, step: int = 0) -> Path:
@@ -235,13 +274,83 @@ def spec_of(folder: Path, name: str, metadata: Mapping[str, Any]) -> dict[str, A
     return {"driver": driver, "kvstore": {"driver": "file", "path": path}}
 
 
-def _saved_parameters(checkpoint: Path) -> dict[str, Any]:
-    """Returns handles of the saved parameters by name: shapes are known, no values are read."""
-    with reading(checkpoint):
-        return open_arrays(checkpoint / MODEL)
+@dataclass(frozen=True)
+class StoredModel:
+    """The opened arrays of a checkpoint, and of its base if it has one; no values are read.
+
+    Attributes:
+      folder: the checkpoint.
+      whole: TensorStore's handles of a whole model by name, those of the base where it has no own.
+      own: those that the checkpoint itself has.
+      scale: of the adapters, alpha / rank.
+      base: the checkpoint of the base, None for a whole model.
+    """
+
+    folder: Path
+    whole: Mapping[str, Any]
+    own: Mapping[str, Any]
+    scale: float = 1.0
+    base: Path | None = None
+
+    @property
+    def adapters(self) -> dict[str, tuple[Any, Any]]:
+        """Returns `lora_a` and `lora_b` by the name of the kernel that they adapt."""
+        return {f"{layer}.kernel": pair for layer, pair in adapted_layers(self.own).items()}
 
 
-def _load(checkpoint: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> dict[str, jax.Array]:
-    """Reads only the arrays in `wanted`."""
+def open_model(checkpoint: Path, base: Path | None = None) -> StoredModel:
+    """Opens the parameters of a checkpoint; shapes are known, no values are read.
+
+    Args:
+      checkpoint: folder of a step.
+      base: folder of the base, for a checkpoint that has one, if it isn't where it was.
+
+    Raises:
+      CheckpointError: if files are damaged, or the base is missing or another model.
+    """
     with reading(checkpoint):
-        return load_parameters(saved, wanted)
+        own = open_arrays(checkpoint / MODEL)
+    recorded = recorded_base(checkpoint)
+    if recorded is None:
+        if base is not None:
+            raise CheckpointError(
+                f"'{checkpoint}' is a whole model and belongs to no base; name it without --adapter"
+            )
+        return StoredModel(checkpoint, own, own)
+    folder = find_base(checkpoint, recorded, base)
+    with reading(folder):
+        arrays = open_arrays(folder / MODEL)
+    require_base(folder, recorded, arrays, checkpoint)
+    lora = config_of(checkpoint).train.lora
+    plain = {name: array for name, array in own.items() if not is_adapter(name)}
+    return StoredModel(
+        checkpoint, arrays | plain, own, lora.alpha / lora.rank if lora.rank else 1.0, folder
+    )
+
+
+def _load(
+    stored: StoredModel, saved: dict[str, Any], wanted: dict[str, Any]
+) -> dict[str, jax.Array]:
+    """Reads only the arrays in `wanted`, and merges their adapters into them."""
+    adapters = {name: pair for name, pair in stored.adapters.items() if name in wanted}
+    # What is wanted in int8 is merged before it is quantised.
+    scales = {name: own for name, own in scales_of(wanted).items() if name in adapters}
+    later = {*scales, *(scale for scale, _ in scales.values())}
+    with reading(stored.base or stored.folder):
+        loaded = load_parameters(saved, {n: leaf for n, leaf in wanted.items() if n not in later})
+    for name, pair in adapters.items():
+        leaf = wanted[name]
+        if name in scales:
+            leaf = leaf.update(dtype=saved[name].dtype.numpy_dtype)
+            with reading(stored.base or stored.folder):
+                loaded |= load_parameters(saved, {name: leaf})
+        with reading(stored.folder):
+            loaded[name] = merge(loaded.pop(name), pair, stored.scale)
+        if name in scales:
+            scale, axis = scales[name]
+            loaded[name], loaded[scale] = jax.jit(
+                partial(quantize, axis=axis),
+                out_shardings=(wanted[name].sharding, wanted[scale].sharding),
+                donate_argnums=0,
+            )(loaded.pop(name))
+    return loaded
