@@ -7,7 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from adapter_cases import lora_config, lora_step, save_base, train_adapters
+from adapter_cases import lora_config, lora_step, save_base, train_adapters, write_adapters
 from training_cases import KEY, batch_for, single_mesh, small_config
 
 from stts_jax.budget import row_budget
@@ -16,6 +16,7 @@ from stts_jax.layers.lora import merged_kernel
 from stts_jax.parallel.mesh import make_mesh
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.training.adapters.names import adapted_layers, is_adapter, name_in_base
+from stts_jax.training.checkpointing import base as checkpointing_base
 from stts_jax.training.checkpointing.adapted_start import adapted_state, open_start
 from stts_jax.training.checkpointing.base import BASE
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
@@ -159,6 +160,13 @@ def test_a_base_that_moved_can_be_named(base, run, tmp_path):
     train_adapters(tmp_path / "run", tmp_path / "moved")  # nothing is left to train
 
 
+def test_a_new_whole_run_in_the_same_folder_forgets_the_base(tmp_path):
+    checkpointing_base.save_base(checkpointing_base.Base("a", "b"), tmp_path)
+    assert checkpointing_base.recorded_base(tmp_path).path == "a"
+    checkpointing_base.save_base(None, tmp_path)
+    assert checkpointing_base.recorded_base(tmp_path) is None
+
+
 def test_a_base_for_a_whole_model_is_refused(base):
     with pytest.raises(CheckpointError, match="is a whole model and belongs to no base"):
         load_model(base, base=base)
@@ -178,6 +186,12 @@ def test_a_run_goes_on_from_adapters_of_another(base, run):
     for name, array in saved.items():
         np.testing.assert_array_equal(ours[name], array.read().result(), err_msg=name)
     assert open_start(run).base == open_start(base).base
+
+
+def test_a_frozen_part_that_another_run_has_trained_is_refused(base, tmp_path):
+    run = write_adapters(tmp_path / "run", base, "train.lora.rank=0", 'train.freeze=["vit"]')
+    with pytest.raises(CheckpointError, match=r"has trained 'connector.* merge the two first"):
+        state_of(lora_config(), run)
 
 
 @pytest.mark.parametrize(

@@ -115,9 +115,24 @@ def adapted_state(
     saved = dict(stored.whole)
     settle_scorer(wanted, saved, stored.folder, notice)
     require_match(wanted, saved, stored.folder)
+    _require_frozen_in_base(config, abstract, stored)
     frozen = load_frozen(config, abstract, saved, stored.base or stored.folder)
     state = init_trained(config, mesh, key, frozen)
     return _with_trained(config, state, saved, stored)
+
+
+def _require_frozen_in_base(config: Config, abstract: TrainState, stored: StoredModel) -> None:
+    """Raises a `CheckpointError` if frozen parameters would be others than those of the base."""
+    if stored.base is None:
+        return
+    frozen = (n for n in named_parameters(abstract.model) if not is_trained(n, config.train))
+    name = next((name_in_base(n) for n in frozen if name_in_base(n) in stored.own), None)
+    if name is not None:
+        raise CheckpointError(
+            f"'{stored.folder}' has trained '{name}', which this run would leave as it is and take "
+            f"from the base '{stored.base}'; merge the two first (python -m convert) and start "
+            "from the result"
+        )
 
 
 def load_frozen(

@@ -50,8 +50,11 @@ def recorded_base(checkpoint: Path) -> Base | None:
     return None
 
 
-def save_base(base: Base, output: Path) -> None:
-    """Writes `base.json` to the folder of a run, or replaces it at once."""
+def save_base(base: Base | None, output: Path) -> None:
+    """Writes `base.json` to the folder of a run, or replaces it at once; None removes it."""
+    if base is None:
+        (output / BASE).unlink(missing_ok=True)
+        return
     file, new = output / BASE, output / f"{BASE}.new"
     with writing(file):
         new.write_text(json.dumps(dataclasses.asdict(base), indent=2) + "\n")

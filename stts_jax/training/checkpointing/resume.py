@@ -187,8 +187,8 @@ def resume_or_begin(
     # Step 9.
     if is_first():
         save_config(config, output)
-        if start is not None:
-            save_base(start.base, output)
+        if saved is None:
+            save_base(start.base if start is not None else None, output)
     return state, progress, batches
 
 
