@@ -221,7 +221,7 @@ def require_room(output: Path, state: TrainState, config: TrainConfig) -> None:
       state: to save, abstract or not.
       config: how many are kept.
     """
-    saved = jax.tree.leaves(checkpointables_of(state, config))
+    saved = jax.tree.leaves((checkpointables_of(state, config), state.step))
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in saved)
     # Checkpoints that are there are taken to be of the same size; they are deleted in time.
     missing = max(_most_at_once(config) - len(checkpoint_steps(output)), 1)
