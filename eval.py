@@ -13,7 +13,6 @@ from pathlib import Path
 
 import jax
 
-from convert.cache import local_checkpoint
 from convert.unconverted import open_unconverted
 from stts_jax.arguments import Parser, at_least_one, local_path, percentage
 from stts_jax.command_line import (
@@ -21,7 +20,9 @@ from stts_jax.command_line import (
     end_program,
     leave,
     require_model_fits,
+    require_no_adapter,
     run_on_hosts,
+    with_adapter,
 )
 from stts_jax.config import Config, ConfigError, override, replace
 from stts_jax.data.datasets.base import SourceExample
@@ -51,11 +52,8 @@ from stts_jax.output_lock import hold_output
 from stts_jax.parallel.processes import Share, first_then_others, is_first, notice
 from stts_jax.terminal import doing, to_stderr
 from stts_jax.training.checkpointing.checkpoint_errors import writing
-from stts_jax.training.checkpointing.load import (
-    OpenedCheckpoint,
-    load_to_answer,
-    open_checkpoint,
-)
+from stts_jax.training.checkpointing.load import load_to_answer
+from stts_jax.training.checkpointing.opened import OpenedCheckpoint, open_checkpoint
 from stts_jax.training.checkpointing.run_folder import (
     config_of,
     require_writable,
@@ -335,12 +333,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if join_processes() > 1:
             log = options.output or options.checkpoint
             keep_native_log("eval.py", native_log_of(log, jax.process_index()))
-        unconverted: OpenedCheckpoint | None = None
+        unconverted, base = None, None
         if options.no_cache:
             require_no_mode(options)
+            require_no_adapter(options)
             unconverted = first_then_others(lambda: open_unconverted(options.checkpoint, tell))
         else:
-            options.checkpoint = first_then_others(lambda: local_checkpoint(options.checkpoint))
+            options.checkpoint, base = first_then_others(
+                lambda: with_adapter(options.checkpoint, options.adapter)
+            )
         config = trained_config(options, unconverted)
         questions = None
         if not options.mode:
@@ -357,7 +358,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 require_writable(folder)
                 stack.enter_context(hold_output(folder, "evaluating", notice))
         # A run may save a newer step meanwhile; results are kept with the one that is loaded.
-        opened = unconverted or open_checkpoint(options.checkpoint)
+        opened = unconverted or open_checkpoint(options.checkpoint, base)
         options.checkpoint = opened.folder
         mesh = answering_mesh(config)
         loaded = [options.weights, *(["compute"] if options.compare_weights else [])]

@@ -9,9 +9,15 @@ from pathlib import Path
 
 import jax
 
-from convert.cache import local_checkpoint
 from stts_jax.arguments import Parser, local_path
-from stts_jax.command_line import add_set_option, end_program, leave, run_on_hosts
+from stts_jax.command_line import (
+    add_adapter_option,
+    add_set_option,
+    end_program,
+    leave,
+    run_on_hosts,
+    with_adapter,
+)
 from stts_jax.config import Config, ConfigError, config_names, load_config
 from stts_jax.data.datasets.base import DatasetError
 from stts_jax.data.questions import question_of
@@ -59,6 +65,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="DIR",
         help="start from the parameters of another run, or of a PyTorch checkpoint",
     )
+    add_adapter_option(parser, "--init-from")
     parser.add_argument(
         "--data-dir", type=Path, default=DEFAULT_FOLDER, help="of the procedural set (%(default)s)"
     )
@@ -112,9 +119,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             keep_native_log("train.py", native_log_of(options.output, jax.process_index()))
         wanted = config.train.evaluate_every > 0
         evaluate = evaluation(config, options.data_dir) if wanted else None
-        start = options.init_from
+        start, base = options.init_from, None
+        if start is None and options.adapter is not None:
+            raise ConfigError("--adapter is given without its model; name that with --init-from")
         if start is not None:
-            start = first_then_others(lambda: local_checkpoint(options.init_from))
+            start, base = first_then_others(
+                lambda: with_adapter(options.init_from, options.adapter)
+            )
         config = with_checkpoint_tokenizer(
             config, options.output, init_from=start, resume=not options.no_resume, notice=notice
         )
@@ -122,6 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config,
             options.output,
             init_from=start,
+            base=base,
             resume=not options.no_resume,
             evaluate=evaluate,
             data_dir=options.data_dir,

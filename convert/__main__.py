@@ -7,7 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from convert.adapters import export_adapter, import_adapter, is_peft
 from convert.assemble import assemble_start
+from convert.cache import local_checkpoint
 from convert.pipeline import Plan, convert, plan, table_lines
 from convert.sources import DEFAULT_TOPK, Options, open_source
 from convert.stored_dtype import DTYPES
@@ -21,6 +23,9 @@ examples:
   python -m convert Molmo2-4B runs/molmo2_4b              # Hugging Face folder -> ours
   python -m convert runs/sft/step6250 runs/mine --dry-run # what would be done
   python -m convert runs/stts runs/stts_hf --to hf        # ours -> Hugging Face
+  python -m convert runs/lora runs/merged                 # adapters, merged into their base
+  python -m convert runs/lora runs/peft --to peft         # adapters alone, for peft
+  python -m convert peft_folder/ runs/lora --base runs/molmo2_4b
   python -m convert --init siglip2/ Qwen3-4B/ runs/start --config molmo2_4b_stts_50
 
 SRC may be a folder of the reference (with model.pt, with model_and_optim, or of step* folders), a
@@ -46,7 +51,18 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="start from a vision tower and a language model instead of SRC; needs --config",
     )
     parser.add_argument("--config", help="of the model that --init assembles")
-    parser.add_argument("--to", choices=("orbax", "hf"), default="orbax", help="default: orbax")
+    parser.add_argument(
+        "--to",
+        choices=("orbax", "hf", "peft"),
+        default="orbax",
+        help="default: orbax; adapters are merged into their base, but with peft",
+    )
+    parser.add_argument(
+        "--base",
+        type=Path,
+        metavar="DIR",
+        help="model of the adapters in SRC (default: where it was when they were trained)",
+    )
     parser.add_argument(
         "--dtype",
         choices=sorted(DTYPES),
@@ -98,6 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _convert(options: argparse.Namespace) -> None:
+    if options.to == "peft" or (options.source is not None and is_peft(options.source)):
+        _convert_adapter(options)
+        return
     planned, target = _plan(options)
     print(f"{planned.source.folder}: {planned.source.kind}, {planned.parameters:,} parameters")
     for note in planned.notes:
@@ -111,11 +130,31 @@ def _convert(options: argparse.Namespace) -> None:
     print(f"written to '{target}'")
 
 
+def _convert_adapter(options: argparse.Namespace) -> None:
+    """Converts adapters alone, from PEFT or to it."""
+    source, target = options.source, options.target
+    if source is None or target is None:
+        raise ConvertError("SRC or DST is missing; name the folder of adapters and a new folder")
+    base = None if options.base is None else local_checkpoint(options.base)
+    if options.to == "peft":
+        print(f"{source}: {export_adapter(source, target, base)}")
+    elif base is None:
+        raise ConvertError(f"'{source}' is an adapter of PEFT; name its model with --base")
+    elif options.to == "orbax":
+        import_adapter(source, target, base)
+    else:
+        raise ConvertError(
+            f"'{source}' is an adapter of PEFT; convert it without --to first, and that to hf"
+        )
+    print(f"written to '{target}'")
+
+
 def _plan(options: argparse.Namespace) -> tuple[Plan, Path | None]:
     if options.init is None:
         if options.source is None:
             raise ConvertError("SRC is missing; name the folder of a checkpoint, or give --init")
-        given = Options(options.step, options.bidirectional, options.topk)
+        base = None if options.base is None else local_checkpoint(options.base)
+        given = Options(options.step, options.bidirectional, options.topk, base)
         source = open_source(options.source, given)
         return plan(source, add_scorer=options.add_scorer, topk=options.topk), options.target
     if options.config is None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from convert.adapters import import_adapter, is_peft
 from convert.pipeline import convert, plan
 from convert.sources import Options, is_foreign, open_source
 
@@ -39,19 +40,46 @@ def local_checkpoint(folder: Path, notice: Callable[[str], None] = print) -> Pat
     return copy
 
 
+def local_adapter(folder: Path, base: Path, notice: Callable[[str], None] = print) -> Path:
+    """`folder` itself if it is a run's, else (PEFT's) a converted copy of it, see above.
+
+    Args:
+      folder: of adapters.
+      base: of their model, one of ours.
+      notice: takes a line of text.
+
+    Raises:
+      ConvertError: if it can't be converted, or doesn't fit the base.
+    """
+    if not folder.is_dir() or not is_peft(folder):
+        return folder
+    copy = cached_copy(folder, "converted", base)
+    if not copy.is_dir():
+        notice(f"'{folder}' is an adapter of PEFT; converting it once, into '{copy}'")
+        import_adapter(folder, copy, base)
+    return copy
+
+
 # Raised when conversions give other results than before: older copies are not used then.
 _VERSION = 2
 
 
-def cached_copy(folder: Path, kind: str) -> Path:
-    """Returns the folder for copies of a kind, of this state of a checkpoint's files."""
+def cached_copy(folder: Path, kind: str, base: Path | None = None) -> Path:
+    """Returns the folder for copies of a kind, of this state of a checkpoint's files.
+
+    Args:
+      folder: of the checkpoint.
+      kind: of the copies.
+      base: of an adapter.
+    """
     root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return root / "stts_jax" / kind / f"{folder.resolve().name}-{_state(folder)}"
+    return root / "stts_jax" / kind / f"{folder.resolve().name}-{_state(folder, base)}"
 
 
-def _state(folder: Path) -> str:
-    """Changes when a file of the folder does."""
+def _state(folder: Path, base: Path | None) -> str:
+    """Changes when a file of the folder does, or with the base of an adapter."""
     lines = [f"{_VERSION} {folder.resolve()}"]
+    lines += [] if base is None else [str(base.resolve())]
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         about = path.stat()
         lines.append(f"{path.relative_to(folder)} {about.st_size} {about.st_mtime_ns}")

@@ -42,13 +42,9 @@ from stts_jax.training.checkpointing.checkpoint_errors import (
     CheckpointError,
     reading,
 )
-from stts_jax.training.checkpointing.load import (
-    METADATA,
-    open_arrays,
-    read_metadata,
-    spec_of,
-)
+from stts_jax.training.checkpointing.opened import open_checkpoint
 from stts_jax.training.checkpointing.run_folder import MODEL
+from stts_jax.training.checkpointing.stored_arrays import METADATA, read_metadata, spec_of
 
 # Arrays are stored in blocks that are within the part of one of so many processes that share them
 # on the mesh axis `fsdp`, so that each reads its own part only; and that are no larger than this.
@@ -194,6 +190,27 @@ def _create(model: Path, mapping: ParameterMapping, dtype: np.dtype, block: tupl
 
 
 @dataclass(frozen=True)
+class LowRank:
+    """An adapter of a kernel: `scale * a @ b`.
+
+    Attributes:
+      a: (inputs, rank) float32, perhaps stacked.
+      b: (rank, outputs).
+      scale: alpha / rank.
+    """
+
+    a: np.ndarray
+    b: np.ndarray
+    scale: float
+
+    def columns(self, layer: int | None, start: int, stop: int) -> np.ndarray:
+        """Returns columns [start, stop) of what it adds to a layer's kernel."""
+        a, b = (self.a, self.b) if layer is None else (self.a[layer], self.b[layer])
+        columns: np.ndarray = np.float32(self.scale) * (a @ b[:, start:stop])
+        return columns
+
+
+@dataclass(frozen=True)
 class ParameterRows:
     """A layer of one of our stored parameters, as the rows of the tensor others have for it."""
 
@@ -201,6 +218,7 @@ class ParameterRows:
     name: Name
     layer: int | None
     checkpoint: Path
+    adapter: LowRank | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -222,28 +240,44 @@ class ParameterRows:
         """
         array = self.array if self.layer is None else self.array[self.layer]
         with _reading(self.checkpoint):
-            if self.name.transpose:
-                return array[:, start:stop].read().result().T
-            return array[start:stop].read().result()
+            if not self.name.transpose:
+                return array[start:stop].read().result()
+            kernel = array[:, start:stop].read().result()
+        if self.adapter is not None:
+            added = self.adapter.columns(self.layer, start, stop)
+            kernel = (kernel.astype(np.float32) + added).astype(kernel.dtype)
+        return kernel.T
 
 
 _READ_DTYPES = ("float32", "float16", "bfloat16")
 
 
-def read_arrays(checkpoint: Path, model: ModelConfig, column: str) -> dict[str, Rows]:
-    """Our stored parameters as the tensors of another column; nothing is read yet.
+def read_arrays(
+    checkpoint: Path, model: ModelConfig, column: str, base: Path | None = None
+) -> dict[str, Rows]:
+    """Our stored parameters as the tensors of another column; only adapters are read yet.
+
+    Kernels with adapters are merged with them.
 
     Args:
       checkpoint: folder of a step.
       model: what its config.json describes.
       column: of the table of names.
+      base: folder of the model that adapters belong to, by default where it was.
 
     Raises:
       ConvertError: if the checkpoint is damaged, lacks parameters of the table, or holds others.
     """
     table, layers = name_table(model), {"llm": model.llm.layers, "vit": model.vit.depth}
     with _reading(checkpoint):
-        arrays = open_arrays(checkpoint / MODEL)
+        opened = open_checkpoint(checkpoint, base)
+        adapters = {
+            name: LowRank(a.read().result(), b.read().result(), opened.scale)
+            for name, (a, b) in opened.adapters.items()
+        }
+    arrays = dict(opened.parameters)
+    if opened.base is not None and model.prune.method != "scorer":
+        arrays = {name: array for name, array in arrays.items() if not name.startswith("scorer.")}
     stored, wanted = set(arrays), {name.ours for name in table}
     if stored != wanted:
         raise ConvertError(
@@ -271,7 +305,9 @@ def read_arrays(checkpoint: Path, model: ModelConfig, column: str) -> dict[str, 
         for layer in range(array.shape[0]) if stacked else [None]:
             theirs = template.format(layer=layer) if stacked else template
             start = bounds[0] if bounds else 0
-            tensors.setdefault(theirs, {})[start] = ParameterRows(array, row, layer, checkpoint)
+            tensors.setdefault(theirs, {})[start] = ParameterRows(
+                array, row, layer, opened.base or checkpoint, adapters.get(row.ours)
+            )
     return join_parts(tensors)
 
 

@@ -32,6 +32,7 @@ from stts_jax.config import Bidirectional, ConfigError, DataConfig, ModelConfig
 from stts_jax.config import replace as replace_config
 from stts_jax.plain_files import read_json_object
 from stts_jax.quoting import shorten, shorten_words
+from stts_jax.training.checkpointing.base import recorded_base
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
 from stts_jax.training.checkpointing.run_folder import (
     CHECKPOINTS,
@@ -62,11 +63,13 @@ class Options:
         for the others `image_tokens` is the default, as Hugging Face's code has it.
       topk: share of the tokens to drop, for a checkpoint whose configuration doesn't know its
         scorer; `DEFAULT_TOPK` if not given.
+      base: folder of the model that adapters belong to, by default where it was in training.
     """
 
     step: int | None = None
     bidirectional: Bidirectional | None = None
     topk: float | None = None
+    base: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -144,8 +147,8 @@ def _step_folder(folder: Path, step: int | None) -> Path:
         return folder  # which says that the index is missing
     if not steps and (folder / _ADAPTER).exists():
         raise ConvertError(
-            f"'{folder}' holds an adapter and no whole model; merge it into its base model "
-            "(`merge_and_unload()` of peft), save that, and convert it"
+            f"'{folder}' holds an adapter and no whole model; name that with --base, its "
+            "base_model_name_or_path"
         )
     if not steps:
         raise ConvertError(
@@ -247,13 +250,14 @@ def _ours(folder: Path, options: Options) -> Source:
     except (CheckpointError, ConfigError) as error:
         raise ConvertError(shorten_words(str(error))) from error
     _require_agreement(options, config.model, folder)
-    tensors = read_arrays(checkpoint, config.model, NATIVE)
+    tensors = read_arrays(checkpoint, config.model, NATIVE, options.base)
+    merged = recorded_base(checkpoint) is not None
     with _understood(folder / "config.json"):
         require_positions(config.model, tensors, NATIVE)
     run = checkpoint.parents[1] if checkpoint.parent.name == CHECKPOINTS else checkpoint
     tokenizer, notes = tokenizer_of_run(config.data.tokenizer, run)
     return Source(
-        "ours, Orbax",
+        "ours, Orbax" + (", merged into its base" if merged else ""),
         folder,
         NATIVE,
         tensors,

@@ -22,7 +22,7 @@ from convert.pipeline import output_config, plan
 from convert.sources import Options, is_foreign, open_source
 from convert.stored_dtype import stored_dtype
 from convert.tokenizer_files import Files
-from stts_jax.training.checkpointing.load import OpenedCheckpoint, open_checkpoint
+from stts_jax.training.checkpointing.opened import OpenedCheckpoint, open_checkpoint
 
 # Bytes of a block, which are read at a time.
 _BLOCK_BYTES = 8 << 20
@@ -55,7 +55,7 @@ def open_unconverted(folder: Path, notice: Callable[[str], None] = print) -> Ope
         _write_tokenizer(planned.source.tokenizer, target)
     has_tokenizer = planned.source.tokenizer is not None
     config = output_config(planned.model, target, has_tokenizer)
-    return OpenedCheckpoint(folder, arrays, folder, config)
+    return OpenedCheckpoint(folder, folder, arrays, arrays, own_config=config)
 
 
 def stored_array(mapping: ParameterMapping) -> Any:

@@ -14,7 +14,7 @@ from typing import NoReturn
 import jax
 from jax.sharding import Mesh
 
-from convert.cache import local_checkpoint
+from convert.cache import local_adapter, local_checkpoint
 from convert.tensor_reader import ConvertError
 from convert.unconverted import open_unconverted
 from stts_jax.arguments import frames_scale, local_path, percentage, weights_type
@@ -49,12 +49,8 @@ from stts_jax.quoting import shorten, shorten_words
 from stts_jax.terminal import doing, end_quietly, is_stdout_closed, to_stderr
 from stts_jax.train_ratios import at_ratio
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
-from stts_jax.training.checkpointing.load import (
-    OpenedCheckpoint,
-    load_to_answer,
-    load_to_score,
-    open_checkpoint,
-)
+from stts_jax.training.checkpointing.load import load_to_answer, load_to_score
+from stts_jax.training.checkpointing.opened import OpenedCheckpoint, open_checkpoint
 from stts_jax.training.distributed import is_lost_process, report_lost_process, several_processes
 from stts_jax.training.nan_check import TrainingError
 
@@ -184,6 +180,7 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="read a PyTorch checkpoint where it is, without a converted copy in the cache",
     )
+    add_adapter_option(parser, "--checkpoint")
     add_set_option(parser)
     parser.add_argument(
         "--frames",
@@ -211,6 +208,35 @@ def add_ratio_option(parser: argparse.ArgumentParser) -> None:
         help="percentage of a video's tokens to drop, also one that the model was not trained at "
         "(default: as trained)",
     )
+
+
+def add_adapter_option(parser: argparse.ArgumentParser, base: str) -> None:
+    """Adds `--adapter`; `base` is the option that names the model it belongs to."""
+    parser.add_argument(
+        "--adapter",
+        type=local_path,
+        metavar="DIR",
+        help=f"adapters of the model in {base}: folder of a run with train.lora or train.freeze, "
+        "or of PEFT; such a run's folder alone will do while its base is where it was",
+    )
+
+
+def with_adapter(
+    folder: Path, adapter: Path | None, notice: Callable[[str], None] = print
+) -> tuple[Path, Path | None]:
+    """Returns the checkpoint to load and, if it holds adapters, the base that was named with them.
+
+    Folders of other forms are converted.
+
+    Args:
+      folder: of a model.
+      adapter: that belongs to it, if any.
+      notice: takes a line of text.
+    """
+    checkpoint = local_checkpoint(folder, notice)
+    if adapter is None:
+        return checkpoint, None
+    return local_adapter(adapter, checkpoint, notice), checkpoint
 
 
 def add_media_options(parser: argparse.ArgumentParser) -> None:
@@ -265,16 +291,27 @@ def open_config(options: argparse.Namespace) -> tuple[OpenedCheckpoint, Config]:
     it, or read in place with `--no-cache`.
 
     Raises:
-      ConfigError: if a model that drops nothing is to drop tokens.
+      ConfigError: if a model that drops nothing is to drop tokens, or for `--adapter` beside
+        `--no-cache`.
     """
     if options.no_cache:
+        require_no_adapter(options)
         opened = open_unconverted(options.checkpoint, to_stderr)
     else:
-        opened = open_checkpoint(local_checkpoint(options.checkpoint, to_stderr))
+        opened = open_checkpoint(*with_adapter(options.checkpoint, options.adapter, to_stderr))
     config = override(opened.config, options.overrides)
     if options.k is not None:
         config = at_ratio(config, options.k / 100)
     return opened, config
+
+
+def require_no_adapter(options: argparse.Namespace) -> None:
+    """Refuses adapters of a checkpoint that is read in place."""
+    if options.adapter is not None:
+        raise ConfigError(
+            f"--no-cache reads a whole model where it is, and --adapter is '{options.adapter}', "
+            "which is merged into a converted copy; leave out one of them"
+        )
 
 
 def require_model_fits(

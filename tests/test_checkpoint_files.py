@@ -12,18 +12,14 @@ from convert.sources import Options, open_source
 from convert.tensor_reader import ConvertError
 from stts_jax.config import Config
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
-from stts_jax.training.checkpointing.load import (
-    initialize_from,
-    load_model,
-    load_to_answer,
-    open_arrays,
-)
+from stts_jax.training.checkpointing.load import initialize_from, load_model, load_to_answer
 from stts_jax.training.checkpointing.run_folder import (
     COMPLETE,
     config_of,
     find_checkpoint,
     identity_of,
 )
+from stts_jax.training.checkpointing.stored_arrays import open_arrays
 
 
 def step_in(tmp_path: Path) -> Path:

@@ -12,6 +12,7 @@ import jax
 import pytest
 from goldens_folder import REPOSITORY
 
+import train
 from stts_jax import command_line
 from stts_jax.terminal import BROKEN_PIPE
 from stts_jax.training import distributed
@@ -28,6 +29,20 @@ def ended(error: BaseException) -> int:
         raise error
 
     return command_line.run_on_hosts("x", command)
+
+
+def test_adapters_are_read_with_the_model_that_was_named(tmp_path):
+    model, adapters = tmp_path / "model", tmp_path / "adapters"
+    assert command_line.with_adapter(model, None) == (model, None)
+    assert command_line.with_adapter(model, adapters) == (adapters, model)
+
+
+def test_adapters_without_their_model_are_refused(tmp_path, capsys):
+    arguments = ["--output", str(tmp_path / "run"), "--adapter", str(tmp_path)]
+    assert train.main([*arguments, "--set", "train.evaluate_every=0"]) == 2
+    assert "--adapter is given without its model; name that with --init-from" in (
+        capsys.readouterr().err
+    )
 
 
 def test_output_that_nobody_reads_ends_a_command_without_a_word():

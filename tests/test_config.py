@@ -75,17 +75,34 @@ PRUNE = {
 }
 
 
+# Of which adapters or the scorer alone are trained.
+PARTLY_TRAINED = (
+    *("molmo2_4b_lora", "molmo2_4b_qlora", "molmo2_4b_scorer_only"),
+    *("molmo2_8b_lora", "molmo2_8b_qlora", "tiny_lora"),
+)
+
+
 def assert_has(config: Any, expected: dict[str, Any]) -> None:
     assert {name: getattr(config, name) for name in expected} == expected
 
 
 class TestShippedSetups:
     def test_these_are_shipped(self) -> None:
-        assert set(config_names()) == {*SETUPS, *OTHERS}
+        assert set(config_names()) == {*SETUPS, *OTHERS, *PARTLY_TRAINED}
 
-    @pytest.mark.parametrize("name", [*SETUPS, *OTHERS])
+    @pytest.mark.parametrize("name", [*SETUPS, *OTHERS, *PARTLY_TRAINED])
     def test_each_is_named_after_its_file(self, name: str) -> None:
         assert load_config(name).name == name
+
+    @pytest.mark.parametrize("name", PARTLY_TRAINED)
+    def test_setups_of_one_device_are_of_the_models_that_they_are_named_after(
+        self, name: str
+    ) -> None:
+        config = load_config(name)
+        whole = load_config("tiny", ["model.prune.topk=0.7"])
+        whole = whole if name == "tiny_lora" else load_config(f"{name[:9]}_stts_50")
+        assert config.model == whole.model
+        assert config.train.has_base
 
     @pytest.mark.parametrize("name", SETUPS)
     def test_published_numbers(self, name: str) -> None:

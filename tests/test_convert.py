@@ -31,8 +31,9 @@ from stts_jax.config import load_config
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import make_mesh
 from stts_jax.parallel.parameters import named_parameters
-from stts_jax.training.checkpointing.load import initialize_from, load_model, open_arrays
+from stts_jax.training.checkpointing.load import initialize_from, load_model
 from stts_jax.training.checkpointing.run_folder import MODEL, find_checkpoint
+from stts_jax.training.checkpointing.stored_arrays import open_arrays
 
 
 @pytest.mark.parametrize("config", [SCORED, UNTIED], ids=["tied, scorer", "untied, plain"])

@@ -19,8 +19,9 @@ from convert.init import ArrayRows
 from convert.names import name_table
 from convert.tensor_reader import NonFinite, count_non_finite, join_parts
 from stts_jax.data.text.tokenizer import TINY_FILE
-from stts_jax.training.checkpointing.load import load_model, open_arrays
+from stts_jax.training.checkpointing.load import load_model
 from stts_jax.training.checkpointing.run_folder import MODEL, find_checkpoint
+from stts_jax.training.checkpointing.stored_arrays import open_arrays
 
 
 def test_a_truncated_file_is_named(tmp_path: Path, capsys) -> None:

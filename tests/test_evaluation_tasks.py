@@ -28,10 +28,7 @@ from stts_jax.evaluation.scoring.judge import HttpJudge, Judge, JudgeError
 from stts_jax.evaluation.suites import tasks_of
 from stts_jax.evaluation.tasks import TaskRun, evaluate_tasks
 from stts_jax.parallel.mesh import make_mesh
-from stts_jax.training.checkpointing.load import (
-    load_model,
-    save_model,
-)
+from stts_jax.training.checkpointing.load import load_model, save_model
 from stts_jax.training.checkpointing.run_folder import find_checkpoint
 
 SETTINGS = ["data.max_frames=2", "data.row_frames=2", "eval.batch_rows=2", "model.llm.layers=1"]

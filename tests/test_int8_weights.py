@@ -21,7 +21,7 @@ from stts_jax.model.int8_weights import in_int8, scales_of, without_scales
 from stts_jax.model.video_language_model import abstract_model, reconfigure, to_answer
 from stts_jax.parallel.mesh import make_mesh, on_mesh, parameter_shardings
 from stts_jax.parallel.parameters import named_parameters, stack
-from stts_jax.training.checkpointing import load, parameter_loading
+from stts_jax.training.checkpointing import parameter_loading, stored_arrays
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
 from stts_jax.training.checkpointing.load import load_to_answer, load_to_score, save_model
 
@@ -206,7 +206,7 @@ def test_another_ratio_keeps_int8_weights():
 def saved(tmp_path_factory):
     """A checkpoint in blocks of at most 256 bytes, and its model."""
     folder, patch = tmp_path_factory.mktemp("saved"), pytest.MonkeyPatch()
-    patch.setattr(load, "_BLOCK_BYTES", 256)
+    patch.setattr(stored_arrays, "_BLOCK_BYTES", 256)
     config = small_config("model.llm.tied_head=false")
     model = random_state(config).model
     save_model(model, config, folder)

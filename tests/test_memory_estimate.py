@@ -177,8 +177,8 @@ def test_activations_by_hand_are_within_what_the_compilers_count(row, report_err
     config = replace(config, {"data.batch_rows": row["rows"]})
     budget, mesh = row_budget(config.model, config.data), make_mesh_shape(row["mesh"])
     found, memory = activation_bytes(config, budget, 2, mesh), row["memory"]
-    # Gradients are among the compiler's temporaries.
-    share = (found + memory["parameters"]) / memory["temporaries"]
+    # Gradients, as many as either moment, are among the compiler's temporaries.
+    share = (found + memory["optimizer"] / 2) / memory["temporaries"]
     report_error("activations by hand, of the compiler's count", share, 1.02)
     assert 0.5 < share < 1.02  # 0.51 to 1.01
 

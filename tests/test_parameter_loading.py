@@ -14,11 +14,12 @@ from training_cases import fresh_state, small_config
 
 from stts_jax.model.video_language_model import abstract_model
 from stts_jax.parallel.mesh import make_mesh
-from stts_jax.training.checkpointing import load, parameter_loading
-from stts_jax.training.checkpointing.load import in_blocks, open_arrays, save_model
+from stts_jax.training.checkpointing import parameter_loading, stored_arrays
+from stts_jax.training.checkpointing.load import save_model
 from stts_jax.training.checkpointing.parameter_loading import load_parameters
 from stts_jax.training.checkpointing.run_folder import MODEL
 from stts_jax.training.checkpointing.save import Checkpoints
+from stts_jax.training.checkpointing.stored_arrays import in_blocks, open_arrays
 
 RNG = np.random.default_rng(0)
 VALUES = {
@@ -32,7 +33,7 @@ SPECS = {"vector": ("fsdp",), "matrix": (None, "fsdp"), "stack": (None, "fsdp", 
 @pytest.fixture
 def stored(tmp_path, monkeypatch):
     """Arrays in blocks of at most 256 bytes, of which 512 bytes are read at a time."""
-    monkeypatch.setattr(load, "_BLOCK_BYTES", 256)
+    monkeypatch.setattr(stored_arrays, "_BLOCK_BYTES", 256)
     monkeypatch.setattr(parameter_loading, "_READ_BYTES", 512)
     with in_blocks():
         ocp.save_checkpointables(tmp_path / "0", {MODEL: jax.tree.map(jax.numpy.asarray, VALUES)})
@@ -96,7 +97,7 @@ def test_a_missing_block_is_damage_and_not_zeros(stored, tmp_path):
 
 
 def test_a_run_saves_blocks_that_are_small_to_decode(tmp_path, monkeypatch):
-    monkeypatch.setattr(load, "_BLOCK_BYTES", 512)
+    monkeypatch.setattr(stored_arrays, "_BLOCK_BYTES", 512)
     with Checkpoints(tmp_path, 1, small_config().data) as checkpoints:
         checkpoints.save(fresh_state(), 1, {}, {0: None})
     for array in open_arrays(tmp_path / "checkpoints" / "1" / MODEL).values():

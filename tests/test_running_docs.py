@@ -47,7 +47,8 @@ def test_a_command_has_flags_and_settings_that_there_are(arguments) -> None:
 
 
 def test_every_place_has_its_command() -> None:
-    assert len(shell_commands()) == 5  # laptop, one box, Slurm, TPU slice, two processes
+    # Laptop, adapters of the 4B and of the tiny model, one box, Slurm, TPU slice, two processes.
+    assert len(shell_commands()) == 7
 
 
 def test_pods_find_each_other() -> None:

@@ -330,17 +330,17 @@ def test_a_run_whose_only_checkpoint_lacks_files_has_none(run, tmp_path):
 @pytest.mark.parametrize(
     ("reader", "error"),
     [
-        ("load_parameters", MemoryError("no memory")),
-        ("load_parameters", jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no memory")),
-        ("open_arrays", PermissionError(errno.EACCES, "Permission denied")),
-        ("open_arrays", ValueError("PERMISSION_DENIED: Error opening file")),
+        ("load.load_parameters", MemoryError("no memory")),
+        ("load.load_parameters", jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no memory")),
+        ("opened.open_arrays", PermissionError(errno.EACCES, "Permission denied")),
+        ("opened.open_arrays", ValueError("PERMISSION_DENIED: Error opening file")),
     ],
 )
 def test_trouble_that_is_not_the_files_is_not_called_damage(run, monkeypatch, reader, error):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(f"stts_jax.training.checkpointing.load.{reader}", fail)
+    monkeypatch.setattr(f"stts_jax.training.checkpointing.{reader}", fail)
     with pytest.raises(CheckpointError, match=r"a reason that isn't its files'") as raised:
         load_model(run[0])
     assert str(error) in str(raised.value) and "damaged" not in str(raised.value)

@@ -78,6 +78,19 @@ def test_a_frozen_head_has_no_gradient_of_its_own():
     assert head.backward == head.forward
 
 
+def test_what_is_frozen_has_gradients_of_its_inputs_alone():
+    config = load_config("molmo2_4b_lora")
+    budget = row_budget(config.model, config.data)
+    parts = {part.name: part for part in training_flops(config, budget, 1).parts}
+    found = {name: part.backward / part.forward for name, part in parts.items()}
+    # Nothing that is trained comes before the scorer.
+    assert found == {"vit_before": 0, "scorer": 2, "vit_after": 1, "connector": 1} | {
+        "llm": 1,
+        "head": 1,
+    }
+    assert parts["vit_before"].recompute == 0
+
+
 def test_prefill_makes_one_position_of_logits_and_decoding_one_token():
     model = load_config("molmo2_4b").model
     budget = video_budget(model, frames=64, videos=1, text_tokens=500)

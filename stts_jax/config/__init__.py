@@ -16,6 +16,7 @@ from stts_jax.config.files import (
     override,
     replace,
 )
+from stts_jax.config.lora import LoraConfig
 from stts_jax.config.model import (
     IMAGE_STRUCTURE_TOKENS,
     SPECIAL_TOKENS,
@@ -55,6 +56,7 @@ __all__ = [
     "EvalConfig",
     "GroupConfig",
     "LlmConfig",
+    "LoraConfig",
     "MeshConfig",
     "ModelConfig",
     "PruneConfig",

@@ -106,6 +106,7 @@ MAXIMA: dict[str, dict[str, float]] = {
         "profile": _STEPS,
     },
     "train.distill": {"share": 100, "max_weight": 1e6},
+    "train.lora": {"rank": 2**14, "alpha": 1e6, "dropout": 100},
     "train group": {"learning_rate": 1e6, "warmup": _STEPS},
     "train.mesh": {"data": 2**20, "fsdp": 2**20, "tensor": 2**20, "context": 2**20},
     "eval": {

@@ -197,7 +197,8 @@ def _written(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple | list):
-        return f"[{', '.join(map(_written, value))}]"
+        items = (f'"{item}"' if isinstance(item, str) else _written(item) for item in value)
+        return f"[{', '.join(items)}]"
     if isinstance(value, float):
         short = f"{value:g}" if float(f"{value:g}") == value else repr(value)
         return re.sub(r"e([+-])0*", lambda sign: "e" + sign[1].strip("+"), short)

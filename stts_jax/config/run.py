@@ -65,6 +65,13 @@ class Config:
             "rows are packed for the tokens that the model keeps, so set both alike or only "
             "model.prune.topk",
         )
+        require(
+            not set(self.train.freeze) >= {"llm", "vit", "connector"}
+            or self.train.lora.rank > 0
+            or self.model.prune.method == "scorer",
+            "train.freeze leaves nothing to train, as the model has no scorer; leave a part out of "
+            "it, or set model.prune.method=scorer",
+        )
 
     def save(self, folder: Path) -> None:
         """Writes `config.json`, complete and readable by `load_config`."""

@@ -6,6 +6,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from stts_jax.config.checks import require, require_positive, require_within_limits
+from stts_jax.config.lora import FrozenWeights, LoraConfig
+from stts_jax.quoting import shorten
+
+# The scorer is always trained.
+_FREEZABLE = ("llm", "vit", "connector")
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,12 @@ class TrainConfig:
       z_loss: weight of the squared log-partition term.
       distill: a KL on answer tokens to an unpruned model, off by default.
       freeze_base_embedding: leave the base embedding (and a tied head) as it was.
+      lora: adapters, to train few parameters.
+      freeze: parts that are left as they were (llm, vit, connector), to train what is left, the
+        scorer for example.
+      frozen_weights: what the frozen kernels and tables are held in, with `lora` or `freeze`:
+        `compute`, the type that the model computes in; `bfloat16`; or `int8`, with a scale for each
+        output.
       log_every: steps between log lines, each of which tells of the steps since the last one; 0
         prints none.
       evaluate_every: steps between evaluations; 0 turns them off.
@@ -137,6 +148,9 @@ class TrainConfig:
     z_loss: float = 1e-4
     distill: DistillConfig = field(default_factory=DistillConfig)
     freeze_base_embedding: bool = False
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    freeze: tuple[str, ...] = ()
+    frozen_weights: FrozenWeights = "compute"
     log_every: int = 1
     evaluate_every: int = 1000
     evaluate_examples: int = 256
@@ -174,3 +188,19 @@ class TrainConfig:
             or (len(self.profile) == 2 and 1 <= self.profile[0] <= self.profile[1]),
             f"train.profile is {list(self.profile)}; give first and last step, like [10, 15]",
         )
+        for part in self.freeze:
+            require(
+                part in _FREEZABLE,
+                f"train.freeze has {shorten(part)}; choose from {', '.join(_FREEZABLE)}",
+            )
+
+        require(
+            self.frozen_weights != "int8" or self.lora.rank > 0 or {"llm", "vit"} <= {*self.freeze},
+            "train.frozen_weights is int8, but ViT or LLM are trained; set train.lora.rank or "
+            'train.freeze=["llm", "vit"]',
+        )
+
+    @property
+    def has_base(self) -> bool:
+        """Returns whether the run trains a part of a model whose rest is in another checkpoint."""
+        return self.lora.rank > 0 or bool(self.freeze)

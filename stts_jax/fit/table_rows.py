@@ -41,12 +41,14 @@ class Row:
 PAPER = ("--frames", "64", "--videos", "2", "--set", "data.row_text_tokens=4502")
 ONE_64 = ("--frames", "64", "--videos", "1")
 TWO_64 = ("--frames", "64", "--videos", "2")
+# One row at once, as the setups of one device take them.
+AT_ONCE = (*ONE_64, "--set", "train.accumulate=1")
 ONE_128 = ("--frames", "128", "--videos", "1")
 ONE_256 = ("--frames", "256", "--videos", "1")
 ONE_384 = ("--frames", "384", "--videos", "1")
 V5E_16, V5E_256, V5P_8 = "v5e:4x4", "v5e:16x16", "v5p:2x2x2"
 V6E_8, V6E_256, H100_8 = "v6e:2x4", "v6e:16x16", "h100:8"
-V5P_1, H100_1 = "v5p:1x1x1", "h100:1"
+V5P_1, H100_1, V5E_1, V6E_1 = "v5p:1x1x1", "h100:1", "v5e:1x1", "v6e:1x1"
 # What most people have: one GPU, or none.
 GPU_24, CPU_24 = "gpu:24GiB", "cpu:24GiB"
 ONE_8 = ("--frames", "8", "--videos", "1")
@@ -91,6 +93,13 @@ ROWS = (
     Row(V6E_256, "molmo2_8b_stts_50", TWO_64),
     Row(H100_8, "molmo2_4b_stts_30", PAPER),
     Row(H100_8, "molmo2_4b_stts_50", ONE_256),
+    # Adapters on one device.
+    *(
+        Row(topology, f"molmo2_{size}_{kind}", AT_ONCE)
+        for size in ("4b", "8b")
+        for kind in ("lora", "qlora")
+        for topology in (V5E_1, V6E_1, H100_1, GPU_24)
+    ),
     *(
         Row(topology, "molmo2_4b_stts_50", (*frames, *BFLOAT16), (program,))
         for topology in (GPU_24, CPU_24)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import jax
@@ -16,6 +16,7 @@ from stts_jax.batch import Batch, TextRows
 from stts_jax.budget import Budget
 from stts_jax.config import ConfigError, ModelConfig
 from stts_jax.layers.attention_mask import TokenTable, attention_mask, token_table
+from stts_jax.layers.replace_linears import replace_linears
 from stts_jax.model.connector import Connector
 from stts_jax.model.int8_weights import in_int8, is_int8
 from stts_jax.model.llm import LanguageModel
@@ -159,12 +160,12 @@ def token_scorer(config: ModelConfig, *, key: jax.Array) -> TokenScorer:
 def reconfigure(model: VideoLanguageModel, config: ModelConfig) -> VideoLanguageModel:
     """Returns the same parameters under another configuration of the same sizes.
 
-    A scorer that the new configuration doesn't use is left out; int8 weights stay int8.
+    A scorer that the new configuration doesn't use is left out; adapters stay, and int8 weights.
 
     Raises:
       ConfigError: where the new configuration needs parameters that the model lacks.
     """
-    abstract = abstract_model(config)
+    abstract = replace_linears(abstract_model(config), partial(_own_layer, model))
     if is_int8(model):
         abstract = in_int8(abstract)
     parameters, wanted = named_parameters(model), named_parameters(abstract)
@@ -181,6 +182,13 @@ def reconfigure(model: VideoLanguageModel, config: ModelConfig) -> VideoLanguage
             )
     leaves = [parameters[name] for name in wanted]
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+
+
+def _own_layer(model: VideoLanguageModel, name: str, layer: Any) -> Any:
+    """Returns the layer of a model by its dotted name, or the given one where it has none."""
+    for part in name.split("."):
+        model = getattr(model, part, None)  # type: ignore[assignment]
+    return layer if model is None else model
 
 
 def to_answer(

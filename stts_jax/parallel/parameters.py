@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -70,6 +70,13 @@ def named_parameters(module: Any) -> dict[str, Any]:
     """
     leaves = jax.tree_util.tree_flatten_with_path(module)[0]
     return {parameter_name(path): leaf for path, leaf in leaves}
+
+
+def replace_parameters(module: M, changed: Mapping[str, Any]) -> M:
+    """Returns a module with other leaves under some of its dotted names."""
+    leaves = [changed.get(name, leaf) for name, leaf in named_parameters(module).items()]
+    replaced: M = jax.tree.unflatten(jax.tree.structure(module), leaves)
+    return replaced
 
 
 def parameter_name(path: tuple[Any, ...]) -> str:

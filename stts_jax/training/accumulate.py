@@ -15,42 +15,43 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from stts_jax.batch import Batch
-from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import BATCH_AXES
 
-# (model, rows, index of the part) -> loss and metrics
-PartLoss = Callable[[VideoLanguageModel, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+# (parameters by name, rows, index of the part) -> loss and metrics
+PartLoss = Callable[
+    [dict[str, jax.Array], Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]
+]
 
 
 def value_and_summed_gradient(
     loss: PartLoss,
-    model: VideoLanguageModel,
+    parameters: dict[str, jax.Array],
     batch: Batch,
     parts: int,
     mesh: Mesh,
-) -> tuple[tuple[jax.Array, dict[str, jax.Array]], VideoLanguageModel]:
+) -> tuple[tuple[jax.Array, dict[str, jax.Array]], dict[str, jax.Array]]:
     """Returns `jax.value_and_grad(loss, has_aux=True)`, summed over parts of the rows.
 
     Args:
       loss: of a part.
-      model: with respect to which to differentiate.
+      parameters: with respect to which to differentiate, by name.
       batch: of B rows, a multiple of `parts` times the devices that share rows.
       parts: number of parts; 1 makes no loop.
       mesh: that the rows are sharded over. Each part takes rows of every device.
     """
     of_part = jax.value_and_grad(loss, has_aux=True)
     if parts == 1:
-        return of_part(model, batch, jnp.int32(0))
+        return of_part(parameters, batch, jnp.int32(0))
     rows = jax.tree.map(lambda x: _parts(x, parts, mesh), batch)
     first = jax.tree.map(lambda x: x[0], rows)
-    shapes = jax.eval_shape(of_part, model, first, jnp.int32(0))[0]
+    shapes = jax.eval_shape(of_part, parameters, first, jnp.int32(0))[0]
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     def add(sums: Any, part: tuple[jax.Array, Batch]) -> tuple[Any, None]:
         number, own = part
-        return jax.tree.map(jnp.add, sums, of_part(model, own, number)), None
+        return jax.tree.map(jnp.add, sums, of_part(parameters, own, number)), None
 
-    start = (nothing, jax.tree.map(jnp.zeros_like, model))
+    start = (nothing, jax.tree.map(jnp.zeros_like, parameters))
     return jax.lax.scan(add, start, (jnp.arange(parts), rows))[0]
 
 

@@ -17,8 +17,15 @@ from stts_jax.budget import Budget
 from stts_jax.config import Config, ModelConfig
 from stts_jax.train_ratios import RatioDraw, at_ratio, step_budget
 
-# Of a training step, in units of the forward pass: gradients of inputs and of parameters.
-_BACKWARD = 2
+# Parts in the order of the forward pass, with the setting that freezes each.
+_PARTS = {
+    "vit_before": "vit",
+    "scorer": "scorer",
+    "vit_after": "vit",
+    "connector": "connector",
+    "llm": "llm",
+    "head": "llm",
+}
 # Dense bfloat16 FLOP/s of one JAX device, by the start of its `device_kind`; the first that
 # matches. TPUs: docs.cloud.google.com/tpu/docs (a v4 device is a whole chip). GPUs: NVIDIA's data
 # sheets, without sparsity.
@@ -84,19 +91,37 @@ def training_flops(config: Config, budget: Budget, rows: int) -> StepFlops:
     """
     forward = forward_flops(config.model, budget)
     attention = attention_flops(config.model, budget)
-    frozen_head = config.train.freeze_base_embedding and config.model.llm.tied_head
+    backward_units = _backward_units(config)
     blocks = config.model.remat == "blocks"
     parts = []
     for name, flops in forward.items():
         flops *= rows
-        backward = flops * (1 if name == "head" and frozen_head else _BACKWARD)
+        backward = flops * backward_units[name]
         # Attention always recomputes its scores, and once more in a rematerialised block; each
         # chunk of logits is recomputed too.
         recompute = attention.get(name, 0.0) * rows
         if name == "head" or (blocks and name in ("vit_before", "vit_after", "llm")):
             recompute += flops
-        parts.append(PartFlops(name, flops, backward, recompute))
+        parts.append(PartFlops(name, flops, backward, recompute if backward else 0.0))
     return StepFlops(tuple(parts))
+
+
+def _backward_units(config: Config) -> dict[str, int]:
+    """Returns the FLOPs of each part's backward pass, in units of its forward pass.
+
+    One unit for the gradients of its inputs, unless nothing is trained in it or before it; one for
+    those of its parameters, unless they are frozen. Adapters are too small to count.
+    """
+    train, reached, units = config.train, False, {}
+    adapted = {layer.split(".")[0] for layer in train.lora.layers}
+    has_scorer = config.model.prune.method == "scorer"
+    frozen_head = train.freeze_base_embedding and config.model.llm.tied_head
+    for part, owner in _PARTS.items():
+        whole = owner == "scorer" or not (train.lora.rank or owner in train.freeze)
+        whole &= not (part == "head" and frozen_head)
+        reached |= (whole and (owner != "scorer" or has_scorer)) or owner in adapted
+        units[part] = int(reached) + int(whole)
+    return units
 
 
 def prefill_flops(model: ModelConfig, budget: Budget, rows: int) -> StepFlops:

@@ -15,6 +15,7 @@ import optax
 import optax.contrib
 
 from stts_jax.config import GroupConfig, TrainConfig
+from stts_jax.training.adapters.names import is_adapter
 
 GROUPS = ("llm", "vit", "connector", "scorer")
 FROZEN = "frozen"
@@ -32,15 +33,28 @@ def group_of(name: str, config: TrainConfig) -> str:
 
     A tied head is the base embedding itself, so both are frozen together.
 
+    An adapter is in the group of the layer that it adapts, and is never frozen.
+
     Raises:
       ValueError: for a parameter that belongs to no group.
     """
-    if config.freeze_base_embedding and name == _BASE_EMBEDDING:
-        return FROZEN
     group = _OTHER_GROUP.get(name, name.partition(".")[0])
     if group not in GROUPS:
         raise ValueError(f"parameter '{name}' is in none of the groups {', '.join(GROUPS)}")
-    return group
+    return FROZEN if _is_frozen(name, group, config) else group
+
+
+def _is_frozen(name: str, group: str, config: TrainConfig) -> bool:
+    if is_adapter(name):
+        return False
+    if config.lora.rank > 0 and group != "scorer":
+        return True
+    return group in config.freeze or (config.freeze_base_embedding and name == _BASE_EMBEDDING)
+
+
+def is_trained(name: str, config: TrainConfig) -> bool:
+    """Returns whether a parameter has gradients and moments."""
+    return group_of(name, config) != FROZEN
 
 
 def groups_of(names: Iterable[str], config: TrainConfig) -> dict[str, str]:

@@ -23,14 +23,12 @@ from stts_jax.budget import Budget
 from stts_jax.config import Config, ConfigError, replace
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import BATCH_AXES, make_mesh, parameter_shardings, shard_batch
-from stts_jax.parallel.parameters import key_of_seed, named_parameters
+from stts_jax.parallel.parameters import key_of_seed
 from stts_jax.terminal import end_quietly, is_stdout_closed
 from stts_jax.train_ratios import RatioDraw, at_ratio, step_budget
+from stts_jax.training.checkpointing.adapted_start import adapted_state, open_start
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
-from stts_jax.training.checkpointing.load import (
-    initialize_from,
-    load_model,
-)
+from stts_jax.training.checkpointing.load import initialize_from, load_model
 from stts_jax.training.dump import Dump, fingerprint, read_dump
 from stts_jax.training.run_mesh import run_mesh
 from stts_jax.training.step import loss_and_gradients
@@ -104,6 +102,9 @@ def _sharers(shape: Mapping[str, int]) -> int:
 
 def _model(config: Config, dump: Dump, mesh: Mesh, chosen: Path | None) -> VideoLanguageModel:
     checkpoint = chosen or dump.checkpoint
+    if config.train.has_base:
+        start = open_start(_existing(Path(checkpoint or dump.init_from or "")))
+        return adapted_state(config, mesh, key_of_seed(dump.seed), start).model
     if checkpoint is not None:
         return load_model(_existing(Path(checkpoint)), config, mesh)[0]
 
@@ -146,7 +147,7 @@ def _gradients(
         (total, metrics), gradients = loss_and_gradients(
             config, budget, mesh, model, batch, key, teacher
         )
-        squares = {n: jax.numpy.sum(g**2) for n, g in named_parameters(gradients).items()}
+        squares = {name: jax.numpy.sum(gradient**2) for name, gradient in gradients.items()}
         return metrics | {"total_loss": total}, squares
 
     metrics, squares = jax.device_get(run(model, shard_batch(batch, mesh), key, teacher))

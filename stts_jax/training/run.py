@@ -63,6 +63,7 @@ def train(
     output: Path,
     *,
     init_from: Path | None = None,
+    base: Path | None = None,
     resume: bool = True,
     evaluate: Evaluate | None = None,
     data_dir: Path | None = None,
@@ -77,6 +78,7 @@ def train(
       config: of the run.
       output: folder for `config.json`, `metrics.jsonl`, `loss.png` and `checkpoints`.
       init_from: folder of a run or checkpoint whose parameters to start from.
+      base: folder of the model that adapters belong to, if it isn't where it was.
       resume: go on from the newest checkpoint in `output`, if any; otherwise they are deleted.
       evaluate: `(model, step) -> scores`, called every `train.evaluate_every` steps and at the
         end; `accuracy` among them is drawn, and the best by the first of `loop.BEST_BY` is kept. It
@@ -103,6 +105,7 @@ def train(
             mesh,
             stack,
             init_from=init_from,
+            base=base,
             resume=resume,
             data_dir=data_dir,
             open_data=parts.open_data,

@@ -17,15 +17,17 @@ from stts_jax.config import Config, ModelConfig
 from stts_jax.inference.memory_estimate import require_memory
 from stts_jax.parallel.memory import bytes_per_device, gigabytes
 from stts_jax.parallel.mesh import BATCH_AXES
+from stts_jax.parallel.parameters import named_parameters
 from stts_jax.parallel.platform import compute_dtype
+from stts_jax.training.optimizer import is_trained
 from stts_jax.training.step import TrainState
 
 # Arrays of a block's width, and of its MLP's width, that live at once while its gradients are made.
 _WIDE, _MLP_WIDE = 6, 2
 _REMEDY = (
     "share it among more devices (train.mesh.fsdp), take fewer or shorter rows (data.batch_rows, "
-    "data.row_frames) or more parts (train.accumulate), drop more tokens (model.prune.topk), or "
-    "train a smaller model"
+    "data.row_frames) or more parts (train.accumulate), drop more tokens (model.prune.topk), train "
+    "adapters (train.lora.rank=16), or train a smaller model"
 )
 
 
@@ -78,14 +80,15 @@ def memory_to_train(
     platform = mesh.devices.flat[0].platform
     # The devices of a CPU share one memory.
     holders = len(mesh.local_devices) if platform == "cpu" else 1
-    parameters = bytes_per_device(state.model)
+    named = named_parameters(state.model)
+    trained = [leaf for name, leaf in named.items() if is_trained(name, config.train)]
     itemsize = compute_dtype(config.model.compute_dtype).itemsize
     rows = config.data.batch_rows // math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     activations = activation_bytes(config, budget, itemsize, mesh.shape)
     activations += batch_bytes(budget, config.model, max(rows, 1))
     return TrainingMemory(
-        holders * parameters,
-        holders * parameters,
+        holders * bytes_per_device(state.model),
+        holders * bytes_per_device(trained),
         holders * bytes_per_device(state.optimizer),
         holders * activations,
     )

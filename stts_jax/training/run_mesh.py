@@ -15,8 +15,8 @@ from stts_jax.parallel.mesh import make_mesh, require_even_rows, slices_of
 from stts_jax.parallel.parameters import count_parameters
 from stts_jax.train_ratios import step_budget
 
-# Float32 parameters, gradients and two moments.
-_BYTES_TO_TRAIN = 16
+# Float32 parameters, gradients and two moments; or a frozen base and little else.
+_BYTES_TO_TRAIN, _BYTES_OF_BASE = 16, 3
 # Parameters, most of them in bfloat16, and XLA's copies.
 _BYTES_TO_ANSWER = 3
 # Above these shares of a device's memory the state is sharded; the rest is for activations, and
@@ -75,7 +75,8 @@ def mesh_shape(
             "left"
         )
     if len(open_axes) == 2:
-        if _fills(config, memory, _BYTES_TO_TRAIN, _LARGE_STATE):
+        held = _BYTES_OF_BASE if config.train.has_base else _BYTES_TO_TRAIN
+        if _fills(config, memory, held, _LARGE_STATE):
             shape["fsdp"] = even_fsdp(config, max(devices // slices // given, 1))
             given *= shape["fsdp"]
         open_axes = ["data"]

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from stts_jax.batch import Batch
 from stts_jax.budget import Budget
 from stts_jax.config import Config
+from stts_jax.layers.lora import with_dropout_keys
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import (
     batch_sharding,
@@ -23,14 +24,18 @@ from stts_jax.parallel.mesh import (
     replicated,
     sharded_shapes,
 )
-from stts_jax.parallel.parameters import named_parameters
+from stts_jax.parallel.parameters import named_parameters, replace_parameters
+from stts_jax.parallel.platform import compiler_options, compute_dtype
 from stts_jax.training.accumulate import value_and_summed_gradient
+from stts_jax.training.adapters.placement import adapted
 from stts_jax.training.distillation import Teacher, logged
 from stts_jax.training.loss import Counted, loss_fn
 from stts_jax.training.loss_spikes import SpikeState, detect_spike, init_spike_state
-from stts_jax.training.optimizer import group_metrics, groups_of, make_optimizer
+from stts_jax.training.optimizer import Named, group_metrics, groups_of, is_trained, make_optimizer
 
 Metrics = dict[str, jax.Array]
+# Folded into a key for adapters, their parameters and their dropout.
+_ADAPTERS_KEY = 0x10BA
 
 
 @jax.tree_util.register_dataclass
@@ -39,7 +44,7 @@ class TrainState:
     """The state that a step updates.
 
     Attributes:
-      model: parameters, float32.
+      model: parameters: float32, and those of a frozen base as `train.frozen_weights` says.
       optimizer: moments and counts, by dotted parameter name.
       step: () int32, updates so far.
       spikes: running means of `train.skip_loss_spikes`, None where that is off.
@@ -59,7 +64,8 @@ def abstract_state(config: Config, mesh: Mesh) -> TrainState:
 
     Moments have the shardings of their parameters; counts are replicated.
     """
-    leaves, structure = _traced(config)
+    # A frozen base is held in the type that the platform computes in.
+    leaves, structure = _traced(config, str(compute_dtype(config.model.compute_dtype)))
     shapes = jax.tree.unflatten(structure, leaves)
     model = parameter_shardings(shapes.model, mesh)
     by_name = named_parameters(model)
@@ -77,7 +83,8 @@ def abstract_state(config: Config, mesh: Mesh) -> TrainState:
 
 
 @lru_cache(maxsize=32)
-def _traced(config: Config) -> tuple[list[jax.ShapeDtypeStruct], Any]:
+def _traced(config: Config, dtype: str) -> tuple[list[jax.ShapeDtypeStruct], Any]:
+    del dtype  # a part of the key
     # A run asks three times, and tracing takes a second. See `model.abstract_model`.
     return jax.tree.flatten(jax.eval_shape(lambda: _new_state(config, jax.random.key(0))))
 
@@ -99,6 +106,36 @@ def init_state(config: Config, mesh: Mesh, key: jax.Array) -> TrainState:
     return jax.jit(lambda key: _new_state(config, key), out_shardings=shardings)(key)
 
 
+def init_trained(
+    config: Config, mesh: Mesh, key: jax.Array, frozen: dict[str, jax.Array]
+) -> TrainState:
+    """Returns a new state whose frozen parameters are given, and are not initialised.
+
+    Args:
+      config: of the run.
+      mesh: to shard it over.
+      key: for the parameters that are trained.
+      frozen: all others by dotted name, sharded.
+    """
+    abstract = abstract_state(config, mesh)
+    names = [name for name in named_parameters(abstract.model) if name not in frozen]
+
+    def make(key: jax.Array) -> tuple[Named, Any]:
+        state = _new_state(config, key)
+        named = named_parameters(state.model)
+        rest = (state.optimizer, state.step, state.spikes)
+        return {name: named[name] for name in names}, rest
+
+    shardings = state_shardings(abstract)
+    by_name = named_parameters(shardings.model)
+    outputs = (
+        {name: by_name[name] for name in names},
+        (shardings.optimizer, shardings.step, shardings.spikes),
+    )
+    trained, rest = jax.jit(make, out_shardings=outputs)(key)
+    return TrainState(replace_parameters(abstract.model, frozen | trained), *rest)
+
+
 def make_train_step(
     config: Config, budget: Budget, mesh: Mesh, teacher: VideoLanguageModel | None = None
 ) -> TrainStep:
@@ -116,16 +153,18 @@ def make_train_step(
       mesh: that state and batches lie on.
       teacher: model of `train.distill.teacher`, if that is a folder.
     """
-    shardings = state_shardings(abstract_state(config, mesh))
+    abstract = abstract_state(config, mesh)
+    shardings = state_shardings(abstract)
 
     def step(
         state: TrainState, batch: Batch, key: jax.Array, teacher: VideoLanguageModel | None = None
     ) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(key, state.step)
-        (total, metrics), gradient = loss_and_gradients(
+        (total, metrics), gradients = loss_and_gradients(
             config, budget, mesh, state.model, batch, step_key, teacher
         )
-        parameters, gradients = named_parameters(state.model), named_parameters(gradient)
+        named = named_parameters(state.model)
+        parameters = {name: named[name] for name in gradients}
         groups = groups_of(parameters, config.train)
         optimizer = make_optimizer(config.train, groups)
         updates, moments = optimizer.update(gradients, state.optimizer, parameters)
@@ -137,9 +176,7 @@ def make_train_step(
             changed = optax.tree.where(spike, parameters, changed)
             moments = optax.tree.where(spike, state.optimizer, moments)
             metrics |= {"skipped": spikes.skipped}
-        model = jax.tree.unflatten(
-            jax.tree.structure(state.model), [changed[n] for n in parameters]
-        )
+        model = replace_parameters(state.model, changed)
         metrics |= group_metrics(gradients, groups, config.train, number)
         return TrainState(model, moments, number, spikes), metrics | {"total_loss": total}
 
@@ -150,6 +187,8 @@ def make_train_step(
         in_shardings=own + taught,
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
+        # A frozen model may be held in bfloat16 or int8.
+        compiler_options=compiler_options(abstract.model),
     )
     return compiled if teacher is None else TaughtStep(compiled, teacher)
 
@@ -182,50 +221,58 @@ def loss_and_gradients(
     batch: Batch,
     key: jax.Array,
     teacher: VideoLanguageModel | None = None,
-) -> tuple[tuple[jax.Array, Metrics], VideoLanguageModel]:
+) -> tuple[tuple[jax.Array, Metrics], Named]:
     """Returns loss, metrics and gradients of a batch, in `train.accumulate` parts.
+
+    Only with respect to parameters that are trained: of the others none are computed.
 
     Args:
       config: of the run.
       budget: static sizes of the rows.
       mesh: that model and batch lie on.
-      model: to differentiate by.
+      model: whose trained parameters to differentiate by.
       batch: see `Batch`.
       key: of the step; each of several parts folds its number in.
       teacher: model of `train.distill.teacher`, if that is a folder.
 
     Returns:
-      the loss and the metrics of `loss_fn`, and the gradients.
+      the loss and the metrics of `loss_fn`, and the gradients by dotted name.
     """
-    parts = config.train.accumulate
+    parts, dropout = config.train.accumulate, config.train.lora.dropout
+    named = named_parameters(model)
+    trained = {name: leaf for name, leaf in named.items() if is_trained(name, config.train)}
     counted = Counted.of_batch(batch, config.model) if parts > 1 else None
 
-    def loss_of(
-        model: VideoLanguageModel, rows: Batch, part: jax.Array
-    ) -> tuple[jax.Array, Metrics]:
+    def loss_of(trained: Named, rows: Batch, part: jax.Array) -> tuple[jax.Array, Metrics]:
         own_key = jax.random.fold_in(key, part) if parts > 1 else key
+        whole = replace_parameters(model, trained)
+        teaching = Teacher.of_step(config, budget, whole, teacher)
+        if dropout:
+            whole = with_dropout_keys(whole, jax.random.fold_in(own_key, _ADAPTERS_KEY))
         with on_mesh(mesh):
             return loss_fn(
-                model,
+                whole,
                 rows,
                 budget,
                 config.train,
                 key=own_key,
                 train=True,
                 counted=counted,
-                teacher=Teacher.of_step(config, budget, model, teacher),
+                teacher=teaching,
             )
 
-    (total, metrics), gradient = value_and_summed_gradient(loss_of, model, batch, parts, mesh)
-    return (total, logged(metrics)), gradient
+    (total, metrics), gradients = value_and_summed_gradient(loss_of, trained, batch, parts, mesh)
+    return (total, logged(metrics)), gradients
 
 
 def _new_state(config: Config, key: jax.Array) -> TrainState:
     model = VideoLanguageModel(config.model, key=key)
+    model = adapted(model, config.train, jax.random.fold_in(key, _ADAPTERS_KEY))
     spikes = init_spike_state() if config.train.skip_loss_spikes else None
     return TrainState(model, _init_optimizer(config, model), jnp.zeros((), jnp.int32), spikes)
 
 
 def _init_optimizer(config: Config, model: VideoLanguageModel) -> optax.OptState:
-    parameters = named_parameters(model)
-    return make_optimizer(config.train, groups_of(parameters, config.train)).init(parameters)
+    named = named_parameters(model)
+    trained = {name: leaf for name, leaf in named.items() if is_trained(name, config.train)}
+    return make_optimizer(config.train, groups_of(trained, config.train)).init(trained)

@@ -20,9 +20,8 @@ from jax.sharding import Mesh
 from stts_jax.batch import Batch
 from stts_jax.budget import Budget
 from stts_jax.config import Config
-from stts_jax.model.video_language_model import abstract_model
 from stts_jax.train_ratios import RatioDraw, at_ratio, step_budget
-from stts_jax.training.step import Metrics, TrainState, TrainStep
+from stts_jax.training.step import Metrics, TrainState, TrainStep, abstract_state
 from stts_jax.training.stop import in_background
 
 Say = Callable[[str], None]
@@ -115,7 +114,7 @@ class StepPrograms:
         for ratio in draw.ratios:
             own = at_ratio(config, ratio)
             alike = own.model == config.model
-            structure = None if alike else jax.tree.structure(abstract_model(own.model))
+            structure = None if alike else jax.tree.structure(abstract_state(own, mesh).model)
             step = make_step(config if alike else own, step_budget(config, ratio), mesh)
             programs.append(StepProgram(step, ratio, structure))
         return StepPrograms(programs, draw, ahead=mesh.devices.flat[0].platform != "cpu")

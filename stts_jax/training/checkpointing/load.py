@@ -1,25 +1,20 @@
-"""Loads and saves models without the state of a run: to evaluate, to ask, to fine-tune.
-
-The files of a checkpoint's arrays are opened with TensorStore, which Orbax stores them with: of
-damaged files TensorStore raises one error that names file and cause, where Orbax lets every array
-fail by itself, and prints each.
-"""
+"""Loads and saves models without the state of a run: to evaluate, to ask, to fine-tune."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
-import tensorstore as ts
 from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
 from stts_jax.config import Config
-from stts_jax.model.int8_weights import without_scales
+from stts_jax.layers.int8_linear import quantize
+from stts_jax.model.int8_weights import scales_of, without_scales
 from stts_jax.model.video_language_model import (
     VideoLanguageModel,
     Weights,
@@ -30,83 +25,41 @@ from stts_jax.model.video_language_model import (
 from stts_jax.model.vision import VisionEncoder
 from stts_jax.parallel.mesh import make_mesh, parameter_shardings, sharded_shapes
 from stts_jax.parallel.parameters import named_parameters
-from stts_jax.plain_files import read_json_object
 from stts_jax.quoting import shorten
+from stts_jax.training.adapters.merge import merge
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError, reading
+from stts_jax.training.checkpointing.opened import OpenedCheckpoint, open_checkpoint
 from stts_jax.training.checkpointing.parameter_loading import load_parameters
-from stts_jax.training.checkpointing.run_folder import (
-    CHECKPOINTS,
-    MODEL,
-    config_of,
-    find_checkpoint,
-    require_writable,
-)
+from stts_jax.training.checkpointing.run_folder import CHECKPOINTS, MODEL, require_writable
+from stts_jax.training.checkpointing.stored_arrays import in_blocks
 
-# Bytes of a block at most: as it is decoded whole, also where a part of it is wanted.
-_BLOCK_BYTES = 1 << 23
-# The file in which Orbax lists the arrays of a folder.
-METADATA = "_METADATA"
 _SCORER = "scorer."
 _SCORING = ("vit.", _SCORER)
 _LISTED = 50  # more parameters than a model has
 M = TypeVar("M")
 
 
-@dataclass(frozen=True)
-class OpenedCheckpoint:
-    """A checkpoint whose files are open, and whose values aren't read yet.
-
-    Attributes:
-      folder: of the checkpoint.
-      parameters: TensorStore arrays by name.
-      named: the folder that a user named, which may have several checkpoints.
-      own_config: of a checkpoint that no `config.json` of ours belongs to.
-    """
-
-    folder: Path
-    parameters: Mapping[str, Any]
-    named: Path
-    own_config: Config | None = None
-
-    @property
-    def config(self) -> Config:
-        """Returns the configuration of the model; errors are those of `config_of`."""
-        return self.own_config or config_of(self.folder)
-
-    @property
-    def dtypes(self) -> dict[str, np.dtype]:
-        """Returns the types that the parameters are stored in, by name."""
-        return {name: array.dtype.numpy_dtype for name, array in self.parameters.items()}
-
-
-def open_checkpoint(folder: Path) -> OpenedCheckpoint:
-    """Opens a checkpoint; shapes and types are known then.
-
-    Args:
-      folder: see `find_checkpoint`.
-
-    Raises:
-      CheckpointError: if there is none, or it is damaged.
-    """
-    checkpoint = find_checkpoint(Path(folder))
-    return OpenedCheckpoint(checkpoint, _saved_parameters(checkpoint), folder)
-
-
 def load_model(
-    folder: Path, config: Config | None = None, mesh: Mesh | None = None
+    folder: Path,
+    config: Config | None = None,
+    mesh: Mesh | None = None,
+    base: Path | None = None,
 ) -> tuple[VideoLanguageModel, Config]:
     """Returns the model of a checkpoint and its config; the optimizer's state isn't read.
+
+    Adapters are merged into the parameters of their base.
 
     Args:
       folder: see `find_checkpoint`.
       config: to build the model with, by default that of the run. If it needs no scorer, the
         checkpoint's is not read.
       mesh: to shard the model over, by default all devices, a copy on each.
+      base: folder of the model that adapters belong to, by default where it was in training.
 
     Raises:
       CheckpointError: if there is none, it is damaged, or its arrays are not those of the model.
     """
-    return _load_model(folder, config, mesh, lambda shapes, stored: shapes)
+    return _load_model(folder, config, mesh, lambda shapes, stored: shapes, base=base)
 
 
 def load_to_answer(
@@ -143,10 +96,11 @@ def _load_model(
     mesh: Mesh | None,
     cast: Callable[[VideoLanguageModel, dict[str, np.dtype]], M],
     parts: tuple[str, ...] = ("",),
+    base: Path | None = None,
 ) -> tuple[M, Config]:
     opened = checkpoint
     if not isinstance(opened, OpenedCheckpoint):
-        opened = open_checkpoint(opened)
+        opened = open_checkpoint(opened, base)
     config = config or opened.config
     shapes = cast(abstract_model(config.model), opened.dtypes)
     abstract: M = sharded_shapes(shapes, parameter_shardings(shapes, mesh or make_mesh()))
@@ -155,12 +109,15 @@ def _load_model(
     if config.model.prune.method != "scorer":
         saved = {name: array for name, array in saved.items() if not name.startswith(_SCORER)}
     require_match(without_scales(wanted), saved, opened.folder)
-    loaded: M = unflatten_named(abstract, _load(opened.folder, saved, wanted))
+    loaded: M = unflatten_named(abstract, _load(opened, saved, wanted))
     return loaded, config
 
 
 def initialize_from(
-    model: VideoLanguageModel, folder: Path, notice: Callable[[str], None] = print
+    model: VideoLanguageModel,
+    folder: Path,
+    notice: Callable[[str], None] = print,
+    base: Path | None = None,
 ) -> VideoLanguageModel:
     """Returns a model with the parameters of a checkpoint, to fine-tune.
 
@@ -171,28 +128,42 @@ def initialize_from(
       model: newly initialised, sharded as wanted.
       folder: see `find_checkpoint`.
       notice: takes a line of text.
+      base: of adapters, see `load_model`.
 
     Raises:
       CheckpointError: if there is none, it is damaged, or with the list of all that doesn't match.
     """
-    checkpoint = find_checkpoint(Path(folder))
-    parameters = named_parameters(model)
-    saved = _saved_parameters(checkpoint)
+    opened = open_checkpoint(folder, base)
+    parameters, saved = named_parameters(model), dict(opened.parameters)
     wanted = {
         name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
         for name, array in parameters.items()
     }
+    settle_scorer(wanted, saved, opened.folder, notice)
+    require_match(wanted, saved, opened.folder)
+    return unflatten_named(model, parameters | _load(opened, saved, wanted))
+
+
+def settle_scorer(
+    wanted: dict[str, Any], saved: dict[str, Any], folder: Path, notice: Callable[[str], None]
+) -> None:
+    """Removes a scorer from the parameters of the side whose other side has none, with a notice.
+
+    Args:
+      wanted: parameters of a model by name.
+      saved: those of a checkpoint.
+      folder: of the checkpoint.
+      notice: takes a line of text.
+    """
     for has, lacks, what in (
         (wanted, saved, "has no scorer; a new one is initialised"),
         (saved, wanted, "has a scorer that this model doesn't use; it is left out"),
     ):
         scorer = [name for name in has if name.startswith(_SCORER)]
         if scorer and not any(name.startswith(_SCORER) for name in lacks):
-            notice(f"checkpoint '{checkpoint}' {what}")
+            notice(f"checkpoint '{folder}' {what}")
             for name in scorer:
                 del has[name]
-    require_match(wanted, saved, checkpoint)
-    return unflatten_named(model, parameters | _load(checkpoint, saved, wanted))
 
 
 def save_model(model: VideoLanguageModel, config: Config, output: Path, step: int = 0) -> Path:
@@ -233,64 +204,29 @@ def require_match(wanted: Mapping[str, Any], saved: Mapping[str, Any], folder: P
         )
 
 
-def in_blocks() -> ocp.Context:
-    """Returns the context to save arrays in, so that a reader needs little besides the arrays."""
-    context = ocp.Context()
-    context.array.saving.storage_options.chunk_byte_size = _BLOCK_BYTES
-    return context
-
-
-def open_arrays(folder: Path) -> dict[str, Any]:
-    """Opens the arrays of a checkpoint's part; returns TensorStore's handles by dotted name.
-
-    Args:
-      folder: of the part, `STEP/model` for example.
-
-    Raises:
-      OSError, ValueError, KeyError, TypeError: if files are missing or damaged.
-    """
-    metadata = read_metadata(folder)
-    names = [entry["key_metadata"][0]["key"] for entry in metadata["tree_metadata"].values()]
-    for name in names:
-        if not isinstance(name, str) or "/" in name or name in ("", ".", ".."):
-            raise ValueError(f"{shorten(name)} in '{METADATA}' is no name of an array")
-    specs = {name: spec_of(folder, name, metadata) for name in names}
-    # A block whose file is gone is damage, as to Orbax, and no block of zeros.
-    opened = {
-        name: ts.open({**spec, "fill_missing_data_reads": False}, open=True, read=True)
-        for name, spec in specs.items()
-    }
-    arrays = {name: array.result() for name, array in opened.items()}
-    for name, array in arrays.items():
-        # A block is read as a whole: one that is larger than its array may fill memory.
-        block: Any = array.chunk_layout.read_chunk.shape or ()
-        if any(side > max(1, size) for side, size in zip(block, array.shape, strict=True)):
-            raise ValueError(f"the blocks of array '{name}' are {block}, larger than the array")
-    return arrays
-
-
-def read_metadata(folder: Path) -> Mapping[str, Any]:
-    """Returns Orbax's description of the arrays in a folder."""
-    return read_json_object(folder / METADATA)
-
-
-def spec_of(folder: Path, name: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the spec of an array for `tensorstore.open`: path and format."""
-    driver = "zarr3" if metadata.get("use_zarr3") else "zarr"
-    if metadata.get("use_ocdbt", True):
-        base = f"file://{folder.resolve()}/"
-        return {"driver": driver, "kvstore": {"driver": "ocdbt", "base": base, "path": f"{name}/"}}
-    path = f"{folder.resolve()}/{name}/"
-    return {"driver": driver, "kvstore": {"driver": "file", "path": path}}
-
-
-def _saved_parameters(checkpoint: Path) -> dict[str, Any]:
-    """Returns handles of the saved parameters by name: shapes are known, no values are read."""
-    with reading(checkpoint):
-        return open_arrays(checkpoint / MODEL)
-
-
-def _load(checkpoint: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> dict[str, jax.Array]:
-    """Reads only the arrays in `wanted`."""
-    with reading(checkpoint):
-        return load_parameters(saved, wanted)
+def _load(
+    opened: OpenedCheckpoint, saved: dict[str, Any], wanted: dict[str, Any]
+) -> dict[str, jax.Array]:
+    """Reads only the arrays in `wanted`, and merges their adapters into them."""
+    adapters = {name: pair for name, pair in opened.adapters.items() if name in wanted}
+    # What is wanted in int8 is merged before it is quantised.
+    scales = {name: own for name, own in scales_of(wanted).items() if name in adapters}
+    later = {*scales, *(scale for scale, _ in scales.values())}
+    with reading(opened.base or opened.folder):
+        loaded = load_parameters(saved, {n: leaf for n, leaf in wanted.items() if n not in later})
+    for name, pair in adapters.items():
+        leaf = wanted[name]
+        if name in scales:
+            leaf = leaf.update(dtype=saved[name].dtype.numpy_dtype)
+            with reading(opened.base or opened.folder):
+                loaded |= load_parameters(saved, {name: leaf})
+        with reading(opened.folder):
+            loaded[name] = merge(loaded.pop(name), pair, opened.scale)
+        if name in scales:
+            scale, axis = scales[name]
+            loaded[name], loaded[scale] = jax.jit(
+                partial(quantize, axis=axis),
+                out_shardings=(wanted[name].sharding, wanted[scale].sharding),
+                donate_argnums=0,
+            )(loaded.pop(name))
+    return loaded

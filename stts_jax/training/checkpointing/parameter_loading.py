@@ -37,7 +37,7 @@ def load_parameters(
     """Returns the parameters in `wanted`; this process reads what its devices hold of them.
 
     Args:
-      stored: arrays of a checkpoint by name, see `load.open_arrays`.
+      stored: arrays of a checkpoint by name, see `stored_arrays.open_arrays`.
       wanted: shape, dtype and sharding of each parameter to read, and of the scales of those that
         are wanted in int8.
       said: beside the bar of bytes.

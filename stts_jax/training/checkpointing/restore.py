@@ -22,7 +22,7 @@ from stts_jax.training.checkpointing.checkpoint_errors import (
     reason_of,
     writing,
 )
-from stts_jax.training.checkpointing.load import open_arrays, require_match, unflatten_named
+from stts_jax.training.checkpointing.load import require_match, unflatten_named
 from stts_jax.training.checkpointing.parameter_loading import load_parameters
 from stts_jax.training.checkpointing.run_folder import (
     CHECKPOINTS,
@@ -32,13 +32,17 @@ from stts_jax.training.checkpointing.run_folder import (
     require_sound,
 )
 from stts_jax.training.checkpointing.save import OPTIMIZER, SPIKES, Progress, checkpointables_of
+from stts_jax.training.checkpointing.stored_arrays import open_arrays
 from stts_jax.training.step import TrainState
 
 DAMAGED = "damaged"
 
 
 def restore_latest(
-    output: Path, abstract: TrainState, notice: Callable[[str], None] = print
+    output: Path,
+    abstract: TrainState,
+    notice: Callable[[str], None] = print,
+    frozen: Mapping[str, jax.Array] | None = None,
 ) -> tuple[TrainState, Progress] | None:
     """Returns the newest checkpoint that can be read, sharded; None if there is none.
 
@@ -48,6 +52,7 @@ def restore_latest(
       output: folder of the run.
       abstract: shapes and shardings of the state, see `step.abstract_state`.
       notice: takes a line of text.
+      frozen: parameters that the run's checkpoints don't have, by name.
 
     Raises:
       CheckpointError: if its arrays are not those of `abstract`, if it can't be read without being
@@ -59,7 +64,7 @@ def restore_latest(
         found: tuple[TrainState, Progress] | None = None
         reason, other_reason = "another process cannot read it", ""
         try:
-            found = _restore(folder, step, abstract)
+            found = _restore(folder, step, abstract, frozen or {})
         except CheckpointError:
             raise
         except Exception as error:  # readers raise errors of any kind on damaged files
@@ -105,11 +110,14 @@ def _all_damaged(output: Path) -> CheckpointError:
     )
 
 
-def _restore(folder: Path, step: int, abstract: TrainState) -> tuple[TrainState, Progress]:
+def _restore(
+    folder: Path, step: int, abstract: TrainState, frozen: Mapping[str, jax.Array]
+) -> tuple[TrainState, Progress]:
     # Checked here since Orbax doesn't say why this file, or a part's metadata, can't be read.
     require_sound(folder)
     saved = ocp.checkpointables_metadata(folder)
     wanted = checkpointables_of(abstract)
+    wanted[MODEL] = {n: leaf for n, leaf in wanted[MODEL].items() if n not in frozen}
     initial = {}
     if abstract.spikes is not None and not (folder / SPIKES).is_dir():
         # The run began without `train.skip_loss_spikes`: its means start now.
@@ -120,7 +128,7 @@ def _restore(folder: Path, step: int, abstract: TrainState) -> tuple[TrainState,
     arrays = {part: _read(folder, part, leaves) for part, leaves in wanted.items()} | initial
     spikes = abstract.spikes and unflatten_named(abstract.spikes, arrays[SPIKES])
     state = TrainState(
-        model=unflatten_named(abstract.model, arrays[MODEL]),
+        model=unflatten_named(abstract.model, {**frozen, **arrays[MODEL]}),
         optimizer=unflatten_named(abstract.optimizer, arrays[OPTIMIZER]),
         step=jax.device_put(np.int32(step), abstract.step.sharding),
         spikes=spikes,

@@ -7,12 +7,13 @@ The order, so that all that can be refused is refused before anything large is m
 3. Move incomplete checkpoints that are newer than all complete ones to `OUTPUT/damaged`. If one
    is complete, the run is resumed; if all were damaged, it is refused.
 4. Compare the settings: a resumed run must have its model and the optimizer's arrays; the
-   checkpoint that a new run is initialised from must not be among those that it deletes.
+   checkpoint that a new run is initialised from must not be among those that it deletes, and a
+   run that trains a part of a model must have one to take the rest from.
 5. See that the disk has room for the checkpoints to come, and memory for the state.
 6. Restore the newest checkpoint that can be read; damaged ones are moved to `OUTPUT/damaged`.
 7. Print what changes in the updates.
 8. Open the data and restore their position, unless their settings or content changed.
-9. Write `config.json`.
+9. Write `config.json`, and `base.json` for a run that doesn't save all of its model.
 10. Remove lines of `metrics.jsonl` beyond the checkpoint, and add up the time (`run.train`).
 
 A new run, in place of 6 to 8, opens the data at the beginning, initialises the state or reads its
@@ -23,7 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,13 @@ from stts_jax.output_lock import LOCK, LockedError, OutputLock, hold_output
 from stts_jax.parallel.parameters import key_of_seed
 from stts_jax.parallel.processes import Share, is_first, notice
 from stts_jax.terminal import doing
+from stts_jax.training.checkpointing.adapted_start import (
+    adapted_state,
+    frozen_of_run,
+    open_start,
+    require_start,
+)
+from stts_jax.training.checkpointing.base import save_base
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError, writing
 from stts_jax.training.checkpointing.load import initialize_from
 from stts_jax.training.checkpointing.restore import (
@@ -106,6 +114,7 @@ def resume_or_begin(
     stack: ExitStack,
     *,
     init_from: Path | None,
+    base: Path | None,
     resume: bool,
     data_dir: Path | None,
     open_data: Callable[..., TrainingBatches],
@@ -119,6 +128,7 @@ def resume_or_begin(
       mesh: that state and batches are sharded over.
       stack: closes the data.
       init_from: folder of a run or checkpoint whose parameters a new run starts from.
+      base: of the adapters in `init_from`, or of those of the run, if it isn't where it was.
       resume: go on from the newest checkpoint in `output`, if any; otherwise they are deleted.
       data_dir: of the procedural set.
       open_data: opens one part of the data stream, see `training_batches`.
@@ -141,18 +151,22 @@ def resume_or_begin(
     require_batch_fits(budget, config.model, rows, "lower data.batch_rows or data.row_frames")
     require_trackers(config)
     # Steps 3 and 4.
-    saved = None
+    saved = start = None
     if resume and _has_complete_checkpoint(output):
         saved = require_same_run(config, output)
-    elif init_from is not None:
-        _require_apart(init_from, output)
+    else:
+        require_start(config, init_from)
+        if init_from is not None:
+            _require_apart(init_from, output)
+            start = open_start(init_from, base) if config.train.has_base else None
     # Step 5.
     abstract = abstract_state(config, mesh)
     require_room(output, abstract, config.train)
     notice("memory: at least " + require_run_fits(abstract, config, mesh, budget))
     # Steps 6 to 8.
     if saved is not None:
-        state, progress = _restore(output, abstract, init_from)
+        frozen = frozen_of_run(config, abstract, output, base, init_from)
+        state, progress = _restore(output, abstract, init_from, frozen)
         first_step = progress.step
         before = trained_with(saved, progress)
         for line in schedule_lines(config.train, before.train, progress.step):
@@ -161,18 +175,25 @@ def resume_or_begin(
         batches = open_resumed_data(config, mesh, stack, open_part, progress.data, changes)
     else:
         batches = open_new_data(config, mesh, stack, open_part)
+        key = key_of_seed(config.train.seed)
         with doing(f"making the parameters on {_devices(mesh)}", notice):
-            key = key_of_seed(config.train.seed)
-            state = jax.block_until_ready(init_state(config, mesh, key))
+            if start is not None:
+                state = adapted_state(config, mesh, key, start, notice)
+            else:
+                state = init_state(config, mesh, key)
+            jax.block_until_ready(state)
         if init_from is not None:
-            model = initialize_from(state.model, init_from, notice)
-            state = dataclasses.replace(state, model=model)
+            if start is None:
+                model = initialize_from(state.model, init_from, notice, base)
+                state = dataclasses.replace(state, model=model)
             notice(f"starting from the parameters in '{init_from}'")
         _delete_checkpoints(output)
         progress = Progress(step=0, seconds={}, data=[])
     # Step 9.
     if is_first():
         save_config(config, output)
+        if saved is None:
+            save_base(start.base if start is not None else None, output)
     return state, progress, batches
 
 
@@ -195,10 +216,13 @@ def _require_apart(init_from: Path, output: Path) -> None:
 
 
 def _restore(
-    output: Path, abstract: TrainState, init_from: Path | None
+    output: Path,
+    abstract: TrainState,
+    init_from: Path | None,
+    frozen: Mapping[str, jax.Array],
 ) -> tuple[TrainState, Progress]:
     with doing(f"reading the newest checkpoint of '{output}'", notice):
-        restored = restore_latest(output, abstract, notice)
+        restored = restore_latest(output, abstract, notice, frozen)
     assert restored is not None
     state, progress = restored
     notice(f"resuming '{output}' at step {progress.step}; {time_line(progress.seconds)}")

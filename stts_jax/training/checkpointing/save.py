@@ -23,13 +23,14 @@ from stts_jax.config import DataConfig, TrainConfig
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.parallel.processes import Share, is_first, notice
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
-from stts_jax.training.checkpointing.load import in_blocks
 from stts_jax.training.checkpointing.run_folder import (
     CHECKPOINTS,
     MODEL,
     checkpoint_steps,
     require_writable,
 )
+from stts_jax.training.checkpointing.stored_arrays import in_blocks
+from stts_jax.training.optimizer import is_trained
 from stts_jax.training.step import TrainState
 from stts_jax.training.stop import in_background
 
@@ -85,6 +86,7 @@ class Checkpoints:
         policies = ocp.training.preservation_policies
         self.folder = output.resolve() / CHECKPOINTS
         self._data_settings = dataclasses.asdict(data)
+        self._train = train
         self._train_settings = None if train is None else dataclasses.asdict(train)
         require_writable(output)
         self._best = _Best(self.folder)
@@ -120,7 +122,7 @@ class Checkpoints:
         with self._explained(), in_blocks():
             self._checkpointer.save_checkpointables_async(
                 step,
-                checkpointables_of(state),
+                checkpointables_of(state, self._train),
                 force=True,
                 overwrite=True,
                 custom_metadata=dataclasses.asdict(progress),
@@ -219,7 +221,8 @@ def require_room(output: Path, state: TrainState, config: TrainConfig) -> None:
       state: to save, abstract or not.
       config: how many are kept.
     """
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    saved = jax.tree.leaves((checkpointables_of(state, config), state.step))
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in saved)
     # Checkpoints that are there are taken to be of the same size; they are deleted in time.
     missing = max(_most_at_once(config) - len(checkpoint_steps(output)), 1)
     free = shutil.disk_usage(output).free
@@ -241,12 +244,19 @@ def _most_at_once(config: TrainConfig) -> int:
     return min(kept + 1, saves)
 
 
-def checkpointables_of(state: TrainState) -> dict[str, dict[str, Any]]:
-    """Returns the arrays of a state by part of the checkpoint and dotted name."""
-    parts = {
-        MODEL: named_parameters(state.model),
-        OPTIMIZER: named_parameters(state.optimizer),
-    }
+def checkpointables_of(
+    state: TrainState, train: TrainConfig | None = None
+) -> dict[str, dict[str, Any]]:
+    """Returns the arrays of a state by part of the checkpoint and dotted name.
+
+    Args:
+      state: of a run.
+      train: settings of the run; frozen parameters are left out if they are in another checkpoint.
+    """
+    parameters = named_parameters(state.model)
+    if train is not None and train.has_base:
+        parameters = {name: leaf for name, leaf in parameters.items() if is_trained(name, train)}
+    parts = {MODEL: parameters, OPTIMIZER: named_parameters(state.optimizer)}
     return parts if state.spikes is None else parts | {SPIKES: named_parameters(state.spikes)}
 
 

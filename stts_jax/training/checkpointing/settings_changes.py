@@ -24,7 +24,10 @@ _FREE_DATA_KEYS = (
     *("data.cache_frames", "data.max_bad_share", "data.workers"),
 )
 # Settings that decide which arrays the optimizer has.
-_FIXED_TRAIN_KEYS = ("train.optimizer", "train.freeze_base_embedding")
+_FIXED_TRAIN_KEYS = (
+    *("train.optimizer", "train.freeze_base_embedding", "train.freeze", "train.frozen_weights"),
+    *("train.lora.rank", "train.lora.alpha", "train.lora.targets"),
+)
 # Settings that change neither an update nor what it is computed from.
 _FREE_TRAIN_KEYS = (
     *("log_every", "evaluate_every", "evaluate_examples", "save_every", "keep_checkpoints"),
