@@ -46,7 +46,7 @@ def abstract(config: Any) -> VideoLanguageModel:
     return jax.eval_shape(lambda: VideoLanguageModel(config, key=KEY))
 
 
-@pytest.mark.parametrize("name", [n for n in config_names() if n.startswith("molmo2")])
+@pytest.mark.parametrize("name", [n for n in config_names() if n.split("_stts")[0] in SIZES])
 def test_parameters_are_as_many_as_published(name):
     llm, connector, total = SIZES[name.split("_stts")[0]]
     model = abstract(load_config(name).model)

@@ -18,15 +18,24 @@ from pathlib import Path
 from typing import Any
 
 from stts_jax.arguments import Parser, at_least_one, local_path
-from stts_jax.bench.full_size_parts import CLIP, EXPORTED, OURS, QUESTION, THEIRS
+from stts_jax.bench.full_size_parts import (
+    ADAPTED,
+    CLIP,
+    EXPORTED,
+    LINES,
+    OURS,
+    QUESTION,
+    THEIRS,
+)
 from stts_jax.terminal import to_stderr
 
 RESULTS = "full_size.json"
 EPILOG = """\
 stages: write (random weights in bfloat16 shards), convert, ask, ask again (compiled programs are
 cached), ask the folder itself without a converted copy, prefill and tokens in bfloat16 and float32,
-the same with transformers where it is installed, the comparison of their logits, export. A stage
-that is done isn't repeated, unless --again names it. The 4B takes 28 GB of disk.
+the same with transformers where it is installed, the comparison of their logits, a step of LoRA
+on two frames, export. A stage that is done isn't repeated, unless --again names it. The 4B takes
+28 GB of disk.
 """
 
 
@@ -84,7 +93,28 @@ def stages(options: argparse.Namespace) -> list[Stage]:
             Stage(f"transformers {dtype}", theirs, f"transformers_{dtype}", torch),
         ]
     exported = ("-m", "convert", str(folder / OURS), str(folder / EXPORTED), "--to", "hf")
-    return [*found, Stage("compare", part("compare"), "compare", torch), Stage("export", exported)]
+    return [
+        *found,
+        Stage("compare", part("compare"), "compare", torch),
+        Stage("LoRA step", _train(folder)),
+        Stage("export", exported),
+    ]
+
+
+def _train(folder: Path) -> tuple[str, ...]:
+    """Returns the command that trains adapters for a step, on two frames at 50 %."""
+    lines = folder / LINES
+    settings = (
+        *(f"data.{split}={lines}" for split in ("train", "validation", "test")),
+        *("data.max_frames=2", "data.max_images=1", "data.row_frames=2", "data.row_examples=1"),
+        *("data.row_text_tokens=384", "data.batch_rows=1", "data.workers=0"),
+        *("model.prune.method=scorer", "model.prune.topk=0.5"),
+        *("train.lora.rank=16", "train.frozen_weights=bfloat16", "train.steps=1"),
+        *("train.accumulate=1", "train.evaluate_every=0", "train.save_every=0"),
+    )
+    started = ("--init-from", str(folder / OURS), "--output", str(folder / ADAPTED), "--no-resume")
+    config = ("--config", str(folder / OURS / "config.json"))
+    return ("-m", "stts_jax", "train", *config, *started, "--set", *settings)
 
 
 def measured(stage: Stage, folder: Path) -> dict[str, Any]:

@@ -32,14 +32,17 @@ from stts_jax.training.checkpointing.run_folder import config_of
 
 QUESTION = "What colour does the triangle turn?"
 # Folders and files below DIR.
-THEIRS, OURS, EXPORTED, CLIP = "hugging_face", "ours", "exported", "clip.mp4"
+THEIRS, OURS, EXPORTED, ADAPTED = "hugging_face", "ours", "exported", "adapted"
+CLIP, LINES = "clip.mp4", "lines.jsonl"
 # Tokens that are decoded after the first, to time one.
 _MORE_TOKENS = 4
 
 
 def write(folder: Path, setup: str, width: float, tokenizer: Path | None) -> None:
-    """Writes the random Hugging Face folder and the clip."""
+    """Writes the random Hugging Face folder, the clip, and a question about it to train on."""
     write_clip(folder / CLIP)
+    line = {"video": CLIP, "question": QUESTION, "answer": "red"}
+    (folder / LINES).write_text(json.dumps(line) + "\n")
     write_random_folder(folder / THEIRS, of_width(load_config(setup).model, width), tokenizer)
 
 
@@ -79,8 +82,8 @@ def answer(folder: Path, dtype: str, frames: int) -> None:
         )
     )
     logits_of, tokens_of = compiled.pop("result")
+    logits = jax.block_until_ready(logits_of(model, rows))  # a warm-up, as parameters are mapped
     first = _timed(lambda: logits_of(model, rows))
-    logits = first.pop("result")
     many = _timed(lambda: tokens_of(model, rows, key))
     _save(folder, f"ours_{dtype}", logits, loaded, first, many, compile_s=compiled["seconds"])
 
@@ -113,8 +116,11 @@ def answer_of_transformers(folder: Path, dtype: str) -> None:
         "mm_token_type_ids": (ids >= vocabulary).long(),
     }
 
-    first = _timed(lambda: model(**inputs, logits_to_keep=1).logits[:, -1].float().numpy())
-    logits = first.pop("result")
+    def last_logits() -> Any:
+        return model(**inputs, logits_to_keep=1).logits[:, -1].float().numpy()
+
+    logits = last_logits()  # a warm-up, as weights are mapped
+    first = _timed(last_logits)
     count = 1 + _MORE_TOKENS
     exactly = {"max_new_tokens": count, "min_new_tokens": count, "do_sample": False}
     many = _timed(lambda: model.generate(**inputs, **exactly, pad_token_id=0))
