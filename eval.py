@@ -205,8 +205,8 @@ def require_method(config: Config, ratios: Sequence[float]) -> None:
     if any(ratios) and config.model.prune.method == "none":
         raise ConfigError(
             "model.prune.method of this checkpoint is 'none', which drops nothing, so --k must be "
-            "0 and --same-budget can take no more frames; add --set model.prune.method=random to "
-            "drop at random"
+            "0 and --same-budget can take no more frames; add a method without "
+            "parameters, such as --set model.prune.method=heuristic (or tome, evs, random)"
         )
 
 

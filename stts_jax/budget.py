@@ -98,7 +98,7 @@ def surviving_tokens(frames: int, model: ModelConfig) -> int:
 
 def surviving_patches(frames: int, model: ModelConfig) -> int:
     """Returns the patches that stay in the ViT of one video of `frames` frames."""
-    if not model.prune.pruning_in_scorer:
+    if not model.prune.in_vit:
         return frames * model.vit.patches
     return surviving_tokens(frames, model) * model.prune.pooling**2
 

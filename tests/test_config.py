@@ -160,7 +160,8 @@ class TestRefusals:
             ),
             (
                 "model.prune.method=best",
-                "model.prune.method is 'best'; choose from none, scorer, heuristic, easy, random",
+                "model.prune.method is 'best'; choose from none, scorer, heuristic, easy, random, "
+                "tome, evs",
             ),
         ],
     )

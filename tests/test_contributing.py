@@ -45,7 +45,8 @@ def test_the_dataset_of_the_page_is_read(tmp_path, monkeypatch):
 def test_the_baseline_of_the_page_keeps_the_last_frames(monkeypatch):
     monkeypatch.setitem(baselines.BASELINES, "newest", example("baseline")["scores"])
     frames = frames_of(np.array([4]), 4, np.array([2]))
-    inputs = baselines.BaselineInputs(jnp.zeros((1, 4, 9, 2)), frames, 3, 0.5, jax.random.key(0))
+    x = jnp.zeros((1, 4, 9, 2))
+    inputs = baselines.BaselineInputs(x, frames, 3, 0.5, jax.random.key(0), x)
     scores = baselines.baseline_scores("newest", inputs)
     assert select(scores, frames)[0, :, 0].tolist() == [False, False, True, True]
 

@@ -51,7 +51,7 @@ def scores_and_kept(
     method: str, x: jax.Array, frames: FrameTable, threshold: float, grid: int
 ) -> tuple[jax.Array, jax.Array]:
     """(T, N, D) of one row -> (1, T, P) scores, (1, T, N) whether a patch stays."""
-    scores = baseline_scores(method, BaselineInputs(x[None], frames, 3, threshold, KEY))
+    scores = baseline_scores(method, BaselineInputs(x[None], frames, 3, threshold, KEY, x[None]))
     return scores, to_patches(select(scores, frames), grid, 3)
 
 

@@ -212,7 +212,7 @@ def keep_of(method, seed=0, key=KEY, **options):
     return config, np.asarray(keep)
 
 
-@pytest.mark.parametrize("method", ["none", "scorer", "heuristic", "easy", "random"])
+@pytest.mark.parametrize("method", get_args(PruneMethod))
 @pytest.mark.parametrize("kinds", [None, (IMAGE, TEXT)], ids=["videos", "no-video"])
 def test_every_method_keeps_what_the_budget_counts(method, kinds):
     options = {"empty_rows": 1} | ({"kinds": kinds} if kinds else {})
@@ -363,7 +363,7 @@ BY_SIMILARITY = ("heuristic", "easy")
 
 @partial(jax.jit, static_argnums=0)
 def _rated(method, x, frames, threshold):
-    scores = baseline_scores(method, BaselineInputs(x, frames, 3, threshold, jax.random.key(0)))
+    scores = baseline_scores(method, BaselineInputs(x, frames, 3, threshold, jax.random.key(0), x))
     return scores, select(scores, frames)
 
 
@@ -450,7 +450,7 @@ def test_every_method_that_can_be_set_has_scores_of_its_own(method):
     generator = np.random.default_rng(0)
     still, moving = (generator.standard_normal((3, n, P * 9, 4), np.float32) for n in (1, T))
     x = jnp.asarray(still + 0.1 * moving)
-    scores = vision._baseline_scores(x, table(config.prune), config, jax.random.key(0))
+    scores, _ = vision._baseline_scores(x, x, table(config.prune), config, jax.random.key(0))
     assert scores.shape == (3, T, P)
     assert (np.ptp(np.asarray(scores)) > 0) == (method != "none")
 
@@ -458,8 +458,9 @@ def test_every_method_that_can_be_set_has_scores_of_its_own(method):
 def test_a_method_that_the_model_does_not_compute_raises():
     config = _of_method("random")
     new = dataclasses.replace(config, prune=dataclasses.replace(config.prune, method="newest"))
+    x = jnp.zeros((3, T, P * 9, 4))
     with pytest.raises(ValueError, match=r"method 'newest' is unknown"):
-        vision._baseline_scores(jnp.zeros((3, T, P * 9, 4)), table(), new, jax.random.key(0))
+        vision._baseline_scores(x, x, table(), new, jax.random.key(0))
     other = dataclasses.replace(config, prune=dataclasses.replace(config.prune, layout="tight"))
     budget = video_budget(config, frames=T, videos=1, text_tokens=8)
     with pytest.raises(ValueError, match=r"model\.prune\.layout 'tight' is not one of"):

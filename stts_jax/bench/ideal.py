@@ -24,7 +24,7 @@ def part_flops(config: Config, budget: Budget, kept: np.ndarray) -> dict[str, fl
     model = config.model
     forward = forward_flops(model, budget)
     vit = model.vit
-    blocks = vit.depth - (1 + model.prune.last_dense_layer)
+    blocks = vit.depth - model.dense_blocks
     counted = attention_flops(model, budget).get("vit_after", 0.0)
     own = blocks * 4.0 * float((kept.astype(float) ** 2).sum()) * vit.heads * vit.head_dim
     # Counted there as if all frames kept alike.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from stts_jax.config.checks import require, require_positive, require_within_limits
 
-PruneMethod = Literal["none", "scorer", "heuristic", "easy", "random"]
+PruneMethod = Literal["none", "scorer", "heuristic", "easy", "random", "tome", "evs"]
 PruneLayout = Literal["stream", "first_fit"]
 PruneShare = Literal["video", "row"]
 Bidirectional = Literal["none", "image_tokens", "within_image"]
@@ -39,6 +39,8 @@ IMAGE_STRUCTURE_TOKENS = (
     "<frame_end>",
     "<im_low>",
 )
+
+_METHODS = ", ".join(method for method in get_args(PruneMethod) if method != "none")
 
 # Each ratio that a run trains over is a program to compile.
 MOST_TRAIN_RATIOS = 16
@@ -131,8 +133,9 @@ class PruneConfig:
     """Token scoring and pruning, as in the paper; defaults are those of the reference.
 
     Attributes:
-      method: how tokens are rated: `none` drops nothing, `scorer` is STTS; `heuristic`, `easy`
-        and `random` are the paper's baselines.
+      method: how tokens are rated: `none` drops nothing, `scorer` is STTS; `heuristic`, `easy`,
+        `random` and `tome` (which merges tokens) are the paper's baselines, `evs` is Efficient
+        Video Sampling. Only `scorer` has parameters.
       topk: fraction of a video's pooled tokens that is REMOVED, 0 <= topk < 1.
       train_ratios: ratios to train over instead of `topk` alone, 0 among them for unpruned: each
         step draws one, from `train.seed` and its number. `topk` is then the ratio of evaluations;
@@ -145,7 +148,9 @@ class PruneConfig:
         drops the same share of every video, `topk`. `python -m stts_jax.calibrate`
         prints the threshold that drops a wanted share of all videos' tokens on average.
       prune_at: 0-based block l after which tokens are scored; the log-score biases block l+1 and
-        tokens are dropped after that one. The baselines score the block-0 inputs and drop after l.
+        tokens are dropped after that one. The baselines drop after l; `heuristic` and `easy` score
+        the block-0 inputs, `tome` matches the outputs of l, and `evs` has no l: it drops after the
+        ViT.
       pooling: side of the square of patches that makes one pooled token.
       pruning_in_scorer: `false` keeps every patch in the ViT (the bias then stays in all later
         blocks) and drops tokens only at the connector.
@@ -186,7 +191,7 @@ class PruneConfig:
         require(
             self.method != "none" or self.topk == 0.0,
             f"{owner}.topk is {self.topk} but {owner}.method is 'none', which removes nothing; "
-            "set the method (scorer, heuristic, easy, random) or topk=0",
+            f"set the method ({_METHODS}) or topk=0",
         )
         require(
             0.0 <= self.threshold < 1.0,
@@ -234,7 +239,7 @@ class PruneConfig:
         require(
             not any(ratios) or self.method != "none",
             f"{owner} is {list(ratios)} but model.prune.method is 'none', which removes nothing; "
-            "set the method (scorer, heuristic, easy, random)",
+            f"set the method ({_METHODS})",
         )
         require(
             not weights or (len(weights) == len(ratios) and min(weights) > 0),
@@ -248,13 +253,23 @@ class PruneConfig:
         return self.method == "scorer" and (self.topk > 0 or bool(self.train_ratios))
 
     @property
+    def runs_whole_vit(self) -> bool:
+        """Returns whether all blocks of the ViT run on every patch, whatever is dropped later."""
+        return self.method in ("none", "evs")
+
+    @property
+    def in_vit(self) -> bool:
+        """Returns whether what is dropped is dropped between blocks of the ViT, not after it."""
+        return self.pruning_in_scorer and not self.runs_whole_vit
+
+    @property
     def drops_patches(self) -> bool:
         """Returns whether patches are dropped in the ViT too, not only tokens in the LLM."""
-        return self.method != "none" and self.topk > 0 and self.pruning_in_scorer
+        return self.topk > 0 and self.in_vit
 
     @property
     def last_dense_layer(self) -> int:
-        """Returns the index of the last block that still has every patch."""
+        """Returns the index of the last block before the drop, of methods that drop after l."""
         return self.prune_at + 1 if self.method == "scorer" else self.prune_at
 
 
@@ -446,7 +461,7 @@ class ModelConfig:
         most = vit.depth - 1 - blocks_after
         remedy = f"use at most {most}" if most >= 0 else "use a deeper feature layer"
         require(
-            prune.method == "none" or prune.prune_at <= most,
+            prune.runs_whole_vit or prune.prune_at <= most,
             f"model.prune.prune_at is {prune.prune_at}, but the ViT has only {vit.depth} blocks "
             f"and method '{prune.method}' needs block {prune.last_dense_layer}; {remedy}",
         )
@@ -454,8 +469,8 @@ class ModelConfig:
     @property
     def dense_blocks(self) -> int:
         """Returns the number of blocks that have every patch: those up to the drop, or all."""
-        none = self.prune.method == "none"
-        return self.vit.depth if none else self.prune.last_dense_layer + 1
+        whole = self.prune.runs_whole_vit
+        return self.vit.depth if whole else self.prune.last_dense_layer + 1
 
     @property
     def tokens_per_frame(self) -> int:

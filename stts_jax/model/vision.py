@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Int, Num
 
 from stts_jax.batch import Batch
 from stts_jax.budget import Budget, MultimodalType, tokens_to_prune
@@ -17,7 +17,7 @@ from stts_jax.config import ModelConfig
 from stts_jax.model.vit import VisionTransformer
 from stts_jax.parallel.platform import compute_dtype
 from stts_jax.pruning.adaptive import below_threshold, share_in_row
-from stts_jax.pruning.baselines import BaselineInputs, baseline_scores
+from stts_jax.pruning.baselines import BaselineInputs, baseline_scores, merge_targets
 from stts_jax.pruning.first_fit import bin_sizes, first_fit_layout
 from stts_jax.pruning.frames import FrameTable, frame_table
 from stts_jax.pruning.layout import DenseLayout, Layout
@@ -63,6 +63,7 @@ class ScoredFrames:
       dense: the layout of these blocks.
       temporal_loss: () float32, coefficient included.
       frames: the frames of the rows, with k of each example.
+      targets: (B, T, P) int32, the window that each one merges into if it is dropped, or None.
     """
 
     x: Float[Array, "B T N D"]
@@ -72,6 +73,7 @@ class ScoredFrames:
     dense: DenseLayout
     temporal_loss: Float[Array, ""]
     frames: FrameTable
+    targets: Int[Array, "B T P"] | None = None
 
 
 class VisionEncoder(nnx.Module):
@@ -152,9 +154,10 @@ def score(
     dense = DenseLayout()
     if prune.method != "scorer":
         x, features = run(embedded, 0, config.dense_blocks, dense)
-        scores = _baseline_scores(embedded, frames, config, key)
+        hidden = vit.concatenate(features) if prune.runs_whole_vit else x
+        scores, targets = _baseline_scores(embedded, hidden, frames, config, key)
         loss = jnp.zeros((), jnp.float32)
-        return ScoredFrames(x, features, scores, scores, dense, loss, frames)
+        return ScoredFrames(x, features, scores, scores, dense, loss, frames, targets)
     assert scorer is not None
     x, features = run(embedded, 0, prune.prune_at + 1, dense)
     scores = scorer(x)
@@ -182,13 +185,15 @@ def finish(
       config: the model's configuration.
     """
     x, features = scored.x, scored.features
-    plan = plan_of(scored.ranked, scored.frames, budget, config, scored.dense)
-    if config.prune.drops_patches:
-        x = plan.layout.gather(x)
-        features = {index: plan.layout.gather(feature) for index, feature in features.items()}
+    plan = plan_of(scored.ranked, scored.frames, budget, config, scored.dense, scored.targets)
+    drops_patches = config.prune.drops_patches
+    if drops_patches:
+        x, features = jax.tree.map(lambda y: plan.layout.gather(plan.merge(y)), (x, features))
     remat = config.remat == "blocks"
     _, more = vit.run(x, config.dense_blocks, vit.config.depth, plan.layout, remat=remat)
     joined = vit.concatenate(features | more)
+    if not drops_patches:
+        joined = plan.merge(joined)
     return VisionOutput(joined, plan, scored.scores, scored.temporal_loss, scored.frames)
 
 
@@ -211,6 +216,7 @@ def plan_of(
     budget: Budget,
     config: ModelConfig,
     dense: Layout,
+    targets: Int[Array, "B T P"] | None = None,
 ) -> PruningPlan:
     """Returns the plan of a drop, in the configured layout.
 
@@ -220,6 +226,7 @@ def plan_of(
       budget: static sizes; the kept patches fit.
       config: the model's configuration.
       dense: the layout to use where no patch is dropped in the ViT.
+      targets: (B, T, P) int32 of a method that merges, else None.
     """
     if config.prune.share == "row":
         frames = share_in_row(scores, frames)
@@ -229,6 +236,7 @@ def plan_of(
         grid=config.vit.grid,
         pooling=config.prune.pooling,
         layout_of=partial(_layout, budget=budget, config=config, dense=dense),
+        targets=targets,
     )
 
 
@@ -256,11 +264,19 @@ def _score_bias(scores: jax.Array, frames: FrameTable, config: ModelConfig) -> j
 
 
 def _baseline_scores(
-    embedded: jax.Array, frames: FrameTable, config: ModelConfig, key: jax.Array
-) -> jax.Array:
-    """Returns (B, T, P) scores of the configured baseline; all equal for method `none`."""
+    embedded: jax.Array,
+    hidden: jax.Array,
+    frames: FrameTable,
+    config: ModelConfig,
+    key: jax.Array,
+) -> tuple[jax.Array, jax.Array | None]:
+    """Returns (B, T, P) scores of the configured baseline, all equal for method `none`.
+
+    With them the windows that dropped ones merge into, None for a method that doesn't merge.
+    """
     prune = config.prune
     if prune.method == "none":
-        return jnp.ones((*embedded.shape[:2], config.tokens_per_frame), jnp.float32)
-    inputs = BaselineInputs(embedded, frames, prune.pooling, prune.new_reference_threshold, key)
-    return baseline_scores(prune.method, inputs)
+        return jnp.ones((*embedded.shape[:2], config.tokens_per_frame), jnp.float32), None
+    threshold = prune.new_reference_threshold
+    inputs = BaselineInputs(embedded, frames, prune.pooling, threshold, key, hidden)
+    return baseline_scores(prune.method, inputs), merge_targets(prune.method, inputs)

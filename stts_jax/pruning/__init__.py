@@ -6,10 +6,11 @@ paper's equations to the lines here, `docs/your_own_vit.md` prunes another ViT w
 
 from __future__ import annotations
 
-from stts_jax.pruning.baselines import BASELINES, BaselineInputs, baseline_scores
+from stts_jax.pruning.baselines import BASELINES, BaselineInputs, baseline_scores, merge_targets
 from stts_jax.pruning.first_fit import FirstFitLayout, bin_sizes, first_fit_layout
 from stts_jax.pruning.frames import FrameTable, frame_table
 from stts_jax.pruning.layout import DenseLayout, Layout
+from stts_jax.pruning.merging import Merging
 from stts_jax.pruning.plan import LlmTokens, PruningPlan, at_visual_tokens, make_plan
 from stts_jax.pruning.pooling_windows import to_patches, to_windows
 from stts_jax.pruning.score_bias import score_bias
@@ -26,6 +27,7 @@ __all__ = [
     "FrameTable",
     "Layout",
     "LlmTokens",
+    "Merging",
     "PruningPlan",
     "StreamLayout",
     "TokenScorer",
@@ -35,6 +37,7 @@ __all__ = [
     "first_fit_layout",
     "frame_table",
     "make_plan",
+    "merge_targets",
     "protect_first_frames",
     "score_bias",
     "select",

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from stts_jax.layers.gather import static_nonzero, take_rows
 from stts_jax.pruning.frames import FrameTable
 from stts_jax.pruning.layout import Layout
+from stts_jax.pruning.merging import Merging, merging
 from stts_jax.pruning.pooling_windows import to_patches
 from stts_jax.pruning.selection import select
 from stts_jax.pytrees import register_pytree
@@ -32,11 +33,17 @@ class PruningPlan:
       keep: (B, T, P) bool, pooled tokens that stay.
       keep_patches: (B, T, N) bool, their patches.
       layout: of the patches in the blocks of the ViT after the drop.
+      merging: of dropped tokens into kept ones, None where they are gone.
     """
 
     keep: Bool[Array, "B T P"]
     keep_patches: Bool[Array, "B T N"]
     layout: Layout
+    merging: Merging | None = None
+
+    def merge(self, x: Float[Array, "B T N D"]) -> Float[Array, "B T N D"]:
+        """Averages what merges, before the drop: (B, T, N, D) -> (B, T, N, D)."""
+        return x if self.merging is None else self.merging.average(x)
 
     def llm_tokens(
         self,
@@ -100,6 +107,7 @@ def make_plan(
     grid: int,
     pooling: int,
     layout_of: Callable[[jax.Array], Layout],
+    targets: Int[Array, "B T P"] | None = None,
 ) -> PruningPlan:
     """Selects the tokens that stay by their scores, and lays out their patches.
 
@@ -111,10 +119,13 @@ def make_plan(
       pooling: side w of a pooling window in patches.
       layout_of: from kept patches (B, T, N) to their layout, for instance
         `partial(stream_layout, size=...)`.
+      targets: (B, T, P) int32, the window that each one merges into if it is dropped, see
+        `merging.merging`; None to drop it.
     """
     keep = select(scores, frames)
     keep_patches = to_patches(keep, grid, pooling)
-    return PruningPlan(keep, keep_patches, layout_of(keep_patches))
+    merged = None if targets is None else merging(keep, targets, pooling)
+    return PruningPlan(keep, keep_patches, layout_of(keep_patches), merged)
 
 
 def at_visual_tokens(

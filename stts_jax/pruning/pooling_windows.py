@@ -31,6 +31,24 @@ def to_windows(x: Num[Array, "*batch N D"], pooling: int) -> Num[Array, "*batch 
     return x.reshape(*batch, side * side, pooling * pooling, width)
 
 
+def from_windows(
+    windows: Num[Array, "*batch P window D"], pooling: int
+) -> Num[Array, "*batch N D"]:
+    """Puts the patches of each window back into the grid, which the windows tile.
+
+    Args:
+      windows: (..., P, w * w, D), as of `to_windows`.
+      pooling: side w of a window in patches.
+
+    Returns:
+      (..., N, D) patches in row-major order.
+    """
+    *batch, count, _, width = windows.shape
+    side = math.isqrt(count)
+    x = windows.reshape(*batch, side, side, pooling, pooling, width)
+    return jnp.swapaxes(x, -4, -3).reshape(*batch, (side * pooling) ** 2, width)
+
+
 def to_patches(
     windows: Shaped[Array, "*batch P"], grid: int, pooling: int
 ) -> Shaped[Array, "*batch N"]:

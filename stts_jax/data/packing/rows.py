@@ -181,7 +181,7 @@ def _sizes(
     frames: int, visual_before: int, length: int, pruned: int, model: ModelConfig
 ) -> dict[str, int]:
     """Returns sizes of an example or, as arrays, of many; `pruned` pooled tokens are dropped."""
-    patches_gone = pruned * model.prune.pooling**2 if model.prune.pruning_in_scorer else 0
+    patches_gone = pruned * model.prune.pooling**2 if model.prune.in_vit else 0
     return {
         "frames": frames,
         "patches": frames * model.vit.patches - patches_gone,

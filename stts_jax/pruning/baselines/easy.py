@@ -13,6 +13,7 @@ from stts_jax.pruning.baselines.inputs import BaselineInputs
 from stts_jax.pruning.baselines.similarity import (
     PROTECTED_SIMILARITY,
     first_good_try,
+    previous_frame,
     thresholds_to_try,
     unit_windows,
 )
@@ -25,8 +26,7 @@ def scores(inputs: BaselineInputs) -> Float[Array, "B T P"]:
     """
     frames = inputs.frames
     windows = unit_windows(inputs.x, inputs.pooling)
-    previous = jnp.pad(windows, ((0, 0), (1, 0), (0, 0), (0, 0)))[:, :-1]
-    similarity = (windows * previous).sum(-1)
+    similarity = (windows * previous_frame(windows)).sum(-1)
     thresholds = thresholds_to_try(inputs.threshold)
     protected = similarity.mean(-1) < thresholds[:, None, None]
     protected = (protected | frames.first)[..., None]

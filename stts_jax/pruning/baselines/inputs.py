@@ -20,6 +20,8 @@ class BaselineInputs:
       pooling: side w of a pooling window in patches.
       threshold: mean similarity under which a frame is protected.
       key: random key.
+      hidden: (B, T, N, width) the patches where tokens are dropped: the outputs of block l, of
+        method `evs` the features after the ViT.
     """
 
     x: Float[Array, "B T N D"]
@@ -27,3 +29,4 @@ class BaselineInputs:
     pooling: int
     threshold: float | Float[Array, ""]
     key: jax.Array
+    hidden: Float[Array, "B T N width"]

@@ -27,6 +27,11 @@ def unit_windows(x: Float[Array, "B T N D"], pooling: int) -> Float[Array, "B T 
     return windows / jnp.maximum(jnp.linalg.norm(windows, axis=-1, keepdims=True), 1e-12)
 
 
+def previous_frame(windows: Float[Array, "B T P width"]) -> Float[Array, "B T P width"]:
+    """Returns the windows of the frame before, zeros before the first: (B, T, P, width)."""
+    return jnp.pad(windows, ((0, 0), (1, 0), (0, 0), (0, 0)))[:, :-1]
+
+
 def thresholds_to_try(threshold: float | Float[Array, ""]) -> Float[Array, " tries"]:
     """Returns (tries,) thresholds, each lower than the one before."""
     return threshold - THRESHOLD_STEP * jnp.arange(TRIES)
