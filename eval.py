@@ -206,7 +206,7 @@ def require_method(config: Config, ratios: Sequence[float]) -> None:
         raise ConfigError(
             "model.prune.method of this checkpoint is 'none', which drops nothing, so --k must be "
             "0 and --same-budget can take no more frames; add a method without "
-            "parameters, such as --set model.prune.method=heuristic (or tome, evs, random)"
+            "parameters, such as --set model.prune.method=random (or heuristic, tome, evs)"
         )
 
 

@@ -106,11 +106,23 @@ def _load_model(
     abstract: M = sharded_shapes(shapes, parameter_shardings(shapes, mesh or make_mesh()))
     wanted = named_parameters(abstract)
     saved = {name: array for name, array in opened.parameters.items() if name.startswith(parts)}
-    if config.model.prune.method != "scorer":
+    if config.model.prune.method == "scorer":
+        _require_scorer(saved, opened.folder)
+    else:
         saved = {name: array for name, array in saved.items() if not name.startswith(_SCORER)}
     require_match(without_scales(wanted), saved, opened.folder)
     loaded: M = unflatten_named(abstract, _load(opened, saved, wanted))
     return loaded, config
+
+
+def _require_scorer(saved: Mapping[str, Any], checkpoint: Path) -> None:
+    """Refuses a checkpoint of a model that was trained without a scorer."""
+    if not any(name.startswith(_SCORER) for name in saved):
+        raise CheckpointError(
+            f"'{checkpoint}' has no scorer, which model.prune.method=scorer needs; set a method "
+            "without parameters (heuristic, tome, evs, random), or fine-tune it with a scorer "
+            "(train.py --init-from)"
+        )
 
 
 def initialize_from(
