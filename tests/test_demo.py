@@ -8,18 +8,36 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from arbitrary_models import arbitrary_model
 from goldens_folder import REPOSITORY
+from training_cases import small_config
 
 from stts_jax.data.questions import Question
-from stts_jax.demo import kept
+from stts_jax.demo import kept, runs
 from stts_jax.demo.claims import Claim, claims
 from stts_jax.demo.figures import accuracy_against_ratio
 from stts_jax.demo.finished import FinishedParts
 from stts_jax.demo.guessing import guessing_accuracy
 from stts_jax.demo.kept import changed_cells, lit_cells
-from stts_jax.demo.plan import FULL, RANDOM, STTS, TEXT_ONLY, UNPRUNED
+from stts_jax.demo.plan import (
+    AUTO,
+    EVS,
+    FULL,
+    HEURISTIC,
+    LONG,
+    OVER_RATIOS,
+    RANDOM,
+    SHORT,
+    STTS,
+    TEXT_ONLY,
+    TOME,
+    UNPRUNED,
+    WITHOUT_LOSS,
+    inference_only,
+)
 from stts_jax.demo.report import comparison_table
-from stts_jax.demo.runs import FINE_TUNE
+from stts_jax.demo.runs import FINE_TUNE, Demo
+from stts_jax.evaluation.runner import Evaluation
 
 
 def run(method: str, k: int, accuracy: float) -> dict:
@@ -177,3 +195,60 @@ def test_cells_change_where_pixels_do() -> None:
     changed = changed_cells(frames, tokens=9)
     assert changed[1].tolist() == [False, False, True, *[False] * 6]
     assert not changed[0].any() and not changed[2].any()
+
+
+def test_the_long_demo_compares_every_method_trained_or_at_inference_only() -> None:
+    compared = [method.name for method in LONG.compared]
+    trained = (STTS, RANDOM, HEURISTIC, TOME, WITHOUT_LOSS, OVER_RATIOS)
+    at_inference = (inference_only(HEURISTIC), inference_only(TOME), EVS)
+    assert compared == [method.name for method in (*trained, AUTO, *at_inference)]
+    assert len(set(compared)) == len(compared)
+
+
+def test_the_other_demos_compare_what_they_did() -> None:
+    assert FULL.compared == SHORT.compared == (STTS, RANDOM)
+
+
+@pytest.fixture
+def demo(tmp_path, monkeypatch) -> Demo:
+    """A demo whose models are untrained and whose evaluations answer nothing."""
+    monkeypatch.setattr(runs, "evaluate_split", lambda *_, **__: Evaluation([], 0.0, 1.0, 0))
+    return Demo(LONG, tmp_path, tmp_path / "parts", tmp_path / "data", seed=0)
+
+
+def load(monkeypatch, *overrides: str) -> None:
+    config = small_config(*overrides)
+    monkeypatch.setattr(runs, "load_model", lambda _: (arbitrary_model(config.model), config))
+
+
+TRAINED = {"name": UNPRUNED, "id": "1", "train_steps_per_s": 2.0, "videos_per_step": 16}
+
+
+def saved_prune_configs(demo: Demo) -> list[dict]:
+    files = sorted((demo.parts / "evaluations").glob("*/config.json"))
+    return [json.loads(file.read_text())["model"]["prune"] for file in files]
+
+
+def test_an_unpruned_model_is_evaluated_with_a_method_at_each_ratio_above_0(
+    demo, monkeypatch
+) -> None:
+    load(monkeypatch, "model.prune.method=none", "model.prune.topk=0")
+    found = demo.evaluate_inference_only(EVS, TRAINED)
+    assert [(run["method"], run["k"]) for run in found] == [
+        ("evs (inference only)", k) for k in (30, 50, 70, 80)
+    ]
+    assert all(run["train_steps_per_s"] is None for run in found)
+    settings = [(prune["method"], prune["topk"]) for prune in saved_prune_configs(demo)]
+    assert settings == [("evs", k) for k in (0.3, 0.5, 0.7, 0.8)]
+
+
+def test_thresholds_are_those_that_drop_each_ratio_of_the_validation_videos(
+    demo, monkeypatch
+) -> None:
+    load(monkeypatch, *OVER_RATIOS.overrides, "model.prune.topk=0.7")
+    scores = np.linspace(0.0, 0.99, 100, dtype=np.float32).reshape(10, 10)
+    monkeypatch.setattr(runs, "scores_of_videos", lambda *_: [scores])
+    found = demo.evaluate_auto(TRAINED | {"name": OVER_RATIOS.name})
+    assert {run["method"] for run in found} == {AUTO.name}
+    thresholds = [prune["threshold"] for prune in saved_prune_configs(demo)]
+    assert thresholds == pytest.approx([0.3, 0.5, 0.7, 0.8])

@@ -16,7 +16,7 @@ from stts_jax.demo.claims import Claim, claims
 from stts_jax.demo.figures import accuracy_against_ratio, loss_curves, save_summary
 from stts_jax.demo.guessing import guessing_accuracy
 from stts_jax.demo.kept import draw, kept_shares
-from stts_jax.demo.plan import FULL, LONG, SHORT, STTS, UNPRUNED, Plan
+from stts_jax.demo.plan import FULL, LONG, OVER_RATIOS, SHORT, STTS, UNPRUNED, Plan
 from stts_jax.demo.report import comparison_table, write_report
 from stts_jax.demo.runs import FINE_TUNE, Demo, at_ratio
 from stts_jax.evaluation.single import kept_tokens
@@ -47,9 +47,13 @@ def perform(demo: Demo) -> tuple[dict[str, Any], list[Claim]]:
     demo.make_videos()
     unpruned = demo.train_unpruned()
     runs = demo.evaluate_unpruned(unpruned)
+    for method in plan.inference_only:
+        runs += demo.evaluate_inference_only(method, unpruned)
     trained = {method.name: demo.fine_tune(method, unpruned) for method in plan.methods}
     for one in trained.values():
         runs += demo.evaluate(one)
+    if plan.auto:
+        runs += demo.evaluate_auto(trained[OVER_RATIOS.name])
     runs += demo.evaluate_first_fit(trained[STTS.name])
     config = demo.config(())
     seen, asked = (
@@ -89,7 +93,7 @@ def publish(demo: Demo, summary: dict[str, Any], held: list[Claim]) -> None:
     """Writes `summary.json`, plots and `report.md`."""
     plan, output = demo.plan, demo.output
     save_summary(summary, output / "summary.json")
-    accuracy_against_ratio(summary, plan.methods, output / "accuracy.png")
+    accuracy_against_ratio(summary, plan.compared, output / "accuracy.png")
     loss_curves(demo.parts, [UNPRUNED, *(m.name for m in plan.methods)], output / "loss.png")
     pictures = {
         "accuracy.png": "Accuracy against the share of visual tokens dropped",

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stts_jax.config import Config, load_config, override
+from stts_jax.calibrate import scores_of_videos
+from stts_jax.config import Config, load_config, override, replace
 from stts_jax.data.synthetic import ensure_synthetic
 from stts_jax.demo.finished import FinishedParts
-from stts_jax.demo.plan import PICTURES, TEXT_ONLY, UNPRUNED, Method, Plan
+from stts_jax.demo.plan import AUTO, PICTURES, TEXT_ONLY, UNPRUNED, Method, Plan
 from stts_jax.evaluation.runner import evaluate_split
-from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
+from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure, vision_encoder
+from stts_jax.pruning.adaptive import calibrated_threshold
 from stts_jax.training.checkpointing.load import load_model
 from stts_jax.training.run import train
 
 NO_PRUNING = ("model.prune.method=none", "model.prune.topk=0.0")
+CALIBRATED_ON = 256  # questions of the validation split
 # A fine-tune starts from a trained model, so its rates are lower, and half of the rows do for a
 # step; the scorer is new. The ViT is a tenth as fast as the scorer (a twentieth in the paper): with
 # a fast one, which the temporal loss reaches too, one of two unpruned models lost what moves.
@@ -94,13 +98,40 @@ class Demo:
         model, config = load_model(self.parts / UNPRUNED)
         return [
             self._evaluated(trained, 0, model, config),
-            self._evaluated(trained, 100, model, config, text_only=True),
+            self._evaluated(trained, 100, model, config, TEXT_ONLY),
+        ]
+
+    def evaluate_inference_only(
+        self, method: Method, trained: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Evaluates the unpruned model with a method that it was not trained with."""
+        model, config = load_model(self.parts / UNPRUNED)
+        config = override(config, method.overrides)
+        return [
+            self._evaluated(trained, k, *at_ratio(model, config, k), method.name)
+            for k in self.plan.ratios
+            if k
         ]
 
     def evaluate(self, trained: dict[str, Any]) -> list[dict[str, Any]]:
         """Evaluates a fine-tuned model at every ratio."""
         model, config = load_model(self.parts / trained["name"])
         return [self._evaluated(trained, k, *at_ratio(model, config, k)) for k in self.plan.ratios]
+
+    def evaluate_auto(self, trained: dict[str, Any]) -> list[dict[str, Any]]:
+        """Evaluates a model over ratios with thresholds that drop each ratio on average."""
+        model, config = load_model(self.parts / trained["name"])
+        encoder = vision_encoder(model)
+        videos = list(scores_of_videos(encoder, config, self.data_dir, CALIBRATED_ON))
+        runs = []
+        for k in filter(None, self.plan.ratios):
+            threshold = calibrated_threshold(videos, k / 100)
+            own = {"model.prune.topk": k / 100, "model.prune.threshold": threshold}
+            changed = replace(config, own)
+            runs.append(
+                self._evaluated(trained, k, reconfigure(model, changed.model), changed, AUTO.name)
+            )
+        return runs
 
     def evaluate_first_fit(self, trained: dict[str, Any]) -> list[dict[str, Any]]:
         """Evaluates the same checkpoint with the reference's bins."""
@@ -140,10 +171,12 @@ class Demo:
         k: int,
         model: VideoLanguageModel,
         config: Config,
-        text_only: bool = False,
+        name: str | None = None,
     ) -> dict[str, Any]:
+        """Evaluates a model, under another name where it is not evaluated as it was trained."""
         packing = config.model.prune.layout
-        name = TEXT_ONLY if text_only else trained["name"]
+        as_trained, name = name is None, name or trained["name"]
+        text_only = name == TEXT_ONLY
 
         def run() -> dict[str, Any]:
             result = evaluate_split(
@@ -160,12 +193,12 @@ class Demo:
                 "visual_tokens": result.visual_tokens,
                 "questions": len(result.predictions),
                 "questions_per_s": result.questions_per_s,
-                "train_steps_per_s": None if text_only else trained["train_steps_per_s"],
-                "videos_per_step": None if text_only else trained["videos_per_step"],
+                "train_steps_per_s": trained["train_steps_per_s"] if as_trained else None,
+                "videos_per_step": trained["videos_per_step"] if as_trained else None,
                 "seed": self.seed,
             }
 
-        folder = self.parts / "evaluations" / f"{name.replace(' ', '_')}-{k}-{packing}"
+        folder = self.parts / "evaluations" / f"{_file_name(name)}-{k}-{packing}"
         made_of = self._made_of(config) | {"of": trained["id"], "questions": self.plan.questions}
         found = self.finished.once(
             f"evaluating '{name}' at {k} %, {packing}", folder / "result.json", made_of, run
@@ -175,6 +208,10 @@ class Demo:
 
     def _made_of(self, config: Config) -> dict[str, Any]:
         return {"config": asdict(config), "videos": self.plan.videos, "seed": self.seed}
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"\W+", "_", name).strip("_")
 
 
 def at_ratio(
