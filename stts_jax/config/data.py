@@ -12,6 +12,8 @@ from stts_jax.quoting import shorten
 # Which lines of subtitles are shown.
 NUMBERED_SUBTITLES = r"(frame|truncate)_(\d{1,9})"
 SUBTITLES = rf"{NUMBERED_SUBTITLES}|all|ignore"
+# What `data.train` begins with where it names a folder of shards.
+SHARDS = "shards:"
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,9 @@ class DataConfig:
     Attributes:
       train: training data: a file or folder of own data (docs/data.md); `mixture:NAME`,
         `dataset:NAME` or `dataset:NAME:SPLIT` for published data; `synthetic` for the embedded
-        procedural set, `synthetic_pictures` for its pictures.
-      validation: data of the evaluations during training: as `train`, but no mixture.
+        procedural set, `synthetic_pictures` for its pictures; `shards:DIR` for what `python -m
+        stts_jax.data shard` has written.
+      validation: data of the evaluations during training: as `train`, but no mixture or shards.
       test: data of `eval.py`: as `validation`.
       root: folder that contains the published datasets.
       usable: file that lists the published examples to take, from `python -m stts_jax.data check
@@ -106,6 +109,21 @@ class DataConfig:
             not published or bool(self.root),
             f"data.root is empty, but {shorten(published[0] if published else '')} lies below it; "
             "set it to the folder of all datasets",
+        )
+        self._check_shards()
+
+    def _check_shards(self) -> None:
+        for name in ("validation", "test"):
+            value = getattr(self, name)
+            require(
+                not value.startswith(SHARDS),
+                f"data.{name} is {shorten(value)}, and shards are for training alone; name the "
+                "data themselves",
+            )
+        require(
+            not (self.train.startswith(SHARDS) and self.usable),
+            f"data.usable is {shorten(self.usable)}, and shards hold what was taken when they were "
+            "made; leave it empty, or make shards with it",
         )
 
 

@@ -3,6 +3,7 @@
 python -m stts_jax.data list
 python -m stts_jax.data check --mixture all-v5-video-academic-only --root DIR
 python -m stts_jax.data convert llava_video.json my.jsonl
+python -m stts_jax.data shard --file my.jsonl --out shards --config molmo2_4b_stts_50 --frames
 python -m stts_jax.data speed --config molmo2_4b_stts_50 --set data.train=my.jsonl
 python -m stts_jax.data speed --lines 1000000 --workers 0 2 8
 """
@@ -27,6 +28,7 @@ from stts_jax.data.datasets.base import Dataset, DatasetError, dataset_class, da
 from stts_jax.data.datasets.benchmarks import BENCHMARKS
 from stts_jax.data.datasets.mixtures import MIXTURES, mixture
 from stts_jax.data.packing.rows import BudgetError
+from stts_jax.data.shards.command import add_shard_options, compare_shards, shard_all
 from stts_jax.data.sources.conversion import Columns, convert
 from stts_jax.data.sources.usable import Selection, write_usable
 from stts_jax.data.speed import lines as speed_lines
@@ -151,6 +153,9 @@ def measure_speed(options: argparse.Namespace) -> int:
             f"--examples is {shorten(options.examples)}; read at most {MOST_EXAMPLES}"
         )
     config = load_config(options.config, options.overrides)
+    if options.shards:
+        print("\n".join(compare_shards(config, options.examples, options.made_clip or 32.0)))
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         if options.made_clip is not None:
             path = made_clip_set(Path(folder), options.made_clip)
@@ -227,6 +232,9 @@ def _parser() -> argparse.ArgumentParser:
     writing = commands.add_parser("convert", help="write data of other formats as our own lines")
     writing.set_defaults(command=convert_all)
     _add_convert_options(writing)
+    sharding = commands.add_parser("shard", help="write examples with their media to shards")
+    sharding.set_defaults(command=shard_all)
+    add_shard_options(sharding)
     timing = commands.add_parser("speed", help="measure decoding, preprocessing and packing")
     timing.set_defaults(command=measure_speed)
     _add_speed_options(timing)
@@ -245,6 +253,7 @@ def _add_speed_options(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="read a made clip of 1280 x 720 of that length instead of data.train",
     )
+    add("--shards", action="store_true", help="compare shards of a made clip with the clip itself")
     add("--data-dir", type=Path, default=DEFAULT_FOLDER, help="of the procedural set")
     add("--lines", type=int, metavar="N", help="measure the start with a file of N lines instead")
     add("--workers", type=int, nargs="+", default=[0, 2, 8], metavar="N", help="of that start")

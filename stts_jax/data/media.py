@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,14 @@ import numpy as np
 from stts_jax.data.datasets.base import SourceExample
 from stts_jax.data.images.file import load_image
 from stts_jax.data.images.image import resize
-from stts_jax.data.video.reading import Video, VideoOverrides, count_sampled, read_sampled
+from stts_jax.data.stored_media import StoredFrames
+from stts_jax.data.video.reading import (
+    Video,
+    VideoError,
+    VideoOverrides,
+    count_sampled,
+    read_sampled,
+)
 from stts_jax.data.video.settings import VideoSettings
 
 
@@ -79,9 +87,40 @@ def read_media(
         )
     if source.video is None:
         return Media(tuple(load_image(path) for path in source.images))
+    if isinstance(source.stored, StoredFrames):
+        return _of_frames(source.stored, frame_size)
+    if source.stored is None:
+        return _read_video(source, source.video, settings, frame_size, rng)
+    with source.stored.opened() as path:
+        try:
+            return _read_video(source, path, settings, frame_size, rng)
+        except VideoError as error:  # it names the file that stands in for the clip's
+            named = str(error).replace(str(path), source.stored.name)
+            raise VideoError(named) from error
+
+
+def _of_frames(stored: StoredFrames, frame_size: int) -> Media:
+    """Returns frames that are there; that they were sampled alike is known of the whole set."""
+    if stored.frames.shape[1:] != (frame_size, frame_size, 3):
+        raise MediaError(
+            f"an example has frames of {stored.frames.shape[1:]}, and the model takes "
+            f"{frame_size} x {frame_size}; make the shards again with this run's settings"
+        )
+    video = Video(stored.frames, stored.timestamps, stored.target_fps, stored.augmentation)
+    return Media(video=video, video_size=stored.video_size)
+
+
+def _read_video(
+    source: SourceExample,
+    path: Path,
+    settings: VideoSettings,
+    frame_size: int,
+    rng: np.random.RandomState | None,
+) -> Media:
+    """Decodes the video of an example from the file at `path`."""
     squash = _Squash(frame_size)
     video = read_sampled(
-        source.video,
+        path,
         settings.sampler(),
         video_overrides(source),
         rng=rng,
@@ -130,7 +169,8 @@ class MediaCache:
     ) -> Media:
         """See `read_media`."""
         random = rng is not None and isinstance(settings.max_fps, tuple)
-        if source.video is None or random or "sampler_overrides" in source.metadata:
+        decoded = source.video is None or isinstance(source.stored, StoredFrames)
+        if decoded or random or "sampler_overrides" in source.metadata:
             return read_media(source, settings, frame_size, rng)
         key = (source.video, source.clip, settings, frame_size)
         if key not in self._known:

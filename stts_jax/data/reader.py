@@ -18,7 +18,7 @@ from stts_jax.data.media import Media
 from stts_jax.data.mixture_order import Draw
 from stts_jax.data.packing.row_remedies import remedy
 from stts_jax.data.packing.rows import Arrays, BudgetError, Excess, example_sizes, excess
-from stts_jax.data.sources.configured import Source
+from stts_jax.data.sources.source import Source
 from stts_jax.data.text.message_weight import MessageWeight
 
 

@@ -32,7 +32,8 @@ from stts_jax.data.media_file import ffmpeg_name
 from stts_jax.data.mixture_order import MixtureOrder
 from stts_jax.data.packing.grouping import pack_examples
 from stts_jax.data.packing.rows import example_sizes, stack_rows
-from stts_jax.data.sources.configured import Source, sources_of
+from stts_jax.data.sources.configured import sources_of
+from stts_jax.data.sources.source import Source
 from stts_jax.data.synthetic import DEFAULT_FOLDER
 
 STAGES = ("decode", "preprocess", "pack")
@@ -98,8 +99,8 @@ def measure(
     for source, chain, index, epoch in bar:
         rng = example_rng(source.number(index), epoch, config.data.seed)
         try:
-            example = source.get(index, rng)
             with _timed(seconds, "decode"):
+                example = source.get(index, rng)
                 media = chain.load(example, rng)
             with _timed(seconds, "preprocess"):
                 made = chain.prepare(example, media, "train", rng, source.weight).arrays

@@ -16,8 +16,8 @@ from stts_jax.data.example_chain import ExampleChain
 from stts_jax.data.media import Media, MediaCache, read_media, video_overrides
 from stts_jax.data.mixture_order import Draw
 from stts_jax.data.reader import Reader
-from stts_jax.data.sources.configured import Source
 from stts_jax.data.sources.own_data import OwnData
+from stts_jax.data.sources.source import Source
 from stts_jax.data.video.pyav import open_pyav
 from stts_jax.data.video.reading import sampled_from
 from stts_jax.data.video.settings import VideoSettings

@@ -10,11 +10,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
 from stts_jax.data.embedded import EmbeddedPicture
+from stts_jax.data.stored_media import StoredVideo
 
 # From the start and to the end of a line of subtitles in seconds, to its text.
 Subtitles = Mapping[tuple[float, float], str]
@@ -42,6 +43,7 @@ class SourceExample:
       names: what messages call the annotations, file and line of users' data; none of others.
       literal: its texts are users', in which special tokens are text like any other; in published
         data they are tokens, as in the reference.
+      stored: the content of the video, where it comes with the example; `video` is its name then.
     """
 
     annotations: tuple[Annotation, ...]
@@ -52,6 +54,14 @@ class SourceExample:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     names: tuple[str, ...] = ()
     literal: bool = False
+    stored: StoredVideo | None = None
+
+
+class Draft(Protocol):
+    """An annotation, of which parts may still be random."""
+
+    def draw(self, rng: np.random.RandomState) -> Annotation:
+        """The annotation."""
 
 
 class Dataset(ABC):
@@ -112,6 +122,13 @@ class Dataset(ABC):
     def get(self, index: int, rng: np.random.RandomState) -> SourceExample:
         """Example `index`; what is random in it is drawn from `rng`."""
         return self.example(self.records[index], rng)
+
+    def drafts(self, index: int) -> Sequence[Draft] | None:
+        """Returns what `get` draws the annotations of example `index` from, in their order.
+
+        None for datasets that draw nothing.
+        """
+        return None
 
 
 _REGISTRY: dict[str, type[Dataset]] = {}

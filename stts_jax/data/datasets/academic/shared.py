@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from stts_jax.data.datasets.base import (
     Annotation,
     Dataset,
     DatasetError,
+    Draft,
     SourceExample,
     Subtitles,
 )
@@ -50,13 +51,6 @@ PERSON_QUESTIONS = (
 Clip = tuple[float, float]
 # What reading a record raises if it isn't what it should be.
 WRONG_FORM = (KeyError, IndexError, TypeError, ValueError, AttributeError, SyntaxError)
-
-
-class Draft(Protocol):
-    """An annotation, of which parts may still be random."""
-
-    def draw(self, rng: np.random.RandomState) -> Annotation:
-        """The annotation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +207,10 @@ class VideoDataset(Dataset):
             subtitle=record.subtitle,
             metadata=record.metadata,
         )
+
+    def drafts(self, index: int) -> Sequence[Draft]:
+        """Returns what the annotations of an example are drawn from."""
+        return self.records[index].drafts
 
 
 class ByVideo:

@@ -1,0 +1,1 @@
+"""Shards: files of examples with their media inside, written once and read by training."""
