@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 from dataset_fixtures import build_root
+from etils import epath
 
 from stts_jax.config import ConfigError, load_config
 from stts_jax.data.__main__ import main
@@ -30,7 +31,8 @@ from stts_jax.data.shards import writing
 from stts_jax.data.shards.example_record import StoredExample, from_record, to_record
 from stts_jax.data.shards.frame_coding import FrameCoding
 from stts_jax.data.shards.record import MAGIC, RecordError, packed, unpacked
-from stts_jax.data.shards.writing import Part, ShardError, write_shards
+from stts_jax.data.shards.storing import ShardError
+from stts_jax.data.shards.writing import Part, write_shards
 from stts_jax.data.sources.configured import sources_of
 from stts_jax.data.sources.source import Source
 from stts_jax.data.stored_media import StoredClip, StoredFrames
@@ -265,15 +267,15 @@ def test_what_is_there_is_kept_and_what_is_cut_off_is_made_again(lines, clips, t
 KILLED = """
 import os, signal, sys
 from stts_jax.config import load_config
-from stts_jax.data.shards import writing
-to_record, count = writing.to_record, 0
+from stts_jax.data.shards import storing, writing
+to_record, count = storing.to_record, 0
 def counted(*given):
     global count
     count += 1
     if count == 8:
         os.kill(os.getpid(), signal.SIGKILL)
     return to_record(*given)
-writing.to_record = counted
+storing.to_record = counted
 config = load_config("tiny", ["data.train=" + sys.argv[1], "data.wording=templates"])
 writing.write_shards(config, sys.argv[2], per_shard=int(sys.argv[3]))
 """
@@ -296,6 +298,17 @@ def test_the_command_says_what_it_made(lines, tmp_path, capsys):
     assert main(command) == 0
     said = capsys.readouterr().out
     assert "were there" in said and "1 examples could not be read" in said
+
+
+def test_speed_compares_shards_with_files(capsys):
+    assert main(["speed", "--shards", "--made-clip", "0.3", "--examples", "2"]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert "bytes/example" in head and [row.split("  ")[0] for row in rows] == [
+        "files",
+        "shards: clips",
+        "frames: lossless",
+        "frames: jpeg:95",
+    ]
 
 
 # ---------------------------------------------------------------------------- what is refused
@@ -351,6 +364,18 @@ def test_shards_are_for_training_alone(clips):
         config_for("synthetic", f"data.validation=shards:{clips}")
     with pytest.raises(ConfigError, match=r"data.usable is 'a', and shards hold what was taken"):
         config_for(f"shards:{clips}", "data.usable=a")
+
+
+def test_an_address_without_what_reads_it_is_named(monkeypatch, lines):
+    def exists(path):
+        raise ImportError("Please install gcsfs")
+
+    monkeypatch.setattr(type(epath.Path("gs://a/b")), "exists", exists)
+    message = r"'gs://a/b' is the address of a bucket, and what reads it is not there \(Please"
+    with pytest.raises(DatasetError, match=message):
+        sources_of(config_for("shards:gs://a/b"), "train")
+    with pytest.raises(DatasetError, match=message):
+        write_shards(config_for(lines), "gs://a/b", per_shard=1)
 
 
 def test_missing_and_cut_off_files_are_named(clips, tmp_path):

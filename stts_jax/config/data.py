@@ -24,7 +24,7 @@ class DataConfig:
       train: training data: a file or folder of own data (docs/data.md); `mixture:NAME`,
         `dataset:NAME` or `dataset:NAME:SPLIT` for published data; `synthetic` for the embedded
         procedural set, `synthetic_pictures` for its pictures; `shards:DIR` for what `python -m
-        stts_jax.data shard` has written.
+        stts_jax.data shard --file FILE --out DIR` has written.
       validation: data of the evaluations during training: as `train`, but no mixture or shards.
       test: data of `eval.py`: as `validation`.
       root: folder that contains the published datasets.

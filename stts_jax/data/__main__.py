@@ -28,7 +28,8 @@ from stts_jax.data.datasets.base import Dataset, DatasetError, dataset_class, da
 from stts_jax.data.datasets.benchmarks import BENCHMARKS
 from stts_jax.data.datasets.mixtures import MIXTURES, mixture
 from stts_jax.data.packing.rows import BudgetError
-from stts_jax.data.shards.command import add_shard_options, compare_shards, shard_all
+from stts_jax.data.shards.command import add_shard_options, shard_all
+from stts_jax.data.shards.speed import CLIP_SECONDS, compared
 from stts_jax.data.sources.conversion import Columns, convert
 from stts_jax.data.sources.usable import Selection, write_usable
 from stts_jax.data.speed import lines as speed_lines
@@ -154,7 +155,7 @@ def measure_speed(options: argparse.Namespace) -> int:
         )
     config = load_config(options.config, options.overrides)
     if options.shards:
-        print("\n".join(compare_shards(config, options.examples, options.made_clip or 32.0)))
+        print("\n".join(compared(config, options.examples, options.made_clip or CLIP_SECONDS)))
         return 0
     with tempfile.TemporaryDirectory() as folder:
         if options.made_clip is not None:

@@ -1,19 +1,13 @@
-"""The command `shard`, and the comparison of shards with files that `speed --shards` makes."""
+"""The command `shard`."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
-import tempfile
 from pathlib import Path
 
 from stts_jax.config import Config, load_config, replace
-from stts_jax.config.data import SHARDS
 from stts_jax.data.datasets.base import DatasetError
 from stts_jax.data.shards.frame_coding import LOSSLESS, FrameCoding
-from stts_jax.data.speed import Speed, made_clip_set, measure
-from stts_jax.data.synthetic import DEFAULT_FOLDER
 
 EXAMPLES_PER_SHARD, MOST_PER_SHARD = 256, 2**20
 
@@ -89,57 +83,3 @@ def _config_of(options: argparse.Namespace) -> Config:
     if published:
         train = f"{'mixture' if options.mixture else 'dataset'}:{published}"
     return replace(config, {"data.train": train, "data.root": str(options.root or "")})
-
-
-def compare_shards(config: Config, examples: int, seconds: float) -> list[str]:
-    """Returns a table: what examples of a made clip cost from a file and from shards.
-
-    Args:
-      config: of the run.
-      examples: read of each kind.
-      seconds: length of the clip.
-    """
-    told = [f"{'read from':<16}{'bytes/example':>15}{'decode ms':>11}{'examples/s and core':>21}"]
-    told[0] += f"{'decoding alone':>16}"
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        path = _several(made_clip_set(folder, seconds), examples)
-        config = replace(config, {"data.train": str(path)})
-        size = (folder / "clip.mp4").stat().st_size
-        told.append(_line("the clip's file", size, first := measure(config, examples), None))
-        for coding in (None, FrameCoding(), FrameCoding.named("jpeg")):
-            found, size = _measured(config, coding, folder / "shards", examples)
-            told.append(_line(str(coding or "shards: clips"), size, found, first))
-    return told
-
-
-def _several(path: Path, examples: int) -> Path:
-    """Writes a file of so many examples of a clip, each of another link to it."""
-    line = json.loads(path.read_text())
-    with path.open("w") as file:
-        for number in range(examples):
-            name = f"{number}.mp4"
-            (path.parent / name).symlink_to(path.parent / line["video"])
-            file.write(json.dumps(line | {"video": name}) + "\n")
-    return path
-
-
-def _measured(
-    config: Config, coding: FrameCoding | None, folder: Path, examples: int
-) -> tuple[Speed, int]:
-    from stts_jax.data.shards.writing import write_shards
-
-    done = write_shards(config, str(folder), coding=coding, per_shard=max(1, examples // 2))
-    found = measure(
-        replace(config, {"data.train": f"{SHARDS}{folder}"}), examples, folder=DEFAULT_FOLDER
-    )
-    shutil.rmtree(folder)
-    return found, sum(info.bytes for info in done.infos) // examples
-
-
-def _line(name: str, size: int, speed: Speed, against: Speed | None) -> str:
-    each = speed.seconds["decode"] / speed.examples
-    line = f"{name:<16}{size:15,}{1e3 * each:11.2f}{speed.per_second:21.2f}"
-    if against is None:
-        return line
-    return line + f"{against.seconds['decode'] / speed.seconds['decode']:15.1f}x"

@@ -24,6 +24,7 @@ from stts_jax.data.shards.manifest import (
     read_manifest,
 )
 from stts_jax.data.shards.record import RecordError
+from stts_jax.data.shards.whole_files import folder_at
 from stts_jax.data.sources.source import Source
 
 # Records are read one at a time, at random.
@@ -37,7 +38,7 @@ def sources_of_shards(config: Config) -> tuple[Source, ...]:
     Raises:
       DatasetError: if they are not all there, or were made with other settings.
     """
-    folder = epath.Path(config.data.train.removeprefix(SHARDS))
+    folder = folder_at(config.data.train.removeprefix(SHARDS))
     manifest = read_manifest(folder)
     manifest.require_settings(config, str(folder))
     _require_all(folder, manifest, read_complete(folder, manifest))

@@ -14,6 +14,25 @@ from collections.abc import Callable
 
 from etils import epath
 
+from stts_jax.data.datasets.base import DatasetError
+
+
+def folder_at(address: str) -> epath.Path:
+    """Returns the folder of a path or an address.
+
+    Raises:
+      DatasetError: if what reads such addresses is not installed.
+    """
+    folder = epath.Path(address)
+    try:
+        folder.exists()
+    except ImportError as error:
+        raise DatasetError(
+            f"'{address}' is the address of a bucket, and what reads it is not there ({error}); "
+            "install that, or name a folder"
+        ) from error
+    return folder
+
 
 def is_local(path: epath.Path) -> bool:
     """Returns whether a path is of a disk, not an address."""
