@@ -353,6 +353,9 @@ def test_a_folder_of_other_shards_or_files_is_left_alone(lines, clips, tmp_path)
         write_shards(config_for(lines), str(clips), per_shard=5)
     with pytest.raises(ShardError, match="media clips, not lossless"):
         write_shards(config_for(lines), str(clips), coding=FrameCoding(), per_shard=3)
+    other = shutil.copy(lines, lines.with_name("other.jsonl"))
+    with pytest.raises(ShardError, match=r"of other examples of 'mine\.jsonl'"):
+        write_shards(config_for(other), str(clips), per_shard=3)
     assert contents(clips) == before
     (tmp_path / "mine.txt").touch()
     with pytest.raises(ShardError, match="holds other files"):

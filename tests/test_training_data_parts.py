@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from training_cases import FakeBatches, small_config
 
-from stts_jax.config import ConfigError, load_config
+from stts_jax.config import ConfigError, load_config, replace
 from stts_jax.data.pipeline import training_batches
+from stts_jax.data.shards.frame_coding import FrameCoding
+from stts_jax.data.shards.writing import write_shards
 from stts_jax.data.synthetic import ensure_synthetic
 from stts_jax.fit.topologies import get_topology
 from stts_jax.parallel.mesh import make_mesh
@@ -89,13 +91,30 @@ def test_a_run_goes_on_with_the_next_batch_when_the_number_of_hosts_changes(
     folder, monkeypatch, began, now, workers
 ):
     config = packed_config(folder, workers)
+    assert_goes_on(monkeypatch, config, config, began, now)
+
+
+@pytest.mark.parametrize(
+    ("coding", "now"), [(None, 4), (FrameCoding(), 1)], ids=["clips", "frames"]
+)
+def test_a_run_on_shards_goes_on_with_the_batches_of_the_data_themselves(
+    folder, coding, now, monkeypatch, tmp_path
+):
+    config = packed_config(folder, 0)
+    write_shards(config, str(tmp_path), coding=coding, per_shard=5)
+    stored = replace(config, {"data.train": f"shards:{tmp_path}"})
+    assert_goes_on(monkeypatch, config, stored, began=2, now=now)
+
+
+def assert_goes_on(monkeypatch, began_with, goes_on_with, began, now):
+    """A run of some hosts goes on with the next batch on others."""
     with ExitStack() as stack:
-        before = hosts(stack, monkeypatch, config, contiguous(ROWS, began), began)
+        before = hosts(stack, monkeypatch, began_with, contiguous(ROWS, began), began)
         for _ in range(2):
             _, states = next_of(before)
         wanted = [next_of(before)[0] for _ in range(2)]
         assert (wanted[0].num_images > 0).sum(1).max() > 1, "rows hold several videos"
-        after = hosts(stack, monkeypatch, config, contiguous(ROWS, now), began)
+        after = hosts(stack, monkeypatch, goes_on_with, contiguous(ROWS, now), began)
         for host in after:
             host.restore(states)
         for expected in wanted:
