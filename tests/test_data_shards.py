@@ -427,7 +427,26 @@ def test_changed_bytes_of_a_shard_cost_their_examples_alone(clips, tmp_path):
     assert not isinstance(reader(Draw(0, PER_SHARD, 0)), Unreadable)
 
 
-# ------------------------------------------------------------------------------------- records
+# --------------------------------------------------------------------------------- clips, records
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_clip_is_a_file_of_its_content_and_ending_while_it_is_open(in_memory, monkeypatch):
+    if not in_memory:
+        monkeypatch.delattr(os, "memfd_create", raising=False)
+    for name, ending in (("a/b.h264", ".h264"), ("a/b", ""), ("a/b.\0/", "")):
+        with StoredClip(name, b"content").opened() as path:
+            assert (path.suffix, path.read_bytes(), path.is_file()) == (ending, b"content", True)
+        assert not path.parent.exists()
+
+
+def test_faults_of_a_clip_name_the_file_that_it_was(lines, clips):
+    found = [reader_of(config_for(x)) for x in (lines, f"shards:{clips}")]
+    items = [
+        [read(Draw(0, index, 0)) for index in range(len(found[0].sources[0]))] for read in found
+    ]
+    faults = [[item for item in read if isinstance(item, Unreadable)] for read in items]
+    assert len(faults[0]) == 2 and faults[0] == faults[1]
 
 
 def stored_example(**fields):
