@@ -134,9 +134,9 @@ def test_a_store_without_links_has_locks_too(tmp_path, monkeypatch):
 
 def test_eval_writes_to_no_folder_that_another_one_fills(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evaluate, "with_adapter", lambda path, adapter: (path, None))
-    monkeypatch.setattr(evaluate, "trained_config", lambda _: load_config("tiny"))
+    monkeypatch.setattr(evaluate, "trained_config", lambda *_: load_config("tiny"))
     monkeypatch.setattr(evaluate, "asked_of", lambda *_: [])
-    monkeypatch.setattr(evaluate, "find_checkpoint", lambda _: pytest.fail("the model is loaded"))
+    monkeypatch.setattr(evaluate, "open_checkpoint", lambda *_: pytest.fail("the model is loaded"))
     (tmp_path / "k50").mkdir()
     with hold_output(tmp_path / "k50", "evaluating"):
         assert evaluate.main(["--checkpoint", "x", "--output", str(tmp_path)]) == 2
