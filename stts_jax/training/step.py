@@ -29,6 +29,7 @@ from stts_jax.parallel.platform import compiler_options, compute_dtype
 from stts_jax.training.accumulate import value_and_summed_gradient
 from stts_jax.training.adapters.placement import adapted
 from stts_jax.training.distillation import Teacher, logged
+from stts_jax.training.frozen_step import FrozenStep, on_trained, split_state
 from stts_jax.training.loss import Counted, loss_fn
 from stts_jax.training.loss_spikes import SpikeState, detect_spike, init_spike_state
 from stts_jax.training.optimizer import Named, group_metrics, groups_of, is_trained, make_optimizer
@@ -180,15 +181,29 @@ def make_train_step(
         metrics |= group_metrics(gradients, groups, config.train, number)
         return TrainState(model, moments, number, spikes), metrics | {"total_loss": total}
 
-    own = (shardings, batch_sharding(mesh), replicated(mesh))
-    taught = () if teacher is None else (jax.tree.map(lambda x: x.sharding, teacher),)
+    given = (batch_sharding(mesh), replicated(mesh))
+    given += () if teacher is None else (jax.tree.map(lambda x: x.sharding, teacher),)
+    # A frozen model may be held in bfloat16 or int8.
+    options = compiler_options(abstract.model)
+    if config.train.has_base:
+        names = frozenset(
+            n for n in named_parameters(shardings.model) if is_trained(n, config.train)
+        )
+        own, frozen = split_state(shardings, names)
+        compiled = jax.jit(
+            on_trained(step, abstract.model),
+            in_shardings=(own, frozen, *given),
+            out_shardings=(own, replicated(mesh)),
+            donate_argnums=0,
+            compiler_options=options,
+        )
+        return FrozenStep(compiled, names, () if teacher is None else (teacher,))
     compiled = jax.jit(
         step,
-        in_shardings=own + taught,
+        in_shardings=(shardings, *given),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
-        # A frozen model may be held in bfloat16 or int8.
-        compiler_options=compiler_options(abstract.model),
+        compiler_options=options,
     )
     return compiled if teacher is None else TaughtStep(compiled, teacher)
 
