@@ -13,7 +13,39 @@ from typing import Any
 
 import jax
 
+from stts_jax.config import TrainConfig
 from stts_jax.parallel.parameters import named_parameters, replace_parameters
+from stts_jax.training.optimizer import is_trained
+
+
+def frozen_step(
+    step: Callable[..., Any],
+    abstract: Any,
+    config: TrainConfig,
+    jit: Callable[..., Any],
+    given: tuple[Any, ...],
+    replicated: Any,
+) -> FrozenStep:
+    """Returns a step of a state with frozen parameters, compiled at its first call.
+
+    Args:
+      step: (state, *arguments) -> (state, metrics).
+      abstract: the state, see `step.abstract_state`.
+      config: says what is trained.
+      jit: `jax.jit` with what it needs besides shardings; it donates the first argument.
+      given: shardings of the arguments.
+      replicated: sharding of the metrics.
+    """
+    names = frozenset(n for n in named_parameters(abstract.model) if is_trained(n, config))
+
+    def of_trained(own: Any, frozen: dict[str, jax.Array], *arguments: Any) -> tuple[Any, Any]:
+        whole = replace_parameters(abstract.model, frozen | own.model)
+        new, metrics = step(dataclasses.replace(own, model=whole), *arguments)
+        return _split(new, names)[0], metrics
+
+    own, frozen = _split(jax.tree.map(lambda leaf: leaf.sharding, abstract), names)
+    compiled = jit(of_trained, in_shardings=(own, frozen, *given), out_shardings=(own, replicated))
+    return FrozenStep(compiled, names)
 
 
 @dataclass(frozen=True)
@@ -21,53 +53,30 @@ class FrozenStep:
     """A compiled step of a state whose frozen parameters it doesn't return.
 
     Attributes:
-      step: (state with the trained parameters as its model, frozen ones by name, batch, key,
-        teacher) -> (the same state, metrics), compiled.
+      step: (state with the trained parameters by name as its model, frozen ones by name,
+        *arguments) -> (the same state, metrics), compiled.
       trained: names of the trained parameters.
-      more: further arguments: the teacher, if there is one.
     """
 
     step: Any
     trained: frozenset[str]
-    more: tuple[Any, ...] = ()
 
-    def __call__(self, state: Any, batch: Any, key: jax.Array) -> tuple[Any, Any]:
-        """Makes the step."""
-        own, frozen = split_state(state, self.trained)
-        new, metrics = self.step(own, frozen, batch, key, *self.more)
+    def __call__(self, state: Any, *arguments: Any) -> tuple[Any, Any]:
+        """Makes the step of a whole state."""
+        own, frozen = _split(state, self.trained)
+        new, metrics = self.step(own, frozen, *arguments)
         model = replace_parameters(state.model, frozen | new.model)
         return dataclasses.replace(new, model=model), metrics
 
-    def lower(self, state: Any, batch: Any, key: jax.Array) -> jax.stages.Lowered:
+    def lower(self, state: Any, *arguments: Any) -> jax.stages.Lowered:
         """Lowers the step, see `jax.jit`."""
-        lowered: jax.stages.Lowered = self.step.lower(
-            *split_state(state, self.trained), batch, key, *self.more
-        )
+        lowered: jax.stages.Lowered = self.step.lower(*_split(state, self.trained), *arguments)
         return lowered
 
 
-def split_state(state: Any, trained: frozenset[str]) -> tuple[Any, dict[str, Any]]:
+def _split(state: Any, trained: frozenset[str]) -> tuple[Any, dict[str, Any]]:
     """Returns a state with its trained parameters by name as its model, and the frozen ones."""
     named = named_parameters(state.model)
     frozen = {name: leaf for name, leaf in named.items() if name not in trained}
     own = {name: leaf for name, leaf in named.items() if name in trained}
     return dataclasses.replace(state, model=own), frozen
-
-
-def on_trained(step: Callable[..., Any], model: Any) -> Callable[..., Any]:
-    """Returns a step of whole states as the one that `FrozenStep` compiles.
-
-    Args:
-      step: (state, batch, key, teacher) -> (state, metrics).
-      model: whose structure the model of the state has.
-    """
-
-    def of_trained(
-        own: Any, frozen: dict[str, jax.Array], *arguments: Any
-    ) -> tuple[Any, dict[str, jax.Array]]:
-        whole = replace_parameters(model, frozen | own.model)
-        new, metrics = step(dataclasses.replace(own, model=whole), *arguments)
-        named = named_parameters(new.model)
-        return dataclasses.replace(new, model={n: named[n] for n in own.model}), metrics
-
-    return of_trained

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -29,7 +29,7 @@ from stts_jax.parallel.platform import compiler_options, compute_dtype
 from stts_jax.training.accumulate import value_and_summed_gradient
 from stts_jax.training.adapters.placement import adapted
 from stts_jax.training.distillation import Teacher, logged
-from stts_jax.training.frozen_step import FrozenStep, on_trained, split_state
+from stts_jax.training.frozen_step import frozen_step
 from stts_jax.training.loss import Counted, loss_fn
 from stts_jax.training.loss_spikes import SpikeState, detect_spike, init_spike_state
 from stts_jax.training.optimizer import Named, group_metrics, groups_of, is_trained, make_optimizer
@@ -156,56 +156,49 @@ def make_train_step(
     """
     abstract = abstract_state(config, mesh)
     shardings = state_shardings(abstract)
-
-    def step(
-        state: TrainState, batch: Batch, key: jax.Array, teacher: VideoLanguageModel | None = None
-    ) -> tuple[TrainState, Metrics]:
-        step_key = jax.random.fold_in(key, state.step)
-        (total, metrics), gradients = loss_and_gradients(
-            config, budget, mesh, state.model, batch, step_key, teacher
-        )
-        named = named_parameters(state.model)
-        parameters = {name: named[name] for name in gradients}
-        groups = groups_of(parameters, config.train)
-        optimizer = make_optimizer(config.train, groups)
-        updates, moments = optimizer.update(gradients, state.optimizer, parameters)
-        changed = optax.apply_updates(parameters, updates)
-        number, spikes = state.step + 1, state.spikes
-        if spikes is not None:
-            norm, factor = optax.tree.norm(gradients), config.train.skip_loss_spikes
-            spike, spikes = detect_spike(spikes, metrics["loss"], norm, factor)
-            changed = optax.tree.where(spike, parameters, changed)
-            moments = optax.tree.where(spike, state.optimizer, moments)
-            metrics |= {"skipped": spikes.skipped}
-        model = replace_parameters(state.model, changed)
-        metrics |= group_metrics(gradients, groups, config.train, number)
-        return TrainState(model, moments, number, spikes), metrics | {"total_loss": total}
-
+    step = partial(_step, config, budget, mesh)
     given = (batch_sharding(mesh), replicated(mesh))
     given += () if teacher is None else (jax.tree.map(lambda x: x.sharding, teacher),)
     # A frozen model may be held in bfloat16 or int8.
-    options = compiler_options(abstract.model)
+    jit = partial(jax.jit, donate_argnums=0, compiler_options=compiler_options(abstract.model))
+    compiled: Any
     if config.train.has_base:
-        names = frozenset(
-            n for n in named_parameters(shardings.model) if is_trained(n, config.train)
-        )
-        own, frozen = split_state(shardings, names)
-        compiled = jax.jit(
-            on_trained(step, abstract.model),
-            in_shardings=(own, frozen, *given),
-            out_shardings=(own, replicated(mesh)),
-            donate_argnums=0,
-            compiler_options=options,
-        )
-        return FrozenStep(compiled, names, () if teacher is None else (teacher,))
-    compiled = jax.jit(
-        step,
-        in_shardings=(shardings, *given),
-        out_shardings=(shardings, replicated(mesh)),
-        donate_argnums=0,
-        compiler_options=options,
-    )
+        compiled = frozen_step(step, abstract, config.train, jit, given, replicated(mesh))
+    else:
+        outputs = (shardings, replicated(mesh))
+        compiled = jit(step, in_shardings=(shardings, *given), out_shardings=outputs)
     return compiled if teacher is None else TaughtStep(compiled, teacher)
+
+
+def _step(
+    config: Config,
+    budget: Budget,
+    mesh: Mesh,
+    state: TrainState,
+    batch: Batch,
+    key: jax.Array,
+    teacher: VideoLanguageModel | None = None,
+) -> tuple[TrainState, Metrics]:
+    step_key = jax.random.fold_in(key, state.step)
+    (total, metrics), gradients = loss_and_gradients(
+        config, budget, mesh, state.model, batch, step_key, teacher
+    )
+    named = named_parameters(state.model)
+    parameters = {name: named[name] for name in gradients}
+    groups = groups_of(parameters, config.train)
+    optimizer = make_optimizer(config.train, groups)
+    updates, moments = optimizer.update(gradients, state.optimizer, parameters)
+    changed = optax.apply_updates(parameters, updates)
+    number, spikes = state.step + 1, state.spikes
+    if spikes is not None:
+        norm, factor = optax.tree.norm(gradients), config.train.skip_loss_spikes
+        spike, spikes = detect_spike(spikes, metrics["loss"], norm, factor)
+        changed = optax.tree.where(spike, parameters, changed)
+        moments = optax.tree.where(spike, state.optimizer, moments)
+        metrics |= {"skipped": spikes.skipped}
+    model = replace_parameters(state.model, changed)
+    metrics |= group_metrics(gradients, groups, config.train, number)
+    return TrainState(model, moments, number, spikes), metrics | {"total_loss": total}
 
 
 @dataclass(frozen=True)
