@@ -15,8 +15,7 @@ from jax.sharding import Mesh
 from stts_jax.budget import Budget, batch_bytes
 from stts_jax.config import Config, ConfigError, ModelConfig
 from stts_jax.inference.cpu_cache import copied_bytes
-from stts_jax.parallel.memory import bytes_on_a_device, free_memory
-from stts_jax.parallel.memory import gigabytes as _gb
+from stts_jax.parallel.memory import bytes_on_a_device, free_memory, gigabytes
 from stts_jax.parallel.mesh import parameter_shardings
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.parallel.platform import compute_dtype
@@ -58,10 +57,10 @@ class MemoryEstimate:
         )
 
     def __str__(self) -> str:
-        copied = f", {_gb(self.copies)} for copies that a CPU's compiler makes"
+        copied = f", {gigabytes(self.copies)} for copies that a CPU's compiler makes"
         return (
-            f"{_gb(self.total)} ({_gb(self.parameters)} for parameters"
-            f"{copied if self.copies else ''}, {_gb(self.activations)} for activations)"
+            f"{gigabytes(self.total)} ({gigabytes(self.parameters)} for parameters"
+            f"{copied if self.copies else ''}, {gigabytes(self.activations)} for activations)"
         )
 
 
@@ -141,8 +140,10 @@ def require_memory(estimate: Estimate, mesh: Mesh, remedy: str) -> str:
     if free is None:
         return f"about {estimate} are needed; {kind} doesn't say what is free"
     if estimate.total > free:
-        raise ConfigError(f"about {estimate} are needed, and {kind} has {_gb(free)} free; {remedy}")
-    return f"about {estimate} of the {_gb(free)} that {kind} has free"
+        raise ConfigError(
+            f"about {estimate} are needed, and {kind} has {gigabytes(free)} free; {remedy}"
+        )
+    return f"about {estimate} of the {gigabytes(free)} that {kind} has free"
 
 
 def _copied_on_a_cpu(shapes: Any, model: ModelConfig) -> int:
