@@ -12,6 +12,7 @@ import jax
 import pytest
 from training_cases import random_state, small_config
 
+from stts_jax.bench.full_size_folder import of_width
 from stts_jax.budget import row_budget
 from stts_jax.config import ConfigError, load_config
 from stts_jax.fit import __main__ as command
@@ -201,6 +202,15 @@ def test_a_report_has_the_estimate_by_hand_of_the_same_programs():
         total = sum(size for kind, size in found["estimate"].items() if kind != "total")
         assert found["estimate"]["total"] == total
     assert "gradients" in as_dict(small_report("train"))["estimate"]
+
+
+def test_a_cpu_answers_without_float32_copies_of_bfloat16_parameters():
+    topology = Topology("cpu:24GiB", jax.devices()[:1], Chip("cpu", "cpu", 0.0, GIB, 0.0, 0.0))
+    config = sized_config("molmo2_4b", 8, None, ["model.compute_dtype=bfloat16"])
+    config = dataclasses.replace(config, model=of_width(config.model, 0.125))
+    memory = analyse(make_setting(config, topology, program="decode")).memory
+    share = memory.by_kind["temporaries"] / memory.by_kind["parameters"]
+    assert share < 0.5  # 1.67 with the copies
 
 
 def test_without_peak_rates_there_is_no_time():

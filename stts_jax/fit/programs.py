@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from stts_jax.batch import Batch
 from stts_jax.budget import batch_arrays
 from stts_jax.fit.setting import Setting, abstract_key
 from stts_jax.fit.topologies import tracing_for
+from stts_jax.inference.cpu_programs import jit_to_answer
 from stts_jax.inference.decoding import DecodingState, decode_step, start_decoding
 from stts_jax.inference.sampling import Sampling
 from stts_jax.model.video_language_model import (
@@ -29,6 +31,7 @@ from stts_jax.parallel.mesh import (
     replicated,
     sharded_shapes,
 )
+from stts_jax.parallel.parameters import named_parameters
 from stts_jax.training.step import abstract_state, make_train_step
 
 END_TOKEN = 0
@@ -78,7 +81,7 @@ def _prefill(setting: Setting) -> LoweredProgram:
     state = _abstract_decoding(setting, model, batch, key)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     return LoweredProgram(
-        jax.jit(prefill, out_shardings=shardings).lower(model, batch, key),
+        jit_to_answer(prefill, out_shardings=shardings).program_for(model).lower(model, batch, key),
         {"parameters": bytes_per_device(model), "batch": bytes_per_device(batch)},
         output_bytes=bytes_per_device(state),
     )
@@ -94,9 +97,9 @@ def _decode(setting: Setting) -> LoweredProgram:
         with on_mesh(setting.mesh):
             return decode_step(model, state, END_TOKEN, Sampling())
 
-    jitted = jax.jit(step, donate_argnums=1, out_shardings=shardings)
+    jitted = jit_to_answer(step, donate_argnums=1, out_shardings=shardings)
     return LoweredProgram(
-        jitted.lower(model, state),
+        jitted.program_for(model).lower(model, state),
         {
             "parameters": bytes_per_device(model),
             "cache": bytes_per_device(state.cache),
@@ -117,8 +120,13 @@ def _prefill_function(setting: Setting) -> Any:
 
 
 def answering_shapes(setting: Setting) -> VideoLanguageModel:
-    """Returns the sharded shapes of the model that answers, in the types that it computes in."""
-    model = to_answer(abstract_model(setting.config.model), setting.weights)
+    """Returns the sharded shapes of the model that answers, of a checkpoint in bfloat16.
+
+    That is what the published ones store, and what a CPU keeps also where it computes in float32.
+    """
+    model = abstract_model(setting.config.model)
+    stored = dict.fromkeys(named_parameters(model), jnp.dtype(jnp.bfloat16))
+    model = to_answer(model, setting.weights, stored)
     return sharded_shapes(model, parameter_shardings(model, setting.mesh))
 
 

@@ -8,7 +8,7 @@ out of the loop over layers, twice the bytes of the parameters themselves
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import jax
@@ -22,14 +22,18 @@ from stts_jax.parallel.platform import compiler_options
 _HALF = jnp.dtype(jnp.bfloat16)
 
 
-def jit_to_answer(function: Callable[..., Any], static_argnums: Sequence[int]) -> Any:
+def jit_to_answer(
+    function: Callable[..., Any], static_argnums: Sequence[int] = (), **settings: Any
+) -> Any:
     """Returns `jax.jit` of a function of models, which on a CPU makes no copies of parameters.
 
     Args:
       function: its first argument is a model, or a part of one; others may be models too.
       static_argnums: see `jax.jit`.
+      settings: others of `jax.jit`.
     """
-    jitted = jax.jit(function, static_argnums=static_argnums)
+    jit = partial(jax.jit, static_argnums=static_argnums, **settings)
+    jitted = jit(function)
 
     @wraps(function)
     def of_half(*arguments: Any) -> Any:
@@ -44,9 +48,7 @@ def jit_to_answer(function: Callable[..., Any], static_argnums: Sequence[int]) -
         if options is None:
             return jitted
         if not programs:  # made late: the platform is known now
-            programs.append(
-                jax.jit(of_half, static_argnums=static_argnums, compiler_options=options)
-            )
+            programs.append(jit(of_half, compiler_options=options))
         return programs[0]
 
     programs: list[Any] = []
