@@ -21,7 +21,7 @@ from stts_jax.doctor.kernels import LIMITS, compare
 from stts_jax.doctor.machine import machine
 from stts_jax.doctor.reference import distance
 from stts_jax.doctor.report import as_dict, as_text, failures
-from stts_jax.doctor.results import Check, Outcome
+from stts_jax.doctor.results import Check, Outcome, without_folders
 from stts_jax.doctor.sizes import quick_sizes
 from stts_jax.doctor.supervisor import Found, supervise
 
@@ -284,3 +284,15 @@ def test_packed_tokens_have_two_examples_two_answers_and_padding():
     assert not bool(table.valid.all()) and bool(table.valid[0].all())
     assert len(set(table.subsegment[0].tolist())) == 6
     assert table.visual.sum(1).tolist() == [40, 40]
+
+
+@pytest.mark.parametrize(
+    ("said", "reported"),
+    [
+        ("no 'x' from 'a.b' (/home/ann/stts/a/b.py)", "no 'x' from 'a.b' (b.py)"),
+        ("--xla_dump_to=/home/ann/dump --other=1", "--xla_dump_to=dump --other=1"),
+        ("16 TFLOP/s, and/or https://a.b/c", "16 TFLOP/s, and/or https://a.b/c"),
+    ],
+)
+def test_a_report_names_no_folders(said, reported):
+    assert without_folders(said) == reported

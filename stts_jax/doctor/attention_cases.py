@@ -205,6 +205,14 @@ def _llm_shapes(sizes: Sizes, length: int) -> tuple[tuple[int, ...], tuple[int, 
     return (ROWS, length, llm.heads, llm.head_dim), (ROWS, length, llm.kv_heads, llm.head_dim)
 
 
+def _masked_request(arrays: Arrays, mask: Any) -> AttentionRequest:
+    return _request(arrays, mask=mask)
+
+
+def _masked_reference(arrays: Arrays, mask: Any) -> jax.Array:
+    return _plain(arrays, mask=mask.holds())
+
+
 def _packed(sizes: Sizes, dtype: jnp.dtype) -> AttentionCase:
     """The LLM's tokens: causal, visual tokens both ways, examples and answers apart, padding."""
     budget, llm = sizes.budget, sizes.model.llm
@@ -213,20 +221,14 @@ def _packed(sizes: Sizes, dtype: jnp.dtype) -> AttentionCase:
     table = packed_tokens(length, budget.visual, sizes.frames)
     mask = attention_mask(table, table, llm.bidirectional)
 
-    def request(arrays: Arrays, mask: Any) -> AttentionRequest:
-        return _request(arrays, mask=mask)
-
-    def reference(arrays: Arrays, mask: Any) -> jax.Array:
-        return _plain(arrays, mask=mask.holds())
-
     return AttentionCase(
         "LLM, causal with packing",
         _text(query, key),
         False,
         partial(normal, 3, query, key, key, dtype=dtype),
         lambda: mask,
-        request,
-        reference,
+        _masked_request,
+        _masked_reference,
         float(np.asarray(jax.jit(lambda mask: mask.holds().sum(axis=(1, 2)))(mask)).sum()),
     )
 
@@ -265,20 +267,14 @@ def _decode(sizes: Sizes, dtype: jnp.dtype) -> AttentionCase:
     own = jax.tree.map(lambda x: x[:, filled - 1 : filled], table)
     mask = attention_mask(own, table, llm.bidirectional)
 
-    def request(arrays: Arrays, mask: Any) -> AttentionRequest:
-        return _request(arrays, mask=mask)
-
-    def reference(arrays: Arrays, mask: Any) -> jax.Array:
-        return _plain(arrays, mask=mask.holds())
-
     return AttentionCase(
         "LLM, a step of decoding",
         _text(query, key),
         False,
         partial(normal, 5, query, key, key, dtype=dtype),
         lambda: mask,
-        request,
-        reference,
+        _masked_request,
+        _masked_reference,
         float(rows * filled),
         backward=False,
     )

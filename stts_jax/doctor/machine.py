@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from stts_jax.doctor.results import without_folders
+
 _PACKAGES = (
     *("stts-jax", "jax", "jaxlib", "flax", "optax", "numpy", "ml-dtypes"),
     *("libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin", "jax-cuda12-pjrt", "jax-cuda13-pjrt"),
@@ -44,7 +46,9 @@ def machine() -> dict[str, Any]:
         "load": [round(load, 2) for load in os.getloadavg()],
         "nvidia_driver": _nvidia_driver(),
         "packages": packages(),
-        "environment": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
+        "environment": {
+            name: without_folders(os.environ[name]) for name in _VARIABLES if name in os.environ
+        },
     }
 
 

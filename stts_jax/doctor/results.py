@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,6 +12,7 @@ Kind = Literal["backend", "kernel", "rate", "block"]
 # `wrong`: it ran and its result differs. `failed`: it raised, crashed or hung.
 Status = Literal["ok", "wrong", "failed", "not run"]
 _MOST_LETTERS = 300
+_FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/'\":,;()]+/)+")
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Result:
             "name": self.name,
             "kind": self.kind,
             "status": self.status,
-            "error": self.error,
+            "error": without_folders(self.error),
             "seconds": round(self.seconds, 3),
             **plain(dict(self.values)),
         }
@@ -82,6 +84,11 @@ def plain(value: Any) -> Any:
         return value
     number = float(value)
     return number if math.isfinite(number) else None
+
+
+def without_folders(text: str) -> str:
+    """Returns a text with the last part of each absolute path, as folders may name their user."""
+    return _FOLDERS.sub("", text)
 
 
 def one_line(error: BaseException) -> str:

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+from stts_jax.doctor.results import without_folders
+
 _COMMAND = (sys.executable, "-m", "stts_jax.doctor.worker")
 # Longer than any check takes that doesn't hang, and than JAX takes to start; a third of the time
 # that there is for all, if that is more.
@@ -159,7 +161,7 @@ def _take(
 
 
 def _add(found: Found, check: dict[str, str], status: str, error: str, on_event: OnEvent) -> None:
-    result = {**check, "status": status, "error": error, "seconds": 0.0}
+    result = {**check, "status": status, "error": without_folders(error), "seconds": 0.0}
     found.results[check["name"]] = result
     on_event(found, {"event": "result", "result": result})
 
