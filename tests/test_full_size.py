@@ -54,6 +54,33 @@ def test_what_is_done_is_repeated_only_when_told_to(tmp_path: Path, monkeypatch)
     assert ran == ["write", "convert", "convert"]
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--stages", "answer"), "there is no stage 'answer'; the stages are write, convert, ask"),
+        (("--again", "all"), "there is no stage 'all'"),
+        (("--width", "0.125"), "has results of molmo2_4b, 1 times as wide, 8 frames"),
+        (("--frames", "4"), "and these are molmo2_4b, 1 times as wide, 4 frames"),
+    ],
+)
+def test_results_of_other_sizes_and_unknown_stages_are_refused(
+    tmp_path: Path, monkeypatch, capsys, options, said
+):
+    done = {"code": 0, "seconds": 1.0, "core_seconds": 1.0, "peak_bytes": 1, "said": ""}
+    monkeypatch.setattr(full_size, "measured", lambda *_: dict(done))
+    assert full_size.main([str(tmp_path), "--stages", "write"]) == 0
+    assert full_size.main([str(tmp_path), *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_random_folder_replaces_one_that_was_broken_off(tmp_path: Path, within_this_process):
+    (tmp_path / "hugging_face").mkdir()
+    (tmp_path / "hugging_face" / "left").write_text("")
+    write = [str(tmp_path), "--width", "0.03125", "--stages", "write"]
+    assert full_size.main(write) == 0
+    assert not (tmp_path / "hugging_face" / "left").exists()
+
+
 def test_a_stage_is_measured_in_a_process_of_its_own(tmp_path: Path):
     leaves = "import json, sys; json.dump({'a': 2}, open(sys.argv[1], 'w')); x = bytes(10**8)"
     program = ("-c", f"{leaves}; print('said')", str(tmp_path / "own.json"))

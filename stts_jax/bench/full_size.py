@@ -29,7 +29,7 @@ from stts_jax.bench.full_size_parts import (
 )
 from stts_jax.terminal import to_stderr
 
-RESULTS = "full_size.json"
+RESULTS, SIZES = "full_size.json", "sizes"
 EPILOG = """\
 stages: write (random weights in bfloat16 shards), convert, ask, ask again (compiled programs are
 cached), ask the folder itself without a converted copy, prefill and tokens in bfloat16 and float32,
@@ -151,7 +151,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         if result["code"]:
             lines.append(f"| {name} | failed with {result['code']} | | | |")
             continue
-        usual = ("code", "seconds", "core_seconds", "peak_bytes", "said")
+        usual = ("code", "seconds", "core_seconds", "peak_bytes", "said", SIZES)
         more = ", ".join(f"{key} {value:.3g}" for key, value in result.items() if key not in usual)
         seconds, core = result["seconds"], result["core_seconds"]
         peak = result["peak_bytes"] / 1e9
@@ -181,6 +181,26 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def sizes_of(options: argparse.Namespace) -> str:
+    """Returns the sizes that results are of."""
+    return f"{options.setup}, {options.width:g} times as wide, {options.frames} frames"
+
+
+def problem_of(options: argparse.Namespace, results: dict[str, dict[str, Any]]) -> str:
+    """Returns what is wrong with the options, or nothing."""
+    names = [stage.name for stage in stages(options)]
+    unknown = [name for name in (*(options.stages or ()), *options.again) if name not in names]
+    if unknown:
+        return f"there is no stage '{unknown[0]}'; the stages are {', '.join(names)}"
+    others = {str(own.get(SIZES)) for own in results.values()} - {sizes_of(options)}
+    if others:
+        return (
+            f"'{options.folder}' has results of {others.pop()}, and these are "
+            f"{sizes_of(options)}; choose another folder"
+        )
+    return ""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what isn't done and prints the table; returns 1 if a stage failed."""
     options = parse(arguments)
@@ -188,6 +208,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / RESULTS
     results: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+    if problem := problem_of(options, results):
+        to_stderr(f"full_size: {problem}")
+        return 2
     for stage in stages(options):
         if options.stages and stage.name not in options.stages:
             continue
@@ -196,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if stage.missing:
             to_stderr(f"full_size: {stage.name} is left out, as '{stage.missing}' isn't installed")
             continue
-        results[stage.name] = measured(stage, folder)
+        results[stage.name] = measured(stage, folder) | {SIZES: sizes_of(options)}
         path.write_text(json.dumps(results, indent=2) + "\n")
         if results[stage.name]["code"]:
             break

@@ -73,10 +73,11 @@ def write_random_folder(folder: Path, model: ModelConfig, tokenizer: Path | None
     """Writes weights in bfloat16 shards, `config.json`, and a tokenizer.
 
     Args:
-      folder: it must not exist.
+      folder: replaced if it exists.
       model: the sizes.
       tokenizer: folder with a `tokenizer.json`; by default the tiny model's.
     """
+    shutil.rmtree(folder, ignore_errors=True)  # of a write that was broken off, or is repeated
     folder.mkdir(parents=True)
     shapes = {name: leaf.shape for name, leaf in abstract_parameters(model).items()}
     mappings = tuple(_mapping(name, shapes[name.ours]) for name in name_table(model))
