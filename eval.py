@@ -251,8 +251,9 @@ def answer_split(
     results: dict[str, Evaluation] = {}
     for name, setup in wanted.items():
         tell(f"answering {len(questions)} questions, {name} dropped; the first batch compiles")
+        own = reconfigure(model, setup.model)
         results[name] = evaluate_questions(
-            reconfigure(model, setup.model),
+            own,
             setup,
             questions,
             frames_scale=options.frames,
@@ -262,7 +263,7 @@ def answer_split(
         if reference is not None:
             agreement = agreement_on(
                 reconfigure(reference, setup.model),
-                reconfigure(model, setup.model),
+                own,
                 setup,
                 questions,
                 frames_scale=options.frames,

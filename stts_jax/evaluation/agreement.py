@@ -12,9 +12,9 @@ from stts_jax.data.datasets.base import SourceExample
 from stts_jax.evaluation.metrics import Agreement
 from stts_jax.evaluation.runner import batches_of_questions
 from stts_jax.inference.agreement import token_agreement
-from stts_jax.inference.decoding import generate
+from stts_jax.inference.decoding import decoding_keys, generate
 from stts_jax.inference.sampling import Sampling
-from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
 from stts_jax.parallel.mesh import mesh_of, put_whole_batch
 from stts_jax.parallel.parameters import key_of_seed
 from stts_jax.parallel.processes import ALONE, Share
@@ -46,6 +46,8 @@ def agreement_on(
       share: of the questions, for this process; all processes get the whole.
     """
     batches = batches_of_questions(model, config, examples, frames_scale, share)
+    # One program serves all ratios of a size bucket.
+    reference, model = (reconfigure(each, batches.model) for each in (reference, model))
     key, mesh = key_of_seed(config.train.seed), mesh_of(model)
     totals = np.zeros(5)
     bar = progress_bar(batches, desc="comparing weights", unit="batches", shown=progress)
@@ -60,8 +62,7 @@ def agreement_on(
             sampling=Sampling(),
             key=own_key,
         )
-        # The part of the key with which `generate` reads prompts.
-        read_key = jax.random.split(own_key, 3)[0]
+        read_key, *_ = decoding_keys(own_key)
         found = (answers, *token_agreement(reference, model, arrays, budget, answers, read_key))
         rows = [array[: len(prompts)] for array in jax.device_get(found)]
         totals += _totals(batches.tokenizer.eos_id, *rows)

@@ -120,7 +120,7 @@ def start_decoding(
     Returns:
       the state of the first `decode_step`, with room for `max_new_tokens` in the cache.
     """
-    prefill_key, sample_key, later = jax.random.split(key, 3)
+    prefill_key, sample_key, later = decoding_keys(key)
     read = prefill(model, batch, budget, max_new_tokens, prefill_key, scored)
     token = jnp.where(read.empty, end_token, sample(read.logits, sampling, sample_key))
     return DecodingState(
@@ -132,6 +132,12 @@ def start_decoding(
         finished=token == end_token,
         key=later,
     )
+
+
+def decoding_keys(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Splits the key of `generate` for the prompts, the first tokens, and the later ones."""
+    prefill_key, sample_key, later = jax.random.split(key, 3)
+    return prefill_key, sample_key, later
 
 
 def decode(
