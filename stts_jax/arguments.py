@@ -72,8 +72,10 @@ def percentage(text: str) -> float:
         raise argparse.ArgumentTypeError(
             f"'{text}' is less than one per cent; write {100 * value:g} for {100 * value:g} %"
         )
-    if not 0 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a percentage; write 0 or from 1 to 100")
+    if not 0 <= value < 100:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a percentage to drop; write 0, or from 1 to below 100"
+        )
     return value
 
 

@@ -73,10 +73,10 @@ USER_ERRORS = (
 )
 
 _LESS_MEMORY = (
-    "take fewer frames (--frames 0.5x), hold weights in int8 (--weights int8), drop more tokens "
-    "(--set model.prune.topk=0.7), answer fewer questions at once (--set eval.batch_rows=1), "
-    "compute in bfloat16 (--set model.compute_dtype=bfloat16), or use a machine with more memory"
+    "take fewer frames (--frames 0.5x), drop more tokens (--set model.prune.topk=0.7), answer "
+    "fewer questions at once (--set eval.batch_rows=1){}, or use a machine with more memory"
 )
+_INT8 = ", hold weights in int8 (--weights int8)"
 
 
 def run(name: str, command: Callable[[], None]) -> int:
@@ -346,7 +346,8 @@ def require_model_fits(
         shapes = to_answer(abstract_model(config.model), kind, checkpoint.dtypes)
         loaded = vision_encoder(shapes) if scoring else shapes
         estimate += memory_to_answer(loaded, config, mesh, budget, rows)
-    say("memory: " + require_memory(estimate, mesh, _LESS_MEMORY))
+    remedy = _LESS_MEMORY.format("" if "int8" in weights else _INT8)
+    say("memory: " + require_memory(estimate, mesh, remedy))
 
 
 def open_model(

@@ -295,6 +295,7 @@ def test_a_ratio_needs_a_method(checkpoint, capsys):
         ("0.01", "write 1 for 1 %"),
         ("-5", "write 0 or from 1 to 100"),
         ("nan", "'nan' is not a percentage"),
+        ("100", "'100' is not a percentage to drop; write 0, or from 1 to below 100"),
         ("half", "'half' is not a percentage"),
     ],
 )
