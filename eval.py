@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 
 from convert.unconverted import open_unconverted
-from stts_jax.arguments import Parser, at_least_one, local_path, percentage
+from stts_jax.arguments import Parser, at_least_one, path_or_address, percentage
 from stts_jax.command_line import (
     add_checkpoint_options,
     end_program,
@@ -124,7 +124,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--output",
-        type=local_path,
+        type=path_or_address,
         help="folder for metrics and predictions (default: CHECKPOINT/eval); below it are k50, or "
         "k50-2x and k50-first_fit for other frames and packing",
     )

@@ -17,7 +17,8 @@ from jax.sharding import Mesh
 from convert.cache import local_adapter, local_checkpoint
 from convert.tensor_reader import ConvertError
 from convert.unconverted import open_unconverted
-from stts_jax.arguments import frames_scale, local_path, percentage, weights_type
+from stts_jax.arguments import frames_scale, path_or_address, percentage, weights_type
+from stts_jax.buckets.errors import BucketError
 from stts_jax.budget import Budget
 from stts_jax.config import Config, ConfigError, override
 from stts_jax.data.bad_examples import READING_ERRORS, BadExamplesError
@@ -57,6 +58,7 @@ from stts_jax.training.nan_check import TrainingError
 # Errors that a user can fix; all others are defects and show their traceback.
 USER_ERRORS = (
     BadExamplesError,
+    BucketError,
     BudgetError,
     CheckpointError,
     ConfigError,
@@ -171,7 +173,7 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     """Adds `--checkpoint`, `--no-cache`, `--set`, `--frames`, `--weights`, for a trained model."""
     parser.add_argument(
         "--checkpoint",
-        type=local_path,
+        type=path_or_address,
         required=True,
         help="folder of a training run, of one step, or of a PyTorch checkpoint",
     )
@@ -214,7 +216,7 @@ def add_adapter_option(parser: argparse.ArgumentParser, base: str) -> None:
     """Adds `--adapter`; `base` is the option that names the model it belongs to."""
     parser.add_argument(
         "--adapter",
-        type=local_path,
+        type=path_or_address,
         metavar="DIR",
         help=f"adapters of the model in {base}: folder of a run with train.lora or train.freeze, "
         "or of PEFT; such a run's folder alone will do while its base is where it was",

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from stts_jax.arguments import Parser, local_path
+from stts_jax.arguments import Parser, path_or_address
 from stts_jax.command_line import (
     add_checkpoint_options,
     add_media_options,
@@ -37,7 +37,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description="Show which tokens of a video, or of pictures, are kept.",
     )
     add_media_options(parser)
-    parser.add_argument("--output", type=local_path, default=Path(), help="folder (default: here)")
+    parser.add_argument(
+        "--output", type=path_or_address, default=Path(), help="folder (default: here)"
+    )
     add_checkpoint_options(parser)
     add_ratio_option(parser)
     return parser.parse_args(arguments)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 
 from jax.sharding import Mesh
 
+from stts_jax.buckets.address import path_of
 from stts_jax.config import Config, ConfigError, ModelConfig
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.processes import notice
@@ -34,7 +34,7 @@ def require_teacher(config: Config) -> None:
         )
     if teacher in ("", SELF):
         return
-    ours, theirs = _of_rows(config.model), _of_rows(config_of(Path(teacher)).model)
+    ours, theirs = _of_rows(config.model), _of_rows(config_of(path_of(teacher)).model)
     for name, value in theirs.items():
         if ours[name] != value:
             raise ConfigError(
@@ -61,7 +61,7 @@ def open_teacher(
     teacher = config.train.distill.teacher
     if teacher in ("", SELF):
         return None
-    folder = Path(teacher)
+    folder = path_of(teacher)
     own = at_ratio(config_of(folder), 0.0)
     model = dataclasses.replace(own.model, compute_dtype=config.model.compute_dtype)
     with doing(f"loading the teacher '{folder}'", say):

@@ -13,6 +13,7 @@ from typing import Any
 import tensorstore as ts
 from orbax.checkpoint import v1 as ocp
 
+from stts_jax.buckets.address import is_bucket
 from stts_jax.plain_files import read_json_object
 from stts_jax.quoting import shorten
 
@@ -66,8 +67,7 @@ def read_metadata(folder: Path) -> Mapping[str, Any]:
 def spec_of(folder: Path, name: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the spec of an array for `tensorstore.open`: path and format."""
     driver = "zarr3" if metadata.get("use_zarr3") else "zarr"
+    base = f"{folder}/" if is_bucket(folder) else f"file://{folder.resolve()}/"
     if metadata.get("use_ocdbt", True):
-        base = f"file://{folder.resolve()}/"
         return {"driver": driver, "kvstore": {"driver": "ocdbt", "base": base, "path": f"{name}/"}}
-    path = f"{folder.resolve()}/{name}/"
-    return {"driver": driver, "kvstore": {"driver": "file", "path": path}}
+    return {"driver": driver, "kvstore": f"{base}{name}/"}
