@@ -243,9 +243,14 @@ def with_adapter(
 
 def add_media_options(parser: argparse.ArgumentParser) -> None:
     """Adds the video, `--images`, `--clip` and `--subtitle`, as a line of own data may have."""
-    parser.add_argument("video", type=Path, nargs="?", help="any file that FFmpeg reads")
+    parser.add_argument("video", type=path_or_address, nargs="?", help="any file that FFmpeg reads")
     parser.add_argument(
-        "--images", type=Path, nargs="+", default=[], metavar="FILE", help="instead of a video"
+        "--images",
+        type=path_or_address,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="instead of a video",
     )
     parser.add_argument(
         "--clip",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import posixpath
 import re
 from pathlib import Path, PurePath
 from typing import cast
@@ -45,6 +46,20 @@ def path_of(text: str | os.PathLike[str]) -> Path:
     from stts_jax.buckets.bucket_path import BucketPath
 
     return cast(Path, BucketPath(text))
+
+
+def joined(folder: Path, named: str) -> Path:
+    """Returns the path of a file that is named relative to a folder, or by a whole path or address.
+
+    `..` is resolved in a bucket, which knows no such folder.
+    """
+    if is_address(named) or named.startswith("/"):
+        return path_of(named)
+    if not is_bucket(folder):
+        return folder / named
+    bucket, _, key = str(folder).removeprefix(GS).partition("/")
+    inside = posixpath.normpath(posixpath.join("/", key, named)).lstrip("/")
+    return path_of(f"{GS}{bucket}/{inside}")
 
 
 def require_known(address: str) -> None:

@@ -50,6 +50,11 @@ class BucketStat:
     st_ino: int = 0
 
     @property
+    def st_ctime_ns(self) -> int:
+        """The time that it was written: a bucket has no other."""
+        return self.st_mtime_ns
+
+    @property
     def length(self) -> int:
         """The bytes, by the name that epath has for it."""
         return self.st_size
@@ -120,8 +125,9 @@ class BucketPath(PosixGPath):
         return bool(name.rstrip("/") == str(self).removeprefix("gs://").rstrip("/"))
 
     def glob(self, pattern: str) -> Iterator[Self]:
-        """Yields what is in the folder and has a name of the pattern."""
-        return (path for path in self.iterdir() if fnmatch.fnmatchcase(path.name, pattern))
+        """Yields what is below the folder and has a name of the pattern."""
+        names = self._do("listed", lambda files: files.glob(f"{self}/{pattern}"))
+        return (self._new(f"gs://{name}") for name in names)
 
     def rglob(self, pattern: str) -> Iterator[Self]:
         """Yields the files below the folder that have a name of the pattern."""

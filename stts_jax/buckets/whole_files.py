@@ -25,6 +25,13 @@ def write_whole(file: Path, text: str) -> None:
     new.replace(file)
 
 
+def upload_folder(folder: Path, target: Path) -> None:
+    """Copies a folder of this machine to one in a bucket, the commit files of checkpoints last."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    for path in sorted(files, key=lambda path: (path.name == COMMITTED, path)):
+        (target / path.relative_to(folder)).write_bytes(path.read_bytes())
+
+
 def delete_folder(folder: Path) -> None:
     """Deletes a folder as far as that is possible; none is fine."""
     if is_bucket(folder):
