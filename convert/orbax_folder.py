@@ -33,6 +33,8 @@ from convert.tensor_reader import (
     join_parts,
     row_blocks,
 )
+from stts_jax.buckets.address import is_bucket
+from stts_jax.buckets.whole_files import COMMITTED
 from stts_jax.config import ModelConfig
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import MESH_AXES, parameter_shardings
@@ -159,6 +161,8 @@ def _write_skeleton(
         name = entry["key_metadata"][0]["key"]
         entry["value_metadata"]["write_shape"] = shapes[name]
     path.write_text(json.dumps(metadata))
+    if is_bucket(folder):
+        (folder / COMMITTED).unlink()  # until all is there, see `pipeline.convert`
 
 
 @contextmanager

@@ -204,11 +204,12 @@ class BucketPath(PosixGPath):
 
     def rmtree(self, missing_ok: bool = False) -> None:
         """Deletes all files below the folder."""
-        try:
-            self._do("deleted", lambda files: files.rm(str(self), recursive=True))
-        except FileNotFoundError:
-            if not missing_ok:
-                raise
+        # By name: recursively, gcsfs also asks for the deletion of every folder, and there are none.
+        names = self._do("listed", lambda files: files.find(str(self)))
+        if names:
+            self._do("deleted", lambda files: files.rm(names))
+        elif not missing_ok:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
 
     def rename(self, target: Any) -> Self:
         """Refuses: a bucket has no renaming."""
