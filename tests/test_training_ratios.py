@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,7 @@ from stts_jax.training.checkpointing.load import save_model
 from stts_jax.training.log import read_metrics
 from stts_jax.training.step import make_train_step
 from stts_jax.training.step_programs import StepProgram, StepPrograms
+from stts_jax.training.stop import in_background
 
 RATIOS = (0.0, 0.25, 0.5)
 OVER_RATIOS = (f"model.prune.train_ratios={list(RATIOS)}", "train.steps=8")
@@ -171,6 +173,20 @@ def test_a_program_that_fails_in_the_background_fails_its_step():
     programs.compile_ahead(range(100), *arguments(), lambda _: None)
     with pytest.raises(RuntimeError, match="out of memory"):
         programs.compile(at(programs, RATIOS[2]), *arguments())
+
+
+def test_a_line_that_nobody_reads_fails_the_next_steps_and_none_of_them_waits_for_ever():
+    def broken(line):
+        raise BrokenPipeError(line)
+
+    go_on = threading.Event()
+    go_on.set()
+    programs, expected, _ = slow_programs(ahead=True, go_on=go_on)
+    programs.compile(at(programs, expected[0]), *arguments())
+    programs.compile_ahead(range(100), *arguments(), broken)
+    for ratio in expected[1:]:
+        compiling = in_background(partial(programs.compile, at(programs, ratio), *arguments()))
+        assert isinstance(compiling.exception(timeout=10), BrokenPipeError)
 
 
 def test_a_cpu_compiles_nothing_in_the_background():

@@ -172,11 +172,11 @@ class StepPrograms:
                 future = self._coming[program.ratio]
                 try:
                     self.compiled += program.compile(state, batch, key)
+                    say(f"{title} in the background: {time.monotonic() - started:.1f} s")
                 except BaseException as error:
                     future.set_exception(error)
-                    continue
-                say(f"{title} in the background: {time.monotonic() - started:.1f} s")
-                future.set_result(None)
+                else:
+                    future.set_result(None)
 
         in_background(compile_all)
 
