@@ -156,9 +156,10 @@ def test_later_programs_are_compiled_in_the_background_by_their_first_use():
     programs.compile(at(programs, expected[0]), *arguments())
     go_on.clear()
     programs.compile_ahead(range(100), *arguments(), lines.append)
-    assert not at(programs, expected[1]).ready  # the run goes on meanwhile
+    assert not at(programs, expected[1]).ready and programs.compiling  # the run goes on meanwhile
     go_on.set()
     programs.compile(at(programs, expected[2]), *arguments())  # waits
+    assert not programs.compiling
     assert order == [(expected[0], True), (expected[1], False), (expected[2], False)]
     assert programs.compiled == 3 and len(lines) == 2
     assert f"at {100 * expected[1]:g} % (2 of 3) in the background: " in lines[0]

@@ -124,6 +124,11 @@ class StepPrograms:
         """Returns whether the run trains over several ratios."""
         return len(self._programs) > 1
 
+    @property
+    def compiling(self) -> bool:
+        """Returns whether the background thread is still compiling."""
+        return not all(future.done() for future in self._coming.values())
+
     def at(self, step: int) -> StepProgram:
         """Returns the program of a step, 0 for the first."""
         return self._programs[self._draw.ratio_of(step)]
