@@ -23,12 +23,13 @@ from stts_jax.config import ConfigError
 from stts_jax.data.pipeline import training_batches
 from stts_jax.data.synthetic import ensure_synthetic
 from stts_jax.parallel.mesh import make_mesh
-from stts_jax.train_ratios import RatioDraw
+from stts_jax.train_ratios import RatioDraw, at_ratio, step_budget
 from stts_jax.training import teacher as teacher_module
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
 from stts_jax.training.checkpointing.load import save_model
 from stts_jax.training.log import read_metrics
-from stts_jax.training.step import make_train_step
+from stts_jax.training.run_memory import memory_to_train
+from stts_jax.training.step import abstract_state, make_train_step
 from stts_jax.training.step_programs import StepProgram, StepPrograms
 from stts_jax.training.stop import in_background
 
@@ -85,6 +86,8 @@ def test_a_run_over_ratios_resumes_bit_for_bit_and_counts_its_programs(tmp_path,
     output = capsys.readouterr().out
     assert f"training steps that were compiled: {whole.programs}" in output
     assert f"compiling the training step at {100 * draw.ratio_of(0):g} % (1 of 3)" in output
+    state, most = abstract_state(config, single_mesh()), (at_ratio(config, 0), single_mesh())
+    assert str(memory_to_train(state, *most, step_budget(config, 0))) in output
 
     train(small_config(*OVER_RATIOS, "train.steps=4"), tmp_path / "parts", parts=toy_parts())
     train(config, tmp_path / "parts", parts=toy_parts())
