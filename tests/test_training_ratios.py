@@ -1,6 +1,7 @@
 """Runs over several ratios: their programs, their log, and that they resume exactly."""
 
 import dataclasses
+import json
 import threading
 from functools import partial
 
@@ -19,9 +20,10 @@ from training_cases import (
     train,
 )
 
-from stts_jax.config import ConfigError
+from stts_jax.config import ConfigError, replace
 from stts_jax.data.pipeline import training_batches
 from stts_jax.data.synthetic import ensure_synthetic
+from stts_jax.data.text.tokenizer import TINY_FILE
 from stts_jax.parallel.mesh import make_mesh
 from stts_jax.train_ratios import RatioDraw, at_ratio, step_budget
 from stts_jax.training import teacher as teacher_module
@@ -286,6 +288,22 @@ def test_a_teacher_of_other_rows_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(teacher_module, "config_of", lambda _: other)
     with pytest.raises(ConfigError, match="vocab_size is 80, but that of the run is 64; choose"):
         train(small_config("train.distill.teacher=runs/other"), tmp_path / "run")
+
+
+def test_a_teacher_of_other_tokens_is_refused(tmp_path, monkeypatch):
+    config, table = small_config("model.llm.vocab_size=512"), json.loads(TINY_FILE.read_text())
+    config = replace(config, {"train.distill.teacher": "runs/other"})
+    same, other = tmp_path / "same.json", tmp_path / "other.json"
+    same.write_text(json.dumps(table))
+    vocabulary = table["model"]["vocab"]
+    vocabulary["t"], vocabulary["s"] = vocabulary["s"], vocabulary["t"]
+    other.write_text(json.dumps(table))
+    monkeypatch.setattr(teacher_module, "config_of", lambda _: config)
+    monkeypatch.setattr(teacher_module, "tokenizer_of", lambda _: same)
+    teacher_module.require_teacher(config)
+    monkeypatch.setattr(teacher_module, "tokenizer_of", lambda _: other)
+    with pytest.raises(ConfigError, match=r"other ids than 'tiny', the data\.tokenizer of the run"):
+        teacher_module.require_teacher(config)
 
 
 def test_a_teacher_that_is_not_there_is_refused(tmp_path):
