@@ -1,5 +1,6 @@
 """The index of own data: what it groups, when it is built again, and what a killed build leaves."""
 
+import errno
 import fcntl
 import json
 import os
@@ -490,6 +491,29 @@ def test_large_datasets_are_drawn_as_small_ones_are(monkeypatch):
     monkeypatch.setattr(shared_orders, "SHARED_FROM", 100)
     order = MixtureOrder([300], seed=5)
     assert [order[position] for position in range(700)] == small
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """A disk with room for the size of a file, and none for its content."""
+
+    def fallocate(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", fallocate)
+
+
+def test_on_a_full_disk_each_process_has_its_own_order(full, monkeypatch):
+    alone = SharedOrders(3, 1000).order(1000, 0)
+    monkeypatch.setattr(shared_orders, "SHARED_FROM", 100)
+    shared = SharedOrders(3, 1000)
+    assert (shared.order(1000, 0) == alone).all()
+    assert [path.name for path in Path(shared._folder.name).iterdir()] == ["lock"]
+
+
+def test_on_a_full_disk_the_index_is_in_memory(full, file):
+    assert OwnData(file).records._lines.index.path is None
+    assert [path.name for path in file.parent.iterdir()] == ["my.jsonl"]
 
 
 def test_paths_that_need_a_closer_look_are_few():
