@@ -410,6 +410,20 @@ def test_embedded_media_are_written_to_files(tmp_path, capsys):
     assert second.video.read_bytes() == video and second.video.suffix == ".mp4"
 
 
+def test_the_drafts_of_another_run_are_left_alone(tmp_path):
+    line = {"images": [uri(picture())], "question": "q", "answer": "a"}
+    source = written(tmp_path / "theirs.jsonl", line)
+    command = ["convert", str(source), str(tmp_path / "ours.jsonl")]
+    assert main(command) == 0
+    (made,) = (tmp_path / "ours_media").iterdir()
+    made.unlink()
+    drafts = [path.with_name(f"{path.name}.partial") for path in (made, tmp_path / "ours.jsonl")]
+    for draft in drafts:
+        draft.write_text("of another run")
+    assert main(command) == 0
+    assert [draft.read_text() for draft in drafts] == ["of another run"] * 2
+
+
 def test_paths_are_relative_to_the_new_file(tmp_path):
     line = {"video": "a/b.mp4", "subtitle": "a/b.srt", "question": "q", "answer": "a"}
     source = written(tmp_path / "theirs" / "my.jsonl", line)

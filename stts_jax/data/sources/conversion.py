@@ -104,7 +104,7 @@ def convert(
     tables = tables_at(source)
     folder = source.parent if tables is None else tables.folder
     writer = _Files(target, done)
-    draft = target.with_name(f"{target.name}.partial")
+    draft = _draft(target)
     try:
         with draft.open("w", encoding="utf-8") as file:
             for number, record in _records(source):
@@ -216,6 +216,11 @@ def _moved(fields: dict[str, Any], folder: Path, target: Path) -> dict[str, Any]
     return fields
 
 
+def _draft(path: Path) -> Path:
+    """Where this process writes a file before it is whole."""
+    return path.with_name(f"{path.name}.{os.getpid()}.partial")
+
+
 class _Files:
     """Writes embedded content to files, equal content once."""
 
@@ -246,7 +251,7 @@ class _Files:
         path = self._folder / (hashlib.sha256(content).hexdigest()[:24] + ending)
         if not path.exists():
             self._folder.mkdir(exist_ok=True)
-            draft = path.with_name(f"{path.name}.partial")
+            draft = _draft(path)
             draft.write_bytes(content)
             draft.replace(path)
             self._done.files += 1
