@@ -424,6 +424,18 @@ def test_the_drafts_of_another_run_are_left_alone(tmp_path):
     assert [draft.read_text() for draft in drafts] == ["of another run"] * 2
 
 
+def test_a_source_is_not_written_over(tmp_path, capsys):
+    source = written(tmp_path / "my.jsonl", LLAVA_VIDEO)
+    table = as_file(tmp_path)
+    for path in (source, table):
+        before, link = path.read_bytes(), tmp_path / "link.jsonl"
+        link.symlink_to(path)
+        assert main(["convert", str(path), str(link)]) == 2
+        assert f"'{link}' is what is read; name another file" in capsys.readouterr().err
+        assert link.is_symlink() and path.read_bytes() == before
+        link.unlink()
+
+
 def test_paths_are_relative_to_the_new_file(tmp_path):
     line = {"video": "a/b.mp4", "subtitle": "a/b.srt", "question": "q", "answer": "a"}
     source = written(tmp_path / "theirs" / "my.jsonl", line)

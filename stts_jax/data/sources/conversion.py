@@ -7,7 +7,7 @@ import json
 import mimetypes
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,7 @@ def convert(
     columns, done = columns or Columns(), Conversion()
     tables = tables_at(source)
     folder = source.parent if tables is None else tables.folder
+    _require_other(target, (source,) if tables is None else tables.files)
     writer = _Files(target, done)
     draft = _draft(target)
     try:
@@ -128,6 +129,12 @@ def convert(
     finally:
         draft.unlink(missing_ok=True)
     return done
+
+
+def _require_other(target: Path, sources: Sequence[Path]) -> None:
+    for source in sources:
+        if target.exists() and source.exists() and target.samefile(source):
+            raise OwnDataError(f"'{target}' is what is read; name another file to write")
 
 
 def line_fields(line: Line, location: str) -> dict[str, Any]:
