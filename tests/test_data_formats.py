@@ -193,6 +193,55 @@ def test_fields_that_are_not_read_are_named_once(tmp_path, caplog):
     assert record.message.endswith("fields that are not read: data_source")
 
 
+THEIRS = {"prompt": "Who runs?", "response": "A dog."}
+
+
+@pytest.mark.parametrize(
+    ("record", "options", "ours", "skipped"),
+    [
+        (
+            {**THEIRS, "answer": "b", "video": "a.mp4", "clip": [0.0, 1.0], "score": 3},
+            ["--question", "prompt", "--answer", "response"],
+            {"video": "a.mp4", "clip": [0.0, 1.0], "question": "Who runs?", "answer": "A dog."},
+            "score",
+        ),
+        (
+            {"prompt": "Who?", "video": "a.mp4", "answer": "b", "options": ["a", "b"]},
+            ["--question", "prompt"],
+            {"video": "a.mp4", "question": "Who?", "answer": "b", "options": ["a", "b"]},
+            None,
+        ),
+        (
+            {"video": "a.mp4", "question": "Who?", "answer": "b", "text": "A dog."},
+            ["--caption", "text", "--id", "text"],
+            {"id": "A dog.", "video": "a.mp4", "caption": "A dog."},
+            "answer, question",
+        ),
+        (
+            {"video": "a.mp4", "question": "Who?", "response": "b", "score": 3},
+            ["--answer", "response"],
+            {"video": "a.mp4", "question": "Who?", "answer": "b"},
+            "score",
+        ),
+        (
+            {"name": "a", "image": "no.jpg", "question": "Who?", "answer": "b"},
+            ["--image", "{name}.jpg"],
+            {"images": ["a.jpg"], "question": "Who?", "answer": "b"},
+            "image",
+        ),
+    ],
+    ids=["question", "options", "caption", "answer", "image"],
+)
+def test_what_is_not_named_stays_if_it_is_ours_and_is_told_of_if_not(
+    tmp_path, capsys, record, options, ours, skipped
+):
+    source, target = written(tmp_path / "my.jsonl", record), tmp_path / "ours.jsonl"
+    assert main(["convert", str(source), str(target), *options]) == 0
+    assert json.loads(target.read_text()) == ours
+    said = capsys.readouterr().out
+    assert (f"fields that are not read: {skipped}\n" in said) if skipped else "not read" not in said
+
+
 MOLMO2_CAP = {"video_id": "abc", "merged_caption": "A dog runs.", "annotation_score": 3}
 MOLMO2_ASK = {"video_id": "abc", "question": "Who runs?", "answer": "A dog."}
 

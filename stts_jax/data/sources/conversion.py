@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import mimetypes
@@ -14,10 +15,20 @@ from typing import Any
 
 from stts_jax.data.embedded import EmbeddedError, is_data_uri, uri_content, uri_kind
 from stts_jax.data.sources.checked_fields import OwnDataError, shown
-from stts_jax.data.sources.own_line import SUBTITLE_FILES, Line, json_value, parse_value
+from stts_jax.data.sources.foreign_lines import is_foreign
+from stts_jax.data.sources.own_line import (
+    KNOWN_FIELDS,
+    SUBTITLE_FILES,
+    Line,
+    json_value,
+    parse_value,
+)
 from stts_jax.data.sources.own_records import holds_list, line_records, list_records, text_of
 from stts_jax.data.sources.tables import tables_at
 
+TEXTS = ("question", "answer", "caption", "type", "id")
+MEDIA = ("video", "videos", "video_path", "image", "images")
+ASKED = ("question", "answer", "options", "caption", "turns")
 _NAMED = re.compile(r"\{([^{}]+)\}")
 _ENDINGS = {"image/jpeg": ".jpg", "image/webp": ".webp", "image/avif": ".avif"}
 
@@ -46,7 +57,7 @@ class Columns:
           OwnDataError: if it lacks one that is named.
         """
         found: dict[str, Any] = {}
-        for name in ("question", "answer", "caption", "type", "id"):
+        for name in TEXTS:
             if (source := getattr(self, name)) is not None:
                 found[name] = _value(record, source, where)
         if self.video is not None:
@@ -56,13 +67,32 @@ class Columns:
         return found
 
     @property
+    def sources(self) -> set[str]:
+        """The fields that are named."""
+        patterns = [pattern for pattern in (self.video, self.image) if pattern is not None]
+        named = {getattr(self, name) for name in TEXTS} - {None}
+        return named.union(*map(_NAMED.findall, patterns))
+
+    def keeps(self, name: str, record: dict[str, Any]) -> bool:
+        """Whether a field of a record stays beside those that are named."""
+        if name in MEDIA and (self.video is not None or self.image is not None):
+            return False
+        if is_foreign(record) and not self.asks:
+            return True
+        if name not in ASKED:
+            return name in KNOWN_FIELDS
+        if name in self.sources or self.caption is not None:
+            return False
+        return not self.asks or name in ("answer", "options")
+
+    @property
     def any(self) -> bool:
         """Whether a field is named."""
         return any(value is not None for value in vars(self).values())
 
     @property
     def asks(self) -> bool:
-        """Whether what is asked is named, so that nothing else of a record counts."""
+        """Whether what is asked is named, so that nothing else that a record asks counts."""
         return self.question is not None or self.caption is not None
 
 
@@ -181,13 +211,14 @@ def _records(source: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _line(record: Any, columns: Columns, where: str) -> Line:
-    if columns.any and isinstance(record, dict):
-        named = columns.of(record, where)
-        if columns.asks:
-            return parse_value(named, where, where)
-        media = ("video", "videos", "video_path", "image", "images") if columns.video else ()
-        record = {name: value for name, value in record.items() if name not in media} | named
-    return parse_value(record, where, where)
+    if not columns.any or not isinstance(record, dict):
+        return parse_value(record, where, where)
+    named, read = columns.of(record, where), columns.sources
+    kept = {name: value for name, value in record.items() if columns.keeps(name, record)}
+    line = parse_value(kept | named, where, where)
+    left_out = (name for name, value in record.items() if value is not None and name not in kept)
+    skipped = {*line.skipped, *left_out} - read - named.keys()
+    return dataclasses.replace(line, skipped=tuple(skipped))
 
 
 def _value(record: dict[str, Any], name: str, where: str) -> Any:
