@@ -168,6 +168,18 @@ def test_paths_are_relative_to_the_new_file(tmp_path):
     assert written_line["subtitle"] == "../theirs/a/b.srt"
 
 
+def test_paths_lead_out_of_the_folder_that_a_link_is_to(tmp_path):
+    line = {"video": "a.mp4", "question": "q", "answer": "a"}
+    source = written(tmp_path / "theirs" / "my.jsonl", line)
+    (tmp_path / "theirs" / "a.mp4").write_bytes(b"video")
+    (tmp_path / "far" / "ours").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "ours")
+    target = tmp_path / "link" / "my.jsonl"
+    assert main(["convert", str(source), str(target)]) == 0
+    (example,) = read_own_data(target)
+    assert example.video.read_bytes() == b"video"
+
+
 def test_every_field_of_our_lines_is_written_as_it_is(tmp_path):
     lines = [
         {"video": "a.mp4", "question": "q", "answer": "a", "options": ["a", "b"], "type": "t"},

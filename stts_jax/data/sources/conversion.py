@@ -66,6 +66,7 @@ def convert(
     folder = source.parent if tables is None else tables.folder
     _require_other(target, (source,) if tables is None else tables.files)
     writer = _Files(target, done)
+    paths = _Paths(folder, target, writer.folder)
     draft = _draft(target)
     try:
         with draft.open("w", encoding="utf-8") as file:
@@ -81,7 +82,7 @@ def convert(
                     done.wrong.append(str(error))
                     continue
                 done.skipped.update(line.skipped)
-                written = _moved(line_fields(line, where), folder, target)
+                written = paths.moved(line_fields(line, where))
                 file.write(json.dumps(written, ensure_ascii=False) + "\n")
                 done.lines += 1
         if not done.lines:
@@ -152,25 +153,38 @@ def _line(record: Any, columns: Columns, where: str) -> Line:
     return dataclasses.replace(line, skipped=tuple(skipped))
 
 
-def _moved(fields: dict[str, Any], folder: Path, target: Path) -> dict[str, Any]:
-    """The fields with paths relative to the target's folder."""
-    beside = target.absolute().parent
+class _Paths:
+    """Paths of a source as the target's folder sees them.
 
-    def moved(path: str) -> str:
-        if path.startswith(f"{beside}/{target.stem}_media/"):
-            return str(Path(path).relative_to(beside))
-        if path.startswith("/") or folder.absolute() == beside:
+    Links are resolved on both sides, as `..` leads out of the folder that a link is to.
+    """
+
+    def __init__(self, folder: Path, target: Path, media: Path) -> None:
+        """Take the folder that paths are relative to, the file to write, and what is embedded."""
+        beside = target.parent.resolve()
+        self._media = f"{media}/"
+        self._between = os.path.relpath(folder.resolve(), beside)
+
+    def moved(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Returns the fields of a line with paths relative to the target's folder."""
+        found = dict(fields)
+        if "video" in fields:
+            found["video"] = self._path(fields["video"])
+        if "images" in fields:
+            found["images"] = [self._path(image) for image in fields["images"]]
+        subtitle = fields.get("subtitle")
+        if isinstance(subtitle, str) and subtitle.strip().lower().endswith(SUBTITLE_FILES):
+            one_line = "\n" not in subtitle.strip()
+            found["subtitle"] = self._path(subtitle.strip()) if one_line else subtitle
+        return found
+
+    def _path(self, path: str) -> str:
+        if path.startswith(self._media):
+            media = Path(self._media)
+            return str(Path(path).relative_to(media.parent))
+        if path.startswith("/") or self._between == ".":
             return path
-        return os.path.relpath((folder / path).absolute(), beside)
-
-    if "video" in fields:
-        fields["video"] = moved(fields["video"])
-    if "images" in fields:
-        fields["images"] = [moved(image) for image in fields["images"]]
-    subtitle = fields.get("subtitle")
-    if isinstance(subtitle, str) and subtitle.strip().lower().endswith(SUBTITLE_FILES):
-        fields["subtitle"] = subtitle if "\n" in subtitle.strip() else moved(subtitle.strip())
-    return fields
+        return f"{self._between}/{path.removeprefix('./')}"
 
 
 def _draft(path: Path) -> Path:
@@ -182,7 +196,7 @@ class _Files:
     """Writes embedded content to files, equal content once."""
 
     def __init__(self, target: Path, done: Conversion) -> None:
-        self._folder = target.absolute().with_name(f"{target.stem}_media")
+        self.folder = target.absolute().with_name(f"{target.stem}_media")
         self._done = done
 
     def extracted(self, value: Any, where: str) -> Any:
@@ -205,9 +219,9 @@ class _Files:
             raise OwnDataError(f"{where}: {error}") from error
         kind = uri_kind(uri)
         ending = _ENDINGS.get(kind) or mimetypes.guess_extension(kind) or ""
-        path = self._folder / (hashlib.sha256(content).hexdigest()[:24] + ending)
+        path = self.folder / (hashlib.sha256(content).hexdigest()[:24] + ending)
         if not path.exists():
-            self._folder.mkdir(exist_ok=True)
+            self.folder.mkdir(exist_ok=True)
             draft = _draft(path)
             draft.write_bytes(content)
             draft.replace(path)
