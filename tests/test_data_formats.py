@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 
 import numpy as np
 import PIL.Image
@@ -256,6 +257,18 @@ def test_a_killed_conversion_of_tables_goes_on(tmp_path, monkeypatch):
         read_own_data(folder)
     assert [asked(example) for example in read_own_data(folder)] == whole
     assert len(taken) == 5
+
+
+def test_lines_of_a_touched_table_are_taken_where_no_note_can_be_written(tmp_path, monkeypatch):
+    table = as_file(tmp_path)
+    made = table_lines.lines_of(tables_at(table))
+    os.utime(table, ns=(5, 5))
+
+    def refused(*_):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(table_lines, "_write_note", refused)
+    assert table_lines.lines_of(tables_at(table)) == made
 
 
 def test_tables_that_change_are_read_again(tmp_path):

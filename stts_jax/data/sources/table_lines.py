@@ -6,6 +6,7 @@ cache, as indexes are; they are written again where the tables have changed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -66,7 +67,8 @@ def _is_of(lines_path: Path, tables: Tables) -> bool:
             return False
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    _write_note(lines_path, tables, noted["contents"])
+    with contextlib.suppress(OSError):  # another user's: compared at every start
+        _write_note(lines_path, tables, noted["contents"])
     return True
 
 
