@@ -234,6 +234,13 @@ def test_tables_with_pictures_inside_are_read(tmp_path, make):
     assert data.called(2).endswith(":3")
 
 
+def test_the_folder_of_tables_may_be_where_one_is(tmp_path, monkeypatch):
+    (tmp_path / "set").mkdir()
+    monkeypatch.chdir(as_parquet(tmp_path / "set"))
+    assert len(OwnData(".")) == 4
+    assert (tmp_path / "set.lines").is_file()
+
+
 def test_a_killed_conversion_of_tables_goes_on(tmp_path, monkeypatch):
     folder = as_parquet(tmp_path)
     whole = [asked(example) for example in read_own_data(folder)]

@@ -20,8 +20,9 @@ _WAIT_SECONDS = 0.2
 def files_for(path: Path, ending: str) -> tuple[Path, Path]:
     """Returns where a file made of `path` may be: beside it, or in the user's cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    name = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:24]
-    beside = path.with_name(f"{path.name}.{ending}")
+    path = path.absolute()  # of "." the name of the folder
+    name = hashlib.sha256(os.fsencode(path)).hexdigest()[:24]
+    beside = path.parent / f"{path.name}.{ending}"
     return beside, cache / "stts_jax" / "indexes" / f"{name}.{ending}"
 
 
