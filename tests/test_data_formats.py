@@ -309,6 +309,14 @@ def test_a_damaged_table_is_one_sentence(tmp_path, name, message):
         read_own_data(tmp_path if name == "state.json" else tmp_path / name)
 
 
+@pytest.mark.parametrize("kind", [pa.timestamp("ms"), pa.duration("s")])
+def test_a_time_that_python_cannot_hold_is_one_sentence(tmp_path, kind):
+    times = pa.array([2**62], kind)
+    parquet.write_table(pa.table({"video": ["a.mp4"], "time": times}), tmp_path / "a.parquet")
+    with pytest.raises(OwnDataError, match=r"a\.parquet' holds a time that is too far from now"):
+        read_own_data(tmp_path / "a.parquet")
+
+
 def test_a_folder_of_several_splits_asks_for_one(tmp_path):
     for split in ("train", "test"):
         parquet.write_table(
