@@ -1,6 +1,7 @@
 """Converting data of other formats to our own lines: fields, paths, and what is embedded."""
 
 import json
+import sys
 
 import pyarrow as pa
 import pytest
@@ -112,6 +113,20 @@ def test_wrong_records_are_left_out_if_asked_for(tmp_path, capsys):
     assert main(["convert", str(source), str(target), "--skip-wrong"]) == 1
     assert "left out:" in capsys.readouterr().out
     assert len(read_own_data(target)) == 1
+
+
+def test_records_that_are_deeply_nested_are_left_out(tmp_path, capsys):
+    """Some are too deep for the reader of JSON, others for what looks for embedded content."""
+    line = {"video": "a.mp4", "question": "q", "answer": "a"}
+    source = written(tmp_path / "my.jsonl", line)
+    limit = sys.getrecursionlimit()
+    with source.open("a") as file:
+        for depth in (limit // 2 + 100, limit - 100, limit, 2 * limit):
+            file.write(f'{{"a": {"[" * depth}{"]" * depth}}}\n')
+    target = tmp_path / "ours.jsonl"
+    assert main(["convert", str(source), str(target), "--skip-wrong"]) == 1
+    assert capsys.readouterr().out.count("left out: ") == 4
+    assert json.loads(target.read_text()) == line
 
 
 def test_embedded_media_are_written_to_files(tmp_path, capsys):

@@ -73,9 +73,7 @@ def convert(
             for number, record in _records(source):
                 where = f"{source}:{number}"
                 try:
-                    if isinstance(record, OwnDataError):
-                        raise record
-                    line = _line(writer.extracted(record, where), columns, where)
+                    line = _line(_extracted(record, writer, where), columns, where)
                 except OwnDataError as error:
                     if not skip_wrong:
                         raise
@@ -140,6 +138,15 @@ def _records(source: Path) -> Iterator[tuple[int, Any]]:
                     yield span.number, json_value(text, where)
             except OwnDataError as error:
                 yield span.number, error
+
+
+def _extracted(record: Any, writer: _Files, where: str) -> Any:
+    if isinstance(record, OwnDataError):
+        raise record
+    try:
+        return writer.extracted(record, where)
+    except RecursionError as error:
+        raise OwnDataError(f"{where}: it is too deeply nested; write it flatter") from error
 
 
 def _line(record: Any, columns: Columns, where: str) -> Line:
