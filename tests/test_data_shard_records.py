@@ -1,6 +1,7 @@
 """Records of shards: an example as bytes and back, its clip as a file, and what is refused."""
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 
@@ -77,6 +78,15 @@ def test_changed_records_are_refused_whatever_is_changed():
         except RecordError:
             continue
         assert isinstance(found, StoredExample)
+
+
+@pytest.mark.parametrize("number", ["Infinity", "NaN", "[[]]"])
+def test_a_number_that_is_none_is_refused(number):
+    record = to_record(stored_example(), FrameCoding())
+    described, parts = unpacked(record)
+    record = packed(described | {"number": json.loads(number)}, parts)
+    with pytest.raises(RecordError, match="its description is of another form"):
+        from_record(record, FrameCoding())
 
 
 @pytest.mark.parametrize(
