@@ -173,6 +173,10 @@ UNUSUAL = {
                                            form=MESSAGES)},
     "two_videos": {"messages": said("a", "b", form=MESSAGES), "videos": ["1.mp4", "2.mp4"]},
     "two_kinds": {"messages": said("a", "b", form=MESSAGES), "videos": ["1"], "images": ["1"]},
+    "tab": line(1, video="\t"),
+    "empty_other_kind": {"messages": said("a", "b", form=MESSAGES), "videos": ["1"], "images": ""},
+    "named_beside_nothing": {"messages": said([{"type": "image", "image": "1"}, TEXT], "b",
+                                              form=MESSAGES), "images": {}},
     "nothing_shown": {"messages": said("a", "b", form=MESSAGES)},
 }  # fmt: skip
 
