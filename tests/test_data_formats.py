@@ -13,7 +13,7 @@ from pyarrow import ipc, parquet
 
 from stts_jax.data.embedded import EmbeddedPicture
 from stts_jax.data.images.file import ImageError, load_image
-from stts_jax.data.sources import table_lines, tables
+from stts_jax.data.sources import line_file, table_lines, tables
 from stts_jax.data.sources.own_data import OwnData, OwnDataError, read_own_data
 from stts_jax.data.sources.tables import tables_at
 
@@ -292,6 +292,15 @@ def test_a_wrong_row_is_named(tmp_path):
     lines = [{"video": "a.mp4", "question": "q", "answer": answer} for answer in ("a", " ")]
     parquet.write_table(pa.Table.from_pylist(lines), path)
     with pytest.raises(OwnDataError, match=r"my\.parquet:2: field 'answer' is ' '"):
+        read_own_data(path)
+
+
+def test_a_row_that_is_too_long_is_named_with_the_limit_of_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(line_file, "LONGEST_ROW", 90)
+    path = tmp_path / "my.parquet"
+    rows = [{"video": "a.mp4", "question": "q", "answer": "a" * count} for count in (1, 200)]
+    parquet.write_table(pa.Table.from_pylist(rows), path)
+    with pytest.raises(OwnDataError, match=r"my\.parquet:2: the line has over 90 bytes"):
         read_own_data(path)
 
 
