@@ -15,12 +15,7 @@ from typing import Any
 from stts_jax.data.embedded import EmbeddedError, is_data_uri, uri_content, uri_kind
 from stts_jax.data.sources.checked_fields import OwnDataError
 from stts_jax.data.sources.columns import Columns
-from stts_jax.data.sources.own_line import (
-    SUBTITLE_FILES,
-    Line,
-    json_value,
-    parse_value,
-)
+from stts_jax.data.sources.own_line import Line, json_value, names_subtitle_file, parse_value
 from stts_jax.data.sources.own_records import holds_list, line_records, list_records, text_of
 from stts_jax.data.sources.tables import tables_at
 
@@ -180,9 +175,8 @@ class _Paths:
         if "images" in fields:
             found["images"] = [self._path(image) for image in fields["images"]]
         subtitle = fields.get("subtitle")
-        if isinstance(subtitle, str) and subtitle.strip().lower().endswith(SUBTITLE_FILES):
-            one_line = "\n" not in subtitle.strip()
-            found["subtitle"] = self._path(subtitle.strip()) if one_line else subtitle
+        if isinstance(subtitle, str) and names_subtitle_file(subtitle):
+            found["subtitle"] = self._path(subtitle.strip())
         return found
 
     def _path(self, path: str) -> str:
