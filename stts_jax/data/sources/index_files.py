@@ -26,12 +26,6 @@ def files_for(path: Path, ending: str) -> tuple[Path, Path]:
     return beside, cache / "stts_jax" / "indexes" / f"{name}.{ending}"
 
 
-def signature_of(path: Path) -> tuple[int, int, int]:
-    """Returns size and times of the last changes (ns): equal if a file was not written since."""
-    state = path.stat()
-    return state.st_size, state.st_mtime_ns, state.st_ctime_ns
-
-
 def content_hash(path: Path) -> str:
     """Returns the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb", buffering=0) as file:

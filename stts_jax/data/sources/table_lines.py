@@ -7,6 +7,7 @@ cache, as indexes are; they are written again where the tables have changed.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -15,12 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from stts_jax.data.sources.checked_fields import OwnDataError
-from stts_jax.data.sources.index_files import (
-    content_hash,
-    files_for,
-    locked,
-    signature_of,
-)
+from stts_jax.data.sources.index_files import content_hash, files_for, locked
+from stts_jax.data.sources.line_index import Signature
 from stts_jax.data.sources.tables import Tables
 
 logger = logging.getLogger(__name__)
@@ -73,7 +70,7 @@ def _is_of(lines_path: Path, tables: Tables) -> bool:
 
 
 def _signatures(tables: Tables) -> list[list[Any]]:
-    return [[file.name, *signature_of(file)] for file in tables.files]
+    return [[file.name, *dataclasses.astuple(Signature.of(file.stat()))] for file in tables.files]
 
 
 def _contents(tables: Tables) -> list[list[str]]:
