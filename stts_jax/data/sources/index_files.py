@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from stts_jax.data.cache_files import cache_file
+
 logger = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 0.2
@@ -19,11 +21,8 @@ _WAIT_SECONDS = 0.2
 
 def files_for(path: Path, ending: str) -> tuple[Path, Path]:
     """Returns where a file made of `path` may be: beside it, or in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     path = path.absolute()  # of "." the name of the folder
-    name = hashlib.sha256(os.fsencode(path)).hexdigest()[:24]
-    beside = path.parent / f"{path.name}.{ending}"
-    return beside, cache / "stts_jax" / "indexes" / f"{name}.{ending}"
+    return path.parent / f"{path.name}.{ending}", cache_file(path, ending)
 
 
 def content_hash(path: Path) -> str:
