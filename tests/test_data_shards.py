@@ -358,6 +358,22 @@ def test_a_folder_of_other_shards_or_files_is_left_alone(lines, clips, tmp_path)
         write_shards(config_for(lines), str(tmp_path), per_shard=5)
 
 
+def test_of_two_runs_that_begin_at_once_with_other_options_one_is_refused(
+    lines, clips, tmp_path, monkeypatch
+):
+    write = writing._write_shard
+
+    def overtaken(target, *arguments):
+        info = write(target, *arguments)
+        shutil.copy(clips / "manifest.json", target / "manifest.json")
+        return info
+
+    monkeypatch.setattr(writing, "_write_shard", overtaken)
+    with pytest.raises(ShardError, match="made otherwise: per_shard 3, not 100"):
+        write_shards(config_for(lines), str(tmp_path), per_shard=100)
+    assert not (tmp_path / "complete.json").exists()
+
+
 def test_shards_are_for_training_alone(clips):
     with pytest.raises(ConfigError, match=r"data.validation is 'shards:.*for training alone"):
         config_for("synthetic", f"data.validation=shards:{clips}")
