@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -74,7 +73,7 @@ def scores_of_videos(
                 yield ranked[row][prunable[row]]
 
 
-@partial(jax.jit)
+@jax.jit
 def _ranked(encoder: VisionEncoder, batch: Batch) -> tuple[jax.Array, jax.Array]:
     scored = encoder.score(batch, key=jax.random.key(0))
     return scored.ranked, scored.frames.prunable
