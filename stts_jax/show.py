@@ -14,6 +14,7 @@ from pathlib import Path
 
 from stts_jax.arguments import Parser, path_or_address
 from stts_jax.command_line import (
+    add_auto_option,
     add_checkpoint_options,
     add_media_options,
     add_ratio_option,
@@ -42,6 +43,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add_checkpoint_options(parser)
     add_ratio_option(parser)
+    add_auto_option(parser)
     return parser.parse_args(arguments)
 
 
