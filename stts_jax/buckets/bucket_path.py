@@ -204,7 +204,7 @@ class BucketPath(PosixGPath):
 
     def rmtree(self, missing_ok: bool = False) -> None:
         """Deletes all files below the folder."""
-        # By name: recursively, gcsfs also asks for the deletion of every folder, and there are none.
+        # By name: recursively, gcsfs also asks for the deletion of folders.
         names = self._do("listed", lambda files: files.find(str(self)))
         if names:
             self._do("deleted", lambda files: files.rm(names))

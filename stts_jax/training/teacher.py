@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 from jax.sharding import Mesh
 
@@ -47,7 +48,7 @@ def require_teacher(config: Config) -> None:
                 f"train.distill.teacher is '{teacher}', whose {name} is {value}, but that of the "
                 f"run is {ours[name]}; choose a teacher that reads the same rows"
             )
-    _require_same_tokens(config, Path(teacher))
+    _require_same_tokens(config, path_of(teacher))
 
 
 def open_teacher(
