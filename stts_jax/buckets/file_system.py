@@ -36,7 +36,7 @@ class PatientFileSystem(gcsfs.GCSFileSystem):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         silence = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=SILENCE_SECONDS)
-        options.setdefault("session_kwargs", {"timeout": silence})
+        options.setdefault("requests_timeout", silence)  # its None stands for no end at all
         options["use_listings_cache"] = False
         super().__init__(*arguments, **options)
 
