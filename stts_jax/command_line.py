@@ -18,6 +18,7 @@ from convert.cache import local_adapter, local_checkpoint
 from convert.tensor_reader import ConvertError
 from convert.unconverted import open_unconverted
 from stts_jax.arguments import frames_scale, path_or_address, percentage, weights_type
+from stts_jax.buckets.address import is_address, path_of
 from stts_jax.buckets.errors import BucketError
 from stts_jax.budget import Budget
 from stts_jax.config import Config, ConfigError, override, replace
@@ -90,9 +91,9 @@ def run(name: str, command: Callable[[], None]) -> int:
       0 when done, 2 for an error that the user can fix (one sentence is printed), 130 if
       interrupted, 141 if the reader of the standard output is gone.
     """
-    keep_compiled_code()
     keep_freed_memory()
     try:
+        keep_compiled_code()
         command()
         sys.stdout.flush()
     except BrokenPipeError:
@@ -152,10 +153,17 @@ def end_program(code: int) -> NoReturn:
 
 
 def keep_compiled_code() -> None:
-    """Caches compiled programs on disk; JAX_COMPILATION_CACHE_DIR chooses the folder."""
-    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
+    """Caches compiled programs; JAX_COMPILATION_CACHE_DIR chooses a folder, also in a bucket.
+
+    Raises:
+      BucketError: if that is an address that can't be opened.
+    """
+    chosen = getattr(jax.config, "jax_compilation_cache_dir", None)
+    if chosen is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", str(cache / "stts_jax" / "compiled"))
+    elif is_address(chosen):
+        path_of(chosen).exists()  # says what is wrong with it; JAX would go on without a word
 
 
 def add_set_option(parser: argparse.ArgumentParser) -> None:

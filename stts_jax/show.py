@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stts_jax.arguments import Parser, path_or_address
+from stts_jax.buckets.whole_files import written_here
 from stts_jax.command_line import (
     add_auto_option,
     add_checkpoint_options,
@@ -70,10 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sheet = options.output / f"{(options.video or options.images[0]).stem}_kept.png"
         video, settings = sheet.with_suffix(".mp4"), sheet.with_suffix(".json")
         frames, times = kept.video.frames, kept.video.timestamps
-        with writing(sheet):
-            contact_sheet(frames, times, kept.keep, kept.scores).save(sheet)
-        with writing(video):
-            overlay_video(video, frames, kept.keep, kept.scores, config.data.fps)
+        with writing(sheet), written_here(sheet) as here:
+            contact_sheet(frames, times, kept.keep, kept.scores).save(here)
+        with writing(video), written_here(video) as here:
+            overlay_video(here, frames, kept.keep, kept.scores, config.data.fps)
         with writing(settings):
             config.write(settings)
         share = kept.keep.mean()

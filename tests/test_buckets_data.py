@@ -5,16 +5,19 @@ import json
 import os
 import pickle
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
 import pytest
+from dataset_fixtures import build_root
 
 from stts_jax.buckets import local_cache as cache
 from stts_jax.buckets.address import joined, path_of
 from stts_jax.config import load_config
 from stts_jax.data.bad_examples import Unreadable
 from stts_jax.data.chains import chain_of
+from stts_jax.data.datasets.base import dataset_class, dataset_names
 from stts_jax.data.fetching import AHEAD, FetchAhead
 from stts_jax.data.mixture_order import Draw
 from stts_jax.data.pipeline import training_batches
@@ -193,3 +196,38 @@ def test_a_file_that_is_not_in_a_bucket_is_named(bucket):
         OwnDataError, match=rf"'{bucket}/none.jsonl' does not exist; check the path"
     ):
         sources_of(config_for(bucket / "none.jsonl"), "train")
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory, bucket):
+    """Roots of published data: on a disk, and in a bucket."""
+    root = build_root(tmp_path_factory.mktemp("video_datasets"))
+    with ThreadPoolExecutor(8) as threads:
+        files = [file for file in root.rglob("*") if file.is_file()]
+        targets = [bucket / "published" / file.relative_to(root) for file in files]
+        list(
+            threads.map(lambda file, target: target.write_bytes(file.read_bytes()), files, targets)
+        )
+    return root, bucket / "published"
+
+
+def test_published_data_of_a_bucket_are_those_of_a_disk(published):
+    here, there = published
+    compared = 0
+    for name in dict.fromkeys(dataset_class(name).name for name in dataset_names()):
+        if not dataset_class(name).__module__.startswith("stts_jax.data.datasets.academic"):
+            continue
+        own, other = dataset_class(name)(here), dataset_class(name)(there)
+        assert len(own) == len(other) > 0, name
+        for index in range(len(own)):
+            found, wanted = (
+                repr(dataset.get(index, np.random.RandomState(0))) for dataset in (other, own)
+            )
+            assert plain(found, there) == plain(wanted, here), name
+        compared += 1
+    assert compared > 20
+
+
+def plain(text, root):
+    """What is said of an example, with paths relative to the root."""
+    return text.replace(str(root), "").replace("BucketPath", "Path").replace("PosixPath", "Path")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import time
 from functools import cache
 from typing import Any
@@ -24,6 +25,7 @@ PATIENCE_SECONDS = 600.0
 # Seconds without a byte after which a connection is given up, and the request made again.
 SILENCE_SECONDS = 60
 _MOST_PAUSE = 30.0
+_making = threading.Lock()
 _TENSORSTORE = {
     "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": str(SILENCE_SECONDS),
     "TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES": "1",
@@ -56,9 +58,14 @@ def _may_pass(error: BaseException) -> bool:
     return isinstance(error, TimeoutError | ConnectionError) or is_retriable(error)
 
 
-@cache
 def file_system() -> Any:
     """Returns the file system of all buckets in this process."""
+    with _making:  # threads that ask at once would log in several times
+        return _made()
+
+
+@cache
+def _made() -> Any:
     for name, value in _TENSORSTORE.items():
         os.environ.setdefault(name, value)
     # Its tracebacks of retries; what fails in the end is raised.

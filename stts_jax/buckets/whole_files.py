@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -23,6 +26,20 @@ def write_whole(file: Path, text: str) -> None:
     new = file.with_name(f"{file.name}.new")
     new.write_text(text)
     new.replace(file)
+
+
+@contextmanager
+def written_here(file: Path) -> Iterator[Path]:
+    """Yields a path of this machine to write a file to; it is uploaded if `file` is in a bucket."""
+    if not is_bucket(file):
+        yield file
+        return
+    from stts_jax.buckets.bucket_path import BucketPath
+
+    with tempfile.TemporaryDirectory(prefix="stts-file-") as made:
+        here = Path(made) / file.name
+        yield here
+        cast(BucketPath, file).upload(str(here))
 
 
 def upload_folder(folder: Path, target: Path) -> None:

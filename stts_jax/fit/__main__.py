@@ -15,7 +15,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Programs for devices that aren't here can be cached but not loaded.
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
-from stts_jax.arguments import Parser, weights_type
+from stts_jax.arguments import Parser, path_or_address, weights_type
 from stts_jax.command_line import add_set_option, run
 from stts_jax.config import Config, ConfigError
 from stts_jax.fit.compiler import Compiler, compile_wholly
@@ -85,7 +85,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="TPUs: stop before machine code is written, which takes most of the time",
     )
-    parser.add_argument("--output", type=Path, help="also write everything as JSON")
+    parser.add_argument("--output", type=path_or_address, help="also write everything as JSON")
     add_set_option(parser)
     return parser.parse_args(arguments)
 
