@@ -19,6 +19,8 @@ from stts_jax.quoting import shorten
 
 # Bytes of a block at most: as it is decoded whole, also where a part of it is wanted.
 _BLOCK_BYTES = 1 << 23
+# Bytes of the index of a checkpoint in a bucket that are kept while its arrays are open.
+_INDEX_BYTES = 64 << 20
 # The file in which Orbax lists the arrays of a folder.
 METADATA = "_METADATA"
 
@@ -46,8 +48,14 @@ def open_arrays(folder: Path) -> dict[str, Any]:
             raise ValueError(f"{shorten(name)} in '{METADATA}' is no name of an array")
     specs = {name: spec_of(folder, name, metadata) for name in names}
     # A block whose file is gone is damage, as to Orbax, and no block of zeros.
+    common: dict[str, Any] = {"fill_missing_data_reads": False}
+    context = None
+    if is_bucket(folder):
+        # All arrays share what says where their blocks are; else each reads it again.
+        context = ts.Context({"cache_pool": {"total_bytes_limit": _INDEX_BYTES}})
+        common |= {"recheck_cached_data": False, "recheck_cached_metadata": "open"}
     opened = {
-        name: ts.open({**spec, "fill_missing_data_reads": False}, open=True, read=True)
+        name: ts.open({**spec, **common}, open=True, read=True, context=context)
         for name, spec in specs.items()
     }
     arrays = {name: array.result() for name, array in opened.items()}
