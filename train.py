@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 
+from convert.opening import with_adapter
 from stts_jax.arguments import Parser, local_path
 from stts_jax.command_line import (
     add_adapter_option,
@@ -16,7 +17,6 @@ from stts_jax.command_line import (
     end_program,
     leave,
     run_on_hosts,
-    with_adapter,
 )
 from stts_jax.config import Config, ConfigError, config_names, load_config
 from stts_jax.data.datasets.base import DatasetError

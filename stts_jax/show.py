@@ -20,9 +20,9 @@ from stts_jax.command_line import (
     asked_of,
     open_config,
     open_encoder,
-    require_model_fits,
     run,
 )
+from stts_jax.evaluation.model_fits import require_model_fits
 from stts_jax.evaluation.overlay import contact_sheet, overlay_video
 from stts_jax.evaluation.single import kept_of, prepare
 from stts_jax.terminal import doing
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         require_model_fits(
             checkpoint,
             config,
-            prepared.batches.budget,
+            prepared.budget,
             scoring=True,
             weights=[options.weights],
         )

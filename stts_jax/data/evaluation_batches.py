@@ -87,11 +87,7 @@ class PromptBatches:
         prompts = self._prompts()
         model = self.chain.model
         while chunk := list(itertools.islice(prompts, self.rows)):
-            for arrays, _ in chunk:
-                self.budget = grown(self.budget, example_sizes(arrays, model))
-            packed = [pack_row([arrays], self.budget, model) for arrays, _ in chunk]
-            packed += [pack_row([], self.budget, model)] * (self.rows - len(packed))
-            batch = with_counts(stack_rows(packed), model)
+            batch, self.budget = batch_of([a for a, _ in chunk], self.budget, model, self.rows)
             yield batch, [prompt for _, prompt in chunk], self.budget
 
     def _prompts(self) -> Iterator[tuple[ExampleArrays, Prompt]]:
@@ -107,6 +103,24 @@ class PromptBatches:
             text = wording if isinstance(wording, str) else wording[-1]
             visual = example_sizes(prepared.arrays, self.chain.model)["visual"]
             yield prepared.arrays, Prompt(index, source, text, prepared.metadata, visual)
+
+
+def batch_of(
+    prompts: Sequence[ExampleArrays], budget: Budget, model: ModelConfig, rows: int
+) -> tuple[Batch, Budget]:
+    """Returns a batch of prompts, one a row, and its budget, grown where they need more.
+
+    Args:
+      prompts: their arrays, at most `rows`; the other rows are empty.
+      budget: of a row, one that is compiled for already.
+      model: sizes and ratio.
+      rows: of the batch.
+    """
+    for arrays in prompts:
+        budget = grown(budget, example_sizes(arrays, model))
+    packed = [pack_row([arrays], budget, model) for arrays in prompts]
+    packed += [pack_row([], budget, model)] * (rows - len(packed))
+    return with_counts(stack_rows(packed), model), budget
 
 
 def grown(budget: Budget, sizes: dict[str, int]) -> Budget:
