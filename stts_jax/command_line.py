@@ -12,49 +12,20 @@ from pathlib import Path
 from typing import NoReturn
 
 from convert.opening import open_any
-from convert.tensor_reader import ConvertError
+from stts_jax.api.errors import USER_ERRORS
 from stts_jax.arguments import frames_scale, local_path, percentage, weights_type
 from stts_jax.config import Config, ConfigError, override
-from stts_jax.data.bad_examples import READING_ERRORS, BadExamplesError
-from stts_jax.data.packing.rows import BudgetError
-from stts_jax.data.synthetic import SyntheticError
-from stts_jax.data.text.tokenizer import TokenizerError
 from stts_jax.evaluation.asked import Asked
-from stts_jax.evaluation.results import ResultError
-from stts_jax.evaluation.scoring.judge import JudgeError
-from stts_jax.evaluation.scoring.score import ScoringError
-from stts_jax.evaluation.suites import SuiteError
 from stts_jax.host_memory import keep_freed_memory
 from stts_jax.model.video_language_model import VideoLanguageModel, Weights
 from stts_jax.model.vision import VisionEncoder
-from stts_jax.output_lock import LockedError
 from stts_jax.parallel.compile_cache import keep_compiled_code
 from stts_jax.quoting import shorten, shorten_words
 from stts_jax.terminal import doing, end_quietly, is_stdout_closed, to_stderr
 from stts_jax.train_ratios import at_ratio
-from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
 from stts_jax.training.checkpointing.load import load_to_answer, load_to_score
 from stts_jax.training.checkpointing.opened import OpenedCheckpoint
 from stts_jax.training.distributed import is_lost_process, report_lost_process, several_processes
-from stts_jax.training.nan_check import TrainingError
-
-# Errors that a user can fix; all others are defects and show their traceback.
-USER_ERRORS = (
-    BadExamplesError,
-    BudgetError,
-    CheckpointError,
-    ConfigError,
-    ConvertError,
-    JudgeError,
-    LockedError,
-    *READING_ERRORS,
-    ResultError,
-    ScoringError,
-    SuiteError,
-    SyntheticError,
-    TokenizerError,
-    TrainingError,
-)
 
 
 def run(name: str, command: Callable[[], None]) -> int:

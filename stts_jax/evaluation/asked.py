@@ -18,7 +18,7 @@ from stts_jax.data.stored_media import StoredVideo
 from stts_jax.data.text.prompts import plainly_worded
 from stts_jax.data.video.reading import VideoError
 
-WHERE = "command line"
+WHERE = "question"
 _NOTHING = "nothing"
 
 
@@ -34,7 +34,7 @@ class Asked:
       clip: first and last second of the video that are shown.
       subtitle: of the video.
       stored: the content of the video, where it is in memory; `video` is its name then.
-      turns: questions and answers before the question.
+      earlier: questions and answers of the same conversation, before the question.
     """
 
     video: Path | None
@@ -44,7 +44,7 @@ class Asked:
     clip: tuple[float, float] | None = None
     subtitle: str | None = None
     stored: StoredVideo | None = None
-    turns: tuple[tuple[str, str], ...] = ()
+    earlier: tuple[tuple[str, str], ...] = ()
 
     def example(self, config: Config, answer: str | None = None) -> SourceExample:
         """Returns the example of the line, worded as the run's are.
@@ -87,7 +87,7 @@ class Asked:
             return {**media, "caption": "-"}
         some = self.options[0] if self.options else "-"
         asked = {"question": self.question, "answer": some if answer is None else answer}
-        if self.turns:
-            before = [{"question": question, "answer": said} for question, said in self.turns]
+        if self.earlier:
+            before = [{"question": question, "answer": said} for question, said in self.earlier]
             return {**media, "turns": [*before, asked], "options": list(self.options) or None}
         return {**media, **asked, "options": list(self.options) or None}

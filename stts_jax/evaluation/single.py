@@ -176,14 +176,14 @@ def answer_of(model: VideoLanguageModel, config: Config, prepared: Prepared) -> 
     if not asked.options:
         tokens, _ = answer_batch(model, config, prepared.batch, budget, tokenizer.eos_id)
         return tokenizer.decode(tokens[0].tolist())
-    choices = [_answer_tokens(prepared.chain, asked.example(config, o)) for o in asked.options]
+    choices = [answer_tokens(prepared.chain, asked.example(config, o)) for o in asked.options]
     arrays = put_whole_batch(prepared.batch, mesh_of(model))
     likely = log_likelihoods(model, arrays, budget, choices, jax.random.key(config.train.seed))
     return asked.options[int(likely.argmax())]
 
 
-def _answer_tokens(chain: ExampleChain, source: SourceExample) -> list[int]:
-    """Token ids of the answer of an example as the run words it, and of its end.
+def answer_tokens(chain: ExampleChain, source: SourceExample) -> list[int]:
+    """Returns the token ids of the answer of an example as the run words it, and of its end.
 
     Raises:
       FormatterError: if the option has no label left.
