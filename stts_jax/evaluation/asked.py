@@ -29,6 +29,7 @@ class Asked:
       images: files.
       clip: first and last second of the video that are shown.
       subtitle: of the video.
+      earlier: questions and answers of the same conversation, before the question.
     """
 
     video: Path | None
@@ -37,6 +38,7 @@ class Asked:
     images: tuple[Path, ...] = ()
     clip: tuple[float, float] | None = None
     subtitle: str | None = None
+    earlier: tuple[tuple[str, str], ...] = ()
 
     def example(self, config: Config, answer: str | None = None) -> SourceExample:
         """Returns the example of the line, worded as the run's are.
@@ -74,6 +76,10 @@ class Asked:
         }
         if not self.question and not self.options:
             return {**media, "caption": "-"}
+        if self.earlier:
+            turns = [*self.earlier, (self.question, "-")]
+            asked_turns = [{"question": question, "answer": said} for question, said in turns]
+            return {**media, "turns": asked_turns, "options": list(self.options) or None}
         some = self.options[0] if self.options else "-"
         asked = {"question": self.question, "answer": some if answer is None else answer}
         return {**media, **asked, "options": list(self.options) or None}

@@ -16,7 +16,7 @@ from stts_jax.config import Config
 from stts_jax.data.chains import video_settings
 from stts_jax.data.datasets.base import SourceExample
 from stts_jax.data.evaluation_batches import PromptBatches, batches_of_prompts, scaled_frames
-from stts_jax.data.example_chain import example_rng
+from stts_jax.data.example_chain import ExampleChain, example_rng
 from stts_jax.data.images.image import from_patches
 from stts_jax.data.media import video_overrides
 from stts_jax.data.text.formatting import Formatter
@@ -92,24 +92,33 @@ def kept_tokens(
 
 def kept_of(encoder: VisionEncoder, config: Config, prepared: Prepared) -> Kept:
     """Scores the tokens of what is prepared, and selects; of images, the crops are shown."""
-    source = prepared.source
-    video = None
-    if source.video is not None:
-        settings = video_settings(config.data, scaled_frames(config.data, prepared.frames_scale))
-        video = read_sampled(
-            source.video, settings.sampler(), video_overrides(source), transform=looked_at
-        )
     batch, _, budget = next(iter(prepared.batches))
     mesh = mesh_of(encoder)
     encoder = VisionEncoder(encoder.vit, encoder.scorer, prepared.batches.model)
     with on_mesh(mesh):
         keep, scores = _keep_and_scores(encoder, put_whole_batch(batch, mesh), budget)
-    if video is None:
-        count = int(batch.num_images.max())
-        crops = from_patches(batch.images[0][:count], config.model.vit.patch_size)
-        video = Video(crops, np.arange(count, dtype=np.float64))
+    video = shown(config, prepared.source, batch, prepared.frames_scale)
     count = len(video.frames)
     return Kept(video, np.asarray(keep)[0, :count], np.asarray(scores)[0, :count])
+
+
+def shown(config: Config, source: SourceExample, batch: Batch, frames_scale: float) -> Video:
+    """Returns the frames of an example in the size that they are looked at, or the crops of images.
+
+    Args:
+      config: of the run.
+      source: the example.
+      batch: of it alone, of NumPy arrays.
+      frames_scale: times `data.max_frames` frames are taken.
+    """
+    if source.video is not None and source.stored is None:
+        settings = video_settings(config.data, scaled_frames(config.data, frames_scale))
+        return read_sampled(
+            source.video, settings.sampler(), video_overrides(source), transform=looked_at
+        )
+    count = int(batch.num_images.max())
+    crops = from_patches(batch.images[0][:count], config.model.vit.patch_size)
+    return Video(crops, np.arange(count, dtype=np.float64))
 
 
 def ask(
@@ -140,7 +149,9 @@ def answer_of(model: VideoLanguageModel, config: Config, prepared: Prepared) -> 
     asked, batches = prepared.asked, prepared.batches
     if not asked.options:
         return answer(model, config, batches).said[0][1]
-    tokens = [_answer_tokens(batches, asked.example(config, option)) for option in asked.options]
+    tokens = [
+        answer_tokens(batches.chain, asked.example(config, option)) for option in asked.options
+    ]
     batch, _, budget = next(iter(batches))
     arrays = put_whole_batch(batch, mesh_of(model))
     model = reconfigure(model, batches.model)
@@ -148,17 +159,17 @@ def answer_of(model: VideoLanguageModel, config: Config, prepared: Prepared) -> 
     return asked.options[int(likely.argmax())]
 
 
-def _answer_tokens(batches: PromptBatches, source: SourceExample) -> list[int]:
-    """Token ids of the answer of an example as the run words it, and of its end.
+def answer_tokens(chain: ExampleChain, source: SourceExample) -> list[int]:
+    """Returns the token ids of the answer of an example as the run words it, and of its end.
 
     Raises:
       FormatterError: if the option has no label left.
     """
-    formatter = Formatter(batches.chain.settings.formatter)
-    annotation = batches.tokenizer.literal(source.annotations[0])
+    formatter = Formatter(chain.settings.formatter)
+    annotation = chain.tokenizer.literal(source.annotations[0])
     worded = formatter.format(annotation, mode="eval", rng=example_rng(0, 0))
     answer = cast(str, worded.messages[-1])  # of one conversation
-    return [*batches.tokenizer.encode(answer), batches.tokenizer.eos_id]
+    return [*chain.tokenizer.encode(answer), chain.tokenizer.eos_id]
 
 
 @partial(jit_to_answer, static_argnums=(2,))
