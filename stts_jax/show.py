@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         encoder = open_encoder(checkpoint, config, options.weights)
         with doing("compiling and scoring its tokens"):
-            kept = kept_of(encoder, config, prepared)
+            kept = kept_of(encoder, prepared)
         sheet = options.output / f"{(options.video or options.images[0]).stem}_kept.png"
         video, settings = sheet.with_suffix(".mp4"), sheet.with_suffix(".json")
         frames, times = kept.video.frames, kept.video.timestamps

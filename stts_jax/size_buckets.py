@@ -25,6 +25,17 @@ RATIOS = (
 )
 # Size buckets within one program, which compiles the blocks after the drop for each: a short list.
 ADAPTIVE_RATIOS = (0.9, 0.8, 0.65, 0.5, 0.3, 0.0)
+# Room for text grows in buckets, steps of this and, beyond four of them, of a half or a third, so
+# that questions of other lengths and like sets compile to the same shapes.
+TEXT_STEP = 64
+
+
+def text_room(tokens: int) -> int:
+    """Returns the bucket that holds so many tokens: 64, 128, 192, 256, 384, 512, 768, ..."""
+    step = TEXT_STEP
+    while tokens > 4 * step:
+        step *= 2
+    return max(1, -(-tokens // step)) * step
 
 
 def bucket_of(ratio: float) -> float:

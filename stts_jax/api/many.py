@@ -7,11 +7,11 @@ from typing import Any
 
 from stts_jax.api.errors import UsageError
 from stts_jax.api.media import is_many, require_videos
-from stts_jax.api.programs import Programs
 from stts_jax.config import Config
 from stts_jax.data.evaluation_batches import batch_of
 from stts_jax.data.example_chain import ExampleChain
 from stts_jax.evaluation.asked import Asked
+from stts_jax.evaluation.programs import Programs
 from stts_jax.evaluation.runner import answer_batch, rows_of_batch
 from stts_jax.evaluation.single import answer_of, first_budget, prepare
 from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure

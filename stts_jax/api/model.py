@@ -11,7 +11,6 @@ from stts_jax.api.errors import UsageError
 from stts_jax.api.many import ask_all, paired
 from stts_jax.api.media import ImageLike, VideoLike, image_of, is_many, video_of
 from stts_jax.api.opened_video import OpenVideo
-from stts_jax.api.programs import Programs
 from stts_jax.api.questions import History, Question
 from stts_jax.api.settings import Prune, asked_with
 from stts_jax.config import Config, ModelConfig
@@ -19,6 +18,7 @@ from stts_jax.data.chains import chain_of
 from stts_jax.data.example_chain import ExampleChain
 from stts_jax.evaluation.asked import Asked
 from stts_jax.evaluation.opened_media import open_media
+from stts_jax.evaluation.programs import Programs
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.parameters import count_parameters
 

@@ -141,7 +141,7 @@ class OpenVideo:
         Kept(8 of 16 tokens of 4 frames)
         """
         opened = self._require_open()
-        keep, scores = opened.kept_tokens()
+        keep, scores = opened.selected()
         video = opened.media.video
         times = np.arange(len(keep), dtype=np.float64) if video is None else video.timestamps
         return Kept(keep, scores, times)

@@ -21,11 +21,7 @@ from stts_jax.data.packing.rows import example_sizes, pack_row, stack_rows
 from stts_jax.data.sources.configured import sources_of
 from stts_jax.data.synthetic import DEFAULT_FOLDER
 from stts_jax.data.text.tokenizer import Tokenizer
-from stts_jax.size_buckets import at_bucket, with_counts
-
-# Room for text grows in buckets, steps of this and, beyond four of them, of a half or a third, so
-# that questions of other lengths and like sets compile to the same shapes.
-TEXT_STEP = 64
+from stts_jax.size_buckets import TEXT_STEP, at_bucket, text_room, with_counts
 
 
 @dataclass(frozen=True)
@@ -159,14 +155,6 @@ def least_budget(config: Config, frames_scale: float = 1.0) -> Budget:
     """Returns the budget of a question with little text about a video that has all frames."""
     frames = scaled_frames(config.data, frames_scale)
     return video_budget(at_bucket(config.model), frames=frames, videos=1, text_tokens=TEXT_STEP)
-
-
-def text_room(tokens: int) -> int:
-    """The smallest step that holds so many tokens: 64, 128, 192, 256, 384, 512, 768, ..."""
-    step = TEXT_STEP
-    while tokens > 4 * step:
-        step *= 2
-    return max(1, -(-tokens // step)) * step
 
 
 def examples_of(

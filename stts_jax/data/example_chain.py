@@ -179,6 +179,41 @@ class ExampleChain:
         media = self.load(source) if media is None else media
         return self.prepare(source, media, "inference", example_rng(index, 0))
 
+    def before_questions(self, source: SourceExample, media: Media) -> ExampleArrays:
+        """Returns the arrays of what the prompts of all questions about the same media begin with.
+
+        Args:
+          source: the example; its annotations are not read.
+          media: its loaded files.
+        """
+        if source.literal:
+            source = self._marked(source)
+        vision, blocks = self._vision(source, media, None)
+        text = MessageArrays(self.tokenizer, self.settings.text).before_questions(blocks)
+        return {**self._visual(vision), **text}
+
+    def questions(self, source: SourceExample, index: int, media: Media) -> list[list[int]]:
+        """Returns the token ids of each message of a prompt, after `before_questions`.
+
+        Args:
+          source: the example, of one conversation; see `prompt`.
+          index: its number in the dataset.
+          media: its loaded files.
+
+        Raises:
+          ExampleChainError, MessageError: if this can't be asked.
+        """
+        annotations = tuple(_without_last_answer(a) for a in source.annotations)
+        source = dataclasses.replace(source, annotations=annotations)
+        if source.literal:
+            source = self._marked(source)
+        formatted = self._formatted(source, media, "inference", example_rng(index, 0))
+        conversations: Any = formatted.messages if formatted.is_tree else [formatted.messages]
+        if len(conversations) > 1:
+            raise ExampleChainError(f"a prompt of {len(conversations)} conversations; ask one")
+        make = MessageArrays(self.tokenizer, self.settings.text)
+        return make.after_media(conversations[0])
+
     def load(self, source: SourceExample, rng: np.random.RandomState | None = None) -> Media:
         """Read the files of an example, with `rng` in training; see `read_media`."""
         read = read_media if self.cache is None else self.cache.read

@@ -85,9 +85,10 @@ class Asked:
         }
         if not self.question and not self.options:
             return {**media, "caption": "-"}
+        if self.earlier:
+            turns = [*self.earlier, (self.question, "-")]
+            asked_turns = [{"question": question, "answer": said} for question, said in turns]
+            return {**media, "turns": asked_turns, "options": list(self.options) or None}
         some = self.options[0] if self.options else "-"
         asked = {"question": self.question, "answer": some if answer is None else answer}
-        if self.earlier:
-            before = [{"question": question, "answer": said} for question, said in self.earlier]
-            return {**media, "turns": [*before, asked], "options": list(self.options) or None}
         return {**media, **asked, "options": list(self.options) or None}

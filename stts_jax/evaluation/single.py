@@ -25,6 +25,7 @@ from stts_jax.data.example_chain import ExampleChain, example_rng
 from stts_jax.data.images.image import from_patches
 from stts_jax.data.media import Media, read_frames
 from stts_jax.data.packing.batch_memory import require_batch_fits
+from stts_jax.data.stored_media import StoredFrames
 from stts_jax.data.text.formatting import Formatter
 from stts_jax.data.video.reading import Video
 from stts_jax.evaluation.asked import Asked
@@ -125,25 +126,33 @@ def kept_tokens(
     model: VideoLanguageModel, config: Config, asked: Asked | Path, frames_scale: float = 1.0
 ) -> Kept:
     """Score the tokens of a video, or of images, and select; errors are those of `prepare`."""
-    return kept_of(vision_encoder(model), config, prepare(config, asked, frames_scale))
+    return kept_of(vision_encoder(model), prepare(config, asked, frames_scale))
 
 
-def kept_of(encoder: VisionEncoder, config: Config, prepared: Prepared) -> Kept:
+def kept_of(encoder: VisionEncoder, prepared: Prepared) -> Kept:
     """Scores the tokens of what is prepared, and selects; of images, the crops are shown."""
-    source, batch = prepared.source, prepared.batch
-    video = None
-    if source.video is not None:
-        video = read_frames(source, prepared.chain.settings.video, looked_at)
-    mesh = mesh_of(encoder)
+    batch, mesh = prepared.batch, mesh_of(encoder)
     encoder = VisionEncoder(encoder.vit, encoder.scorer, prepared.model)
     with on_mesh(mesh):
         keep, scores = _keep_and_scores(encoder, put_whole_batch(batch, mesh), prepared.budget)
-    if video is None:
-        count = int(batch.num_images.max())
-        crops = from_patches(batch.images[0][:count], config.model.vit.patch_size)
-        video = Video(crops, np.arange(count, dtype=np.float64))
+    video = shown(prepared.chain, prepared.source, batch)
     count = len(video.frames)
     return Kept(video, np.asarray(keep)[0, :count], np.asarray(scores)[0, :count])
+
+
+def shown(chain: ExampleChain, source: SourceExample, batch: Batch) -> Video:
+    """Returns the frames of an example in the size that they are looked at, or the crops of images.
+
+    Args:
+      chain: of the example.
+      source: the example.
+      batch: of it alone, of NumPy arrays.
+    """
+    if source.video is not None and not isinstance(source.stored, StoredFrames):
+        return read_frames(source, chain.settings.video, looked_at)
+    count = int(batch.num_images.max())
+    crops = from_patches(batch.images[0][:count], chain.model.vit.patch_size)
+    return Video(crops, np.arange(count, dtype=np.float64))
 
 
 def ask(

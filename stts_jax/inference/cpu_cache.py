@@ -80,6 +80,11 @@ class _Layer:
         values = values.reshape(*values.shape[:-1], parts, -1)
         return _Layer(jnp.moveaxis(keys, 1, 3), jnp.moveaxis(values, 1, 3))
 
+    def rows(self) -> tuple[jax.Array, jax.Array]:
+        """Returns keys and values as (B, C, K, head_dim) each, the reverse of `of`."""
+        values = jnp.moveaxis(self.values, 3, 1)
+        return jnp.moveaxis(self.keys, 3, 1), values.reshape(*values.shape[:3], -1)
+
     def write(self, new: _Layer, cache_index: jax.Array) -> _Layer:
         """Writes the keys and values of one token of each row."""
 
@@ -116,6 +121,18 @@ class CpuCache:
     blocks: tuple[Any, ...]
     prompt: tuple[_Layer, ...]
     answer: tuple[_Layer, ...]
+
+    def stacked(self) -> KeyValueCache:
+        """Returns the keys and values of all layers as one array each, answers last."""
+        layers = [
+            [jnp.concatenate(pair, axis=1) for pair in zip(*parts, strict=True)]
+            for parts in (
+                (prompt.rows(), answer.rows())
+                for prompt, answer in zip(self.prompt, self.answer, strict=True)
+            )
+        ]
+        keys, values = (jnp.stack(arrays) for arrays in zip(*layers, strict=True))
+        return KeyValueCache(keys, values)
 
     def run_blocks(
         self, run: Callable[..., tuple[jax.Array, CpuCache]], blocks: Any, x: jax.Array

@@ -20,20 +20,32 @@ class Programs:
     """The programs that a model has been asked for.
 
     Attributes:
-      notice: takes a line for each new one.
+      notice: takes a line for each new one; without it nothing is said, nor refused.
     """
 
-    def __init__(self, notice: Callable[[str], None]) -> None:
+    def __init__(self, notice: Callable[[str], None] | None = None) -> None:
         self.notice = notice
         self._known: set[Hashable] = set()
+
+    def expect(self, what: str, sizes: str, *key: Hashable) -> None:
+        """Says that a program is compiled, unless it was before.
+
+        Args:
+          what: it does, for example `answering`.
+          sizes: that it is compiled for, in words.
+          key: tells it from others of the same sizes.
+        """
+        if self.notice is not None and (what, sizes, *key) not in self._known:
+            self._known.add((what, sizes, *key))
+            self.notice(f"compiling for {what}: {sizes}")
 
     def expect_rows(
         self, what: str, model: VideoLanguageModel, config: Config, budget: Budget, rows: int = 1
     ) -> None:
-        """Says that a program for rows of a budget is compiled, unless it was before.
+        """Expects a program for rows of a budget.
 
         Args:
-          what: it does, for example `reading a video`.
+          what: it does.
           model: in the configuration that it is compiled in.
           config: of the run.
           budget: of a row.
@@ -43,30 +55,15 @@ class Programs:
           ConfigError: if its activations don't fit into memory.
         """
         key = (what, model.config, budget, rows, config.eval)
-        if key in self._known:
+        if self.notice is None or key in self._known:
             return
         require_room(model, config, budget, rows)
         self._known.add(key)
+        several = f", {rows} at a time" if rows > 1 else ""
         self.notice(
             f"compiling for {what}: up to {budget.frames} frames, {budget.visual} visual tokens "
-            f"that stay and {budget.text} tokens of text"
-            + (f", {rows} at a time" if rows > 1 else "")
+            f"that stay and {budget.text} tokens of text{several}"
         )
-
-    def expect_question(self, what: str, model: VideoLanguageModel, sizes: dict[str, int]) -> None:
-        """Says that a program for a question after a prefix is compiled, unless it was before.
-
-        Args:
-          what: it does, for example `answering`.
-          model: see `expect_rows`.
-          sizes: that it is compiled for, by what they count.
-        """
-        key = (what, model.config, *sizes.items())
-        if key in self._known:
-            return
-        self._known.add(key)
-        counted = ", ".join(f"{size} {name}" for name, size in sizes.items())
-        self.notice(f"compiling for {what}: up to {counted}")
 
 
 def require_room(model: VideoLanguageModel, config: Config, budget: Budget, rows: int) -> None:
