@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stts_jax import pruning
+    from stts_jax.api.conversation import Conversation
     from stts_jax.api.errors import USER_ERRORS, UsageError
     from stts_jax.api.loading import load
     from stts_jax.api.media import ImageLike, VideoLike
     from stts_jax.api.model import Model
-    from stts_jax.api.opened_video import OpenVideo
+    from stts_jax.api.opened_video import Kept, OpenVideo
     from stts_jax.api.runs import convert, evaluate, train
     from stts_jax.config import Config, ConfigError, load_config
     from stts_jax.evaluation.runner import Evaluation
-    from stts_jax.evaluation.single import Kept
     from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
     from stts_jax.training.loop import RunResult
 
@@ -33,6 +33,7 @@ __all__ = [
     "CheckpointError",
     "Config",
     "ConfigError",
+    "Conversation",
     "Evaluation",
     "ImageLike",
     "Kept",
@@ -54,9 +55,10 @@ _MODULES = {
     "CheckpointError": "training.checkpointing.checkpoint_errors",
     "Config": "config",
     "ConfigError": "config",
+    "Conversation": "api.conversation",
     "Evaluation": "evaluation.runner",
     "ImageLike": "api.media",
-    "Kept": "evaluation.single",
+    "Kept": "api.opened_video",
     "Model": "api.model",
     "OpenVideo": "api.opened_video",
     "RunResult": "training.loop",

@@ -53,6 +53,12 @@ def at_bucket(model: ModelConfig) -> ModelConfig:
     return dataclasses.replace(model, prune=prune)
 
 
+def without_ratio(model: ModelConfig) -> ModelConfig:
+    """Returns the configuration of programs that read no video, one for all ratios of a model."""
+    prune = dataclasses.replace(model.prune, topk=0.0, threshold=0.0)
+    return dataclasses.replace(model, prune=prune)
+
+
 def adaptive_budgets(budget: Budget, patches: int) -> tuple[Budget, ...]:
     """Returns budgets of ascending size, of which a program with a threshold uses the smallest.
 

@@ -44,7 +44,7 @@ def load(
 
     >>> model = stts.load("runs/tiny")
     >>> model
-    Model('runs/tiny', 98,704 parameters, drops 50 % of a video)
+    Model('runs/tiny', 51,145 parameters, drops 50 % of a video)
 
     Compiled programs are kept on disk, as by the commands; JAX_COMPILATION_CACHE_DIR names the
     folder.

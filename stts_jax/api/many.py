@@ -8,12 +8,12 @@ from typing import Any
 from stts_jax.api.errors import UsageError
 from stts_jax.api.media import is_many, require_videos
 from stts_jax.config import Config
-from stts_jax.data.evaluation_batches import batch_of
+from stts_jax.data.evaluation_batches import batch_of, budget_alone
 from stts_jax.data.example_chain import ExampleChain
 from stts_jax.evaluation.asked import Asked
 from stts_jax.evaluation.programs import Programs
 from stts_jax.evaluation.runner import answer_batch, rows_of_batch
-from stts_jax.evaluation.single import answer_of, first_budget, prepare
+from stts_jax.evaluation.single import answer_of, prepare
 from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
 from stts_jax.parallel.mesh import mesh_of
 from stts_jax.size_buckets import at_bucket
@@ -56,13 +56,14 @@ def ask_all(
     if any(each.options for each in asked):
         return [answer_of(model, config, prepare(config, each, chain=chain)) for each in asked]
     model = reconfigure(model, at_bucket(config.model))
-    rows = rows_of_batch(config, len(asked), mesh_of(model))
+    # Powers of two, so that other numbers of questions compile to the same shapes.
+    rows = rows_of_batch(config, 1 << (len(asked) - 1).bit_length(), mesh_of(model))
     answers: list[str] = []
     budget = None
     for start in range(0, len(asked), rows):
         chunk = asked[start : start + rows]
         prompts = [chain.prompt(each.example(config), 0).arrays for each in chunk]
-        budget = budget or first_budget(config, chunk[0])
+        budget = budget or budget_alone(prompts[0], config, chain.model)
         batch, budget = batch_of(prompts, budget, chain.model, rows)
         programs.expect_rows("answering", model, config, budget, rows)
         tokens, _ = answer_batch(model, config, batch, budget, chain.tokenizer.eos_id)

@@ -82,8 +82,21 @@ class Model:
     @overload
     def ask(
         self,
-        video: Sequence[VideoLike] | VideoLike,
-        question: Sequence[str] | str,
+        video: list[Any] | tuple[Any, ...],
+        question: str | list[str] | tuple[str, ...],
+        *,
+        options: Sequence[str] | None = ...,
+        prune: Prune = ...,
+        frames: int | None = ...,
+        fps: float | None = ...,
+        max_new_tokens: int | None = ...,
+    ) -> list[str]: ...
+
+    @overload
+    def ask(
+        self,
+        video: VideoLike,
+        question: list[str] | tuple[str, ...],
         *,
         options: Sequence[str] | None = ...,
         prune: Prune = ...,
@@ -169,6 +182,9 @@ class Model:
                     "out, or ask one at a time"
                 )
             config = asked_with(self.config, prune, frames, fps, max_new_tokens)
+            if not is_many(video):
+                asked = _asked(config, video, (), None, None)
+                return self._open(asked, config).ask(question, options=options)
             return self._ask_all(paired(video, question), options, config)
         Question.of(question, options, history)
         config = asked_with(self.config, prune, frames, fps, max_new_tokens)

@@ -12,6 +12,7 @@ from typing import Literal, overload
 import numpy as np
 import PIL.Image
 
+from stts_jax.api.conversation import Conversation
 from stts_jax.api.errors import UsageError
 from stts_jax.api.media import is_many
 from stts_jax.api.questions import History, Question
@@ -68,7 +69,7 @@ class OpenVideo:
     @overload
     def ask(
         self,
-        question: Sequence[str],
+        question: list[str] | tuple[str, ...],
         *,
         options: Sequence[str] | None = ...,
         history: History = ...,
@@ -88,7 +89,7 @@ class OpenVideo:
 
     def ask(
         self,
-        question: str | Sequence[str],
+        question: str | list[str] | tuple[str, ...],
         *,
         options: Sequence[str] | None = None,
         history: History = (),
@@ -132,6 +133,16 @@ class OpenVideo:
             if stream:
                 return opened.stream(asked.text, asked.earlier)
             return opened.ask(asked.text, asked.options, asked.earlier)
+
+    def conversation(self) -> Conversation:
+        """Returns a conversation about the video, in which each question sees those before it.
+
+        >>> talk = model.open(clip).conversation()
+        >>> answers = [talk.ask("What falls?"), talk.ask("And then?")]
+        >>> [question for question, answer in talk.turns]
+        ['What falls?', 'And then?']
+        """
+        return Conversation(self._require_open().conversation(), self._lock)
 
     @property
     def kept(self) -> Kept:

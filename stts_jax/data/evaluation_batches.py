@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stts_jax.batch import Batch
-from stts_jax.budget import Budget, video_budget
+from stts_jax.budget import Budget, MultimodalType, video_budget
 from stts_jax.config import Config, ConfigError, DataConfig, ModelConfig
 from stts_jax.config.limits import MAXIMA
 from stts_jax.data.bad_examples import READING_ERRORS, BadExamples, Unreadable
@@ -134,6 +134,29 @@ def grown(budget: Budget, sizes: dict[str, int]) -> Budget:
         tokens=visual + text,
         tokens_before=visual_before + text,
     )
+
+
+def budget_alone(
+    prompt: ExampleArrays, config: Config, model: ModelConfig, frames_scale: float = 1.0
+) -> Budget:
+    """Returns the budget of a prompt that is asked alone, one of few.
+
+    That of a video has all frames, whatever its length. Pictures have sizes in steps, so that few
+    are compiled for, and text has room for no more than a frame.
+
+    Args:
+      prompt: its arrays.
+      config: of the run.
+      model: sizes and ratio.
+      frames_scale: times `data.max_frames` frames are taken.
+    """
+    sizes = example_sizes(prompt, model)
+    if int(prompt["multimodal_type"][0]) == MultimodalType.VIDEO:
+        return grown(least_budget(config, frames_scale), sizes)
+    frames = 1 << max(0, sizes["frames"] - 1).bit_length()
+    visual = text_room(sizes["visual"])
+    room = Budget(frames, 1, frames * model.vit.patches, visual, visual, visual, visual)
+    return grown(room, sizes)
 
 
 def scaled_frames(data: DataConfig, frames_scale: float) -> int:

@@ -16,7 +16,7 @@ from stts_jax.batch import Batch
 from stts_jax.config import Config
 from stts_jax.data.chains import chain_of
 from stts_jax.data.datasets.base import SourceExample
-from stts_jax.data.evaluation_batches import batch_of, least_budget, scaled_frames
+from stts_jax.data.evaluation_batches import batch_of, budget_alone, scaled_frames
 from stts_jax.data.example_chain import ExampleChain
 from stts_jax.data.media import Media
 from stts_jax.data.text.pieces import pieces
@@ -39,7 +39,7 @@ from stts_jax.inference.streaming import stream_answer
 from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
 from stts_jax.parallel.mesh import mesh_of, put_whole_batch
 from stts_jax.parallel.parameters import key_of_seed
-from stts_jax.size_buckets import at_bucket
+from stts_jax.size_buckets import at_bucket, without_ratio
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class OpenedMedia:
     A question costs the prefill of its own text and the decoding of its answer.
 
     Attributes:
-      model: in the configuration of its size bucket.
+      model: that reads questions and answers them.
       config: of the run, with the model's own configuration.
       source: the example of the media; what it asks is not read.
       chain: makes the tokens of questions.
@@ -111,7 +111,7 @@ class OpenedMedia:
     def stream(self, question: str, earlier: tuple[tuple[str, str], ...] = ()) -> Iterator[str]:
         """Returns the pieces of the answer that `ask` gives, as they are chosen."""
         rows = question_rows([self._after_prefix(question, earlier)], self.config.model.llm)
-        self._expect("streaming", rows, self.config.eval.max_new_tokens)
+        self._expect("streaming", rows, self.prefix, self.config.eval.max_new_tokens)
         tokens = stream_answer(self.model, self.prefix, rows, **self._choosing(0))
         return pieces(self.chain.tokenizer, tokens)
 
@@ -166,13 +166,13 @@ class OpenedMedia:
         rows = question_rows([self.tokens_of(question, options)[-1]], self.config.model.llm)
         each = [self._asking(question, options, answer=option) for option in options]
         tokens = [answer_tokens(self.chain, source) for source in each]
-        self._expect("choosing an option", rows, *padded_answers(tokens)[0].shape)
+        self._expect("choosing an option", rows, self.prefix, *padded_answers(tokens)[0].shape)
         likely = likelihoods_after(self.model, self.prefix, rows, tokens)
         return options[int(likely.argmax())]
 
     def _answered(self, prefix: Prefix, question: list[int], number: int) -> Answered:
         rows = question_rows([question], self.config.model.llm)
-        self._expect("answering", rows, prefix.capacity, self.config.eval.max_new_tokens)
+        self._expect("answering", rows, prefix, self.config.eval.max_new_tokens)
         return answer_questions(self.model, prefix, rows, **self._choosing(number))
 
     def _choosing(self, number: int) -> dict[str, Any]:
@@ -185,8 +185,8 @@ class OpenedMedia:
             "key": _key(self.config, number),
         }
 
-    def _expect(self, what: str, question: np.ndarray, *key: Hashable) -> None:
-        sizes = f"up to {question.shape[1]} tokens of text after {self.prefix.capacity} others"
+    def _expect(self, what: str, question: np.ndarray, prefix: Prefix, *key: Hashable) -> None:
+        sizes = f"up to {question.shape[1]} tokens of text after {prefix.capacity} others"
         self.programs.expect(what, sizes, self.model.config, *key)
 
 
@@ -248,13 +248,15 @@ def open_media(
     programs = programs or Programs()
     media = chain.load(source)
     arrays = chain.before_questions(source, media)
-    batch, budget = batch_of([arrays], least_budget(config, frames_scale), chain.model, 1)
-    model = reconfigure(model, at_bucket(chain.model))
+    budget = budget_alone(arrays, config, chain.model, frames_scale)
+    batch, budget = batch_of([arrays], budget, chain.model, 1)
+    # What is asked later is compiled once for all ratios.
+    reader, model = (reconfigure(model, of(chain.model)) for of in (at_bucket, without_ratio))
     read, prefix = None, empty_prefix(model)
     if len(arrays["images"]):
-        programs.expect_rows("reading a video", model, config, budget)
+        programs.expect_rows("reading what is asked about", reader, config, budget)
         key = decoding_keys(_key(config, 0))[0]
-        read = read_media(model, put_whole_batch(batch, mesh_of(model)), budget, key)
+        read = read_media(reader, put_whole_batch(batch, mesh_of(model)), budget, key)
         prefix = fitted(read.prefix)
         read = dataclasses.replace(read, prefix=prefix)
     return OpenedMedia(model, config, source, chain, media, batch, prefix, read, programs)

@@ -11,13 +11,13 @@ import jax
 import numpy as np
 
 from stts_jax.batch import Batch
-from stts_jax.budget import Budget, video_budget
+from stts_jax.budget import Budget
 from stts_jax.config import Config, ModelConfig
 from stts_jax.data.chains import chain_of
 from stts_jax.data.datasets.base import SourceExample
 from stts_jax.data.evaluation_batches import (
-    TEXT_STEP,
     batch_of,
+    budget_alone,
     least_budget,
     scaled_frames,
 )
@@ -107,19 +107,12 @@ def prepare(
     """
     asked = asked if isinstance(asked, Asked) else Asked(asked)
     source = asked.example(config)
-    budget = first_budget(config, asked, frames_scale)
-    require_batch_fits(budget, config.model, 1, "lower --frames")
+    require_batch_fits(least_budget(config, frames_scale), config.model, 1, "lower --frames")
     chain = chain or chain_of(config, max_frames=scaled_frames(config.data, frames_scale))
     arrays = chain.prompt(source, 0, media).arrays
+    budget = budget_alone(arrays, config, chain.model, frames_scale)
     batch, budget = batch_of([arrays], budget, chain.model, 1)
     return Prepared(asked, source, chain, batch, budget)
-
-
-def first_budget(config: Config, asked: Asked, frames_scale: float = 1.0) -> Budget:
-    """Returns the budget that a question is tried in: that of a video of all frames, or of none."""
-    if asked.video is None and not asked.images:
-        return video_budget(at_bucket(config.model), frames=1, videos=1, text_tokens=TEXT_STEP)
-    return least_budget(config, frames_scale)
 
 
 def kept_tokens(
