@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from stts_jax.config import IMAGE_STRUCTURE_TOKENS, LlmConfig
 from stts_jax.inference.cache import KeyValueCache
@@ -77,21 +77,39 @@ def question_rows(questions: Sequence[Sequence[int]], config: LlmConfig) -> np.n
     return rows
 
 
-def read_question(
-    model: VideoLanguageModel, prefix: Prefix, question: Int[Array, "B Q"], new_tokens: int
-) -> Prefilled:
-    """Reads questions after a prefix, into a cache with room for answers.
+@register_pytree
+@dataclass(frozen=True)
+class ReadQuestion:
+    """Questions that were read after a prefix.
+
+    Attributes:
+      logits: (B, V) float32, of the first token of each answer.
+      keys, values: (layers, B, Q, K, head_dim) of the questions alone.
+      length: (B,) int32, tokens of each.
+      tokens: of prefix and question, for the mask; (B, C + Q).
+    """
+
+    logits: Float[Array, "B vocab"]
+    keys: Float[Array, "layers B Q K h"]
+    values: Float[Array, "layers B Q K h"]
+    length: Int[Array, " B"]
+    tokens: TokenTable
+
+
+def extend_prefix(
+    model: VideoLanguageModel, prefix: Prefix, question: Int[Array, "B Q"]
+) -> ReadQuestion:
+    """Reads questions after a prefix.
 
     Args:
       model: the model.
       prefix: what was read before.
       question: (B, Q) int32, text, padded with -1.
-      new_tokens: cache indices for each answer.
     """
-    valid, before = question >= 0, prefix.capacity
-    zeros = jnp.zeros_like(question)
+    valid, zeros = question >= 0, jnp.zeros_like(question)
+    index = jnp.broadcast_to(jnp.arange(question.shape[1]), question.shape)
     own = TokenTable(
-        index=jnp.broadcast_to(before + jnp.arange(question.shape[1]), question.shape),
+        index=prefix.capacity + index,
         valid=valid,
         visual=jnp.zeros_like(valid),
         frame=zeros,
@@ -99,24 +117,41 @@ def read_question(
     )
     tokens = jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis=1), prefix.tokens(), own)
     mask = attention_mask(own, tokens, model.config.llm.bidirectional)
-    positions = prefix.position[:, None] + jnp.arange(question.shape[1])
-    length = before + question.shape[1]
+    embedded = model.llm.embed(question, model.dtype)
     hidden, keys, values = model.llm.extend(
-        model.llm.embed(question, model.dtype),
-        positions,
-        mask,
-        prefix.cache.keys,
-        prefix.cache.values,
-        length + new_tokens,
+        embedded, prefix.position[:, None] + index, mask, prefix.cache.keys, prefix.cache.values
     )
-    last = jnp.maximum(valid.sum(1) - 1, 0)[:, None]
+    length = valid.sum(1).astype(jnp.int32)
+    last = jnp.maximum(length - 1, 0)[:, None, None]
+    logits = model.llm.logits(jnp.take_along_axis(hidden, last, axis=1)[:, 0])
+    return ReadQuestion(logits, keys, values, length, tokens)
+
+
+def read_question(
+    model: VideoLanguageModel, prefix: Prefix, question: Int[Array, "B Q"], new_tokens: int
+) -> Prefilled:
+    """Reads questions after a prefix, into a cache with room for answers.
+
+    Args:
+      model, prefix, question: see `extend_prefix`.
+      new_tokens: cache indices for each answer.
+    """
+    read = extend_prefix(model, prefix, question)
+
+    def joined(before: jax.Array, new: jax.Array) -> jax.Array:
+        both = jnp.concatenate([before, new.astype(before.dtype)], axis=2)
+        return jnp.pad(both, ((0, 0), (0, 0), (0, new_tokens), (0, 0), (0, 0)))
+
+    last = prefix.capacity + jnp.maximum(read.length - 1, 0)[:, None]
     return Prefilled(
-        logits=model.llm.logits(jnp.take_along_axis(hidden, last[..., None], axis=1)[:, 0]),
-        cache=KeyValueCache(keys, values),
-        tokens=with_answers(tokens, before + last, new_tokens),
-        position=prefix.position + valid.sum(1),
-        cache_index=jnp.int32(length),
-        empty=~valid.any(1),
+        logits=read.logits,
+        cache=KeyValueCache(
+            joined(prefix.cache.keys, read.keys), joined(prefix.cache.values, read.values)
+        ),
+        tokens=with_answers(read.tokens, last, new_tokens),
+        position=prefix.position + read.length,
+        cache_index=jnp.int32(prefix.capacity + question.shape[1]),
+        empty=read.length == 0,
     )
 
 

@@ -223,9 +223,8 @@ class LanguageModel(nnx.Module):
         mask: Mask,
         keys: Float[Array, "layers B before K h"],
         values: Float[Array, "layers B before K h"],
-        capacity: int,
     ) -> tuple[
-        Float[Array, "B Q d"], Float[Array, "layers B C K h"], Float[Array, "layers B C K h"]
+        Float[Array, "B Q d"], Float[Array, "layers B Q K h"], Float[Array, "layers B Q K h"]
     ]:
         """Runs tokens that come after others, of which keys and values are there.
 
@@ -234,19 +233,17 @@ class LanguageModel(nnx.Module):
           positions: (B, Q) int.
           mask: of Q queries, and of the tokens before and these as keys.
           keys, values: (layers, B, before, K, head_dim) of the tokens before.
-          capacity: C, before + Q or more.
 
         Returns:
-          what `prefill` returns; hidden states of x alone, keys and values of all tokens.
+          what `prefill` returns, of x alone.
         """
-        padding = [(0, 0), (0, capacity - keys.shape[2] - x.shape[1]), (0, 0), (0, 0)]
 
         def attend(q: jax.Array, k: jax.Array, v: jax.Array, *before: jax.Array) -> Any:
-            k, v = (
+            joined = [
                 jnp.concatenate([old, new.astype(old.dtype)], axis=1)
                 for old, new in zip(before, (k, v), strict=True)
-            )
-            return attention(q, k, v, mask=mask), (jnp.pad(k, padding), jnp.pad(v, padding))
+            ]
+            return attention(q, *joined, mask=mask), (k, v)
 
         hidden, (keys, values) = self._run(x, positions, attend, before=(keys, values))
         return hidden, keys, values
@@ -257,7 +254,7 @@ class LanguageModel(nnx.Module):
         positions: Int[Array, "B 1"],
         mask: Mask,
         cache: C,
-        cache_index: Int[Array, ""],
+        cache_index: Int[Array, "*rows"],
     ) -> tuple[jax.Array, C]:
         """Runs one token of each row against the cache.
 
@@ -266,7 +263,8 @@ class LanguageModel(nnx.Module):
           positions: (B, 1) int.
           mask: the cache indices that the token sees, its own included.
           cache: keys and values of the tokens before.
-          cache_index: () int, the index in the cache of the new token.
+          cache_index: () int, the index in the cache of the new token; where the cache has rows
+            of unequal length, (B,).
 
         Returns:
           (B, 1, d) after the final norm, and the cache with the token.
