@@ -336,7 +336,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.no_cache:
             require_no_mode(options)
             unconverted = first_then_others(
-                lambda: open_any(options.checkpoint, options.adapter, in_place=True, notice=tell)
+                lambda: open_any(options.checkpoint, options.adapter, copy=False, notice=tell)
             )
         else:
             options.checkpoint, base = first_then_others(

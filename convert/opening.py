@@ -15,7 +15,7 @@ def open_any(
     folder: Path,
     adapter: Path | None = None,
     *,
-    in_place: bool,
+    copy: bool,
     notice: Callable[[str], None] = print,
 ) -> OpenedCheckpoint:
     """Opens a run, one of its steps, a conversion, or a folder that `python -m convert` reads.
@@ -23,15 +23,15 @@ def open_any(
     Args:
       folder: of the checkpoint.
       adapter: folder of adapters that belong to it, of a run or of PEFT.
-      in_place: whether a folder of another form is read where it is; otherwise a converted copy of
-        it is kept, see `cache.local_checkpoint`.
+      copy: whether of a folder of another form a converted copy is kept, see
+        `cache.local_checkpoint`; otherwise it is read where it is.
       notice: takes a line of text.
 
     Raises:
       CheckpointError, ConvertError: if it can't be read.
       ConfigError: for adapters of a folder that is read in place.
     """
-    if not in_place:
+    if copy:
         return open_checkpoint(*with_adapter(folder, adapter, notice))
     if adapter is not None:
         raise ConfigError(

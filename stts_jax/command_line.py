@@ -219,7 +219,7 @@ def open_config(options: argparse.Namespace) -> tuple[OpenedCheckpoint, Config]:
         `--no-cache`.
     """
     opened = open_any(
-        options.checkpoint, options.adapter, in_place=options.no_cache, notice=to_stderr
+        options.checkpoint, options.adapter, copy=not options.no_cache, notice=to_stderr
     )
     config = override(opened.config, options.overrides)
     if options.k is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import importlib
+import io
 import json
 import shutil
 import threading
@@ -12,17 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from training_cases import small_config
+from training_cases import train as small_run
 
 import stts_jax as stts
+from stts_jax.api import runs
 from stts_jax.api.loading import load
-from stts_jax.config import override
 from stts_jax.data.video.reading import VideoError
 from stts_jax.evaluation import single
 from stts_jax.inference import memory_estimate
 from stts_jax.model.int8_weights import is_int8
 from stts_jax.parallel.mesh import make_mesh, mesh_of
 from stts_jax.training.checkpointing.load import load_model
-from stts_jax.training.checkpointing.run_folder import config_of
 
 pytest_plugins = ["command_fixtures"]
 QUESTION = "Which shape is seen?"
@@ -54,25 +57,32 @@ def compiled(said: list[str]) -> list[str]:
 # --------------------------------------------------------------------------------------- examples
 
 
+def quiet_run(*arguments: object, **options: object) -> object:
+    """A run of small parts, whose lines are none of an example's output."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return small_run(*arguments, **options)
+
+
 @pytest.fixture
 def examples(model, checkpoint, video, tmp_path, monkeypatch) -> dict[str, object]:
     """The names that examples use; `runs/tiny` is the model's folder."""
     monkeypatch.chdir(tmp_path)
     Path("runs").mkdir()
     shutil.copytree(checkpoint, "runs/tiny")
-    config = override(config_of(checkpoint), ["train.steps=1", "data.row_text_tokens=400"])
+    monkeypatch.setattr(runs, "train_run", quiet_run)
     given = {"stts": stts, "np": np, "model": model, "clip": video, "folder": tmp_path}
-    return {**given, "run": checkpoint, "config": config}
+    return {**given, "run": checkpoint, "config": small_config()}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_examples_of_docstrings_run(name, examples):
     module = importlib.import_module(f"stts_jax.api.{name}")
     finder = doctest.DocTestFinder(exclude_empty=True)
-    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    runner = doctest.DocTestRunner()
     found = [test for test in finder.find(module, extraglobs=examples) if test.examples]
     for test in found:
-        runner.run(test)
+        with contextlib.redirect_stderr(io.StringIO()):
+            runner.run(test)
     assert found and runner.summarize(verbose=False).failed == 0
 
 

@@ -71,7 +71,7 @@ def load(
     say = notice or silence
     keep_compiled_code()
     keep_freed_memory()
-    opened = open_any(folder, adapted, in_place=adapted is None, notice=say)
+    opened = open_any(folder, adapted, copy=adapted is not None, notice=say)
     config = with_settings(opened.config, settings)
     mesh = mesh or answering_mesh(config)
     budget = least_budget(config)

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from convert.opening import with_adapter
-from convert.request import Request, carry_out
+from convert.request import TARGETS, Request, carry_out
+from convert.stored_dtype import DTYPES
 from stts_jax.api.errors import UsageError
 from stts_jax.api.loading import folder_of, load, silence
 from stts_jax.api.model import Model
 from stts_jax.api.settings import Prune, Settings, asked_with, with_settings
-from stts_jax.config import Config, ConfigError, load_config, replace
+from stts_jax.config import Bidirectional, Config, ConfigError, load_config, replace
 from stts_jax.data.synthetic import DEFAULT_FOLDER, SPLITS
 from stts_jax.evaluation.runner import Evaluation, evaluate_questions, read_questions
 from stts_jax.evaluation.while_training import evaluation
 from stts_jax.host_memory import keep_freed_memory
 from stts_jax.model.video_language_model import reconfigure
 from stts_jax.parallel.compile_cache import keep_compiled_code
+from stts_jax.quoting import shorten
 from stts_jax.terminal import to_stderr
 from stts_jax.training.checkpointing.checkpoint_errors import writing
 from stts_jax.training.checkpointing.run_tokenizer import with_checkpoint_tokenizer
@@ -43,9 +44,11 @@ def train(
 ) -> RunResult:
     """Trains, or fine-tunes with `init_from`, and writes a folder that `load` takes.
 
-    >>> result = stts.train(config, output=folder / "run", settings={"train.steps": 1})
+    >>> result = stts.train(config, output=folder / "run", settings={"train.steps": 2})
     >>> result.step
-    1
+    2
+    >>> stts.load(folder / "run", notice=None).config.train.steps
+    2
 
     Args:
       config: of the run, or the name of a setup (`"tiny"`), or its .toml or .json file.
@@ -140,8 +143,14 @@ def convert(
     source: PathLike,
     target: PathLike,
     *,
+    to: Literal["orbax", "hf", "peft"] = "orbax",
+    base: PathLike | None = None,
+    dtype: Literal["float32", "bfloat16"] | None = None,
+    step: int | None = None,
+    bidirectional: Bidirectional | None = None,
+    add_scorer: bool = False,
+    topk: float | None = None,
     notice: Callable[[str], None] | None = to_stderr,
-    **options: Any,
 ) -> Path:
     """Converts a PyTorch checkpoint, or takes one back; returns the new folder.
 
@@ -151,21 +160,36 @@ def convert(
     Args:
       source: folder of a checkpoint, in any form that `load` takes.
       target: a new folder.
+      to: `orbax`, a folder that `load` takes, `hf` for Hugging Face, or `peft` for adapters alone.
+      base: folder of the model that adapters belong to, by default where it was in training.
+      dtype: to store in, by default that of each tensor.
+      step: of a folder of steps, by default the latest.
+      bidirectional: which image tokens see each other, where the checkpoint doesn't say.
+      add_scorer: give a model without a scorer a new one.
+      topk: share of tokens to drop, where the checkpoint doesn't say.
       notice: takes a line of text; None for silence.
-      options: those of `convert.request.Request`: `to` (`"orbax"`, `"hf"`, `"peft"`), `base`,
-        `dtype`, `step`, `bidirectional`, `add_scorer`, `topk`.
 
     Raises:
       ConvertError: if it can't be converted.
-      UsageError: if there is no such option.
+      UsageError: if an argument is none of those.
     """
-    known = {field.name for field in dataclasses.fields(Request)} - {"source", "target"}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise UsageError(f"convert has no option '{unknown[0]}'; use {', '.join(sorted(known))}")
-    folder, new = folder_of(source), folder_of(target)
-    carry_out(Request(folder, new, **options), notice or silence)
-    return new
+    for name, value, known in (("to", to, TARGETS), ("dtype", dtype, (None, *DTYPES))):
+        if value not in known:
+            named = ", ".join(repr(each) for each in known if each)
+            raise UsageError(f"{name} is {shorten(value)}; use one of {named}")
+    request = Request(
+        folder_of(source),
+        folder_of(target),
+        to=to,
+        base=None if base is None else folder_of(base),
+        dtype=dtype,
+        step=step,
+        bidirectional=bidirectional,
+        add_scorer=add_scorer,
+        topk=topk,
+    )
+    carry_out(request, notice or silence)
+    return folder_of(target)
 
 
 def _config(config: Config | PathLike) -> Config:
