@@ -7,14 +7,17 @@ import doctest
 import importlib
 import io
 import json
+import re
 import shutil
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from training_cases import small_config
+from goldens_folder import REPOSITORY
+from training_cases import single_mesh, small_config
 from training_cases import train as small_run
 
 import stts_jax as stts
@@ -26,6 +29,8 @@ from stts_jax.inference import memory_estimate
 from stts_jax.model.int8_weights import is_int8
 from stts_jax.parallel.mesh import make_mesh, mesh_of
 from stts_jax.training.checkpointing.load import load_model
+from stts_jax.training.run import RunParts
+from stts_jax.training.run import train as train_run
 
 pytest_plugins = ["command_fixtures"]
 QUESTION = "Which shape is seen?"
@@ -84,6 +89,30 @@ def test_the_examples_of_docstrings_run(name, examples):
         with contextlib.redirect_stderr(io.StringIO()):
             runner.run(test)
     assert found and runner.summarize(verbose=False).failed == 0
+
+
+def test_the_program_of_the_page_runs(examples, video, capsys):
+    shutil.copy(video, "clip.mp4")
+    page = (REPOSITORY / "docs" / "api.md").read_text("utf-8")
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block, "docs/api.md", "exec"), examples)
+    assert capsys.readouterr().out.endswith("; did you mean 0.5?\n")
+    assert Path("kept.png").is_file()
+
+
+def test_the_notebook_runs(checkpoint, video, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parts = RunParts(make_mesh=lambda _: single_mesh(), plot=lambda _: None)
+    monkeypatch.setattr(runs, "train_run", partial(train_run, parts=parts))
+    notebook = json.loads((REPOSITORY / "docs/notebooks/ask_a_video.ipynb").read_text("utf-8"))
+    cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    given = {"MODEL": str(checkpoint), "CLIP": str(video), "OUTPUT": tmp_path, "STEPS": 1}
+    names: dict[str, object] = {}
+    for number, cell in enumerate(cells):
+        exec(compile(cell, f"cell {number}", "exec"), names)
+        names |= given if number == 0 else {}
+    assert set(given) <= set(re.findall(r"^(\w+) =", cells[0], re.MULTILINE))
+    assert names["result"].step == 1
 
 
 # ---------------------------------------------------------------------------------------- answers
