@@ -16,10 +16,12 @@ import jax
 from convert.opening import open_any, with_adapter
 from stts_jax.arguments import Parser, at_least_one, local_path, percentage
 from stts_jax.command_line import (
+    add_auto_option,
     add_checkpoint_options,
     end_program,
     leave,
     run_on_hosts,
+    with_threshold,
 )
 from stts_jax.config import Config, ConfigError, override, replace
 from stts_jax.data.datasets.base import SourceExample
@@ -93,6 +95,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="PERCENT",
         help="percentages of the tokens to drop (default: as trained)",
     )
+    add_auto_option(parser)
     parser.add_argument(
         "--same-budget",
         action="store_true",
@@ -195,7 +198,10 @@ def setups(
         ratios = same_budget_ratios(config, questions, options.frames, ratios)
         require_method(config, ratios)
     changes = ({"model.prune.topk": ratio, "data.topk": None} for ratio in ratios)
-    return {f"{100 * r:g} %": replace(config, c) for r, c in zip(ratios, changes, strict=True)}
+    found = {f"{100 * r:g} %": replace(config, c) for r, c in zip(ratios, changes, strict=True)}
+    if not options.auto:
+        return found
+    return {name: with_threshold(setup, options.checkpoint) for name, setup in found.items()}
 
 
 def require_method(config: Config, ratios: Sequence[float]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from stts_jax.arguments import Parser
 from stts_jax.command_line import (
+    add_auto_option,
     add_checkpoint_options,
     add_media_options,
     add_ratio_option,
@@ -48,6 +49,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add_checkpoint_options(parser)
     add_ratio_option(parser)
+    add_auto_option(parser)
     # The video may be missing, and options may come between it and the question.
     return parser.parse_intermixed_args(arguments)
 

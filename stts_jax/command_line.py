@@ -14,7 +14,7 @@ from typing import NoReturn
 from convert.opening import open_any
 from stts_jax.api.errors import USER_ERRORS
 from stts_jax.arguments import frames_scale, local_path, percentage, weights_type
-from stts_jax.config import Config, ConfigError, override
+from stts_jax.config import Config, ConfigError, override, replace
 from stts_jax.evaluation.asked import Asked
 from stts_jax.host_memory import keep_freed_memory
 from stts_jax.model.video_language_model import VideoLanguageModel, Weights
@@ -25,6 +25,8 @@ from stts_jax.terminal import doing, end_quietly, is_stdout_closed, to_stderr
 from stts_jax.train_ratios import at_ratio
 from stts_jax.training.checkpointing.load import load_to_answer, load_to_score
 from stts_jax.training.checkpointing.opened import OpenedCheckpoint
+from stts_jax.training.checkpointing.run_folder import locate_checkpoint
+from stts_jax.training.checkpointing.thresholds import threshold_for
 from stts_jax.training.distributed import is_lost_process, report_lost_process, several_processes
 
 
@@ -152,6 +154,31 @@ def add_ratio_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_auto_option(parser: argparse.ArgumentParser) -> None:
+    """Adds `--auto`, for commands that answer or show."""
+    parser.add_argument(
+        "--auto",
+        action="store_true",
+        help="drop --k %% of all videos' tokens on average, of each what it can spare "
+        "(`stts calibrate` once before)",
+    )
+
+
+def with_threshold(config: Config, checkpoint: Path) -> Config:
+    """Returns a configuration that drops its `topk` in the mean over videos, by a threshold.
+
+    Args:
+      config: of the model.
+      checkpoint: folder of a run or of one step, which `stts calibrate` knows.
+
+    Raises:
+      CheckpointError: if the checkpoint was not calibrated.
+      ConfigError: if the method has no scores.
+    """
+    threshold = threshold_for(locate_checkpoint(checkpoint), config.model.prune.topk)
+    return replace(config, {"model.prune.threshold": threshold})
+
+
 def add_adapter_option(parser: argparse.ArgumentParser, base: str) -> None:
     """Adds `--adapter`; `base` is the option that names the model it belongs to."""
     parser.add_argument(
@@ -211,8 +238,8 @@ def asked_of(options: argparse.Namespace, question: str = "", choices: Sequence[
 def open_config(options: argparse.Namespace) -> tuple[OpenedCheckpoint, Config]:
     """Returns the checkpoint of `add_checkpoint_options`, and its configuration with `--set`.
 
-    With `--k` of `add_ratio_option` it is at that ratio. A folder of another form is converted for
-    it, or read in place with `--no-cache`.
+    With `--k` of `add_ratio_option` it is at that ratio, with `--auto` on average. A folder of
+    another form is converted for it, or read in place with `--no-cache`.
 
     Raises:
       ConfigError: if a model that drops nothing is to drop tokens, or for `--adapter` beside
@@ -224,6 +251,8 @@ def open_config(options: argparse.Namespace) -> tuple[OpenedCheckpoint, Config]:
     config = override(opened.config, options.overrides)
     if options.k is not None:
         config = at_ratio(config, options.k / 100)
+    if getattr(options, "auto", False):
+        config = with_threshold(config, opened.folder)
     return opened, config
 
 

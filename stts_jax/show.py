@@ -14,6 +14,7 @@ from pathlib import Path
 
 from stts_jax.arguments import Parser, local_path
 from stts_jax.command_line import (
+    add_auto_option,
     add_checkpoint_options,
     add_media_options,
     add_ratio_option,
@@ -40,6 +41,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=local_path, default=Path(), help="folder (default: here)")
     add_checkpoint_options(parser)
     add_ratio_option(parser)
+    add_auto_option(parser)
     return parser.parse_args(arguments)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from arbitrary_models import arbitrary_model
 from goldens_folder import REPOSITORY
 from PIL import Image
 from training_cases import small_config
@@ -21,6 +22,8 @@ from stts_jax.data.images.file import load_image
 from stts_jax.data.stored_media import GivenFrames, StoredClip
 from stts_jax.data.text.pieces import pieces
 from stts_jax.data.text.tokenizer import Tokenizer
+from stts_jax.training.checkpointing.load import save_model
+from stts_jax.training.checkpointing.thresholds import RATIOS, save_thresholds
 
 FRAMES = np.zeros((4, 6, 8, 3), np.uint8)
 
@@ -59,7 +62,7 @@ CONFIG = small_config()
         ({"prune": float("nan")}, "prune is nan; give the share of a video's tokens to drop"),
         ({"prune": "half"}, "prune is 'half'; give the share of a video's tokens to drop"),
         ({"prune": True}, "prune is True; give the share of a video's tokens to drop"),
-        ({"prune": "auto"}, "no calibrated threshold; find one with 'stts calibrate"),
+        ({"prune": "auto"}, "no calibrated threshold; load it with one, such as"),
         ({"frames": 0}, "frames is 0; give a whole number from 1"),
         ({"frames": 2.5}, "frames is 2.5; give a whole number from 1"),
         ({"fps": 0}, "fps is 0; give frames per second, above 0"),
@@ -84,6 +87,17 @@ def test_settings_of_a_question_change_nothing_else():
     assert (config.model.prune.topk, config.data.max_frames, config.data.fps) == (0.25, 9, 1.0)
     assert (config.data.row_frames, config.eval.max_new_tokens) == (9, 7)
     assert asked_with(CONFIG) == CONFIG
+
+
+def test_auto_drops_by_the_threshold_that_the_checkpoint_was_calibrated_to(tmp_path):
+    checkpoint = save_model(arbitrary_model(CONFIG.model), CONFIG, tmp_path)
+    with pytest.raises(stts.CheckpointError, match="run `stts calibrate --checkpoint"):
+        asked_with(CONFIG, prune="auto", checkpoint=checkpoint)
+    save_thresholds(checkpoint, RATIOS)  # of scores that are evenly spread
+    found = asked_with(CONFIG, prune="auto", checkpoint=checkpoint).model.prune
+    assert (found.threshold, found.topk) == (0.5, 0.5)
+    with pytest.raises(stts.UsageError, match="drops nothing in the mean"):
+        asked_with(small_config("model.prune.topk=0"), prune="auto", checkpoint=checkpoint)
 
 
 def test_a_ratio_takes_the_place_of_a_threshold_and_auto_leaves_it():

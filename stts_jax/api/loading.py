@@ -80,7 +80,7 @@ def load(
     )
     with doing(f"loading the model of '{opened.named}'", say):
         model, _ = load_to_answer(opened, config, mesh, weights)
-    return Model(model, config, str(folder), say)
+    return Model(model, config, str(folder), say, opened.folder)
 
 
 def folder_of(address: str | os.PathLike[str]) -> Path:

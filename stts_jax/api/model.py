@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal, cast, overload
 
 from stts_jax.api.errors import UsageError
@@ -35,6 +36,7 @@ class Model:
     Attributes:
       config: of the run, with the settings it was loaded with.
       module: its parameters, a Flax NNX module.
+      checkpoint: folder of the step that was loaded, None for a model made in memory.
     """
 
     def __init__(
@@ -43,9 +45,11 @@ class Model:
         config: Config,
         name: str,
         notice: Callable[[str], None],
+        checkpoint: Path | None = None,
     ) -> None:
         self.config = config
         self.module = module
+        self.checkpoint = checkpoint
         self._name = name
         self._programs = Programs(notice)
         self._lock = threading.RLock()
@@ -160,7 +164,8 @@ class Model:
           images: instead of a video: paths, bytes, arrays (H, W, 3) uint8, or Pillow's.
           options: to choose the answer from: the one that is most likely as an answer.
           prune: share of a video's tokens to drop, from 0 to below 1, or `"auto"`: those that score
-            below the calibrated threshold. By default as the model was trained.
+            below a threshold that `stts calibrate` has found for `model.prune.topk`, the share of
+            all videos' tokens. By default as the model was trained.
           frames: taken of a video, at most; by default `data.max_frames`.
           fps: frames per second that are taken of a file at most, and those of an array; by default
             `data.fps`.
@@ -181,13 +186,13 @@ class Model:
                     "stream, images, clip, subtitle and history go with one question; leave them "
                     "out, or ask one at a time"
                 )
-            config = asked_with(self.config, prune, frames, fps, max_new_tokens)
+            config = asked_with(self.config, prune, frames, fps, max_new_tokens, self.checkpoint)
             if not is_many(video):
                 asked = _asked(config, video, (), None, None)
                 return self._open(asked, config).ask(question, options=options)
             return self._ask_all(paired(video, question), options, config)
         Question.of(question, options, history)
-        config = asked_with(self.config, prune, frames, fps, max_new_tokens)
+        config = asked_with(self.config, prune, frames, fps, max_new_tokens, self.checkpoint)
         asked = _asked(config, video, images, clip, subtitle)
         return self._open(asked, config).ask(
             question, options=options, history=history, stream=cast(Any, stream)
@@ -212,7 +217,7 @@ class Model:
 
         Arguments and errors are those of `ask`.
         """
-        config = asked_with(self.config, prune, frames, fps)
+        config = asked_with(self.config, prune, frames, fps, None, self.checkpoint)
         asked = _asked(config, video, images, clip, subtitle)
         if asked.video is None and not asked.images:
             raise UsageError("there is nothing to open; give a video, or images=[...]")

@@ -121,7 +121,8 @@ def evaluate(
       UsageError: see `Model.ask`.
     """
     model = model if isinstance(model, Model) else load(model)
-    config, split = asked_with(model.config, prune, frames), os.fspath(split)
+    config = asked_with(model.config, prune, frames, checkpoint=model.checkpoint)
+    split = os.fspath(split)
     if split not in SPLITS:
         if not Path(split).is_file():
             raise ConfigError(

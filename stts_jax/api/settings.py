@@ -6,12 +6,14 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from stts_jax.api.errors import UsageError
 from stts_jax.config import Config, override, replace
 from stts_jax.quoting import shorten
 from stts_jax.train_ratios import at_ratio
+from stts_jax.training.checkpointing.thresholds import threshold_for
 
 # A share of a video's tokens to drop, or as many as score below the calibrated threshold.
 Prune = float | Literal["auto"] | None
@@ -33,14 +35,20 @@ def asked_with(
     frames: int | None = None,
     fps: float | None = None,
     max_new_tokens: int | None = None,
+    checkpoint: Path | None = None,
 ) -> Config:
     """Returns the configuration that a question is answered in; None leaves a setting as it is.
+
+    Args:
+      config: of the run.
+      prune, frames, fps, max_new_tokens: see `Model.ask`.
+      checkpoint: folder of the step that was loaded, which may have thresholds.
 
     Raises:
       UsageError: if an argument can't be used.
       ConfigError: if a setting can't have that value.
     """
-    config = config if prune is None else pruned_at(config, prune)
+    config = config if prune is None else pruned_at(config, prune, checkpoint)
     data, answers = config.data, config.eval
     if frames is not None:
         _require_count("frames", frames)
@@ -56,17 +64,11 @@ def asked_with(
     return dataclasses.replace(config, data=data, eval=answers)
 
 
-def pruned_at(config: Config, prune: Prune) -> Config:
-    """Returns the configuration that drops a share of a video's tokens, or by its threshold."""
+def pruned_at(config: Config, prune: Prune, checkpoint: Path | None = None) -> Config:
+    """Returns the configuration that drops a share of a video's tokens, or by a threshold."""
     own = config.model.prune
-    if prune == "auto":
-        if not own.threshold:
-            raise UsageError(
-                "prune is 'auto', and this model has no calibrated threshold; find one with "
-                "'stts calibrate --checkpoint DIR --k 70' and load the model with it: "
-                "stts.load(DIR, settings={'model.prune.threshold': 0.4})"
-            )
-        return config
+    if isinstance(prune, str) and prune == "auto":
+        return _by_threshold(config, checkpoint)
     if not _is_number(prune) or math.isnan(prune):  # type: ignore[arg-type]
         raise UsageError(
             f"prune is {shorten(prune)}; give the share of a video's tokens to drop, from 0 to "
@@ -87,6 +89,24 @@ def pruned_at(config: Config, prune: Prune) -> Config:
         )
     config = at_ratio(config, ratio)
     return replace(config, {"model.prune.threshold": 0.0}) if own.threshold else config
+
+
+def _by_threshold(config: Config, checkpoint: Path | None) -> Config:
+    """Returns the configuration that drops what scores below the calibrated threshold."""
+    own = config.model.prune
+    if own.threshold:
+        return config
+    if not own.topk:
+        raise UsageError(
+            "prune is 'auto', and this model drops nothing in the mean; load it with the share "
+            "that it shall drop of all videos, such as settings={'model.prune.topk': 0.7}"
+        )
+    if checkpoint is None:
+        raise UsageError(
+            "prune is 'auto', and this model has no calibrated threshold; load it with one, such "
+            "as settings={'model.prune.threshold': 0.4}"
+        )
+    return replace(config, {"model.prune.threshold": threshold_for(checkpoint, own.topk)})
 
 
 def _is_number(value: Any) -> bool:
