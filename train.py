@@ -81,8 +81,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load_config(options.config, options.overrides)
         if join_processes() > 1:
             keep_native_log("train.py", native_log_of(options.output, jax.process_index()))
-        wanted = config.train.evaluate_every > 0
-        evaluate = evaluation(config, options.data_dir) if wanted else None
         start, base = options.init_from, None
         if start is None and options.adapter is not None:
             raise ConfigError("--adapter is given without its model; name that with --init-from")
@@ -93,6 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = with_checkpoint_tokenizer(
             config, options.output, init_from=start, resume=not options.no_resume, notice=notice
         )
+        wanted = config.train.evaluate_every > 0
+        evaluate = evaluation(config, options.data_dir) if wanted else None
         result = train(
             config,
             options.output,

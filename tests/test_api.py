@@ -306,6 +306,11 @@ def test_a_question_that_memory_cannot_hold_is_refused(checkpoint, video, monkey
         model.open(video)
 
 
+def test_a_question_of_too_many_words_is_refused(opened):
+    with pytest.raises(stts.ConfigError, match="free; ask with fewer words"):
+        opened.ask("x" * 300_000)
+
+
 # --------------------------------------------------------------------------- training and the like
 
 

@@ -34,7 +34,7 @@ def video_of(video: Any, fps: float, most: int) -> tuple[Path, StoredClip | Give
       UsageError: if it is something else.
     """
     if isinstance(video, str | os.PathLike):
-        return Path(os.fspath(video)), None
+        return _file(video), None
     if isinstance(video, bytes | bytearray | memoryview):
         if not len(video):
             raise UsageError("the video is empty bytes; give the content of a file")
@@ -58,7 +58,7 @@ def image_of(image: Any, number: int) -> Path | EmbeddedPicture:
     """
     named = f"picture {number}"
     if isinstance(image, str | os.PathLike):
-        return Path(os.fspath(image))
+        return _file(image)
     if isinstance(image, bytes | bytearray | memoryview):
         return EmbeddedPicture(named, bytes(image))
     if not isinstance(image, PIL.Image.Image):
@@ -84,6 +84,15 @@ def require_videos(videos: Sequence[Any]) -> None:
             f"video is a list of {len(videos)} arrays of shape {videos[0].shape}; of frames make "
             "one array, np.stack(frames), and give pictures as images=[...]"
         )
+
+
+def _file(path: str | os.PathLike[str]) -> Path:
+    text = os.fspath(path)
+    if "://" in text:
+        raise UsageError(
+            f"{shorten(text)} is an address, and files are read; give the path of one, or its bytes"
+        )
+    return Path(text)
 
 
 def _array(value: Any, what: str) -> np.ndarray:

@@ -191,7 +191,7 @@ class Model:
                 asked = _asked(config, video, (), None, None)
                 return self._open(asked, config).ask(question, options=options)
             return self._ask_all(paired(video, question), options, config)
-        Question.of(question, options, history)
+        Question.of(question, options, history, stream)
         config = asked_with(self.config, prune, frames, fps, max_new_tokens, self.checkpoint)
         asked = _asked(config, video, images, clip, subtitle)
         return self._open(asked, config).ask(

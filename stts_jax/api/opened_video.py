@@ -123,9 +123,7 @@ class OpenVideo:
                 self.ask(each, options=options, history=history, max_new_tokens=max_new_tokens)
                 for each in question
             ]
-        asked = Question.of(question, options, history)
-        if stream and asked.options:
-            raise UsageError("an option is chosen as a whole; leave out stream, or options")
+        asked = Question.of(question, options, history, stream)
         with self._lock:
             opened = self._require_open()
             config = asked_with(opened.config, max_new_tokens=max_new_tokens)

@@ -28,7 +28,9 @@ class Question:
     earlier: tuple[tuple[str, str], ...] = ()
 
     @staticmethod
-    def of(text: Any, options: Sequence[str] | None, history: History) -> Question:
+    def of(
+        text: Any, options: Sequence[str] | None, history: History, stream: bool = False
+    ) -> Question:
         """Returns the question.
 
         Raises:
@@ -38,6 +40,8 @@ class Question:
         found = Question(text, _options(options), _earlier(history))
         if found.options and found.earlier:
             raise UsageError("options go with one question; leave out options, or history")
+        if found.options and stream:
+            raise UsageError("an option is chosen as a whole; leave out stream, or options")
         return found
 
 

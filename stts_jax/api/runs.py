@@ -71,12 +71,11 @@ def train(
         raise UsageError("adapter is given without its model; name that with init_from")
     folder, base = Path(output), None
     start = None if init_from is None else folder_of(init_from)
-    evaluate = None
-    if config.train.evaluate_every:
-        evaluate = evaluation(config, Path(data_dir))
     if start is not None:
         start, base = with_adapter(start, None if adapter is None else folder_of(adapter))
     config = with_checkpoint_tokenizer(config, folder, init_from=start, resume=resume)
+    wanted = config.train.evaluate_every > 0
+    evaluate = evaluation(config, Path(data_dir)) if wanted else None
     return train_run(
         config,
         folder,

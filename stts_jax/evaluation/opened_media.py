@@ -21,6 +21,7 @@ from stts_jax.data.example_chain import ExampleChain
 from stts_jax.data.media import Media
 from stts_jax.data.text.pieces import pieces
 from stts_jax.evaluation.asked import Asked
+from stts_jax.evaluation.asking import asking, is_text_alone, message_tokens
 from stts_jax.evaluation.programs import Programs
 from stts_jax.evaluation.single import Kept, answer_tokens, shown
 from stts_jax.inference.decoding import decoding_keys
@@ -125,46 +126,16 @@ class OpenedMedia:
         options: tuple[str, ...] = (),
         earlier: tuple[tuple[str, str], ...] = (),
     ) -> list[list[int]]:
-        """Returns the token ids of each message after the media, in turn; the last one asks.
-
-        Of text alone BOS is the first, as nothing was read before.
-
-        Args:
-          question: text.
-          options: to choose the answer from.
-          earlier: questions and answers before.
-        """
-        messages = self.chain.questions(self._asking(question, options, earlier), 0, self.media)
-        if self.read is None:
-            messages[0].insert(0, self.chain.tokenizer.bos_id)
-        return messages
-
-    def _asking(
-        self,
-        question: str,
-        options: tuple[str, ...],
-        earlier: tuple[tuple[str, str], ...] = (),
-        answer: str | None = None,
-    ) -> SourceExample:
-        """Returns the example of these media that asks this."""
-        is_video = self.source.video is not None
-        asked = Asked(
-            Path("-") if is_video else None,
-            question,
-            options,
-            () if is_video else (Path("-"),),
-            subtitle="-" if self.source.subtitle else None,
-            earlier=earlier,
-        )
-        annotations = asked.example(self.config, answer).annotations
-        return dataclasses.replace(self.source, annotations=annotations, literal=True)
+        """Returns the token ids of each message after the media; see `asking.message_tokens`."""
+        source = asking(self.config, self.source, question, options, earlier)
+        return message_tokens(self.chain, source, self.media)
 
     def _after_prefix(self, question: str, earlier: tuple[tuple[str, str], ...]) -> list[int]:
         return list(itertools.chain.from_iterable(self.tokens_of(question, (), earlier)))
 
     def _chosen(self, question: str, options: tuple[str, ...]) -> str:
         rows = question_rows([self.tokens_of(question, options)[-1]], self.config.model.llm)
-        each = [self._asking(question, options, answer=option) for option in options]
+        each = [asking(self.config, self.source, question, options, (), x) for x in options]
         tokens = [answer_tokens(self.chain, source) for source in each]
         self._expect("choosing an option", rows, self.prefix, *padded_answers(tokens)[0].shape)
         likely = likelihoods_after(self.model, self.prefix, rows, tokens)
@@ -186,8 +157,8 @@ class OpenedMedia:
         }
 
     def _expect(self, what: str, question: np.ndarray, prefix: Prefix, *key: Hashable) -> None:
-        sizes = f"up to {question.shape[1]} tokens of text after {prefix.capacity} others"
-        self.programs.expect(what, sizes, self.model.config, *key)
+        length = question.shape[1]
+        self.programs.expect_question(what, self.model, length, prefix.capacity, *key)
 
 
 @dataclass
@@ -253,7 +224,7 @@ def open_media(
     # What is asked later is compiled once for all ratios.
     reader, model = (reconfigure(model, of(chain.model)) for of in (at_bucket, without_ratio))
     read, prefix = None, empty_prefix(model)
-    if len(arrays["images"]):
+    if not is_text_alone(media):
         programs.expect_rows("reading what is asked about", reader, config, budget)
         key = decoding_keys(_key(config, 0))[0]
         read = read_media(reader, put_whole_batch(batch, mesh_of(model)), budget, key)

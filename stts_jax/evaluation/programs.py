@@ -5,9 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Hashable
 
+import jax
+
 from stts_jax.budget import Budget
 from stts_jax.config import Config
-from stts_jax.inference.memory_estimate import MemoryEstimate, memory_to_answer, require_memory
+from stts_jax.inference.memory_estimate import (
+    MemoryEstimate,
+    memory_to_answer,
+    question_bytes,
+    require_memory,
+)
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import make_mesh, mesh_of
 
@@ -27,17 +34,30 @@ class Programs:
         self.notice = notice
         self._known: set[Hashable] = set()
 
-    def expect(self, what: str, sizes: str, *key: Hashable) -> None:
-        """Says that a program is compiled, unless it was before.
+    def expect_question(
+        self, what: str, model: VideoLanguageModel, tokens: int, before: int, *key: Hashable
+    ) -> None:
+        """Says that a program for a question after a prefix is compiled, unless it was before.
 
         Args:
           what: it does, for example `answering`.
-          sizes: that it is compiled for, in words.
+          model: that reads the question.
+          tokens: of the question.
+          before: tokens of the prefix.
           key: tells it from others of the same sizes.
+
+        Raises:
+          ConfigError: if its activations don't fit into memory.
         """
-        if self.notice is not None and (what, sizes, *key) not in self._known:
-            self._known.add((what, sizes, *key))
-            self.notice(f"compiling for {what}: {sizes}")
+        found = (what, model.config, tokens, before, *key)
+        if self.notice is None or found in self._known:
+            return
+        itemsize = 4 if jax.default_backend() == "cpu" else model.dtype.itemsize
+        needed = question_bytes(model.config, tokens, before, itemsize)
+        mesh = mesh_of(model) or make_mesh()
+        require_memory(MemoryEstimate(0, 0, needed), mesh, "ask with fewer words")
+        self._known.add(found)
+        self.notice(f"compiling for {what}: up to {tokens} tokens of text after {before} others")
 
     def expect_rows(
         self, what: str, model: VideoLanguageModel, config: Config, budget: Budget, rows: int = 1

@@ -92,11 +92,11 @@ class DeviceSide:
           rooms: size buckets of questions.
         """
         prefixes = [self._empty] if media is None else self._prefixes_of(media)
-        request = Request((self._end_token,), max_new_tokens=2)
+        request = Request((0,), max_new_tokens=2)
         for prefix in prefixes:
             for room in rooms:
                 question = np.full((1, room), -1, np.int32)
-                question[0, 0] = self._end_token
+                question[0, 0] = 0
                 self._join(0, prefix, question, request)
         self.step().block_until_ready()
         self.reset()

@@ -205,7 +205,7 @@ class Engine:
         if self._draining or not self._thread.is_alive():
             raise EngineClosedError("the engine is closed; start another one")
         if len(self._queue) >= self.settings.queue + self._owners.count(None):
-            self._recorder.turned_away()
+            self._recorder.refuse()
             raise QueueFullError(
                 f"{len(self._queue)} requests wait already; come again, or raise the engine's queue"
             )
@@ -246,10 +246,13 @@ class Engine:
             while self._tasks:
                 self._tasks.popleft()()
         self._admit()
-        if any(self._owners):
-            self._under_way.append((self._devices.step(), list(self._owners)))
-        if len(self._under_way) > 1 or not any(self._owners):
-            self._deliver()
+        try:
+            if any(self._owners):
+                self._under_way.append((self._devices.step(), list(self._owners)))
+            if len(self._under_way) > 1 or not any(self._owners):
+                self._deliver()
+        except Exception as error:  # of the devices
+            self._lose_all(error)
 
     def _admit(self) -> None:
         """Fills free slots in the order of the queue, reading new media once in a turn."""
@@ -282,15 +285,15 @@ class Engine:
             logger.exception("a request failed")
             handle.fail(error)
             self._recorder.finish(handle)
-            self._recover(error)
+            if not self._devices.is_whole:
+                self._lose_all(error)
             return
         self._owners[slot] = handle
         self._hand_on(slot, handle, [token])
 
-    def _recover(self, error: Exception) -> None:
-        """Empties all slots if a program failed after it was given them."""
-        if self._devices.is_whole:
-            return
+    def _lose_all(self, error: Exception) -> None:
+        """Fails the requests in all slots, and empties these."""
+        logger.error("the answers under way are lost", exc_info=error)
         for handle in filter(None, self._owners):
             handle.fail(error)
             self._recorder.finish(handle)
@@ -303,13 +306,7 @@ class Engine:
         if not self._under_way:
             return
         tokens, owners = self._under_way.popleft()
-        try:
-            fetched = np.asarray(tokens)
-        except Exception as error:
-            logger.exception("a step failed")
-            self._devices.is_whole = False
-            self._recover(error)
-            return
+        fetched = np.asarray(tokens)
         for slot, handle in enumerate(owners):
             if handle is not None:
                 self._hand_on(slot, handle, fetched[:, slot].tolist())

@@ -139,6 +139,11 @@ class Handle:
         """Returns how many tokens the answer has so far."""
         return len(self._tokens)
 
+    def so_far(self) -> list[int]:
+        """Returns the tokens that have come, however the answer ended."""
+        with self._changed:
+            return list(self._tokens)
+
     @property
     def cancelled(self) -> bool:
         """Returns whether `cancel` was called."""
