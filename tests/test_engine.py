@@ -30,6 +30,7 @@ from stts_jax.inference.prefix import empty_prefix, read_media
 from stts_jax.inference.questions import answer_questions, question_rows
 from stts_jax.inference.sampling import Sampling
 from stts_jax.model.video_language_model import reconfigure
+from stts_jax.parallel.mesh import make_mesh, parameter_shardings
 from stts_jax.parallel.parameters import key_of_seed
 from stts_jax.size_buckets import with_counts
 
@@ -255,6 +256,34 @@ def test_a_listener_hears_of_tokens_and_may_fail(engine):
     handle = engine.submit(dataclasses.replace(request(3), max_new_tokens=5), listen)
     assert handle.result(120) and done.wait(60)
     assert heard == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [{"fsdp": 2, "tensor": 2}, {"data": 3}])
+def test_an_engine_over_a_mesh_answers_alike(shape):
+    """Slots are shared over `data` and `fsdp` where they divide, heads over `tensor`."""
+    model = small_model(UNTIED)
+    mesh = make_mesh(shape, jax.devices()[: int(np.prod(list(shape.values())))])
+    model = jax.device_put(model, parameter_shardings(model, mesh))
+    requests = [request(number) for number in range(6)]
+    with Engine(model, END, dataclasses.replace(SETTINGS, steps=2)) as engine:
+        engine.warm_up(MEDIA[:1])
+        handles = [engine.submit(each) for each in requests]
+        said = [handle.result(300) for handle in handles]
+    assert said == [alone(each) for each in requests]
+
+
+@pytest.mark.slow
+def test_a_video_below_a_threshold_is_kept_in_the_bucket_of_what_stays():
+    config = small(llm__tied_head=False, prune__threshold=0.5)
+    model, media = small_model(config), dataclasses.replace(MEDIA[0], model=config)
+    asked = Request((9, 10, 11), media, max_new_tokens=12)
+    with Engine(model, END, SETTINGS) as engine:
+        engine.warm_up([media])
+        handle = engine.submit(asked)
+        said = handle.result(300)
+    assert said == alone(asked)
+    assert handle.media.after == handle.media.keep.sum() < handle.media.before
 
 
 def statistics_at_rest(engine):
