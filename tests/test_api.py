@@ -11,31 +11,33 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from goldens_folder import REPOSITORY
-from training_cases import single_mesh, small_config
-from training_cases import train as small_run
+from training_cases import single_mesh
 
 import stts_jax as stts
 from stts_jax.api import runs
 from stts_jax.api.loading import load
+from stts_jax.config import override
 from stts_jax.data.video.reading import VideoError
 from stts_jax.evaluation import single
 from stts_jax.inference import memory_estimate
 from stts_jax.model.int8_weights import is_int8
 from stts_jax.parallel.mesh import make_mesh, mesh_of
 from stts_jax.training.checkpointing.load import load_model
-from stts_jax.training.run import RunParts
-from stts_jax.training.run import train as train_run
+from stts_jax.training.checkpointing.run_folder import config_of
+from stts_jax.training.loop import RunResult
+from stts_jax.training.run import RunParts, train
 
 pytest_plugins = ["command_fixtures"]
 QUESTION = "Which shape is seen?"
 FRAMES = np.random.default_rng(0).integers(0, 256, (4, 20, 30, 3), np.uint8)
-# Of docstrings and of the page; each has examples.
+# Of the notebook's fine-tune.
+SIZES = dict(max_frames=4, row_frames=4, row_examples=1, row_text_tokens=400, batch_rows=2)
+# Modules whose docstrings have examples.
 EXAMPLES = ("loading", "model", "opened_video", "runs")
 
 
@@ -62,10 +64,11 @@ def compiled(said: list[str]) -> list[str]:
 # --------------------------------------------------------------------------------------- examples
 
 
-def quiet_run(*arguments: object, **options: object) -> object:
-    """A run of small parts, whose lines are none of an example's output."""
+def quiet_run(*arguments: object, **options: object) -> RunResult:
+    """A run on one device, without a picture, whose lines are none of an example's output."""
+    parts = RunParts(make_mesh=lambda _: single_mesh(), plot=lambda _: None)
     with contextlib.redirect_stdout(io.StringIO()):
-        return small_run(*arguments, **options)
+        return train(*arguments, **options, parts=parts)
 
 
 @pytest.fixture
@@ -75,8 +78,10 @@ def examples(model, checkpoint, video, tmp_path, monkeypatch) -> dict[str, objec
     Path("runs").mkdir()
     shutil.copytree(checkpoint, "runs/tiny")
     monkeypatch.setattr(runs, "train_run", quiet_run)
+    # The sizes of the notebook's run, whose step is compiled once for both.
+    config = override(config_of(checkpoint), [f"data.{key}={size}" for key, size in SIZES.items()])
     given = {"stts": stts, "np": np, "model": model, "clip": video, "folder": tmp_path}
-    return {**given, "run": checkpoint, "config": small_config()}
+    return {**given, "run": checkpoint, "config": config}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -102,8 +107,7 @@ def test_the_program_of_the_page_runs(examples, video, capsys):
 
 def test_the_notebook_runs(checkpoint, video, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    parts = RunParts(make_mesh=lambda _: single_mesh(), plot=lambda _: None)
-    monkeypatch.setattr(runs, "train_run", partial(train_run, parts=parts))
+    monkeypatch.setattr(runs, "train_run", quiet_run)
     notebook = json.loads((REPOSITORY / "docs/notebooks/ask_a_video.ipynb").read_text("utf-8"))
     cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
     given = {"MODEL": str(checkpoint), "CLIP": str(video), "OUTPUT": tmp_path, "STEPS": 1}
@@ -113,6 +117,7 @@ def test_the_notebook_runs(checkpoint, video, tmp_path, monkeypatch):
         names |= given if number == 0 else {}
     assert set(given) <= set(re.findall(r"^(\w+) =", cells[0], re.MULTILINE))
     assert names["result"].step == 1
+    assert all(f'"data.{key}": {size}' in "".join(cells) for key, size in SIZES.items())
 
 
 # ---------------------------------------------------------------------------------------- answers
@@ -300,7 +305,7 @@ def test_what_memory_cannot_hold_is_refused_before_it_is_loaded(checkpoint, monk
 
 def test_a_question_that_memory_cannot_hold_is_refused(checkpoint, video, monkeypatch):
     model = load(checkpoint, notice=None)
-    model._programs.notice = lambda text: None
+    model._compilations.notice = lambda text: None
     monkeypatch.setattr(memory_estimate, "free_memory", lambda device: 1000)
     with pytest.raises(stts.ConfigError, match=r"take fewer frames \(frames=8\)"):
         model.open(video)

@@ -11,7 +11,7 @@ from stts_jax.config import Config
 from stts_jax.data.evaluation_batches import batch_of, budget_alone
 from stts_jax.data.example_chain import ExampleChain
 from stts_jax.evaluation.asked import Asked
-from stts_jax.evaluation.programs import Programs
+from stts_jax.evaluation.compilations import Compilations
 from stts_jax.evaluation.runner import answer_batch, rows_of_batch
 from stts_jax.evaluation.single import answer_of, prepare
 from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
@@ -42,7 +42,7 @@ def ask_all(
     config: Config,
     asked: Sequence[Asked],
     chain: ExampleChain,
-    programs: Programs,
+    compilations: Compilations,
 ) -> list[str]:
     """Returns the answer to each question; those without options share batches.
 
@@ -51,7 +51,7 @@ def ask_all(
       config: of the run.
       asked: the questions.
       chain: of the configuration.
-      programs: says what is compiled.
+      compilations: says what is compiled.
     """
     if any(each.options for each in asked):
         return [answer_of(model, config, prepare(config, each, chain=chain)) for each in asked]
@@ -65,7 +65,7 @@ def ask_all(
         prompts = [chain.prompt(each.example(config), 0).arrays for each in chunk]
         budget = budget or budget_alone(prompts[0], config, chain.model)
         batch, budget = batch_of(prompts, budget, chain.model, rows)
-        programs.expect_rows("answering", model, config, budget, rows)
+        compilations.expect_rows("answering", model, config, budget, rows)
         tokens, _ = answer_batch(model, config, batch, budget, chain.tokenizer.eos_id)
         answers += [chain.tokenizer.decode(row.tolist()) for row in tokens[: len(chunk)]]
     return answers

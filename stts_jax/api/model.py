@@ -18,8 +18,8 @@ from stts_jax.config import Config, ModelConfig
 from stts_jax.data.chains import chain_of
 from stts_jax.data.example_chain import ExampleChain
 from stts_jax.evaluation.asked import Asked
+from stts_jax.evaluation.compilations import Compilations
 from stts_jax.evaluation.opened_media import open_media
-from stts_jax.evaluation.programs import Programs
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.parameters import count_parameters
 
@@ -51,7 +51,7 @@ class Model:
         self.module = module
         self.checkpoint = checkpoint
         self._name = name
-        self._programs = Programs(notice)
+        self._compilations = Compilations(notice)
         self._lock = threading.RLock()
         self._chains: dict[tuple[ModelConfig, Any], ExampleChain] = {}
 
@@ -232,7 +232,7 @@ class Model:
                 config,
                 asked,
                 chain=self._chain(config),
-                programs=self._programs,
+                compilations=self._compilations,
             )
         return OpenVideo(opened, self._lock, _name_of(asked))
 
@@ -250,7 +250,7 @@ class Model:
         for each in asked:
             each.require_files()
         with self._lock:
-            return ask_all(self.module, config, asked, self._chain(config), self._programs)
+            return ask_all(self.module, config, asked, self._chain(config), self._compilations)
 
     def _chain(self, config: Config) -> ExampleChain:
         """Returns the chain of a configuration, which reads media and makes tokens."""

@@ -44,11 +44,12 @@ def train(
 ) -> RunResult:
     """Trains, or fine-tunes with `init_from`, and writes a folder that `load` takes.
 
-    >>> result = stts.train(config, output=folder / "run", settings={"train.steps": 2})
+    >>> one_step = {"train.steps": 1}
+    >>> result = stts.train(config, output=folder / "run", init_from=run, settings=one_step)
     >>> result.step
-    2
+    1
     >>> stts.load(folder / "run", notice=None).config.train.steps
-    2
+    1
 
     Args:
       config: of the run, or the name of a setup (`"tiny"`), or its .toml or .json file.

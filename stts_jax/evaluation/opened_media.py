@@ -22,7 +22,7 @@ from stts_jax.data.media import Media
 from stts_jax.data.text.pieces import pieces
 from stts_jax.evaluation.asked import Asked
 from stts_jax.evaluation.asking import asking, is_text_alone, message_tokens
-from stts_jax.evaluation.programs import Programs
+from stts_jax.evaluation.compilations import Compilations
 from stts_jax.evaluation.single import Kept, answer_tokens, shown
 from stts_jax.inference.decoding import decoding_keys
 from stts_jax.inference.likelihood import padded_answers
@@ -58,7 +58,7 @@ class OpenedMedia:
       batch: one row, the arrays that were read.
       prefix: of all questions.
       read: what stayed of the media; None for text alone.
-      programs: says what is compiled.
+      compilations: says what is compiled.
     """
 
     model: VideoLanguageModel
@@ -69,7 +69,7 @@ class OpenedMedia:
     batch: Batch
     prefix: Prefix
     read: ReadMedia | None
-    programs: Programs
+    compilations: Compilations
 
     @property
     def visual_tokens(self) -> tuple[int, int]:
@@ -158,7 +158,7 @@ class OpenedMedia:
 
     def _expect(self, what: str, question: np.ndarray, prefix: Prefix, *key: Hashable) -> None:
         length = question.shape[1]
-        self.programs.expect_question(what, self.model, length, prefix.capacity, *key)
+        self.compilations.expect_question(what, self.model, length, prefix.capacity, *key)
 
 
 @dataclass
@@ -196,7 +196,7 @@ def open_media(
     frames_scale: float = 1.0,
     *,
     chain: ExampleChain | None = None,
-    programs: Programs | None = None,
+    compilations: Compilations | None = None,
 ) -> OpenedMedia:
     """Reads images or a video into the cache; compiles once for a size bucket.
 
@@ -206,7 +206,7 @@ def open_media(
       opened: the media, whose question is not read; an example without media for text alone.
       frames_scale: times `data.max_frames` frames are taken.
       chain: of the configuration, if it was made before.
-      programs: says what is compiled, and refuses what memory can't hold; by default neither.
+      compilations: says what is compiled, and refuses what memory can't hold; by default neither.
 
     Raises:
       VideoError, ImageError, MediaError: if a file can't be read.
@@ -216,7 +216,7 @@ def open_media(
     opened = Asked(opened) if isinstance(opened, Path) else opened
     source = opened.example(config) if isinstance(opened, Asked) else opened
     chain = chain or chain_of(config, max_frames=scaled_frames(config.data, frames_scale))
-    programs = programs or Programs()
+    compilations = compilations or Compilations()
     media = chain.load(source)
     arrays = chain.before_questions(source, media)
     budget = budget_alone(arrays, config, chain.model, frames_scale)
@@ -225,12 +225,12 @@ def open_media(
     reader, model = (reconfigure(model, of(chain.model)) for of in (at_bucket, without_ratio))
     read, prefix = None, empty_prefix(model)
     if not is_text_alone(media):
-        programs.expect_rows("reading what is asked about", reader, config, budget)
+        compilations.expect_rows("reading what is asked about", reader, config, budget)
         key = decoding_keys(_key(config, 0))[0]
         read = read_media(reader, put_whole_batch(batch, mesh_of(model)), budget, key)
         prefix = fitted(read.prefix)
         read = dataclasses.replace(read, prefix=prefix)
-    return OpenedMedia(model, config, source, chain, media, batch, prefix, read, programs)
+    return OpenedMedia(model, config, source, chain, media, batch, prefix, read, compilations)
 
 
 def _key(config: Config, number: int) -> jax.Array:

@@ -23,7 +23,7 @@ _LESS_MEMORY = (
 )
 
 
-class Programs:
+class Compilations:
     """The programs that a model has been asked for.
 
     Attributes:
