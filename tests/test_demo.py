@@ -323,13 +323,15 @@ def test_an_unpruned_model_is_evaluated_with_a_method_at_each_ratio_above_0(
     assert settings == [("evs", k) for k in (0.3, 0.5, 0.7, 0.8)]
 
 
-def test_thresholds_are_those_that_drop_each_ratio_of_the_validation_videos(
-    demo, monkeypatch
-) -> None:
+def test_thresholds_keep_as_many_tokens_in_the_mean_as_ratios_do(demo, monkeypatch) -> None:
     load(monkeypatch, *STTS.overrides, "model.prune.topk=0.7")
     scores = np.linspace(0.0, 0.99, 100, dtype=np.float32).reshape(10, 10)
     monkeypatch.setattr(runs, "scores_of_videos", lambda *_: [scores])
-    found = demo.evaluate_auto(TRAINED | {"name": STTS.name})
+    evaluated = [
+        {"method": STTS.name, "k": k, "visual_tokens": tokens}
+        for k, tokens in ((0, 50), (30, 36), (50, 25), (70, 16), (80, 11))
+    ]
+    found = demo.evaluate_auto(TRAINED | {"name": STTS.name}, evaluated)
     assert {run["method"] for run in found} == {AUTO.name}
     thresholds = [prune["threshold"] for prune in saved_prune_configs(demo)]
-    assert thresholds == pytest.approx([0.3, 0.5, 0.7, 0.8])
+    assert thresholds == pytest.approx([0.28, 0.5, 0.68, 0.78])

@@ -69,7 +69,7 @@ def perform(demo: Demo) -> dict[str, Any]:
     for one in trained.values():
         runs += demo.evaluate(one)
     if plan.auto:
-        runs += demo.evaluate_auto(trained[STTS.name])
+        runs += demo.evaluate_auto(trained[STTS.name], runs)
     runs += demo.evaluate(demo.fine_tune(specialist(plan.fixed_ratio), unpruned))
     for k in plan.specialists:
         runs += demo.evaluate(demo.fine_tune(specialist(k), unpruned, k), [k])

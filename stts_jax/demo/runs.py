@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,14 +133,27 @@ class Demo:
         ratios = self.plan.ratios if ratios is None else ratios
         return [self._evaluated(trained, k, *at_ratio(model, config, k)) for k in ratios]
 
-    def evaluate_auto(self, trained: dict[str, Any]) -> list[dict[str, Any]]:
-        """Evaluates a model with thresholds that drop shares of the validation videos' tokens."""
+    def evaluate_auto(
+        self, trained: dict[str, Any], evaluated: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Evaluates a model with thresholds that keep as many tokens in the mean as ratios do.
+
+        Args:
+          trained: the model.
+          evaluated: what `evaluate` and `evaluate_unpruned` returned, of it and of the unpruned.
+        """
         model, config = load_model(self.parts / trained["name"])
         encoder = vision_encoder(model)
         videos = list(scores_of_videos(encoder, config, self.data_dir, CALIBRATED_ON))
         runs = []
+        # A ratio keeps a whole number of tokens, so it drops a little less than it says.
+        tokens = {
+            run["k"]: run["visual_tokens"]
+            for run in evaluated
+            if run["method"] in (trained["name"], UNPRUNED)
+        }
         for k in self.plan.auto:
-            threshold = calibrated_threshold(videos, k / 100)
+            threshold = calibrated_threshold(videos, 1 - tokens[k] / tokens[0])
             own = {"model.prune.topk": k / 100, "model.prune.threshold": threshold}
             changed = replace(config, own)
             runs.append(
