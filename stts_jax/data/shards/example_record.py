@@ -172,6 +172,7 @@ def _media_parts(example: SourceExample, coding: FrameCoding) -> tuple[Any, list
         return None, contents
     if isinstance(stored, StoredClip):
         return {"kind": CLIP}, [*contents, stored.content]
+    assert isinstance(stored, StoredFrames)  # datasets give no others
     media = {
         "kind": FRAMES,
         "shape": list(stored.frames.shape),
