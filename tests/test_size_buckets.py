@@ -7,7 +7,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from model_cases import BUDGET, KEY, SMALL, numpy_rows, rows, small_model
+from model_cases import BUDGET, KEY, numpy_rows, rows, small_model
 from model_cases import small_model_config as small
 from model_checks import LOGITS, forward
 from random_batches import VIDEO
@@ -128,18 +128,30 @@ def test_budgets_of_a_threshold_grow_to_a_row_of_which_nothing_is_dropped():
         assert smaller.text == larger.text == ROOMY.text
 
 
-def answers(batch, threshold, ways):
-    config = at_bucket(small(prune__threshold=threshold))
-    model = small_model(config)
+def with_threshold(threshold):
+    batch = rows(kinds=(VIDEO,), max_frames=6)
+    return with_counts(batch, small(prune__threshold=threshold))
+
+
+def test_one_program_serves_all_thresholds():
+    (config,) = {at_bucket(small(prune__threshold=threshold)) for threshold in (0.2, 0.8)}
+    encoder = vision_encoder(small_model(config))
+    lost = jax.jit(lambda batch: encoder.score(batch, key=KEY).frames.to_prune.sum())
+    low, high = (int(lost(with_threshold(threshold))) for threshold in (0.01, 0.99))
+    assert low < high
+    assert lost._cache_size() == 1
+
+
+def answers(threshold, ways):
+    model = small_model(at_bucket(small(prune__threshold=threshold)))
     options = {"max_new_tokens": 2, "end_token": 1, "sampling": Sampling(), "key": KEY}
-    return [generate(model, batch, ROOMY, **options) for generate in ways]
+    return [generate(model, with_threshold(threshold), ROOMY, **options) for generate in ways]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("threshold", [0.2, 0.8])
 def test_answers_in_a_bucket_are_those_with_room_for_all(threshold):
-    batch = with_counts(rows(kinds=(VIDEO,), max_frames=6), SMALL)
-    (tokens, kept), plain = answers(batch, threshold, (generate_adaptive, generate))
+    (tokens, kept), plain = answers(threshold, (generate_adaptive, generate))
     assert (np.asarray(tokens) == np.asarray(plain)).all()
-    _, more = answers(batch, 0.01, (generate_adaptive,))[0]
+    _, more = answers(0.01, (generate_adaptive,))[0]
     assert (np.asarray(kept) <= np.asarray(more)).all()

@@ -51,7 +51,7 @@ def share_in_row(scores: Float[Array, "B T P"], frames: FrameTable) -> FrameTabl
 
 
 def below_threshold(
-    scores: Float[Array, "B T P"], frames: FrameTable, threshold: Float[Array, ""] | float
+    scores: Float[Array, "B T P"], frames: FrameTable, threshold: Float[Array, "B 1 1"] | float
 ) -> FrameTable:
     """Lets each video lose the tokens that score below a threshold: as many as it has of them.
 
