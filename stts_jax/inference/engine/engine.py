@@ -81,8 +81,9 @@ class Engine:
         self._owners: list[Handle | None] = [None] * self.settings.slots
         self._queue: deque[_Waiting] = deque()
         self._tasks: deque[Callable[[], None]] = deque()
-        # Tokens of a step that is under way, and whose they are: they are looked at when the next
-        # step has been started, so that the devices don't wait for this thread.
+        # Tokens of steps that are under way, and whose they are. An accelerator has the next step
+        # before they are looked at, so that it doesn't wait; a CPU would only do it in vain.
+        self._ahead = 0 if jax.default_backend() == "cpu" else 1
         self._under_way: deque[tuple[jax.Array, list[Handle | None]]] = deque()
         self._changed = threading.Condition()
         self._closing = self._draining = False
@@ -249,7 +250,7 @@ class Engine:
         try:
             if any(self._owners):
                 self._under_way.append((self._devices.step(), list(self._owners)))
-            if len(self._under_way) > 1 or not any(self._owners):
+            if len(self._under_way) > self._ahead or not any(self._owners):
                 self._deliver()
         except Exception as error:  # of the devices
             self._lose_all(error)
@@ -315,7 +316,7 @@ class Engine:
         before = handle.count
         if handle.finish_reason is not None:
             return  # it ended in the step before
-        ended = any(handle.add(token, self._end_token) for token in tokens)
+        ended = handle.add(tokens, self._end_token)
         self._recorder.chose(handle.count - before)
         if ended:
             self._recorder.finish(handle)
