@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 
-@dataclass(frozen=True)
 class ServingError(Exception):
     """A request that isn't served; the message is one sentence with the remedy, for the client.
 
@@ -19,14 +17,17 @@ class ServingError(Exception):
       headers: of the response.
     """
 
-    message: str
-    status: int = 400
-    code: str | None = None
-    param: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return self.message
+    def __init__(
+        self,
+        message: str,
+        status: int = 400,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message, self.status, self.code = message, status, code
+        self.param, self.headers = param, dict(headers or {})
 
     def content(self) -> dict[str, Any]:
         """Returns the body of the response, as OpenAI's clients read it."""
