@@ -217,7 +217,7 @@ def test_a_cpu_has_its_own_cache_if_a_second_copy_of_the_blocks_is_small(
     blocks = jax.eval_shape(lambda: VideoLanguageModel(SMALL, key=KEY)).llm.blocks
     size = sum(4 * leaf.size for leaf in jax.tree.leaves(blocks))
     monkeypatch.setattr(cpu_cache, "_LEAST_BYTES", size + least)
-    monkeypatch.setattr(cpu_cache, "_MOST_BYTES", size + most)
+    monkeypatch.setattr(cpu_cache, "MOST_BYTES", size + most)
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
     keys = jnp.zeros((SMALL.llm.layers, 1, 3, 2, 4))
     found = jax.eval_shape(

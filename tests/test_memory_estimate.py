@@ -14,6 +14,8 @@ from stts_jax.fit.setting import parse_mesh, sized_config
 from stts_jax.fit.table import RESULTS, read_results
 from stts_jax.inference import memory_estimate
 from stts_jax.inference.decoding import program_to_answer
+from stts_jax.inference.engine.memory import engine_memory, require_engine_memory
+from stts_jax.inference.engine.settings import EngineSettings
 from stts_jax.inference.memory_estimate import (
     MemoryEstimate,
     memory_to_answer,
@@ -202,3 +204,29 @@ def test_activations_by_hand_are_within_what_the_compilers_count(row, report_err
 
 def make_mesh_shape(text):
     return dict.fromkeys(MESH_AXES, 1) | parse_mesh(text)
+
+
+# ------------------------------------------------------------------------------------- an engine
+
+
+def of_engine(**changes):
+    config = config_of_4b("bfloat16", 64)
+    settings = EngineSettings(**{"prefix_tokens": 6144} | changes)
+    shapes = to_answer(config, "bfloat16")
+    return shapes, config, single_mesh(), settings, [least_budget(config)]
+
+
+def test_the_slots_of_an_engine_take_what_their_tokens_do():
+    # docs/performance.md: a token of the 4B has 144 KiB of keys and values.
+    few, many = (engine_memory(*of_engine(slots=slots)) for slots in (1, 8))
+    capacity = EngineSettings(prefix_tokens=6144).capacity
+    assert many.slots == 8 * few.slots == 8 * capacity * 144 * 1024
+    assert many.prefixes >= EngineSettings().cache_bytes
+    assert many.total == many.answering.total + many.slots + many.prefixes
+
+
+def test_an_engine_that_does_not_fit_is_refused(monkeypatch):
+    monkeypatch.setattr(memory_estimate, "free_memory", lambda device: 20 * 2**30)
+    assert "of the" in require_engine_memory(*of_engine(slots=1))
+    with pytest.raises(ConfigError, match="take fewer slots"):
+        require_engine_memory(*of_engine(slots=64))

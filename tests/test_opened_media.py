@@ -15,10 +15,12 @@ from reference_cases import worst
 from stts_jax.config import override
 from stts_jax.data.datasets.base import SourceExample
 from stts_jax.data.evaluation_batches import least_budget
+from stts_jax.data.media import Media
 from stts_jax.data.packing.rows import pack_row, stack_rows
 from stts_jax.data.text.message_arrays import MessageError
 from stts_jax.evaluation import single
 from stts_jax.evaluation.asked import Asked
+from stts_jax.evaluation.asking import RequestMaker
 from stts_jax.evaluation.opened_media import OpenedMedia, open_media
 from stts_jax.inference.cpu_programs import jit_to_answer
 from stts_jax.inference.decoding import decode, decoding_keys, first_state
@@ -164,6 +166,31 @@ def test_what_stays_is_what_show_shows(opened, trained, video):
     np.testing.assert_allclose(kept.scores, shown.scores, atol=1e-6)
     before, after = opened.visual_tokens
     assert after == kept.keep.sum() < before == kept.keep.size
+
+
+def test_a_request_of_the_engine_has_the_tokens_that_asking_alone_reads(opened, trained):
+    maker = RequestMaker.of(trained[1])
+    row = maker.media_row(opened.source, opened.media)
+    request = maker.request(opened.source, opened.media, row, QUESTION)
+    assert request.question == tuple(opened.tokens_of(QUESTION)[-1])
+    text, own = row.batch.text.input_ids[0], np.asarray(opened.batch.text.input_ids)[0]
+    np.testing.assert_array_equal(text[text >= 0], own[own >= 0])
+    earlier = ((QUESTION, "A dog"),)
+    again = maker.request(opened.source, opened.media, row, "And then?", earlier=earlier)
+    asked = Asked(opened.source.video, "And then?", earlier=earlier).example(trained[1])
+    prompt = opened.chain.prompt(asked, 0).arrays["input_ids"]
+    assert again.question == tuple(prompt[np.count_nonzero(own >= 0) :].tolist())
+
+
+def test_rows_of_media_have_few_budgets(opened, trained):
+    maker = RequestMaker.of(trained[1])
+    blank = {row.budget.frames: row.budget for row in maker.blank_rows()}
+    assert tuple(blank) == maker.frames == (1, 2, 4)
+    row = maker.media_row(opened.source, opened.media)
+    assert row.budget == blank[4]
+    assert maker.media_row(SourceExample(({},)), Media()) is None
+    more = maker.at(dataclasses.replace(maker.chain.model.prune, topk=0.75))
+    assert more.media_row(opened.source, opened.media).batch.to_prune > row.batch.to_prune
 
 
 LIKE_ALONE = {

@@ -13,11 +13,11 @@ from stts_jax.batch import Batch
 from stts_jax.config import Config
 from stts_jax.data.chains import chain_of
 from stts_jax.data.datasets.base import SourceExample
-from stts_jax.data.evaluation_batches import grown, least_budget, scaled_frames
+from stts_jax.data.evaluation_batches import least_budget, scaled_frames
 from stts_jax.data.example_chain import ExampleChain
 from stts_jax.data.media import Media
-from stts_jax.data.packing.rows import example_sizes, pack_row, stack_rows
 from stts_jax.evaluation.asked import Asked
+from stts_jax.evaluation.asking import asking, is_text_alone, media_row, message_tokens
 from stts_jax.evaluation.single import Kept, answer_tokens, shown
 from stts_jax.inference.decoding import decoding_keys
 from stts_jax.inference.prefix import Prefix, ReadMedia, empty_prefix, fitted, read_media
@@ -33,7 +33,6 @@ from stts_jax.inference.sampling import Sampling
 from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
 from stts_jax.parallel.mesh import mesh_of, put_whole_batch
 from stts_jax.parallel.parameters import key_of_seed
-from stts_jax.size_buckets import at_bucket, with_counts
 
 
 @dataclass(frozen=True)
@@ -103,43 +102,13 @@ class OpenedMedia:
         options: tuple[str, ...] = (),
         earlier: tuple[tuple[str, str], ...] = (),
     ) -> list[list[int]]:
-        """Returns the token ids of each message after the media, in turn; the last one asks.
-
-        Of text alone BOS is the first, as nothing was read before.
-
-        Args:
-          question: text.
-          options: to choose the answer from.
-          earlier: questions and answers before.
-        """
-        messages = self.chain.questions(self._asking(question, options, earlier), 0, self.media)
-        if self.read is None:
-            messages[0].insert(0, self.chain.tokenizer.bos_id)
-        return messages
-
-    def _asking(
-        self,
-        question: str,
-        options: tuple[str, ...],
-        earlier: tuple[tuple[str, str], ...] = (),
-        answer: str | None = None,
-    ) -> SourceExample:
-        """Returns the example of these media that asks this."""
-        is_video = self.source.video is not None
-        asked = Asked(
-            Path("-") if is_video else None,
-            question,
-            options,
-            () if is_video else (Path("-"),),
-            subtitle="-" if self.source.subtitle else None,
-            earlier=earlier,
-        )
-        annotations = asked.example(self.config, answer).annotations
-        return dataclasses.replace(self.source, annotations=annotations, literal=True)
+        """Returns the token ids of each message after the media; see `asking.message_tokens`."""
+        source = asking(self.config, self.source, question, options, earlier)
+        return message_tokens(self.chain, source, self.media)
 
     def _chosen(self, question: str, options: tuple[str, ...]) -> str:
         rows = question_rows([self.tokens_of(question, options)[-1]], self.config.model.llm)
-        each = [self._asking(question, options, answer=option) for option in options]
+        each = [asking(self.config, self.source, question, options, (), x) for x in options]
         tokens = [answer_tokens(self.chain, source) for source in each]
         likely = likelihoods_after(self.model, self.prefix, rows, tokens)
         return options[int(likely.argmax())]
@@ -208,18 +177,15 @@ def open_media(
     source = opened.example(config) if isinstance(opened, Asked) else opened
     chain = chain_of(config, max_frames=scaled_frames(config.data, frames_scale))
     media = chain.load(source)
-    arrays = chain.before_questions(source, media)
-    budget = grown(least_budget(config, frames_scale), example_sizes(arrays, chain.model))
-    row = pack_row([arrays], budget, chain.model)
-    batch = with_counts(stack_rows([row]), chain.model)
-    model = reconfigure(model, at_bucket(chain.model))
+    row = media_row(chain, source, media, least_budget(config, frames_scale))
+    model = reconfigure(model, row.model)
     read, prefix = None, empty_prefix(model)
-    if len(arrays["images"]):
+    if not is_text_alone(media):
         key = decoding_keys(_key(config, 0))[0]
-        read = read_media(model, put_whole_batch(batch, mesh_of(model)), budget, key)
+        read = read_media(model, put_whole_batch(row.batch, mesh_of(model)), row.budget, key)
         prefix = fitted(read.prefix)
         read = dataclasses.replace(read, prefix=prefix)
-    return OpenedMedia(model, config, source, chain, media, batch, prefix, read, frames_scale)
+    return OpenedMedia(model, config, source, chain, media, row.batch, prefix, read, frames_scale)
 
 
 def _key(config: Config, number: int) -> jax.Array:

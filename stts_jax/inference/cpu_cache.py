@@ -23,7 +23,7 @@ from stts_jax.pytrees import register_pytree
 
 # Bytes of all blocks: smaller ones decode no faster and compile slower, larger ones may not fit
 # into memory twice.
-_LEAST_BYTES, _MOST_BYTES = 2**24, 2**31
+_LEAST_BYTES, MOST_BYTES = 2**24, 2**31
 # A few rows are multiplied with matrices this wide at one and a half times the rate of wider ones.
 _PART = 64
 
@@ -55,7 +55,7 @@ def _part_of(cache: KeyValueCache, layer: int, part: slice) -> LayerCache:
 def copied_bytes(blocks: Iterable[Any]) -> int:
     """Returns the bytes that a CPU's cache copies of these blocks, the arrays of all layers."""
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in blocks)
-    return size if _LEAST_BYTES <= size <= _MOST_BYTES else 0
+    return size if _LEAST_BYTES <= size <= MOST_BYTES else 0
 
 
 @register_pytree

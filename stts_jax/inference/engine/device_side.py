@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from stts_jax.config import ModelConfig
-from stts_jax.inference.cpu_cache import copied_bytes
+from stts_jax.inference.cpu_cache import MOST_BYTES
 from stts_jax.inference.decoding import decoding_keys
 from stts_jax.inference.engine.prefix_cache import CachedMedia, PrefixCache
-from stts_jax.inference.engine.programs import blocks_by_layer, join, step
+from stts_jax.inference.engine.programs import Programs
 from stts_jax.inference.engine.requests import MediaRow, Request, SeenMedia
 from stts_jax.inference.engine.settings import EngineSettings
 from stts_jax.inference.engine.slot_cache import new_cache
@@ -44,7 +45,7 @@ class DeviceSide:
         self._empty = empty_prefix(model)
         self._current: CachedMedia | None = None  # of the request that is about to join
         self._slots = self._new_slots()
-        self._blocks = blocks_by_layer(model, self._slots.cache)
+        self._programs = Programs(model, by_layer=_is_by_layer(model))
 
     def reset(self) -> None:
         """Empties the slots."""
@@ -78,8 +79,8 @@ class DeviceSide:
     def step(self) -> jax.Array:
         """Starts a step of all slots; returns (steps, S) tokens that may not be there yet."""
         slots, self.is_whole = self._slots, False
-        self._slots, tokens = step(
-            self._model, self._blocks, slots, self._settings.steps, self._end_token, self._mesh
+        self._slots, tokens = self._programs.step(
+            slots, self._settings.steps, self._end_token, self._mesh
         )
         self.is_whole = True
         return tokens
@@ -92,11 +93,11 @@ class DeviceSide:
           rooms: size buckets of questions.
         """
         prefixes = [self._empty] if media is None else self._prefixes_of(media)
-        request = Request((self._end_token,), max_new_tokens=2)
+        request = Request((0,), max_new_tokens=2)
         for prefix in prefixes:
             for room in rooms:
                 question = np.full((1, room), -1, np.int32)
-                question[0, 0] = self._end_token
+                question[0, 0] = 0
                 self._join(0, prefix, question, request)
         self.step().block_until_ready()
         self.reset()
@@ -108,8 +109,7 @@ class DeviceSide:
 
     def _join(self, slot: int, prefix: Prefix, question: np.ndarray, request: Request) -> int:
         slots, self.is_whole = self._slots, False
-        self._slots, token = join(
-            self._model,
+        self._slots, token = self._programs.join(
             slots,
             prefix,
             question,
@@ -164,11 +164,16 @@ class DeviceSide:
 
 
 def _is_by_layer(model: VideoLanguageModel) -> bool:
-    """Returns whether a CPU decodes faster with blocks and cache by layer; see `cpu_cache`."""
+    """Returns whether a CPU decodes faster with blocks and cache by layer.
+
+    As for one prompt (`cpu_cache`), but of small blocks too: they are copied once, not for each
+    answer.
+    """
     leaves, mesh = jax.tree.leaves(model.llm.blocks), mesh_of(model)
     alone = mesh is None or mesh.size == 1
     whole = all(leaf.dtype == jnp.float32 for leaf in leaves) and model.dtype == jnp.float32
-    return jax.default_backend() == "cpu" and alone and whole and copied_bytes(leaves) > 0
+    fits = sum(leaf.nbytes for leaf in leaves) <= MOST_BYTES
+    return jax.default_backend() == "cpu" and alone and whole and fits
 
 
 def _row_sampling(sampling: Sampling, seed: int) -> RowSampling:
@@ -180,6 +185,7 @@ def _row_sampling(sampling: Sampling, seed: int) -> RowSampling:
     )
 
 
+@lru_cache(maxsize=256)
 def _key(seed: int) -> jax.Array:
     """Returns the key that `ask` takes of a seed."""
     return jax.random.fold_in(key_of_seed(seed), 0)

@@ -81,8 +81,9 @@ class Engine:
         self._owners: list[Handle | None] = [None] * self.settings.slots
         self._queue: deque[_Waiting] = deque()
         self._tasks: deque[Callable[[], None]] = deque()
-        # Tokens of a step that is under way, and whose they are: they are looked at when the next
-        # step has been started, so that the devices don't wait for this thread.
+        # Tokens of steps that are under way, and whose they are. An accelerator has the next step
+        # before they are looked at, so that it doesn't wait; a CPU would only do it in vain.
+        self._ahead = 0 if jax.default_backend() == "cpu" else 1
         self._under_way: deque[tuple[jax.Array, list[Handle | None]]] = deque()
         self._changed = threading.Condition()
         self._closing = self._draining = False
@@ -205,7 +206,7 @@ class Engine:
         if self._draining or not self._thread.is_alive():
             raise EngineClosedError("the engine is closed; start another one")
         if len(self._queue) >= self.settings.queue + self._owners.count(None):
-            self._recorder.turned_away()
+            self._recorder.refuse()
             raise QueueFullError(
                 f"{len(self._queue)} requests wait already; come again, or raise the engine's queue"
             )
@@ -246,10 +247,13 @@ class Engine:
             while self._tasks:
                 self._tasks.popleft()()
         self._admit()
-        if any(self._owners):
-            self._under_way.append((self._devices.step(), list(self._owners)))
-        if len(self._under_way) > 1 or not any(self._owners):
-            self._deliver()
+        try:
+            if any(self._owners):
+                self._under_way.append((self._devices.step(), list(self._owners)))
+            if len(self._under_way) > self._ahead or not any(self._owners):
+                self._deliver()
+        except Exception as error:  # of the devices
+            self._lose_all(error)
 
     def _admit(self) -> None:
         """Fills free slots in the order of the queue, reading new media once in a turn."""
@@ -282,15 +286,15 @@ class Engine:
             logger.exception("a request failed")
             handle.fail(error)
             self._recorder.finish(handle)
-            self._recover(error)
+            if not self._devices.is_whole:
+                self._lose_all(error)
             return
         self._owners[slot] = handle
         self._hand_on(slot, handle, [token])
 
-    def _recover(self, error: Exception) -> None:
-        """Empties all slots if a program failed after it was given them."""
-        if self._devices.is_whole:
-            return
+    def _lose_all(self, error: Exception) -> None:
+        """Fails the requests in all slots, and empties these."""
+        logger.error("the answers under way are lost", exc_info=error)
         for handle in filter(None, self._owners):
             handle.fail(error)
             self._recorder.finish(handle)
@@ -303,13 +307,7 @@ class Engine:
         if not self._under_way:
             return
         tokens, owners = self._under_way.popleft()
-        try:
-            fetched = np.asarray(tokens)
-        except Exception as error:
-            logger.exception("a step failed")
-            self._devices.is_whole = False
-            self._recover(error)
-            return
+        fetched = np.asarray(tokens)
         for slot, handle in enumerate(owners):
             if handle is not None:
                 self._hand_on(slot, handle, fetched[:, slot].tolist())
@@ -318,7 +316,7 @@ class Engine:
         before = handle.count
         if handle.finish_reason is not None:
             return  # it ended in the step before
-        ended = any(handle.add(token, self._end_token) for token in tokens)
+        ended = handle.add(tokens, self._end_token)
         self._recorder.chose(handle.count - before)
         if ended:
             self._recorder.finish(handle)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -13,10 +12,10 @@ from jaxtyping import Array, Int
 
 from stts_jax.attention import IndexMask, MaskSpec, TokenMaskIds
 from stts_jax.inference.cache import KeyValueCache
-from stts_jax.inference.cpu_programs import jit_to_answer
+from stts_jax.inference.cpu_programs import bind_to_answer
 from stts_jax.inference.decoding import decoding_keys
 from stts_jax.inference.engine.cpu_slot_cache import CpuSlotCache
-from stts_jax.inference.engine.slot_cache import SlotCache, kept_sharded
+from stts_jax.inference.engine.slot_cache import kept_sharded
 from stts_jax.inference.engine.slots import RowSampling, Slots
 from stts_jax.inference.prefix import Prefix
 from stts_jax.inference.questions import extend_prefix
@@ -24,10 +23,26 @@ from stts_jax.inference.sampling import sample_each
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import on_mesh
 
+# A model, and the blocks of its LLM by layer for a cache that has them so.
+Models = tuple[VideoLanguageModel, tuple[Any, ...]]
 
-@partial(jit_to_answer, static_argnums=(7, 8), donate_argnums=(1,))
+
+class Programs:
+    """The compiled programs of one model.
+
+    Attributes:
+      join, step: see the functions of these names, without the models.
+    """
+
+    def __init__(self, model: VideoLanguageModel, *, by_layer: bool) -> None:
+        """Takes the model; `by_layer` is that of `slot_cache.new_cache`."""
+        models = (model, blocks_by_layer(model) if by_layer else ())
+        self.join = bind_to_answer(join, models, static_argnums=(7, 8), donate_argnums=(1,))
+        self.step = bind_to_answer(step, models, static_argnums=(2, 3, 4), donate_argnums=(1,))
+
+
 def join(
-    model: VideoLanguageModel,
+    models: Models,
     slots: Slots,
     prefix: Prefix,
     question: Int[Array, "1 Q"],
@@ -40,7 +55,7 @@ def join(
     """Reads a question after its prefix into a slot, and chooses the first token of its answer.
 
     Args:
-      model: the model.
+      models: the model, and the blocks of its LLM by layer.
       slots: given up.
       prefix: one row.
       question: (1, Q) int32, padded with -1; prefix, Q and answer fit the cache.
@@ -54,7 +69,7 @@ def join(
       the slots, and () int32, the first token.
     """
     with on_mesh(mesh):
-        read = extend_prefix(model, prefix, question)
+        read = extend_prefix(models[0], prefix, question)
         _, sample_key, later = decoding_keys(sampling.key)
         rows = jax.tree.map(lambda x: x[None], replace(sampling, key=sample_key))
         token = sample_each(read.logits, rows.temperature, rows.top_k, rows.top_p, rows.key)[0]
@@ -74,10 +89,8 @@ def join(
         return replace(slots, cache=kept_sharded(cache, mesh)), token
 
 
-@partial(jit_to_answer, static_argnums=(3, 4, 5), donate_argnums=(2,))
 def step(
-    model: VideoLanguageModel,
-    blocks: tuple[Any, ...],
+    models: Models,
     slots: Slots,
     count: int,
     end_token: int,
@@ -86,8 +99,7 @@ def step(
     """Chooses further tokens of the answers of all slots.
 
     Args:
-      model: the model.
-      blocks: those of its LLM by layer, for a cache that has them so.
+      models: the model, and the blocks of its LLM by layer, for a cache that has them so.
       slots: given up.
       count: tokens of each answer.
       end_token: ends an answer; slots that have finished go on with it.
@@ -99,7 +111,7 @@ def step(
     tokens = []
     with on_mesh(mesh):
         for _ in range(count):
-            slots = _step(model, blocks, slots, end_token)
+            slots = _step(*models, slots, end_token)
             tokens.append(slots.next_token)
         return replace(slots, cache=kept_sharded(slots.cache, mesh)), jnp.stack(tokens)
 
@@ -136,10 +148,8 @@ def _step(
     )
 
 
-def blocks_by_layer(model: VideoLanguageModel, cache: SlotCache | CpuSlotCache) -> tuple[Any, ...]:
-    """Returns the blocks of the LLM by layer for a cache that has them so, else none."""
-    if not isinstance(cache, CpuSlotCache):
-        return ()
+def blocks_by_layer(model: VideoLanguageModel) -> tuple[Any, ...]:
+    """Returns a copy of the blocks of the LLM by layer."""
     return tuple(
         jax.tree.map(lambda leaf, i=i: leaf[i], model.llm.blocks)
         for i in range(model.llm.config.layers)

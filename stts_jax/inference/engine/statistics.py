@@ -75,7 +75,7 @@ class Recorder:
         with self._lock:
             self.submitted += 1
 
-    def turned_away(self) -> None:
+    def refuse(self) -> None:
         """Counts a request that the queue was too full for."""
         with self._lock:
             self.refused += 1
