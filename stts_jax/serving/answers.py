@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import AsyncIterator, Callable
 from typing import Literal
 
@@ -84,11 +83,9 @@ class Answer:
 
     def _advance(self) -> str:
         """Takes the tokens that have come; returns the text that is new and certain."""
-        handle, seen = self.handle, len(self._tokens)
+        handle = self.handle
         ended = handle.finish_reason  # before the tokens: none come after it
-        new = handle.count - seen
-        if new:
-            self._tokens += itertools.islice(handle.tokens(0), seen, seen + new)
+        self._tokens = handle.so_far()
         if ended in ("failed", "cancelled"):
             raise _failure(handle)
         text = self._tokenizer.decode(self._tokens)

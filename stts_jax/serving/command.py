@@ -18,16 +18,19 @@ from stts_jax.command_line import (
     add_ratio_option,
     open_config,
     open_model,
-    require_model_fits,
     run,
 )
 from stts_jax.config import Config, ConfigError
 from stts_jax.data.evaluation_batches import scaled_frames
+from stts_jax.model.video_language_model import Weights, abstract_model, to_answer
+from stts_jax.parallel.mesh import make_mesh
 from stts_jax.serving.limits import MIB, Limits
+from stts_jax.terminal import to_stderr
 
 if TYPE_CHECKING:
     from stts_jax.inference.engine.settings import EngineSettings
     from stts_jax.serving.access import Access
+    from stts_jax.training.checkpointing.opened import OpenedCheckpoint
 
 EXAMPLES = """\
 examples:
@@ -148,7 +151,7 @@ def serve(options: argparse.Namespace) -> None:
     from stts_jax.serving.media_address import MediaAddresses
     from stts_jax.serving.media_files import MediaFiles
     from stts_jax.serving.service import Service
-    from stts_jax.serving.warm_up import compile_all, grey_video
+    from stts_jax.serving.warm_up import compile_all
 
     limits, access = limits_of(options), access_of(options)
     checkpoint, config = open_config(options)
@@ -157,8 +160,7 @@ def serve(options: argparse.Namespace) -> None:
         config, data=dataclasses.replace(config.data, max_frames=frames, cache_frames=False)
     )
     settings = engine_settings(options, config)
-    budget = grey_video(config, frames).row(config).budget
-    require_model_fits(checkpoint, config, budget, settings.slots, weights=[options.weights])
+    require_fits(checkpoint, config, settings, options.weights)
     model = open_model(checkpoint, config, options.weights)
     name = options.name or options.checkpoint.resolve().name
     files = MediaFiles(limits.stored_bytes)
@@ -173,13 +175,30 @@ def serve(options: argparse.Namespace) -> None:
         listen(app, options, limits)
 
 
+def require_fits(
+    checkpoint: OpenedCheckpoint, config: Config, settings: EngineSettings, weights: Weights
+) -> None:
+    """Prints the memory that the engine takes, before the model is loaded.
+
+    Raises:
+      ConfigError: if there isn't so much.
+    """
+    from stts_jax.inference.engine.memory import require_engine_memory
+    from stts_jax.serving.warm_up import grey_video
+
+    shapes = to_answer(abstract_model(config.model), weights, checkpoint.dtypes)
+    budget = grey_video(config, config.data.max_frames).row(config).budget
+    line = require_engine_memory(shapes, config, make_mesh(), settings, [budget])
+    to_stderr(f"memory: {line}")
+
+
 def listen(app: Any, options: argparse.Namespace, limits: Limits) -> None:
     """Answers requests until SIGTERM or SIGINT."""
     import uvicorn
 
     from stts_jax.serving.connections import protocol_with
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    log_requests()
     uvicorn.run(
         app,
         host=options.host,
@@ -192,6 +211,16 @@ def listen(app: Any, options: argparse.Namespace, limits: Limits) -> None:
         limit_concurrency=1024,
         timeout_graceful_shutdown=max(1, round(options.drain)),
     )
+
+
+def log_requests() -> None:
+    """Has a line of each request written to the standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger = logging.getLogger("stts.access")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    logger.propagate = False
 
 
 def require_libraries() -> None:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 from stts_jax.config import Config, ConfigError
@@ -18,7 +17,7 @@ from stts_jax.data.datasets.base import SourceExample
 from stts_jax.data.media import Media
 from stts_jax.data.packing.rows import BudgetError
 from stts_jax.data.text.tokenizer import TokenizerError
-from stts_jax.evaluation.asked import Asked
+from stts_jax.evaluation.asking import asking, message_tokens
 from stts_jax.inference.engine.engine import Engine
 from stts_jax.inference.engine.requests import (
     EngineClosedError,
@@ -47,6 +46,7 @@ from stts_jax.train_ratios import at_ratio
 T = TypeVar("T")
 # Threads that cut frames into patches and hash rows; more would only wait for the same memory.
 _THREADS = 2
+_TEXT_ALONE = SourceExample(())
 
 
 @dataclass(frozen=True)
@@ -243,22 +243,11 @@ class Service:
 
     def _question(self, chat: ChatRequest, prepared: PreparedMedia | None) -> list[int]:
         """Returns the token ids of all text after the media."""
-        is_video = prepared is not None and prepared.media.video is not None
-        asked = Asked(
-            Path("-") if is_video else None,
-            chat.question,
-            (),
-            () if is_video else (Path("-"),),
-            earlier=chat.earlier,
-        )
-        annotations = asked.example(self.config).annotations
+        source = _TEXT_ALONE if prepared is None else prepared.source
         media = Media() if prepared is None else prepared.media
-        source = SourceExample(annotations, literal=True)
-        if prepared is not None:
-            source = dataclasses.replace(prepared.source, annotations=annotations)
-        messages = self._chain.questions(source, 0, media)
-        start = [] if prepared is not None else [self._chain.tokenizer.bos_id]
-        return [*start, *(token for message in messages for token in message)]
+        asked = asking(self.config, source, chat.question, earlier=chat.earlier)
+        messages = message_tokens(self._chain, asked, media)
+        return [token for message in messages for token in message]
 
     async def _in_thread(self, work: partial[T]) -> T:
         """Runs it in a thread; errors that a client can mend are told to it."""
