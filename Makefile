@@ -17,7 +17,8 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 BENCH_FLAGS := $(if $(FRAMES),--frames $(FRAMES)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
     $(if $(PEER),--peer) $(if $(DECODE),--decode) $(if $(PACKING),--packing $(PACKING))
-DEMO_FLAGS := $(if $(SHORT),--short) $(if $(LONG),--long) $(if $(SEED),--seed $(SEED))
+DEMO_FLAGS := $(if $(SHORT),--short) $(if $(LONG),--long) $(if $(SEED),--seed $(SEED)) \
+    $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ABLATIONS),--ablations)
 # Files are shared out between processes: what a file compiles, its tests share. WORKERS=0: none.
 # tests/conftest.py puts them in order, the long ones first, so that no process idles at the end.
 WORKERS ?= 2
@@ -44,7 +45,7 @@ help:  ## print this list
 
 setup: $(SETUP)  ## make .venv and install the package with its test tools
 
-demo: $(SETUP)  ## run the demo; SHORT=1 or LONG=1 sets its length, SEED=n its seed
+demo: $(SETUP)  ## run the demo; SHORT=1, LONG=1 or SEEDS=n sets its length, SEED=n its seed
 	.venv/bin/python -m stts_jax.demo $(DEMO_FLAGS)
 
 bench: $(if $(PEER),$(SETUP_ALL),$(SETUP))  ## time pruned against unpruned, with PEER=1 transformers too

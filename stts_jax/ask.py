@@ -8,15 +8,16 @@ from collections.abc import Sequence
 
 from stts_jax.arguments import Parser
 from stts_jax.command_line import (
+    add_auto_option,
     add_checkpoint_options,
     add_media_options,
     add_ratio_option,
     asked_of,
     open_config,
     open_model,
-    require_model_fits,
     run,
 )
+from stts_jax.evaluation.model_fits import require_model_fits
 from stts_jax.evaluation.single import answer_of, prepare
 from stts_jax.terminal import doing
 
@@ -48,6 +49,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add_checkpoint_options(parser)
     add_ratio_option(parser)
+    add_auto_option(parser)
     # The video may be missing, and options may come between it and the question.
     return parser.parse_intermixed_args(arguments)
 
@@ -61,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         checkpoint, config = open_config(options)
         with doing("reading what is asked about"):
             prepared = prepare(config, asked, options.frames)
-        require_model_fits(checkpoint, config, prepared.batches.budget, weights=[options.weights])
+        require_model_fits(checkpoint, config, prepared.budget, weights=[options.weights])
         model = open_model(checkpoint, config, options.weights)
         with doing("compiling and answering"):
             said = answer_of(model, config, prepared)

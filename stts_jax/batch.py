@@ -57,6 +57,8 @@ class Batch:
       text: the tokens, visual tokens included, before the drop.
       to_prune: (B, M) int32, k of each example: the pooled tokens that it loses. By default the
         model's ratio says it.
+      threshold: (B,) float32, for a model with `prune.threshold`: the score that a token of the row
+        needs to stay. By default the model's own.
     """
 
     images: Num[Any, "*B T N patch_dim"]
@@ -65,29 +67,31 @@ class Batch:
     token_pooling: Int[Any, "*B V G"]
     text: TextRows
     to_prune: Int[Any, "*B M"] | None = None
+    threshold: Float[Any, "*B"] | None = None
 
     @staticmethod
     def from_arrays(arrays: Mapping[str, Any]) -> "Batch":
         """Returns the batch of these arrays.
 
         Args:
-          arrays: by the names of the fields, those of the text among them; `to_prune` may be
-            absent.
+          arrays: by the names of the fields, those of the text among them; `to_prune` and
+            `threshold` may be absent.
 
         Raises:
           KeyError: if one is missing.
         """
         own = {name: arrays[name] for name in VISUAL_FIELDS}
-        own |= {"to_prune": arrays.get("to_prune")}
+        own |= {name: arrays.get(name) for name in OPTIONAL_FIELDS}
         return Batch(**own, text=TextRows(**{name: arrays[name] for name in TEXT_FIELDS}))
 
     def to_arrays(self) -> dict[str, Any]:
         """Returns all arrays by the names of the fields, those of the text among them."""
         own = {name: getattr(self, name) for name in VISUAL_FIELDS}
-        if self.to_prune is not None:
-            own["to_prune"] = self.to_prune
+        found = ((name, getattr(self, name)) for name in OPTIONAL_FIELDS)
+        own |= {name: array for name, array in found if array is not None}
         return own | {name: getattr(self.text, name) for name in TEXT_FIELDS}
 
 
 TEXT_FIELDS = tuple(field.name for field in fields(TextRows))
-VISUAL_FIELDS = tuple(f.name for f in fields(Batch) if f.name not in ("text", "to_prune"))
+OPTIONAL_FIELDS = ("to_prune", "threshold")
+VISUAL_FIELDS = tuple(f.name for f in fields(Batch) if f.name not in ("text", *OPTIONAL_FIELDS))

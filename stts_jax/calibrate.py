@@ -1,6 +1,7 @@
-"""Prints a threshold on scores that drops a wanted share of the validation videos' tokens.
+"""Finds the thresholds on scores that drop shares of the validation videos' tokens.
 
-`python -m stts_jax.calibrate --checkpoint DIR --k 70` prints settings for `eval.py`.
+`stts calibrate --checkpoint DIR` keeps them beside the checkpoint, for `--auto` of the commands
+that answer, and prints the one of `--k` as a setting.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -30,13 +30,14 @@ from stts_jax.model.vision import VisionEncoder
 from stts_jax.parallel.mesh import mesh_of, on_mesh, put_whole_batch, rows_for
 from stts_jax.pruning.adaptive import calibrated_threshold
 from stts_jax.terminal import doing
+from stts_jax.training.checkpointing.thresholds import RATIOS, save_thresholds, threshold_for
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
     parser = Parser(
         prog="python -m stts_jax.calibrate",
-        description="Find the score below which a share of the validation videos' tokens lies.",
+        description="Find the scores below which shares of the validation videos' tokens are.",
     )
     add_checkpoint_options(parser)
     add_ratio_option(parser)
@@ -74,14 +75,14 @@ def scores_of_videos(
                 yield ranked[row][prunable[row]]
 
 
-@partial(jax.jit)
+@jax.jit
 def _ranked(encoder: VisionEncoder, batch: Batch) -> tuple[jax.Array, jax.Array]:
     scored = encoder.score(batch, key=jax.random.key(0))
     return scored.ranked, scored.frames.prunable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the threshold; returns the exit code."""
+    """Finds and keeps the thresholds; returns the exit code."""
     options = parse(arguments)
 
     def command() -> None:
@@ -103,12 +104,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"data.validation is '{config.data.validation}', which shows no video among the "
                 f"first {options.limit} questions; raise --limit or name another set"
             )
-        threshold = calibrated_threshold(videos, prune.topk)
+        thresholds = [calibrated_threshold(videos, ratio) for ratio in RATIOS]
+        file = save_thresholds(checkpoint.folder, thresholds)
+        threshold = threshold_for(checkpoint.folder, prune.topk)
         shares = [float((video < threshold).mean()) for video in videos]
         print(
             f"--set model.prune.threshold={threshold:.6g} model.prune.topk={prune.topk:g}\n"
             f"drops {100 * np.mean(shares):.1f} % of a video's tokens on average, from "
-            f"{100 * min(shares):.0f} to {100 * max(shares):.0f} %"
+            f"{100 * min(shares):.0f} to {100 * max(shares):.0f} %\n"
+            f"thresholds for 1 to 99 % are in '{file}'; with --auto commands use them"
         )
 
     return run("calibrate", command)

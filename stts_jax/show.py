@@ -14,15 +14,16 @@ from pathlib import Path
 
 from stts_jax.arguments import Parser, local_path
 from stts_jax.command_line import (
+    add_auto_option,
     add_checkpoint_options,
     add_media_options,
     add_ratio_option,
     asked_of,
     open_config,
     open_encoder,
-    require_model_fits,
     run,
 )
+from stts_jax.evaluation.model_fits import require_model_fits
 from stts_jax.evaluation.overlay import contact_sheet, overlay_video
 from stts_jax.evaluation.single import kept_of, prepare
 from stts_jax.terminal import doing
@@ -40,6 +41,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=local_path, default=Path(), help="folder (default: here)")
     add_checkpoint_options(parser)
     add_ratio_option(parser)
+    add_auto_option(parser)
     return parser.parse_args(arguments)
 
 
@@ -56,13 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         require_model_fits(
             checkpoint,
             config,
-            prepared.batches.budget,
+            prepared.budget,
             scoring=True,
             weights=[options.weights],
         )
         encoder = open_encoder(checkpoint, config, options.weights)
         with doing("compiling and scoring its tokens"):
-            kept = kept_of(encoder, config, prepared)
+            kept = kept_of(encoder, prepared)
         sheet = options.output / f"{(options.video or options.images[0]).stem}_kept.png"
         video, settings = sheet.with_suffix(".mp4"), sheet.with_suffix(".json")
         frames, times = kept.video.frames, kept.video.timestamps

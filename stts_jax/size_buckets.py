@@ -23,6 +23,8 @@ RATIOS = (
     *(0.0, SMALLEST_RATIO, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
     *(0.75, 0.8, 0.85, 0.875, 0.9, 0.925, 0.95, 0.975),
 )
+# Where a threshold decides, programs know that there is one, and batches have its value.
+ANY_THRESHOLD = 0.5
 # Size buckets within one program, which compiles the blocks after the drop for each: a short list.
 ADAPTIVE_RATIOS = (0.9, 0.8, 0.65, 0.5, 0.3, 0.0)
 # Room for text grows in buckets, steps of this and, beyond four of them, of a half or a third, so
@@ -48,8 +50,17 @@ def at_bucket(model: ModelConfig) -> ModelConfig:
 
     Where a threshold on scores decides what stays, it has room for all.
     """
-    bucket = SMALLEST_RATIO if model.prune.threshold else bucket_of(model.prune.topk)
-    prune = dataclasses.replace(model.prune, topk=bucket)
+    prune = model.prune
+    if prune.threshold:
+        prune = dataclasses.replace(prune, topk=SMALLEST_RATIO, threshold=ANY_THRESHOLD)
+    else:
+        prune = dataclasses.replace(prune, topk=bucket_of(prune.topk))
+    return dataclasses.replace(model, prune=prune)
+
+
+def without_ratio(model: ModelConfig) -> ModelConfig:
+    """Returns the configuration of programs that read no video, one for all ratios of a model."""
+    prune = dataclasses.replace(model.prune, topk=0.0, threshold=0.0)
     return dataclasses.replace(model, prune=prune)
 
 
@@ -78,9 +89,12 @@ def with_counts(batch: Batch, model: ModelConfig) -> Batch:
 
     Args:
       batch: see `Batch`.
-      model: its ratio decides.
+      model: its ratio decides, or its threshold.
     """
     counts = tokens_to_prune(
         batch.num_images, batch.multimodal_type, model.prune, model.tokens_per_frame
     )
-    return dataclasses.replace(batch, to_prune=counts.astype(np.int32))
+    threshold = None
+    if model.prune.threshold:
+        threshold = np.full(len(batch.num_images), model.prune.threshold, np.float32)
+    return dataclasses.replace(batch, to_prune=counts.astype(np.int32), threshold=threshold)

@@ -60,13 +60,18 @@ def test_a_question_may_be_asked_at_any_ratio(command, checkpoint, video):
     assert open_config(command.parse(given))[1] == config_of(checkpoint)
 
 
-def test_a_calibrated_threshold_is_printed_as_settings(checkpoint, capsys):
+def test_a_calibrated_threshold_is_printed_as_settings_and_kept(checkpoint, video, capsys):
     given = ["--checkpoint", str(checkpoint), "--limit", "2"]
     assert calibrate.main([*given, "--k", "60"]) == 0
-    settings, said = capsys.readouterr().out.splitlines()
+    settings, said, where = capsys.readouterr().out.splitlines()
     config = override(config_of(checkpoint), settings.split()[1:])
     assert config.model.prune.topk == 0.6 and 0 < config.model.prune.threshold < 1
     assert re.fullmatch(r"drops \d+\.\d % of a video's tokens on average, from \d+ to \d+ %", said)
+    assert "thresholds for 1 to 99 %" in where
+    asked = [str(video), QUESTION, "--checkpoint", str(checkpoint), "--k", "60", "--auto"]
+    kept = open_config(ask.parse(asked))[1].model.prune
+    assert kept.threshold == pytest.approx(config.model.prune.threshold, rel=1e-5)
+    assert kept.topk == 0.6
     assert calibrate.main([*given, "--k", "0"]) == 2
     assert "give --k" in capsys.readouterr().err
 

@@ -278,8 +278,8 @@ def test_an_address_is_refused_in_the_place_of_a_folder(arguments, capsys):
 
 
 def test_a_ratio_of_all_tokens_is_refused(checkpoint, capsys):
-    message = refused(capsys, evaluate.main(["--checkpoint", str(checkpoint), "--k", "100"]))
-    assert "model.prune.topk is 1.0" in message
+    arguments = ["--checkpoint", str(checkpoint), "--set", "model.prune.topk=1.0"]
+    assert "model.prune.topk is 1.0" in refused(capsys, evaluate.main(arguments))
 
 
 def test_a_ratio_needs_a_method(checkpoint, capsys):
@@ -293,7 +293,7 @@ def test_a_ratio_needs_a_method(checkpoint, capsys):
     [
         ("0.5", "'0.5' is less than one per cent; write 50 for 50 %"),
         ("0.01", "write 1 for 1 %"),
-        ("-5", "write 0 or from 1 to 100"),
+        ("-5", "write 0, or from 1 to below 100"),
         ("nan", "'nan' is not a percentage"),
         ("100", "'100' is not a percentage to drop; write 0, or from 1 to below 100"),
         ("half", "'half' is not a percentage"),

@@ -1,7 +1,9 @@
 """The procedural set, and batches made of files."""
 
 import collections
+import dataclasses
 import json
+import multiprocessing
 import re
 import shutil
 from pathlib import Path
@@ -32,7 +34,7 @@ from stts_jax.data.packing.rows import SIZES
 from stts_jax.data.pipeline import TrainingBatches, _accept_flags, training_batches
 from stts_jax.data.questions import question_of
 from stts_jax.data.scene_questions import ask_picture, direction, region_of
-from stts_jax.data.scenes import COLOURS, Actor, SceneConfig, plan_picture, shape_mask
+from stts_jax.data.scenes import COLOURS, Actor, SceneConfig, plan_picture, render, shape_mask
 from stts_jax.data.sources.configured import changed_sources
 from stts_jax.data.synthetic import (
     PICTURES_PER_VIDEO,
@@ -156,7 +158,7 @@ def test_brief_shapes_show_in_one_sampled_frame_that_is_not_the_first():
 
 def test_pictures_are_videos_of_one_frame_with_questions_about_what_they_show(folder):
     asked = lines(folder / "pictures.jsonl")
-    assert {q["type"] for q in asked} == {"shape", "colour", "where", "count"}
+    assert {q["type"] for q in asked} == {"shape", "colour", "where", "count", "direction"}
     pictures = sorted({q["video"] for q in asked})
     assert len(pictures) == VIDEOS * PICTURES_PER_VIDEO
     for picture in pictures[:5]:
@@ -172,11 +174,27 @@ def test_pictures_are_videos_of_one_frame_with_questions_about_what_they_show(fo
                 "shape": lambda a: f"{a.colour} {a.shape}",
                 "colour": lambda a: f"{a.shape} {a.colour}",
                 "where": lambda a: f"{a.colour} {region_of(a, SCENE)}",
+                "direction": lambda a: f"{a.colour} {direction(a)}",
             }
             if q.type == "count":
                 assert q.answer == str(len(scene.actors))
             else:
                 assert len(named) == 1 and q.answer == expected[q.type](named[0])
+
+
+def test_a_still_video_changes_in_fewer_cells_than_a_busy_one():
+    def changes(activity: str, index: int) -> int:
+        config = dataclasses.replace(SCENE, activities=(activity,))
+        frames = render(plan_video(index, 8, config)[0], config).astype(int)
+        times = np.linspace(0, SCENE.seconds, SCENE.sampled_frames, endpoint=False)
+        seen = frames[(times * SCENE.fps).astype(int)]
+        cells = np.abs(np.diff(seen, axis=0)).reshape(-1, 3, SCENE.cell, 3, SCENE.cell, 3)
+        return int((cells.max((2, 4, 5)) > 0).sum())
+
+    still, calm, busy = (
+        [changes(activity, index) for index in range(20)] for activity in ("still", "calm", "busy")
+    )
+    assert max(still) < min(calm) and max(calm) < min(busy)
 
 
 def test_text_alone_answers_at_most_a_third():
@@ -287,9 +305,12 @@ def test_processes_share_the_examples(folder):
         training_batches(config, process_count=3)
 
 
-def test_worker_processes_make_batches_too(folder):
+def test_worker_processes_make_equal_batches_without_jax(folder):
+    """Importing it would be over half of their memory, and most of their start."""
     with training_batches(config_for(folder, "data.workers=1")) as batches:
         with_workers = next(batches)
+        (worker,) = multiprocessing.active_children()
+        assert "jaxlib" not in Path(f"/proc/{worker.pid}/maps").read_text()
     with training_batches(config_for(folder)) as batches:
         without = next(batches)
     jax.tree.map(np.testing.assert_array_equal, with_workers, without)

@@ -179,6 +179,7 @@ def test_a_request_that_was_cancelled_in_the_queue_never_starts(engine):
     with pytest.raises(CancelledError):
         waiting.result(120)
     assert waiting.times.started is None
+    assert not all(handle.finish_reason for handle in taken)
     assert all(handle.result(120) for handle in taken)
 
 

@@ -115,6 +115,12 @@ def test_overrides_have_the_last_word():
     assert row_budget(config.model, config.data).tokens == 9_686
 
 
+def test_a_step_over_ratios_is_measured_at_the_one_that_keeps_most():
+    config, devices = load_config("tiny_stts_any"), Topology("cpu:8", jax.devices(), CPU)
+    budget = make_setting(config, devices).budget
+    assert budget.visual == budget.visual_before
+
+
 @pytest.mark.parametrize("name", ["molmo2_4b", "molmo2_8b", "molmo2_o_7b"])
 @pytest.mark.parametrize("devices", [8, 16, 256])
 def test_default_mesh_cuts_both_widths_evenly(name, devices):

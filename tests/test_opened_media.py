@@ -29,7 +29,7 @@ from stts_jax.inference.questions import QuestionError, question_rows, read_ques
 from stts_jax.inference.sampling import Sampling
 from stts_jax.model.video_language_model import reconfigure
 from stts_jax.parallel.parameters import key_of_seed
-from stts_jax.size_buckets import with_counts
+from stts_jax.size_buckets import at_bucket, with_counts
 from stts_jax.training.checkpointing.load import load_model
 
 pytest_plugins = ["command_fixtures"]
@@ -108,7 +108,8 @@ def whole(model, batch, budget, end_token, key):
 def asked_whole(opened: OpenedMedia, tokens, number: int = 0):
     batch, budget = whole_prompt(opened, tokens)
     batch, end = jax.tree.map(jnp.asarray, batch), opened.chain.tokenizer.eos_id
-    return whole(opened.model, batch, budget, end, key_of(opened, number))
+    reader = reconfigure(opened.model, at_bucket(opened.chain.model))
+    return whole(reader, batch, budget, end, key_of(opened, number))
 
 
 def whole_answer(opened: OpenedMedia, tokens, number: int = 0):

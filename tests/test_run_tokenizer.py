@@ -62,6 +62,17 @@ def test_a_published_setup_takes_the_tokenizer_of_the_checkpoint_it_starts_from(
     assert "'tokenizer.json' does not exist: using" in told and str(converted) in told
 
 
+def test_the_evaluations_of_a_run_use_that_tokenizer_too(
+    converted, elsewhere, tmp_path, monkeypatch
+):
+    seen = []
+    monkeypatch.setattr(train, "train", lambda *_, **__: ENDED)
+    monkeypatch.setattr(train, "evaluation", lambda config, _: seen.append(config.data.tokenizer))
+    line = ["--config", SETUP.name, "--init-from", str(converted), "--output", str(tmp_path)]
+    assert train.main([*line, "--set", "train.evaluate_every=1"]) == 0
+    assert seen == [str(converted / "tokenizer.json")]
+
+
 def taken(output: Path, init_from: Path | None, *, resume: bool = True) -> str:
     found = with_checkpoint_tokenizer(SETUP, output, init_from=init_from, resume=resume)
     return found.data.tokenizer

@@ -2,11 +2,12 @@
 
 import dataclasses
 import itertools
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
-from model_cases import BUDGET, KEY, SMALL, numpy_rows, rows, small_model
+from model_cases import BUDGET, KEY, numpy_rows, rows, small_model
 from model_cases import small_model_config as small
 from model_checks import LOGITS, forward
 from random_batches import VIDEO
@@ -17,6 +18,7 @@ from stts_jax.config import load_config
 from stts_jax.inference.adaptive import generate_adaptive
 from stts_jax.inference.decoding import generate
 from stts_jax.inference.sampling import Sampling
+from stts_jax.model.video_language_model import vision_encoder
 from stts_jax.size_buckets import (
     RATIOS,
     SMALLEST_RATIO,
@@ -87,6 +89,16 @@ def test_the_result_does_not_depend_on_the_bucket(layout, report_error):
         assert error < LOGITS
 
 
+@pytest.mark.parametrize(("in_vit", "biased"), [(True, False), (False, True)])
+def test_the_bias_of_a_model_over_ratios_ends_with_its_block_at_0_too(in_vit, biased):
+    """As at a ratio just above 0, unless the ViT keeps every patch at any ratio."""
+    changes = {"prune__topk": 0.0, "prune__train_ratios": (0.0, 0.5)}
+    model = small_model(small(**changes, prune__pruning_in_scorer=in_vit))
+    encode = partial(vision_encoder(model), key=KEY)
+    after = jax.eval_shape(lambda batch: encode(batch, ROOMY), numpy_rows()).plan.layout
+    assert (after.key_bias is not None) == biased
+
+
 def test_a_batch_says_the_counts_that_the_model_would_compute():
     config, batch = at(RATIO, "stream"), numpy_rows()
     counts = with_counts(batch, config).to_prune
@@ -116,18 +128,30 @@ def test_budgets_of_a_threshold_grow_to_a_row_of_which_nothing_is_dropped():
         assert smaller.text == larger.text == ROOMY.text
 
 
-def answers(batch, threshold, ways):
-    config = at_bucket(small(prune__threshold=threshold))
-    model = small_model(config)
+def with_threshold(threshold):
+    batch = rows(kinds=(VIDEO,), max_frames=6)
+    return with_counts(batch, small(prune__threshold=threshold))
+
+
+def test_one_program_serves_all_thresholds():
+    (config,) = {at_bucket(small(prune__threshold=threshold)) for threshold in (0.2, 0.8)}
+    encoder = vision_encoder(small_model(config))
+    lost = jax.jit(lambda batch: encoder.score(batch, key=KEY).frames.to_prune.sum())
+    low, high = (int(lost(with_threshold(threshold))) for threshold in (0.01, 0.99))
+    assert low < high
+    assert lost._cache_size() == 1
+
+
+def answers(threshold, ways):
+    model = small_model(at_bucket(small(prune__threshold=threshold)))
     options = {"max_new_tokens": 2, "end_token": 1, "sampling": Sampling(), "key": KEY}
-    return [generate(model, batch, ROOMY, **options) for generate in ways]
+    return [generate(model, with_threshold(threshold), ROOMY, **options) for generate in ways]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("threshold", [0.2, 0.8])
 def test_answers_in_a_bucket_are_those_with_room_for_all(threshold):
-    batch = with_counts(rows(kinds=(VIDEO,), max_frames=6), SMALL)
-    (tokens, kept), plain = answers(batch, threshold, (generate_adaptive, generate))
+    (tokens, kept), plain = answers(threshold, (generate_adaptive, generate))
     assert (np.asarray(tokens) == np.asarray(plain)).all()
-    _, more = answers(batch, 0.01, (generate_adaptive,))[0]
+    _, more = answers(0.01, (generate_adaptive,))[0]
     assert (np.asarray(kept) <= np.asarray(more)).all()

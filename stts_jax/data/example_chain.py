@@ -158,10 +158,17 @@ class ExampleChain:
         """
         return self.prepare(source, self.load(source), "eval", example_rng(index, 0), weight)
 
-    def prompt(self, source: SourceExample, index: int) -> PreparedExample:
+    def prompt(
+        self, source: SourceExample, index: int, media: Media | None = None
+    ) -> PreparedExample:
         """An example up to where its answer begins.
 
         Where the last message of a conversation of several turns is an answer, it is left out.
+
+        Args:
+          source: the example.
+          index: its number in the dataset.
+          media: its files, if they were read before.
 
         Raises:
           ExampleChainError: if there are several conversations: give one at a time.
@@ -169,7 +176,8 @@ class ExampleChain:
         source = dataclasses.replace(
             source, annotations=tuple(_without_last_answer(a) for a in source.annotations)
         )
-        return self.prepare(source, self.load(source), "inference", example_rng(index, 0))
+        media = self.load(source) if media is None else media
+        return self.prepare(source, media, "inference", example_rng(index, 0))
 
     def before_questions(self, source: SourceExample, media: Media) -> ExampleArrays:
         """Returns the arrays of what the prompts of all questions about the same media begin with.

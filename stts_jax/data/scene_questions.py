@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from stts_jax.data.scenes import (
-    BRIEF_SHAPES,
     COLOURS,
     DIRECTIONS,
     HALVES,
@@ -25,6 +24,7 @@ from stts_jax.data.scenes import (
 
 REGIONS = ("left", "centre", "right")
 OPTIONS = 4
+ABOUT_TIME = ("direction", "when", "change")
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,19 @@ class SceneQuestion:
 
 
 def ask(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> list[SceneQuestion]:
-    """Questions about `scene`, at most `config.questions`, in random order."""
+    """Questions about `scene`, at most `config.questions`, in random order.
+
+    Those about time are asked wherever they can be: they are learnt last.
+    """
     found = [make(scene, rng, config) for make in _MAKERS.values()]
     asked = [
         SceneQuestion(*item, name)
         for name, item in zip(_MAKERS, found, strict=True)
         if item is not None
     ]
-    chosen = rng.permutation(len(asked))[: config.questions]
-    return [_with_options(asked[i], scene, rng, config) for i in chosen]
+    order = rng.permutation(len(asked)).tolist()
+    first = sorted(order, key=lambda i: asked[i].type not in ABOUT_TIME)[: config.questions]
+    return [_with_options(asked[i], scene, rng, config) for i in order if i in first]
 
 
 def ask_picture(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> list[SceneQuestion]:
@@ -58,6 +62,7 @@ def ask_picture(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> 
     asked = [("shape", _shape_of(actor)) for actor in some(2)]
     asked += [("colour", _colour_of(actor)) for actor in some(1)]
     asked += [("where", _region_of(actor, config)) for actor in some(3)]
+    asked += [("direction", _direction_of(actor)) for actor in some(2) if actor.hops]
     asked.append(("count", (_COUNT, str(len(scene.actors)))))
     return [SceneQuestion(question, answer, kind) for kind, (question, answer) in asked]
 
@@ -69,8 +74,7 @@ def region_of(actor: Actor, config: SceneConfig) -> str:
 
 def direction(actor: Actor) -> str:
     """Returns the direction in which a shape moves."""
-    step = np.sign(np.subtract(actor.end, actor.start))
-    return next(name for name, unit in DIRECTIONS.items() if tuple(step) == unit)
+    return next(name for name, unit in DIRECTIONS.items() if actor.towards == unit)
 
 
 # ---------------------------------------------------------------------------- one of each type
@@ -92,6 +96,10 @@ def _colour_of(actor: Actor) -> Pair:
 
 def _region_of(actor: Actor, config: SceneConfig) -> Pair:
     return f"Where is the {actor.colour} one?", f"{actor.colour} {region_of(actor, config)}"
+
+
+def _direction_of(actor: Actor) -> Pair:
+    return f"Which way does the {actor.colour} one move?", f"{actor.colour} {direction(actor)}"
 
 
 def _pick(rng: np.random.Generator, actors: list[Actor]) -> Actor | None:
@@ -119,12 +127,7 @@ def _count(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked
 
 def _direction(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked:
     actor = _pick(rng, scene.having("mover"))
-    if actor is None:
-        return None
-    return (
-        f"Which way does the {actor.colour} one move?",
-        f"{actor.colour} {direction(actor)}",
-    )
+    return _direction_of(actor) if actor else None
 
 
 def _change(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked:
@@ -154,11 +157,6 @@ def _when(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked:
     )
 
 
-def _order(scene: Scene, rng: np.random.Generator, config: SceneConfig) -> Asked:
-    briefs = scene.having("brief")
-    return ("Which shape comes first?", briefs[0].shape) if len(briefs) == 2 else None
-
-
 _MAKERS: dict[str, Maker] = {
     "shape": _shape,
     "colour": _colour,
@@ -169,7 +167,6 @@ _MAKERS: dict[str, Maker] = {
     "brief_colour": _brief_colour,
     "brief_where": _brief_where,
     "when": _when,
-    "order": _order,
 }
 
 
@@ -182,10 +179,9 @@ def _answers(asked: SceneQuestion, scene: Scene, config: SceneConfig) -> tuple[s
         "where": REGIONS,
         "brief_where": REGIONS,
         "shape": LASTING_SHAPES,
-        "order": BRIEF_SHAPES,
         "direction": tuple(DIRECTIONS),
         "when": HALVES,
-        "count": tuple(map(str, config.start_counts)),
+        "count": tuple(str(1 + i) for i in range(len(LASTING_SHAPES))),
     }
     values = fixed.get(asked.type, tuple(COLOURS))
     if asked.answer in values:

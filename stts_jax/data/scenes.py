@@ -2,7 +2,8 @@
 
 Every scene is made so that its questions need what pruning can lose: shapes that show for one
 sampled frame only, shapes that move, colours that change. Cells that differ from the frame
-before, and the first frame, hold everything that is asked.
+before, and the first frame, hold everything that is asked. Scenes differ in how many cells that
+is: in a still one hardly any, in a busy one up to thirteen.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ HALVES = ("early", "late")
 EDGE = 2  # pixels; a shape that moves has a white edge on the side that it goes to
 
 Role = Literal["static", "mover", "changer", "brief"]
+Activity = Literal["still", "calm", "busy"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class SceneConfig:
         frames really gives more.
       sampled_frames: how many frames a viewer is taken to sample; brief shapes show for
         `brief_frames` of these.
-      start_counts: how many shapes are there at the start, each equally often.
+      activities: how much happens, each equally often.
       picture_odds: shares of the pictures with one shape, with two and so on. What a shape looks
         like is learnt where there is only one, and then which one is meant: where most pictures
         have several, one seed in three learnt neither.
@@ -56,7 +58,6 @@ class SceneConfig:
       colour_change: a shape that changes turns to a colour at least so far from its own, levels of
         red, green and blue together, if one is left. From pink to white (170) a patch's features
         hardly change, and nothing could tell from them that there is something to keep.
-      two_brief: share of the scenes with two brief shapes instead of one.
       multiple_choice: share of questions with options.
       questions: per video, at most.
     """
@@ -66,7 +67,7 @@ class SceneConfig:
     fps: int = 4
     sampled_frames: int = 8
     brief_frames: int = 1
-    start_counts: tuple[int, ...] = (1, 2, 3)
+    activities: tuple[Activity, ...] = ("still", "calm", "busy")
     picture_odds: tuple[float, ...] = (0.36, 0.36, 0.18, 0.1)
     shape_size: tuple[int, int] = (14, 14)
     cell: int = 16
@@ -74,7 +75,6 @@ class SceneConfig:
     contrast: int = 14
     light: tuple[int, ...] = (0, 25, 50)
     colour_change: int = 250
-    two_brief: float = 0.5
     multiple_choice: float = 0.25
     questions: int = 6
 
@@ -88,8 +88,8 @@ class SceneConfig:
 class Actor:
     """One shape. `start` and `end` are (x, y) of its top left corner; it shows in [appears, goes).
 
-    `hops` are the times at which a mover moves one step; `turns` and `turns_at` are the
-    colour that a changer takes on and when.
+    `hops` are the times at which a mover moves one step, `towards` the (x, y) direction in which it
+    does; `turns` and `turns_at` are the colour that a changer takes on and when.
     """
 
     role: Role
@@ -101,6 +101,7 @@ class Actor:
     appears: float = 0.0
     goes: float = float("inf")
     hops: tuple[float, ...] = ()
+    towards: tuple[int, int] = (0, 0)
     turns: str | None = None
     turns_at: float = float("inf")
 
@@ -138,16 +139,15 @@ def half_of(actor: Actor, config: SceneConfig) -> str:
 def plan_scene(rng: np.random.Generator, config: SceneConfig) -> Scene:
     """Draw a scene. All colours (also those turned to) and all shapes in it are different."""
     background = _background(rng, config)
-    count = int(rng.choice(config.start_counts))
-    briefs = 1 + int(rng.random() < config.two_brief)
-    while True:  # until everything finds room; the counts stay, or full scenes would be rare
-        actors = _plan_actors(rng, count, briefs, config)
+    roles = _roles(rng, rng.choice(config.activities).item())
+    while True:  # until everything finds room; the roles stay, or full scenes would be rare
+        actors = _plan_actors(rng, roles, config)
         if actors is not None:
             return Scene(actors, background)
 
 
 def plan_picture(rng: np.random.Generator, config: SceneConfig) -> Scene:
-    """Draw a scene in which nothing happens: a few shapes of any kind, a cell for each."""
+    """Draw a moment of a scene: a few shapes of any kind, a cell for each, half of them moving."""
     count = 1 + int(rng.choice(len(config.picture_odds), p=config.picture_odds))
     shapes = rng.permutation(LASTING_SHAPES + BRIEF_SHAPES)[:count].tolist()
     colours = rng.permutation(list(COLOURS))[:count].tolist()
@@ -156,7 +156,11 @@ def plan_picture(rng: np.random.Generator, config: SceneConfig) -> Scene:
     actors = []
     for cell, shape, colour in zip(rng.permutation(side**2)[:count], shapes, colours, strict=True):
         corner = (int(cell % side) * config.cell + inset, int(cell // side) * config.cell + inset)
-        actors.append(Actor("static", shape, colour, size, corner, corner))
+        actor = Actor("static", shape, colour, size, corner, corner)
+        if rng.random() < 0.5:
+            towards = DIRECTIONS[rng.choice(list(DIRECTIONS))]
+            actor = replace(actor, role="mover", hops=(0.0,), towards=towards)
+        actors.append(actor)
     return Scene(tuple(actors), _background(rng, config))
 
 
@@ -173,14 +177,14 @@ def render(scene: Scene, config: SceneConfig) -> np.ndarray:
                 window = frames[k, y : y + actor.size, x : x + actor.size]
                 window[mask] = COLOURS[actor.colour_at(time)]
                 if actor.hops and time >= actor.hops[0]:
-                    _leading_edge(window, np.sign(np.subtract(actor.end, actor.start)))[...] = 255
+                    _leading_edge(window, actor.towards)[...] = 255
     return frames
 
 
-def _leading_edge(window: np.ndarray, step: np.ndarray) -> np.ndarray:
+def _leading_edge(window: np.ndarray, step: tuple[int, int]) -> np.ndarray:
     """Returns a view of the front part of a shape's window, in its direction."""
     parts = {-1: slice(0, EDGE), 0: slice(None), 1: slice(-EDGE, None)}
-    x, y = (int(v) for v in step)
+    x, y = step
     return window[parts[y], parts[x]]
 
 
@@ -188,12 +192,11 @@ def _leading_edge(window: np.ndarray, step: np.ndarray) -> np.ndarray:
 
 
 def _plan_actors(
-    rng: np.random.Generator, count: int, briefs: int, config: SceneConfig
+    rng: np.random.Generator, roles: list[Role], config: SceneConfig
 ) -> tuple[Actor, ...] | None:
-    brief: list[Role] = ["brief"]
-    roles = [*_start_roles(rng, count), *brief * briefs]
+    briefs = roles.count("brief")
     lasting, passing = rng.permutation(LASTING_SHAPES), rng.permutation(BRIEF_SHAPES)
-    shapes = [*lasting[:count].tolist(), *passing[:briefs].tolist()]
+    shapes = [*lasting[: len(roles) - briefs].tolist(), *passing[:briefs].tolist()]
     colours = rng.permutation(list(COLOURS)).tolist()
     visible_at = _brief_frames(rng, briefs, config)
     taken: list[tuple[int, int, int, int]] = []
@@ -215,18 +218,28 @@ def _plan_actors(
             colours.remove(before)
             actor = replace(actor, colour=before, turns=actor.colour, turns_at=turns_at)
         elif role == "mover":
-            actor = replace(actor, hops=_between_frames(rng, config.hops, config))
+            x, y = np.sign(np.subtract(end, start)).tolist()
+            hops = _between_frames(rng, config.hops, config)
+            actor = replace(actor, hops=hops, towards=(x, y))
         actors.append(actor)
     return tuple(actors)
 
 
-def _start_roles(rng: np.random.Generator, count: int) -> list[Role]:
-    if count == 1:
-        return [rng.choice(["static", "mover", "changer"]).item()]
-    if count == 2:
-        return ["mover", rng.choice(["static", "changer"]).item()]
-    still: list[Role] = ["static"]
-    return ["mover", "changer", *still * (count - 2)]
+def _roles(rng: np.random.Generator, activity: Activity) -> list[Role]:
+    """Draws who is in a scene: one to three lasting shapes, then up to two brief ones.
+
+    One that changes is the first, as long as there are colours far from each other.
+    """
+    count = int(rng.integers(1, len(LASTING_SHAPES) + 1))
+    some: Role = "mover" if rng.random() < 0.5 else "changer"
+    static: list[Role] = ["static"]
+    mover: list[Role] = ["mover"]
+    brief: list[Role] = ["brief"]
+    if activity == "still":
+        return static * count + brief * int(rng.integers(2))
+    if activity == "calm":
+        return [some, *static * (count - 1), *brief]
+    return [*(["changer", *mover * (count - 1)] if count > 1 else mover), *brief * 2]
 
 
 def _colour_far_from(colour: str, others: list[str], config: SceneConfig) -> str:

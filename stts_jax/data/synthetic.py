@@ -30,6 +30,7 @@ from stts_jax.arguments import Parser, seed
 from stts_jax.data.media_file import ffmpeg_name
 from stts_jax.data.scene_questions import SceneQuestion, ask, ask_picture
 from stts_jax.data.scenes import Scene, SceneConfig, plan_picture, plan_scene, render
+from stts_jax.data.worker_start import light_workers
 from stts_jax.terminal import progress_bar
 
 SPLITS = ("train", "validation", "test")
@@ -179,7 +180,9 @@ def _mapping(videos: int) -> Iterator[Callable[..., Iterable[Any]]]:
     if videos < MANY_VIDEOS:
         yield map
         return
-    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    # A user's own program may be the main module, with nothing that keeps it from running again.
+    with light_workers(), ProcessPoolExecutor(mp_context=spawn) as pool:
         yield partial(pool.map, chunksize=32)
 
 

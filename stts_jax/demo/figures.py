@@ -15,25 +15,46 @@ from stts_jax.training.log import METRICS_FILE, read_metrics
 
 
 def accuracy_against_ratio(
-    summary: Mapping[str, Any], methods: Sequence[Method], path: Path
+    summaries: Sequence[Mapping[str, Any]], methods: Sequence[Method], path: Path
 ) -> None:
-    """Draws the paper's Figure 1: accuracy of each method over the share of dropped tokens."""
+    """Draws the paper's Figure 1: accuracy of each method over the share of dropped tokens.
+
+    Args:
+      summaries: of one seed, or of several, whose means are drawn with their standard deviations.
+      methods: to draw.
+      path: of the picture.
+    """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axis = figure.subplots()
-    runs = [run for run in summary["runs"] if run["packing"] == "stream"]
-    start = next(run for run in runs if run["method"] == UNPRUNED)
     for method in methods:
-        own = sorted((r for r in runs if r["method"] == method.name), key=lambda r: r["k"])
-        shares = [100 * run["accuracy"] for run in own]
-        axis.plot([run["k"] for run in own], shares, marker="o", label=method.label)
-    axis.plot(0, 100 * start["accuracy"], "k*", markersize=10, label="before the fine-tunes")
-    text_only = next(run for run in runs if run["method"] == TEXT_ONLY)
-    axis.axhline(100 * text_only["accuracy"], color="grey", linestyle=":", label=TEXT_ONLY)
-    axis.axhline(100 * summary["guessing"], color="grey", linestyle="--", label="guessing")
+        found = accuracies(summaries, method.name)
+        ratios = sorted(found)
+        means = [np.mean(found[k]) for k in ratios]
+        spreads = [np.std(found[k]) for k in ratios] if len(summaries) > 1 else None
+        axis.errorbar(ratios, means, spreads, marker="o", capsize=3, label=method.label)
+    axis.plot(0, _mean(summaries, UNPRUNED, 0), "k*", markersize=10, label="before the fine-tunes")
+    text_only = _mean(summaries, TEXT_ONLY, 100)
+    axis.axhline(text_only, color="grey", linestyle=":", label=TEXT_ONLY)
+    guessing = 100 * np.mean([summary["guessing"] for summary in summaries])
+    axis.axhline(guessing, color="grey", linestyle="--", label="guessing")
     axis.set(xlabel="visual tokens dropped (%)", ylabel="accuracy (%)", ylim=(0, 100))
     axis.grid(alpha=0.3)
     axis.legend()
     figure.savefig(path, dpi=120)
+
+
+def accuracies(summaries: Sequence[Mapping[str, Any]], method: str) -> dict[int, list[float]]:
+    """Returns the accuracies of a method in percent, by ratio, one for each summary that has it."""
+    found: dict[int, list[float]] = {}
+    for summary in summaries:
+        for run in summary["runs"]:
+            if run["method"] == method and run["packing"] == "stream":
+                found.setdefault(run["k"], []).append(100 * run["accuracy"])
+    return found
+
+
+def _mean(summaries: Sequence[Mapping[str, Any]], method: str, k: int) -> float:
+    return float(np.mean(accuracies(summaries, method)[k]))
 
 
 def loss_curves(output: Path, names: Sequence[str], path: Path) -> None:

@@ -29,23 +29,28 @@ def write_report(
         "",
         f"{summary['videos']} procedural videos, seed {summary['seed']}; unpruned training "
         f"{summary['steps']} steps, then each method is fine-tuned from it for "
-        f"{summary['fine_tune_steps']} steps with {summary['fine_tune_ratio']} % of the visual "
-        f"tokens dropped. {summary['questions']} held-out questions; guessing gets "
+        f"{summary['fine_tune_steps']} steps over several ratios of the visual tokens dropped, and "
+        f"STTS at {summary['fixed_ratio']} % too. {summary['questions']} held-out questions; "
+        f"guessing gets "
         f"{100 * summary['guessing']:.1f} %. Took {summary['minutes']:.1f} minutes.",
         "",
         *comparison_table(summary),
         "",
     ]
     if claims:
-        lines += ["| claim | figures | holds |", "|---|---|---|"]
-        lines += [f"| {c.text} | {c.figures} | {'yes' if c.holds else 'NO'} |" for c in claims]
-        lines.append("")
+        lines += [*table_of_claims(claims), ""]
     else:
         lines += ["This was a short run: it shows that all parts work, not what they achieve.", ""]
     lines += [*type_table(summary), ""]
     for file, caption in pictures.items():
         lines += [f"![{caption}]({file})", "", caption, ""]
     path.write_text("\n".join(lines))
+
+
+def table_of_claims(claims: Sequence[Claim]) -> list[str]:
+    """Returns the table of claims, their figures, and whether they hold."""
+    rows = [f"| {c.text} | {c.figures} | {'yes' if c.holds else 'NO'} |" for c in claims]
+    return ["| claim | figures | holds |", "|---|---|---|", *rows]
 
 
 def comparison_table(summary: Mapping[str, Any]) -> list[str]:
@@ -67,7 +72,7 @@ def comparison_table(summary: Mapping[str, Any]) -> list[str]:
 
 def type_table(summary: Mapping[str, Any]) -> list[str]:
     """Returns the table of accuracy by type of question, unpruned and for each method."""
-    ratio = summary["fine_tune_ratio"]
+    ratio = summary["fixed_ratio"]
     runs = [
         run
         for run in summary["runs"]

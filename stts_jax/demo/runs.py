@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from stts_jax.training.checkpointing.load import load_model
 from stts_jax.training.run import train
 
 NO_PRUNING = ("model.prune.method=none", "model.prune.topk=0.0")
-CALIBRATED_ON = 256  # questions of the validation split
+CALIBRATED_ON = 2400  # questions of the validation split, at most
 # A fine-tune starts from a trained model, so its rates are lower, and half of the rows do for a
 # step; the scorer is new. The ViT is a tenth as fast as the scorer (a twentieth in the paper): with
 # a fast one, which the temporal loss reaches too, one of two unpruned models lost what moves.
@@ -81,17 +81,29 @@ class Demo:
         seen = self._trained(PICTURES, pictures, None)
         return self._trained(UNPRUNED, self.config(()), seen)
 
-    def fine_tune(self, method: Method, unpruned: dict[str, Any]) -> dict[str, Any]:
-        """Fine-tunes the unpruned model with a method at the plan's ratio."""
-        config = self.config(
+    def fine_tune(
+        self, method: Method, unpruned: dict[str, Any], ratio: int | None = None
+    ) -> dict[str, Any]:
+        """Fine-tunes the unpruned model with a method; `ratio` is that of `fine_tune_config`."""
+        return self._trained(method.name, self.fine_tune_config(method, ratio), unpruned)
+
+    def fine_tune_config(self, method: Method, ratio: int | None = None) -> Config:
+        """Returns the configuration of a fine-tune.
+
+        Args:
+          method: to train with.
+          ratio: percent of the tokens dropped, for a method that doesn't train over several; by
+            default that of the plan.
+        """
+        ratio = self.plan.fixed_ratio if ratio is None else ratio
+        return self.config(
             (
-                *method.overrides,
-                f"model.prune.topk={self.plan.fine_tune_ratio / 100}",
+                f"model.prune.topk={ratio / 100}",
                 f"train.steps={self.plan.fine_tune_steps}",
                 *FINE_TUNE,
+                *(each.format(parts=self.parts) for each in method.overrides),
             )
         )
-        return self._trained(method.name, config, unpruned)
 
     def evaluate_unpruned(self, trained: dict[str, Any]) -> list[dict[str, Any]]:
         """Evaluates the unpruned model as it is, and without any visual token."""
@@ -113,19 +125,35 @@ class Demo:
             if k
         ]
 
-    def evaluate(self, trained: dict[str, Any]) -> list[dict[str, Any]]:
-        """Evaluates a fine-tuned model at every ratio."""
+    def evaluate(
+        self, trained: dict[str, Any], ratios: Sequence[int] | None = None
+    ) -> list[dict[str, Any]]:
+        """Evaluates a fine-tuned model at ratios in percent, by default those of the plan."""
         model, config = load_model(self.parts / trained["name"])
-        return [self._evaluated(trained, k, *at_ratio(model, config, k)) for k in self.plan.ratios]
+        ratios = self.plan.ratios if ratios is None else ratios
+        return [self._evaluated(trained, k, *at_ratio(model, config, k)) for k in ratios]
 
-    def evaluate_auto(self, trained: dict[str, Any]) -> list[dict[str, Any]]:
-        """Evaluates a model over ratios with thresholds that drop each ratio on average."""
+    def evaluate_auto(
+        self, trained: dict[str, Any], evaluated: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Evaluates a model with thresholds that keep as many tokens in the mean as ratios do.
+
+        Args:
+          trained: the model.
+          evaluated: what `evaluate` and `evaluate_unpruned` returned, of it and of the unpruned.
+        """
         model, config = load_model(self.parts / trained["name"])
         encoder = vision_encoder(model)
         videos = list(scores_of_videos(encoder, config, self.data_dir, CALIBRATED_ON))
         runs = []
-        for k in filter(None, self.plan.ratios):
-            threshold = calibrated_threshold(videos, k / 100)
+        # A ratio keeps a whole number of tokens, so it drops a little less than it says.
+        tokens = {
+            run["k"]: run["visual_tokens"]
+            for run in evaluated
+            if run["method"] in (trained["name"], UNPRUNED)
+        }
+        for k in self.plan.auto:
+            threshold = calibrated_threshold(videos, 1 - tokens[k] / tokens[0])
             own = {"model.prune.topk": k / 100, "model.prune.threshold": threshold}
             changed = replace(config, own)
             runs.append(
@@ -139,7 +167,7 @@ class Demo:
         bins = override(config, ["model.prune.layout=first_fit"])
         return [
             self._evaluated(trained, k, *at_ratio(reconfigure(model, bins.model), bins, k))
-            for k in sorted({50, self.plan.fine_tune_ratio})
+            for k in sorted({50, self.plan.fixed_ratio})
         ]
 
     def _trained(self, name: str, config: Config, begun: dict[str, Any] | None) -> dict[str, Any]:

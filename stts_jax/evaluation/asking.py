@@ -13,14 +13,13 @@ from stts_jax.budget import Budget, video_budget
 from stts_jax.config import Config, PruneConfig
 from stts_jax.data.chains import chain_of
 from stts_jax.data.datasets.base import SourceExample
-from stts_jax.data.evaluation_batches import grown, scaled_frames
+from stts_jax.data.evaluation_batches import batch_of, scaled_frames
 from stts_jax.data.example_chain import ExampleChain
 from stts_jax.data.media import Media
-from stts_jax.data.packing.rows import example_sizes, pack_row, stack_rows
 from stts_jax.data.video.reading import Video
 from stts_jax.evaluation.asked import Asked
 from stts_jax.inference.engine.requests import MediaRow, Request
-from stts_jax.size_buckets import TEXT_STEP, at_bucket, with_counts
+from stts_jax.size_buckets import TEXT_STEP, at_bucket
 
 Turns = tuple[tuple[str, str], ...]
 
@@ -40,8 +39,7 @@ def media_row(chain: ExampleChain, source: SourceExample, media: Media, budget: 
       budget: that rows have so far; it grows where this one needs more.
     """
     arrays, model = chain.before_questions(source, media), chain.model
-    budget = grown(budget, example_sizes(arrays, model))
-    batch = with_counts(stack_rows([pack_row([arrays], budget, model)]), model)
+    batch, budget = batch_of([arrays], budget, model, 1)
     return MediaRow(batch, budget, at_bucket(model))
 
 

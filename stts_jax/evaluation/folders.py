@@ -32,6 +32,8 @@ def setup_name(
         parts.append(f"{frames_scale:g}x")
     if config.model.prune.layout != USUAL_PACKING:
         parts.append(config.model.prune.layout)
+    if config.model.prune.threshold:
+        parts.append("auto")
     if weights != "compute":
         parts.append(weights)
     return "-".join(parts)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,13 +16,16 @@ from stts_jax.batch import Batch
 from stts_jax.config import Config
 from stts_jax.data.chains import chain_of
 from stts_jax.data.datasets.base import SourceExample
-from stts_jax.data.evaluation_batches import least_budget, scaled_frames
+from stts_jax.data.evaluation_batches import batch_of, budget_alone, scaled_frames
 from stts_jax.data.example_chain import ExampleChain
 from stts_jax.data.media import Media
+from stts_jax.data.text.pieces import pieces
 from stts_jax.evaluation.asked import Asked
-from stts_jax.evaluation.asking import asking, is_text_alone, media_row, message_tokens
+from stts_jax.evaluation.asking import asking, is_text_alone, message_tokens
+from stts_jax.evaluation.compilations import Compilations
 from stts_jax.evaluation.single import Kept, answer_tokens, shown
 from stts_jax.inference.decoding import decoding_keys
+from stts_jax.inference.likelihood import padded_answers
 from stts_jax.inference.prefix import Prefix, ReadMedia, empty_prefix, fitted, read_media
 from stts_jax.inference.questions import (
     Answered,
@@ -30,9 +36,11 @@ from stts_jax.inference.questions import (
     question_rows,
 )
 from stts_jax.inference.sampling import Sampling
+from stts_jax.inference.streaming import stream_answer
 from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
 from stts_jax.parallel.mesh import mesh_of, put_whole_batch
 from stts_jax.parallel.parameters import key_of_seed
+from stts_jax.size_buckets import at_bucket, without_ratio
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class OpenedMedia:
     A question costs the prefill of its own text and the decoding of its answer.
 
     Attributes:
-      model: in the configuration of its size bucket.
+      model: that reads questions and answers them.
       config: of the run, with the model's own configuration.
       source: the example of the media; what it asks is not read.
       chain: makes the tokens of questions.
@@ -50,7 +58,7 @@ class OpenedMedia:
       batch: one row, the arrays that were read.
       prefix: of all questions.
       read: what stayed of the media; None for text alone.
-      frames_scale: times `data.max_frames` frames were taken.
+      compilations: says what is compiled.
     """
 
     model: VideoLanguageModel
@@ -61,7 +69,7 @@ class OpenedMedia:
     batch: Batch
     prefix: Prefix
     read: ReadMedia | None
-    frames_scale: float
+    compilations: Compilations
 
     @property
     def visual_tokens(self) -> tuple[int, int]:
@@ -69,28 +77,44 @@ class OpenedMedia:
         before = int((np.asarray(self.batch.token_pooling) >= 0).any(-1).sum())
         return before, 0 if self.read is None else int(self.read.visual[0])
 
+    def selected(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the (T, P) tokens that stayed, bool, and their float32 scores."""
+        assert self.read is not None, "text alone has no visual tokens"
+        count = int(self.batch.num_images.max())
+        keep, scores = (np.asarray(x)[0, :count] for x in (self.read.keep, self.read.scores))
+        return keep, scores
+
     def kept(self) -> Kept:
         """Returns the tokens that stayed, with their scores; reads the file again to show it."""
-        assert self.read is not None, "text alone has no visual tokens"
-        video = shown(self.config, self.source, self.batch, self.frames_scale)
-        count = len(video.frames)
-        keep, scores = (np.asarray(x)[0, :count] for x in (self.read.keep, self.read.scores))
-        return Kept(video, keep, scores)
+        return Kept(shown(self.chain, self.source, self.batch), *self.selected())
 
-    def ask(self, question: str, options: tuple[str, ...] = ()) -> str:
+    def ask(
+        self,
+        question: str,
+        options: tuple[str, ...] = (),
+        earlier: tuple[tuple[str, str], ...] = (),
+    ) -> str:
         """Returns what `single.ask` says of the same media.
 
         Args:
           question: text.
           options: to choose the answer from, if any.
+          earlier: questions and answers before.
 
         Raises:
           OwnDataError, FormatterError, MessageError: if it can't be asked.
         """
         if options:
             return self._chosen(question, options)
-        tokens = self._answered(self.prefix, self.tokens_of(question)[-1], 0).tokens[0]
+        tokens = self._answered(self.prefix, self._after_prefix(question, earlier), 0).tokens[0]
         return self.chain.tokenizer.decode(np.asarray(tokens).tolist())
+
+    def stream(self, question: str, earlier: tuple[tuple[str, str], ...] = ()) -> Iterator[str]:
+        """Returns the pieces of the answer that `ask` gives, as they are chosen."""
+        rows = question_rows([self._after_prefix(question, earlier)], self.config.model.llm)
+        self._expect("streaming", rows, self.prefix, self.config.eval.max_new_tokens)
+        tokens = stream_answer(self.model, self.prefix, rows, **self._choosing(0))
+        return pieces(self.chain.tokenizer, tokens)
 
     def conversation(self) -> Conversation:
         """Returns a conversation that begins with the next question."""
@@ -106,24 +130,35 @@ class OpenedMedia:
         source = asking(self.config, self.source, question, options, earlier)
         return message_tokens(self.chain, source, self.media)
 
+    def _after_prefix(self, question: str, earlier: tuple[tuple[str, str], ...]) -> list[int]:
+        return list(itertools.chain.from_iterable(self.tokens_of(question, (), earlier)))
+
     def _chosen(self, question: str, options: tuple[str, ...]) -> str:
         rows = question_rows([self.tokens_of(question, options)[-1]], self.config.model.llm)
         each = [asking(self.config, self.source, question, options, (), x) for x in options]
         tokens = [answer_tokens(self.chain, source) for source in each]
+        self._expect("choosing an option", rows, self.prefix, *padded_answers(tokens)[0].shape)
         likely = likelihoods_after(self.model, self.prefix, rows, tokens)
         return options[int(likely.argmax())]
 
     def _answered(self, prefix: Prefix, question: list[int], number: int) -> Answered:
+        rows = question_rows([question], self.config.model.llm)
+        self._expect("answering", rows, prefix, self.config.eval.max_new_tokens)
+        return answer_questions(self.model, prefix, rows, **self._choosing(number))
+
+    def _choosing(self, number: int) -> dict[str, Any]:
+        """Returns how the tokens of answer `number` of a conversation are chosen."""
         settings = self.config.eval
-        return answer_questions(
-            self.model,
-            prefix,
-            question_rows([question], self.config.model.llm),
-            max_new_tokens=settings.max_new_tokens,
-            end_token=self.chain.tokenizer.eos_id,
-            sampling=Sampling(settings.temperature, settings.top_k, settings.top_p),
-            key=_key(self.config, number),
-        )
+        return {
+            "max_new_tokens": settings.max_new_tokens,
+            "end_token": self.chain.tokenizer.eos_id,
+            "sampling": Sampling(settings.temperature, settings.top_k, settings.top_p),
+            "key": _key(self.config, number),
+        }
+
+    def _expect(self, what: str, question: np.ndarray, prefix: Prefix, *key: Hashable) -> None:
+        length = question.shape[1]
+        self.compilations.expect_question(what, self.model, length, prefix.capacity, *key)
 
 
 @dataclass
@@ -159,6 +194,9 @@ def open_media(
     config: Config,
     opened: Asked | Path | SourceExample,
     frames_scale: float = 1.0,
+    *,
+    chain: ExampleChain | None = None,
+    compilations: Compilations | None = None,
 ) -> OpenedMedia:
     """Reads images or a video into the cache; compiles once for a size bucket.
 
@@ -167,6 +205,8 @@ def open_media(
       config: of the run; its ratio and threshold decide what stays, as they do for `ask`.
       opened: the media, whose question is not read; an example without media for text alone.
       frames_scale: times `data.max_frames` frames are taken.
+      chain: of the configuration, if it was made before.
+      compilations: says what is compiled, and refuses what memory can't hold; by default neither.
 
     Raises:
       VideoError, ImageError, MediaError: if a file can't be read.
@@ -175,17 +215,22 @@ def open_media(
     """
     opened = Asked(opened) if isinstance(opened, Path) else opened
     source = opened.example(config) if isinstance(opened, Asked) else opened
-    chain = chain_of(config, max_frames=scaled_frames(config.data, frames_scale))
+    chain = chain or chain_of(config, max_frames=scaled_frames(config.data, frames_scale))
+    compilations = compilations or Compilations()
     media = chain.load(source)
-    row = media_row(chain, source, media, least_budget(config, frames_scale))
-    model = reconfigure(model, row.model)
+    arrays = chain.before_questions(source, media)
+    budget = budget_alone(arrays, config, chain.model, frames_scale)
+    batch, budget = batch_of([arrays], budget, chain.model, 1)
+    # What is asked later is compiled once for all ratios.
+    reader, model = (reconfigure(model, of(chain.model)) for of in (at_bucket, without_ratio))
     read, prefix = None, empty_prefix(model)
     if not is_text_alone(media):
+        compilations.expect_rows("reading what is asked about", reader, config, budget)
         key = decoding_keys(_key(config, 0))[0]
-        read = read_media(model, put_whole_batch(row.batch, mesh_of(model)), row.budget, key)
+        read = read_media(reader, put_whole_batch(batch, mesh_of(model)), budget, key)
         prefix = fitted(read.prefix)
         read = dataclasses.replace(read, prefix=prefix)
-    return OpenedMedia(model, config, source, chain, media, row.batch, prefix, read, frames_scale)
+    return OpenedMedia(model, config, source, chain, media, batch, prefix, read, compilations)
 
 
 def _key(config: Config, number: int) -> jax.Array:

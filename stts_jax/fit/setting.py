@@ -10,12 +10,13 @@ from typing import Literal
 import jax
 from jax.sharding import Mesh
 
-from stts_jax.budget import Budget, row_budget, video_budget
+from stts_jax.budget import Budget, video_budget
 from stts_jax.config import Config, ConfigError, load_config, override, replace
 from stts_jax.fit.topologies import Topology
 from stts_jax.model.video_language_model import Weights
 from stts_jax.parallel.mesh import BATCH_AXES, make_mesh, slices_of
 from stts_jax.quoting import shorten
+from stts_jax.train_ratios import RatioDraw, at_ratio, step_budget
 from stts_jax.training.run_mesh import answering_shape, mesh_shape, require_even_shares
 
 Program = Literal["train", "prefill", "decode"]
@@ -66,7 +67,8 @@ def make_setting(
     """Makes a setting with its mesh and budget.
 
     Args:
-      config: of the run; its `data.batch_rows` is replaced.
+      config: of the run; its `data.batch_rows` is replaced. A training step of several ratios is
+        that of the lowest one, which takes most memory.
       topology: devices to compile for.
       program: what to compile.
       shape: see `make_mesh`; if not given, what a run would choose on these devices.
@@ -89,7 +91,8 @@ def make_setting(
     config = replace(config, {"data.batch_rows": rows})
     if program == "train":
         require_even_shares(config, mesh)
-        budget = row_budget(config.model, config.data)
+        config = at_ratio(config, RatioDraw.of(config).lowest)
+        budget = step_budget(config, config.model.prune.topk)
     else:
         budget = video_budget(
             config.model,

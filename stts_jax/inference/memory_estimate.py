@@ -107,6 +107,23 @@ def llm_bytes(model: ModelConfig, budget: Budget, itemsize: int) -> int:
     return budget.tokens * (width * itemsize + scores) + llm.vocab_size * 4
 
 
+def question_bytes(model: ModelConfig, tokens: int, before: int, itemsize: int) -> int:
+    """Returns the bytes of activations of the LLM for a question after a prefix.
+
+    Its attention may have all scores at once, which counts for long texts alone.
+
+    Args:
+      model: sizes.
+      tokens: of the question.
+      before: tokens of the prefix.
+      itemsize: bytes of an activation.
+    """
+    llm = model.llm
+    width = _WIDE * llm.width + _MLP_WIDE * llm.mlp_width
+    scores = llm.heads * (before + tokens) * 4
+    return tokens * (width * itemsize + scores) + llm.vocab_size * 4
+
+
 def cache_bytes(model: ModelConfig, budget: Budget, new_tokens: int, itemsize: int) -> int:
     """Returns the bytes of the keys and values of one row."""
     llm = model.llm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import partial
 
@@ -75,6 +76,20 @@ class ScoredFrames:
     frames: FrameTable
     targets: Int[Array, "B T P"] | None = None
 
+    def below_threshold(
+        self, config: ModelConfig, threshold: Float[Array, " B"] | None
+    ) -> ScoredFrames:
+        """Lets each example lose what scores below the threshold, if the model has one.
+
+        Args:
+          config: the model's configuration.
+          threshold: of each row; None for the model's own.
+        """
+        if not config.prune.threshold:
+            return self
+        own = config.prune.threshold if threshold is None else threshold[:, None, None]
+        return dataclasses.replace(self, frames=below_threshold(self.ranked, self.frames, own))
+
 
 class VisionEncoder(nnx.Module):
     """ViT and scorer of a model, without what only answers need: connector and LLM.
@@ -94,20 +109,14 @@ class VisionEncoder(nnx.Module):
     def score(self, batch: Batch, *, key: jax.Array) -> ScoredFrames:
         """Runs the frames of a batch up to the drop; see `score`."""
         frames, dtype = frames_of(batch, self.config), compute_dtype(self.config.compute_dtype)
-        return score(self.vit, self.scorer, batch.images, frames, self.config, dtype=dtype, key=key)
+        scored = score(
+            self.vit, self.scorer, batch.images, frames, self.config, dtype=dtype, key=key
+        )
+        return scored.below_threshold(self.config, batch.threshold)
 
     def __call__(self, batch: Batch, budget: Budget, *, key: jax.Array) -> VisionOutput:
         """Runs the frames of a batch; see `encode`."""
-        return encode(
-            self.vit,
-            self.scorer,
-            batch.images,
-            frames_of(batch, self.config),
-            budget,
-            self.config,
-            dtype=compute_dtype(self.config.compute_dtype),
-            key=key,
-        )
+        return finish(self.vit, self.score(batch, key=key), budget, self.config)
 
 
 def encode(
@@ -134,7 +143,7 @@ def encode(
       key: for method `random`.
     """
     scored = score(vit, scorer, images, frames, config, dtype=dtype, key=key)
-    return finish(vit, scored, budget, config)
+    return finish(vit, scored.below_threshold(config, None), budget, config)
 
 
 def score(
@@ -168,8 +177,6 @@ def score(
         dense = DenseLayout(key_bias=_score_bias(scores, frames, config))
     x, more = run(x, prune.prune_at + 1, config.dense_blocks, dense)
     ranked = protect_first_frames(scores, frames)
-    if prune.threshold:
-        frames = below_threshold(ranked, frames, prune.threshold)
     return ScoredFrames(x, features | more, scores, ranked, dense, loss, frames)
 
 
@@ -225,7 +232,7 @@ def plan_of(
       frames: the frames of the rows.
       budget: static sizes; the kept patches fit.
       config: the model's configuration.
-      dense: the layout to use where no patch is dropped in the ViT.
+      dense: the layout before the drop, which stays where the ViT keeps every patch at any ratio.
       targets: (B, T, P) int32 of a method that merges, else None.
     """
     if config.prune.share == "row":
@@ -244,8 +251,10 @@ def _layout(
     keep_patches: jax.Array, *, budget: Budget, config: ModelConfig, dense: Layout
 ) -> Layout:
     rows, frames, patches = keep_patches.shape
-    if not config.prune.drops_patches:
+    if not config.prune.in_vit:
         return dense
+    if not config.prune.drops_patches:  # the bias ends with its block, as at any ratio
+        return DenseLayout()
     if config.prune.layout == "stream":
         return stream_layout(keep_patches, stream_size(budget.patches))
     if config.prune.layout != "first_fit":

@@ -16,6 +16,8 @@ from jaxtyping import Array, Float, Int
 from stts_jax.pruning.frames import FrameTable
 from stts_jax.pruning.selection import count, of_frames, ordered_bits, thresholds
 
+_BELOW_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
+
 
 def share_in_row(scores: Float[Array, "B T P"], frames: FrameTable) -> FrameTable:
     """Shares the tokens that a row loses among its videos: the lowest scores of the row go.
@@ -49,7 +51,7 @@ def share_in_row(scores: Float[Array, "B T P"], frames: FrameTable) -> FrameTabl
 
 
 def below_threshold(
-    scores: Float[Array, "B T P"], frames: FrameTable, threshold: Float[Array, ""] | float
+    scores: Float[Array, "B T P"], frames: FrameTable, threshold: Float[Array, "B 1 1"] | float
 ) -> FrameTable:
     """Lets each video lose the tokens that score below a threshold: as many as it has of them.
 
@@ -84,7 +86,9 @@ def calibrated_threshold(scores: Sequence[np.ndarray], ratio: float) -> float:
       ratio: mean share of the tokens to drop over all of them, from 0 to below 1.
 
     Returns:
-      a score; dropping what is below it drops `ratio` of all tokens, but for equal scores.
+      a score below 1; dropping what is below it drops `ratio` of all tokens, but for equal scores
+      and first frames, which stay.
     """
     ordered = np.sort(np.concatenate([video.reshape(-1) for video in scores]))
-    return float(ordered[min(round(ratio * len(ordered)), len(ordered) - 1)])
+    found = float(ordered[min(round(ratio * len(ordered)), len(ordered) - 1)])
+    return min(found, _BELOW_ONE)

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from stts_jax.arguments import Parser, local_path
 from stts_jax.command_line import (
+    add_auto_option,
     add_checkpoint_options,
     add_ratio_option,
     open_config,
     open_model,
     run,
+    with_threshold,
 )
 from stts_jax.config import Config, ConfigError
 from stts_jax.data.evaluation_batches import scaled_frames
@@ -26,6 +28,7 @@ from stts_jax.model.video_language_model import Weights, abstract_model, to_answ
 from stts_jax.parallel.mesh import make_mesh
 from stts_jax.serving.limits import MIB, Limits
 from stts_jax.terminal import to_stderr
+from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
 
 if TYPE_CHECKING:
     from stts_jax.inference.engine.settings import EngineSettings
@@ -51,6 +54,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add_checkpoint_options(parser)
     add_ratio_option(parser)
+    add_auto_option(parser)
     _add_server_options(parser)
     _add_engine_options(parser)
     _add_media_options(parser)
@@ -167,12 +171,23 @@ def serve(options: argparse.Namespace) -> None:
     hosts = MediaHosts(frozenset(host.lower() for host in options.media_host))
     addresses = MediaAddresses(files, limits, options.media_root, hosts)
     with Engine(model, end_token_of(config), settings) as engine:
-        service = Service(name, config, engine, limits, addresses, DecodingPool(limits))
+        automatic = automatic_config(config, checkpoint.folder)
+        pool = DecodingPool(limits)
+        service = Service(name, config, engine, limits, addresses, pool, automatic)
         warm = partial(
             compile_all, service, engine, options.warm_frames or [frames], options.warm_ratios
         )
         app = make_app(service, access, Readiness(), options.drain, warm)
         listen(app, options, limits)
+
+
+def automatic_config(config: Config, folder: Path) -> Config | None:
+    """Returns the configuration with the threshold of a checkpoint; None if it isn't calibrated."""
+    try:
+        found = with_threshold(config, folder)
+    except (CheckpointError, ConfigError):
+        return None
+    return found if found.model.prune.threshold else None
 
 
 def require_fits(
@@ -205,6 +220,7 @@ def listen(app: Any, options: argparse.Namespace, limits: Limits) -> None:
         port=options.port,
         http=protocol_with(limits.header_seconds),
         ws="none",
+        loop="asyncio",  # uvloop forks where this one spawns, which JAX's threads don't take
         access_log=False,  # its own has the query, ours has no contents
         server_header=False,
         log_level="warning",

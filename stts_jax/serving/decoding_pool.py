@@ -160,8 +160,8 @@ class _Decoder:
             if "error" in head:
                 raise _refused(head, job)
             return await _decoded(head, stdout, job)
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-            raise _CrashedError from error
+        except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise _CrashedError from error  # a RuntimeError of a pipe that is closed already
 
     async def kill(self) -> None:
         """Ends the process at once."""

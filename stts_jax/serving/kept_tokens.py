@@ -46,12 +46,13 @@ def _kept(submitted: Submitted, service: Service, *, with_frames: bool) -> dict[
     seen, prepared = submitted.answer.handle.media, submitted.prepared
     assert seen is not None and prepared is not None
     per_frame = service.config.model.tokens_per_frame
-    rule = service.config.model.prune
+    rule, automatic = service.config.model.prune, service.automatic
     said: dict[str, Any] = {
         "visual_tokens_before": seen.before,
         "visual_tokens_after": seen.after,
         "trained_ratio": rule.topk,
-        "threshold": rule.threshold or None,
+        "threshold": automatic and automatic.model.prune.threshold,
+        "is_automatic": rule.threshold > 0,
         "grid": [math.isqrt(per_frame)] * 2,
         "times": np.round(prepared.times, 3).tolist(),
         "cached": seen.cached,

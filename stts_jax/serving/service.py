@@ -91,6 +91,7 @@ class Service:
       limits: on what clients send.
       addresses: says where pictures and videos come from.
       pool: decodes them.
+      automatic: the configuration that drops by a threshold on scores; None without one.
     """
 
     def __init__(
@@ -101,8 +102,15 @@ class Service:
         limits: Limits,
         addresses: MediaAddresses,
         pool: DecodingPool,
+        automatic: Config | None = None,
     ) -> None:
-        """Starts nothing."""
+        """Starts nothing.
+
+        Args:
+          name, config, engine, limits, addresses, pool: see above.
+          automatic: the configuration with a threshold on scores, if the model has one.
+        """
+        self.automatic = config if config.model.prune.threshold else automatic
         self.name, self.config, self.engine = name, config, engine
         self.limits, self.addresses, self.pool = limits, addresses, pool
         self.prepared = PreparedCache(limits.prepared_bytes)
@@ -191,24 +199,24 @@ class Service:
         Raises:
           ServingError: if this model can't drop so.
         """
-        own = self.config.model.prune
         if prune is None:
             return self.config
         if prune == "auto":
-            if not own.threshold:
+            if self.automatic is None:
                 raise ServingError(
                     "prune is 'auto', but this model has no threshold for scores; give a share, "
-                    "or have the server started with --set model.prune.threshold=...",
+                    "or have the model calibrated (stts calibrate) and the server started again",
                     param="prune",
                 )
-            return self.config
+            return self.automatic
+        own = self.config.model.prune
         if prune and own.method == "none":
             raise ServingError(
                 f"prune is {prune:g}, but this model drops nothing; leave it out", param="prune"
             )
-        config = at_ratio(self.config, float(prune))
-        rule = dataclasses.replace(config.model.prune, threshold=0.0)
-        return dataclasses.replace(config, model=dataclasses.replace(config.model, prune=rule))
+        rule = dataclasses.replace(own, threshold=0.0)
+        model = dataclasses.replace(self.config.model, prune=rule)
+        return at_ratio(dataclasses.replace(self.config, model=model), float(prune))
 
     def example(self, part: PreparedMedia, prune: Prune = None) -> MediaRow:
         """Returns the row of media, to compile for."""

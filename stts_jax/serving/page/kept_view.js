@@ -66,7 +66,7 @@ export class KeptView {
     $("kept").hidden = false;
     document.querySelector(".controls").hidden = $("chart-box").hidden = !isVideo;
     $("auto-line").hidden = !said.threshold;
-    $("auto").checked = Boolean(said.threshold);
+    $("auto").checked = said.is_automatic;
     $("ratio").value = Math.round(100 * said.trained_ratio);
     showFrames($("frames"), said);
   }
