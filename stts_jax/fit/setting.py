@@ -10,12 +10,13 @@ from typing import Literal
 import jax
 from jax.sharding import Mesh
 
-from stts_jax.budget import Budget, row_budget, video_budget
+from stts_jax.budget import Budget, video_budget
 from stts_jax.config import Config, ConfigError, load_config, override, replace
 from stts_jax.fit.topologies import Topology
 from stts_jax.model.video_language_model import Weights
 from stts_jax.parallel.mesh import BATCH_AXES, make_mesh, slices_of
 from stts_jax.quoting import shorten
+from stts_jax.train_ratios import step_budget
 from stts_jax.training.run_mesh import answering_shape, mesh_shape, require_even_shares
 
 Program = Literal["train", "prefill", "decode"]
@@ -86,10 +87,11 @@ def make_setting(
         shape = answering_shape(config, len(devices), memory)
     mesh = make_mesh(shape, devices)
     rows = rows_per_device * math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-    config = replace(config, {"data.batch_rows": rows})
+    context = mesh.shape["context"]
+    config = replace(config, {"data.batch_rows": rows, "train.mesh.context": context})
     if program == "train":
         require_even_shares(config, mesh)
-        budget = row_budget(config.model, config.data)
+        budget = step_budget(config, config.model.prune.topk)
     else:
         budget = video_budget(
             config.model,

@@ -162,7 +162,7 @@ def resume_or_begin(
     # Step 5.
     abstract = abstract_state(config, mesh)
     require_room(output, abstract, config.train)
-    notice("memory: at least " + require_run_fits(abstract, config, mesh, budget))
+    notice("memory: at least " + require_run_fits(abstract, config, mesh))
     # Steps 6 to 8.
     if saved is not None:
         frozen = frozen_of_run(config, abstract, output, base, init_from)
