@@ -13,17 +13,14 @@ from pathlib import Path
 
 import jax
 
-from convert.unconverted import open_unconverted
+from convert.opening import open_any, with_adapter
 from stts_jax.arguments import Parser, at_least_one, local_path, percentage
 from stts_jax.command_line import (
     add_auto_option,
     add_checkpoint_options,
     end_program,
     leave,
-    require_model_fits,
-    require_no_adapter,
     run_on_hosts,
-    with_adapter,
     with_threshold,
 )
 from stts_jax.config import Config, ConfigError, override, replace
@@ -38,6 +35,7 @@ from stts_jax.evaluation.comparison import (
     results_table,
 )
 from stts_jax.evaluation.folders import free_folder, setup_name
+from stts_jax.evaluation.model_fits import require_model_fits
 from stts_jax.evaluation.report import print_table
 from stts_jax.evaluation.runner import (
     Evaluation,
@@ -343,8 +341,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         unconverted, base = None, None
         if options.no_cache:
             require_no_mode(options)
-            require_no_adapter(options)
-            unconverted = first_then_others(lambda: open_unconverted(options.checkpoint, tell))
+            unconverted = first_then_others(
+                lambda: open_any(options.checkpoint, options.adapter, copy=False, notice=tell)
+            )
         else:
             options.checkpoint, base = first_then_others(
                 lambda: with_adapter(options.checkpoint, options.adapter)

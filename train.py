@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 
+from convert.opening import with_adapter
 from stts_jax.arguments import Parser, local_path
 from stts_jax.command_line import (
     add_adapter_option,
@@ -16,21 +17,15 @@ from stts_jax.command_line import (
     end_program,
     leave,
     run_on_hosts,
-    with_adapter,
 )
-from stts_jax.config import Config, ConfigError, config_names, load_config
-from stts_jax.data.datasets.base import DatasetError
-from stts_jax.data.questions import question_of
+from stts_jax.config import ConfigError, config_names, load_config
 from stts_jax.data.synthetic import DEFAULT_FOLDER
-from stts_jax.evaluation.metrics import BY_TEXT, is_free_text
-from stts_jax.evaluation.runner import evaluate_questions, read_questions
-from stts_jax.model.video_language_model import VideoLanguageModel
+from stts_jax.evaluation.while_training import evaluation
 from stts_jax.parallel.processes import first_then_others, notice
-from stts_jax.terminal import doing
 from stts_jax.training.checkpointing.run_tokenizer import with_checkpoint_tokenizer
 from stts_jax.training.distributed import join_processes, leave_processes
 from stts_jax.training.library_output import keep_native_log, native_log_of
-from stts_jax.training.loop import Evaluate, RunResult
+from stts_jax.training.loop import RunResult
 from stts_jax.training.run import train
 
 EXAMPLES = """\
@@ -75,37 +70,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="start a new run; DELETES the checkpoints in OUTPUT",
     )
     return parser.parse_args(arguments)
-
-
-def evaluation(config: Config, data_dir: Path) -> Evaluate:
-    """Returns the loop's evaluation: it scores the model on a part of the validation set.
-
-    The questions are read here, so that errors in them are raised before the run starts.
-    """
-    limit = config.train.evaluate_examples
-    try:
-        with doing(f"reading the questions of '{config.data.validation}'", notice):
-            questions = first_then_others(
-                lambda: read_questions(config, "validation", data_dir, limit)
-            )
-    except (ConfigError, DatasetError) as error:
-        raise ConfigError(
-            f"data.validation is '{config.data.validation}', which cannot be evaluated on: {error}"
-            ", or set train.evaluate_every=0 to train without evaluating"
-        ) from error
-
-    free = sum(is_free_text(question_of(question)) for question in questions)
-    if free:
-        best = "train.keep_best goes by it" if free == len(questions) else "not in the accuracy"
-        notice(
-            f"{free} of {len(questions)} validation answers are captions or long; they are scored "
-            f"by {BY_TEXT}, and {best}"
-        )
-
-    def evaluate(model: VideoLanguageModel, step: int) -> dict[str, float]:
-        return evaluate_questions(model, config, questions).scores()
-
-    return evaluate
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,15 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from convert.adapters import export_adapter, import_adapter, is_peft
-from convert.assemble import assemble_start
-from convert.cache import local_checkpoint
-from convert.pipeline import Plan, convert, plan, table_lines
-from convert.sources import DEFAULT_TOPK, Options, open_source
+from convert.request import TARGETS, Request, carry_out
+from convert.sources import DEFAULT_TOPK
 from convert.stored_dtype import DTYPES
 from convert.tensor_reader import ConvertError
 from stts_jax.arguments import Parser
-from stts_jax.config import ConfigError, load_config
+from stts_jax.config import ConfigError
 from stts_jax.terminal import end_quietly, is_stdout_closed
 
 EXAMPLES = """\
@@ -53,7 +50,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--config", help="of the model that --init assembles")
     parser.add_argument(
         "--to",
-        choices=("orbax", "hf", "peft"),
+        choices=TARGETS,
         default="orbax",
         help="default: orbax; adapters are merged into their base, but with peft",
     )
@@ -95,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Convert; the exit code is 2 for what the user can fix."""
     options = parse(arguments)
     try:
-        _convert(options)
+        carry_out(Request(**vars(options)))
         sys.stdout.flush()
     except BrokenPipeError:
         if not is_stdout_closed():
@@ -111,58 +108,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("convert: interrupted; nothing is left", file=sys.stderr)
         return 130
     return 0
-
-
-def _convert(options: argparse.Namespace) -> None:
-    if options.to == "peft" or (options.source is not None and is_peft(options.source)):
-        _convert_adapter(options)
-        return
-    planned, target = _plan(options)
-    print(f"{planned.source.folder}: {planned.source.kind}, {planned.parameters:,} parameters")
-    for note in planned.notes:
-        print(f"  {note}")
-    if options.dry_run:
-        print("\n".join(table_lines(planned)))
-        return
-    if target is None:
-        raise ConvertError("DST is missing; name the folder to write")
-    convert(planned, target, to=options.to, dtype=options.dtype)
-    print(f"written to '{target}'")
-
-
-def _convert_adapter(options: argparse.Namespace) -> None:
-    """Converts adapters alone, from PEFT or to it."""
-    source, target = options.source, options.target
-    if source is None or target is None:
-        raise ConvertError("SRC or DST is missing; name the folder of adapters and a new folder")
-    base = None if options.base is None else local_checkpoint(options.base)
-    if options.to == "peft":
-        print(f"{source}: {export_adapter(source, target, base)}")
-    elif base is None:
-        raise ConvertError(f"'{source}' is an adapter of PEFT; name its model with --base")
-    elif options.to == "orbax":
-        import_adapter(source, target, base)
-    else:
-        raise ConvertError(
-            f"'{source}' is an adapter of PEFT; convert it without --to first, and that to hf"
-        )
-    print(f"written to '{target}'")
-
-
-def _plan(options: argparse.Namespace) -> tuple[Plan, Path | None]:
-    if options.init is None:
-        if options.source is None:
-            raise ConvertError("SRC is missing; name the folder of a checkpoint, or give --init")
-        base = None if options.base is None else local_checkpoint(options.base)
-        given = Options(options.step, options.bidirectional, options.topk, base)
-        source = open_source(options.source, given)
-        return plan(source, add_scorer=options.add_scorer, topk=options.topk), options.target
-    if options.config is None:
-        raise ConvertError("--init needs --config: the setup of the model, molmo2_4b for example")
-    if options.target is not None:
-        raise ConvertError("--init takes no SRC; give DST alone")
-    vit, llm = options.init
-    return assemble_start(vit, llm, load_config(options.config).model), options.source
 
 
 if __name__ == "__main__":

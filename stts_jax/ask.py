@@ -15,9 +15,9 @@ from stts_jax.command_line import (
     asked_of,
     open_config,
     open_model,
-    require_model_fits,
     run,
 )
+from stts_jax.evaluation.model_fits import require_model_fits
 from stts_jax.evaluation.single import answer_of, prepare
 from stts_jax.terminal import doing
 
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         checkpoint, config = open_config(options)
         with doing("reading what is asked about"):
             prepared = prepare(config, asked, options.frames)
-        require_model_fits(checkpoint, config, prepared.batches.budget, weights=[options.weights])
+        require_model_fits(checkpoint, config, prepared.budget, weights=[options.weights])
         model = open_model(checkpoint, config, options.weights)
         with doing("compiling and answering"):
             said = answer_of(model, config, prepared)

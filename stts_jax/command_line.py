@@ -11,74 +11,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-import jax
-from jax.sharding import Mesh
-
-from convert.cache import local_adapter, local_checkpoint
-from convert.tensor_reader import ConvertError
-from convert.unconverted import open_unconverted
+from convert.opening import open_any
+from stts_jax.api.errors import USER_ERRORS
 from stts_jax.arguments import frames_scale, local_path, percentage, weights_type
-from stts_jax.budget import Budget
 from stts_jax.config import Config, ConfigError, override, replace
-from stts_jax.data.bad_examples import READING_ERRORS, BadExamplesError
-from stts_jax.data.packing.rows import BudgetError
-from stts_jax.data.synthetic import SyntheticError
-from stts_jax.data.text.tokenizer import TokenizerError
 from stts_jax.evaluation.asked import Asked
-from stts_jax.evaluation.results import ResultError
-from stts_jax.evaluation.scoring.judge import JudgeError
-from stts_jax.evaluation.scoring.score import ScoringError
-from stts_jax.evaluation.suites import SuiteError
 from stts_jax.host_memory import keep_freed_memory
-from stts_jax.inference.memory_estimate import (
-    MemoryEstimate,
-    memory_to_answer,
-    require_memory,
-)
-from stts_jax.model.video_language_model import (
-    VideoLanguageModel,
-    Weights,
-    abstract_model,
-    to_answer,
-    vision_encoder,
-)
+from stts_jax.model.video_language_model import VideoLanguageModel, Weights
 from stts_jax.model.vision import VisionEncoder
-from stts_jax.output_lock import LockedError
-from stts_jax.parallel.mesh import make_mesh
+from stts_jax.parallel.compile_cache import keep_compiled_code
 from stts_jax.quoting import shorten, shorten_words
 from stts_jax.terminal import doing, end_quietly, is_stdout_closed, to_stderr
 from stts_jax.train_ratios import at_ratio
-from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
 from stts_jax.training.checkpointing.load import load_to_answer, load_to_score
-from stts_jax.training.checkpointing.opened import OpenedCheckpoint, open_checkpoint
+from stts_jax.training.checkpointing.opened import OpenedCheckpoint
 from stts_jax.training.checkpointing.run_folder import locate_checkpoint
 from stts_jax.training.checkpointing.thresholds import threshold_for
 from stts_jax.training.distributed import is_lost_process, report_lost_process, several_processes
-from stts_jax.training.nan_check import TrainingError
-
-# Errors that a user can fix; all others are defects and show their traceback.
-USER_ERRORS = (
-    BadExamplesError,
-    BudgetError,
-    CheckpointError,
-    ConfigError,
-    ConvertError,
-    JudgeError,
-    LockedError,
-    *READING_ERRORS,
-    ResultError,
-    ScoringError,
-    SuiteError,
-    SyntheticError,
-    TokenizerError,
-    TrainingError,
-)
-
-_LESS_MEMORY = (
-    "take fewer frames (--frames 0.5x), drop more tokens (--set model.prune.topk=0.7), answer "
-    "fewer questions at once (--set eval.batch_rows=1){}, or use a machine with more memory"
-)
-_INT8 = ", hold weights in int8 (--weights int8)"
 
 
 def run(name: str, command: Callable[[], None]) -> int:
@@ -147,13 +96,6 @@ def leave(code: int, at_once: bool = False) -> int:
 def end_program(code: int) -> NoReturn:
     """Exits; at once after a failure, as threads of a failed save may wait for minutes."""
     sys.exit(leave(code, at_once=code != 0))
-
-
-def keep_compiled_code() -> None:
-    """Caches compiled programs on disk; JAX_COMPILATION_CACHE_DIR chooses the folder."""
-    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(cache / "stts_jax" / "compiled"))
 
 
 def add_set_option(parser: argparse.ArgumentParser) -> None:
@@ -248,24 +190,6 @@ def add_adapter_option(parser: argparse.ArgumentParser, base: str) -> None:
     )
 
 
-def with_adapter(
-    folder: Path, adapter: Path | None, notice: Callable[[str], None] = print
-) -> tuple[Path, Path | None]:
-    """Returns the checkpoint to load and, if it holds adapters, the base that was named with them.
-
-    Folders of other forms are converted.
-
-    Args:
-      folder: of a model.
-      adapter: that belongs to it, if any.
-      notice: takes a line of text.
-    """
-    checkpoint = local_checkpoint(folder, notice)
-    if adapter is None:
-        return checkpoint, None
-    return local_adapter(adapter, checkpoint, notice), checkpoint
-
-
 def add_media_options(parser: argparse.ArgumentParser) -> None:
     """Adds the video, `--images`, `--clip` and `--subtitle`, as a line of own data may have."""
     parser.add_argument("video", type=Path, nargs="?", help="any file that FFmpeg reads")
@@ -321,62 +245,15 @@ def open_config(options: argparse.Namespace) -> tuple[OpenedCheckpoint, Config]:
       ConfigError: if a model that drops nothing is to drop tokens, or for `--adapter` beside
         `--no-cache`.
     """
-    if options.no_cache:
-        require_no_adapter(options)
-        opened = open_unconverted(options.checkpoint, to_stderr)
-    else:
-        opened = open_checkpoint(*with_adapter(options.checkpoint, options.adapter, to_stderr))
+    opened = open_any(
+        options.checkpoint, options.adapter, copy=not options.no_cache, notice=to_stderr
+    )
     config = override(opened.config, options.overrides)
     if options.k is not None:
         config = at_ratio(config, options.k / 100)
     if getattr(options, "auto", False):
         config = with_threshold(config, opened.folder)
     return opened, config
-
-
-def require_no_adapter(options: argparse.Namespace) -> None:
-    """Refuses adapters of a checkpoint that is read in place."""
-    if options.adapter is not None:
-        raise ConfigError(
-            f"--no-cache reads a whole model where it is, and --adapter is '{options.adapter}', "
-            "which is merged into a converted copy; leave out one of them"
-        )
-
-
-def require_model_fits(
-    checkpoint: OpenedCheckpoint,
-    config: Config,
-    budget: Budget,
-    rows: int = 1,
-    mesh: Mesh | None = None,
-    *,
-    scoring: bool = False,
-    weights: Sequence[Weights] = ("compute",),
-    say: Callable[[str], None] = to_stderr,
-) -> None:
-    """Prints the memory that a model takes to answer, before it is loaded.
-
-    Args:
-      checkpoint: of the model.
-      config: of the run.
-      budget: of a question.
-      rows: questions that are answered at once.
-      mesh: that the model will be placed on, by default all devices, a copy on each.
-      scoring: whether ViT and scorer are all that is loaded.
-      weights: types of the weights; of several, a model of each is loaded.
-      say: prints a line.
-
-    Raises:
-      ConfigError: if there isn't so much.
-    """
-    mesh = mesh or make_mesh()
-    estimate = MemoryEstimate(0, 0, 0)
-    for kind in weights:
-        shapes = to_answer(abstract_model(config.model), kind, checkpoint.dtypes)
-        loaded = vision_encoder(shapes) if scoring else shapes
-        estimate += memory_to_answer(loaded, config, mesh, budget, rows)
-    remedy = _LESS_MEMORY.format("" if "int8" in weights else _INT8)
-    say("memory: " + require_memory(estimate, mesh, remedy))
 
 
 def open_model(

@@ -21,9 +21,9 @@ from stts_jax.command_line import (
     asked_of,
     open_config,
     open_encoder,
-    require_model_fits,
     run,
 )
+from stts_jax.evaluation.model_fits import require_model_fits
 from stts_jax.evaluation.overlay import contact_sheet, overlay_video
 from stts_jax.evaluation.single import kept_of, prepare
 from stts_jax.terminal import doing
@@ -58,13 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         require_model_fits(
             checkpoint,
             config,
-            prepared.batches.budget,
+            prepared.budget,
             scoring=True,
             weights=[options.weights],
         )
         encoder = open_encoder(checkpoint, config, options.weights)
         with doing("compiling and scoring its tokens"):
-            kept = kept_of(encoder, config, prepared)
+            kept = kept_of(encoder, prepared)
         sheet = options.output / f"{(options.video or options.images[0]).stem}_kept.png"
         video, settings = sheet.with_suffix(".mp4"), sheet.with_suffix(".json")
         frames, times = kept.video.frames, kept.video.timestamps

@@ -25,6 +25,17 @@ RATIOS = (
 )
 # Size buckets within one program, which compiles the blocks after the drop for each: a short list.
 ADAPTIVE_RATIOS = (0.9, 0.8, 0.65, 0.5, 0.3, 0.0)
+# Room for text grows in buckets, steps of this and, beyond four of them, of a half or a third, so
+# that questions of other lengths and like sets compile to the same shapes.
+TEXT_STEP = 64
+
+
+def text_room(tokens: int) -> int:
+    """Returns the bucket that holds so many tokens: 64, 128, 192, 256, 384, 512, 768, ..."""
+    step = TEXT_STEP
+    while tokens > 4 * step:
+        step *= 2
+    return max(1, -(-tokens // step)) * step
 
 
 def bucket_of(ratio: float) -> float:
@@ -39,6 +50,12 @@ def at_bucket(model: ModelConfig) -> ModelConfig:
     """
     bucket = SMALLEST_RATIO if model.prune.threshold else bucket_of(model.prune.topk)
     prune = dataclasses.replace(model.prune, topk=bucket)
+    return dataclasses.replace(model, prune=prune)
+
+
+def without_ratio(model: ModelConfig) -> ModelConfig:
+    """Returns the configuration of programs that read no video, one for all ratios of a model."""
+    prune = dataclasses.replace(model.prune, topk=0.0, threshold=0.0)
     return dataclasses.replace(model, prune=prune)
 
 

@@ -46,6 +46,11 @@ class RatioDraw:
         weights = prune.train_ratio_weights or (1.0,) * len(ratios)
         return RatioDraw(ratios, weights, config.train.seed)
 
+    @property
+    def lowest(self) -> float:
+        """Returns the ratio whose step takes most memory."""
+        return min(self.ratios)
+
     def ratio_of(self, step: int) -> float:
         """Returns the ratio of a step, 0 for the first."""
         if len(self.ratios) == 1:

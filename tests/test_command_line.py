@@ -13,6 +13,7 @@ import pytest
 from goldens_folder import REPOSITORY
 
 import train
+from convert import opening
 from stts_jax import command_line
 from stts_jax.terminal import BROKEN_PIPE
 from stts_jax.training import distributed
@@ -33,8 +34,8 @@ def ended(error: BaseException) -> int:
 
 def test_adapters_are_read_with_the_model_that_was_named(tmp_path):
     model, adapters = tmp_path / "model", tmp_path / "adapters"
-    assert command_line.with_adapter(model, None) == (model, None)
-    assert command_line.with_adapter(model, adapters) == (adapters, model)
+    assert opening.with_adapter(model, None) == (model, None)
+    assert opening.with_adapter(model, adapters) == (adapters, model)
 
 
 def test_adapters_without_their_model_are_refused(tmp_path, capsys):

@@ -401,6 +401,6 @@ def test_a_folder_that_cannot_be_read_is_one_sentence(tmp_path: Path, capsys, mo
     def denied(*_: Any) -> None:
         raise PermissionError(13, "Permission denied", "somewhere")
 
-    monkeypatch.setattr("convert.__main__.open_source", denied)
+    monkeypatch.setattr("convert.request.open_source", denied)
     assert main([str(tmp_path), str(tmp_path / "out")]) == 2
     assert "Permission denied" in capsys.readouterr().err

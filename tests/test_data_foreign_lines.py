@@ -108,6 +108,10 @@ READ = {
             "turns": [{"question": "a", "answer": "b", "weight": 0}, *turns("c", "d")],
         },
     ),
+    "captions": (
+        {"video": None, "video_path": "a.mp4", "captions": [{"idx": "-1", "content": "A cat."}]},
+        {"video": "a.mp4", "caption": "A cat."},
+    ),
     "base64": (
         messages([{"type": "image", "base64": "AAAA"}, ASKED], "a cat"),
         {"images": ["data:image/unknown;base64,AAAA"], "turns": turns("What?", "a cat")},

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 
 import numpy as np
 import PIL.Image
@@ -10,10 +11,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import ipc, parquet
 
-from stts_jax.data.__main__ import main
 from stts_jax.data.embedded import EmbeddedPicture
 from stts_jax.data.images.file import ImageError, load_image
-from stts_jax.data.sources import table_lines, tables
+from stts_jax.data.sources import line_file, table_lines, tables
 from stts_jax.data.sources.own_data import OwnData, OwnDataError, read_own_data
 from stts_jax.data.sources.tables import tables_at
 
@@ -160,20 +160,6 @@ def test_a_record_of_a_public_set_is_read(tmp_path, record, turns, form):
     assert asked(example) == [turns]
 
 
-@pytest.mark.parametrize(("record", "turns"), PUBLIC.values(), ids=PUBLIC)
-def test_a_record_of_a_public_set_is_converted_to_ours(tmp_path, record, turns):
-    source = written(tmp_path / "theirs.jsonl", record)
-    assert main(["convert", str(source), str(tmp_path / "ours.jsonl")]) == 0
-    (ours,), (theirs,) = read_own_data(tmp_path / "ours.jsonl"), read_own_data(source)
-    assert (ours.annotations, ours.video, ours.images) == (
-        theirs.annotations,
-        theirs.video,
-        theirs.images,
-    )
-    line = json.loads((tmp_path / "ours.jsonl").read_text())
-    assert not {"conversations", "messages", "captions"} & set(line)
-
-
 def test_turns_that_are_not_learnt_are_marked(tmp_path):
     (example,) = read_own_data(written(tmp_path / "my.jsonl", MS_SWIFT_LOSS))
     first, last = example.annotations[0]["multi_turn_messages"]
@@ -191,44 +177,6 @@ def test_fields_that_are_not_read_are_named_once(tmp_path, caplog):
     OwnData(written(tmp_path / "my.jsonl", *[LLAVA_VIDEO] * 3))
     (record,) = [record for record in caplog.records if "not read" in record.message]
     assert record.message.endswith("fields that are not read: data_source")
-
-
-MOLMO2_CAP = {"video_id": "abc", "merged_caption": "A dog runs.", "annotation_score": 3}
-MOLMO2_ASK = {"video_id": "abc", "question": "Who runs?", "answer": "A dog."}
-
-
-@pytest.mark.parametrize(
-    ("record", "options", "turns"),
-    [
-        (MOLMO2_CAP, ["--caption", "merged_caption"], [("", "A dog runs.")]),
-        (MOLMO2_ASK, ["--question", "question", "--answer", "answer"], [("Who runs?", "A dog.")]),
-    ],
-)
-def test_a_table_of_other_columns_is_converted(tmp_path, record, options, turns):
-    source = tmp_path / "set" / "data" / "train-00000-of-00001.parquet"
-    source.parent.mkdir(parents=True)
-    parquet.write_table(pa.Table.from_pylist([record]), source)
-    target = tmp_path / "my.jsonl"
-    command = ["convert", str(tmp_path / "set"), str(target), "--video", "videos/{video_id}.mp4"]
-    assert main([*command, *options]) == 0
-    (example,) = read_own_data(target)
-    assert asked(example) == [turns]
-    assert example.video.resolve() == tmp_path / "set" / "videos" / "abc.mp4"
-
-
-def test_a_column_that_lacks_is_named(tmp_path, capsys):
-    source = written(tmp_path / "theirs.jsonl", MOLMO2_ASK)
-    assert main(["convert", str(source), str(tmp_path / "a.jsonl"), "--question", "query"]) == 2
-    assert "theirs.jsonl:1: there is no field 'query'; it has" in capsys.readouterr().err
-
-
-def test_wrong_records_are_left_out_if_asked_for(tmp_path, capsys):
-    source = written(tmp_path / "theirs.jsonl", {"a": 1}, AXOLOTL)
-    target = tmp_path / "ours.jsonl"
-    assert main(["convert", str(source), str(target)]) == 2 and not target.exists()
-    assert main(["convert", str(source), str(target), "--skip-wrong"]) == 1
-    assert "left out:" in capsys.readouterr().out
-    assert len(read_own_data(target)) == 1
 
 
 # -------------------------------------------------------------------------------------- tables
@@ -286,6 +234,13 @@ def test_tables_with_pictures_inside_are_read(tmp_path, make):
     assert data.called(2).endswith(":3")
 
 
+def test_the_folder_of_tables_may_be_where_one_is(tmp_path, monkeypatch):
+    (tmp_path / "set").mkdir()
+    monkeypatch.chdir(as_parquet(tmp_path / "set"))
+    assert len(OwnData(".")) == 4
+    assert (tmp_path / "set.lines").is_file()
+
+
 def test_a_killed_conversion_of_tables_goes_on(tmp_path, monkeypatch):
     folder = as_parquet(tmp_path)
     whole = [asked(example) for example in read_own_data(folder)]
@@ -311,6 +266,18 @@ def test_a_killed_conversion_of_tables_goes_on(tmp_path, monkeypatch):
     assert len(taken) == 5
 
 
+def test_lines_of_a_touched_table_are_taken_where_no_note_can_be_written(tmp_path, monkeypatch):
+    table = as_file(tmp_path)
+    made = table_lines.lines_of(tables_at(table))
+    os.utime(table, ns=(5, 5))
+
+    def refused(*_):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(table_lines, "_write_note", refused)
+    assert table_lines.lines_of(tables_at(table)) == made
+
+
 def test_tables_that_change_are_read_again(tmp_path):
     path = tmp_path / "my.parquet"
     for answer in ("a", "b"):
@@ -328,6 +295,15 @@ def test_a_wrong_row_is_named(tmp_path):
         read_own_data(path)
 
 
+def test_a_row_that_is_too_long_is_named_with_the_limit_of_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(line_file, "LONGEST_ROW", 90)
+    path = tmp_path / "my.parquet"
+    rows = [{"video": "a.mp4", "question": "q", "answer": "a" * count} for count in (1, 200)]
+    parquet.write_table(pa.Table.from_pylist(rows), path)
+    with pytest.raises(OwnDataError, match=r"my\.parquet:2: the line has over 90 bytes"):
+        read_own_data(path)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -340,6 +316,14 @@ def test_a_damaged_table_is_one_sentence(tmp_path, name, message):
     (tmp_path / name).write_bytes(b"nothing")
     with pytest.raises(OwnDataError, match=message):
         read_own_data(tmp_path if name == "state.json" else tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", [pa.timestamp("ms"), pa.duration("s")])
+def test_a_time_that_python_cannot_hold_is_one_sentence(tmp_path, kind):
+    times = pa.array([2**62], kind)
+    parquet.write_table(pa.table({"video": ["a.mp4"], "time": times}), tmp_path / "a.parquet")
+    with pytest.raises(OwnDataError, match=r"a\.parquet' holds a time that is too far from now"):
+        read_own_data(tmp_path / "a.parquet")
 
 
 def test_a_folder_of_several_splits_asks_for_one(tmp_path):
@@ -391,49 +375,6 @@ def test_what_is_no_base64_is_named(tmp_path):
     line = {"images": ["data:image/png;base64,?"], "question": "q", "answer": "a"}
     with pytest.raises(OwnDataError, match=r"my\.jsonl:1: a data URI is not valid base64"):
         read_own_data(written(tmp_path / "my.jsonl", line))
-
-
-def test_embedded_media_are_written_to_files(tmp_path, capsys):
-    video = b"\0\0\0\x18ftypmp42" + bytes(20)
-    rows = [
-        {"images": [uri(picture())], "question": "q", "answer": "a"},
-        {"images": [uri(picture())], "question": "r", "answer": "a"},
-        {"video": uri(video, "video/mp4"), "question": "q", "answer": "a"},
-    ]
-    source = written(tmp_path / "theirs" / "my.jsonl", *rows)
-    target = tmp_path / "ours.jsonl"
-    assert main(["convert", str(source), str(target)]) == 0
-    assert "3 lines, and 2 files of embedded media" in capsys.readouterr().out
-    first, second = read_own_data(target)
-    assert len(first.annotations) == 2 and first.images[0].parent == tmp_path / "ours_media"
-    assert (load_image(first.images[0]) == load_image(EmbeddedPicture("", picture()))).all()
-    assert second.video.read_bytes() == video and second.video.suffix == ".mp4"
-
-
-def test_paths_are_relative_to_the_new_file(tmp_path):
-    line = {"video": "a/b.mp4", "subtitle": "a/b.srt", "question": "q", "answer": "a"}
-    source = written(tmp_path / "theirs" / "my.jsonl", line)
-    (tmp_path / "ours").mkdir()
-    target = tmp_path / "ours" / "my.jsonl"
-    assert main(["convert", str(source), str(target)]) == 0
-    written_line = json.loads(target.read_text())
-    assert written_line["video"] == "../theirs/a/b.mp4"
-    assert written_line["subtitle"] == "../theirs/a/b.srt"
-
-
-def test_every_field_of_our_lines_is_written_as_it_is(tmp_path):
-    lines = [
-        {"video": "a.mp4", "question": "q", "answer": "a", "options": ["a", "b"], "type": "t"},
-        {"id": "x", "video": "a.mp4", "clip": [0.5, 2.0], "caption": "ü"},
-        {"images": ["1.jpg"], "turns": [{"question": "q", "answer": "a", "weight": 0},
-                                        {"question": "r", "answer": "b"}]},
-        {"video": "a.mp4", "subtitle": [{"start": 0.0, "end": 1.0, "text": "s"}],
-         "question": "q", "answer": "a"},
-    ]  # fmt: skip
-    source = written(tmp_path / "my.jsonl", *lines)
-    assert main(["convert", str(source), str(tmp_path / "again.jsonl")]) == 0
-    again = (tmp_path / "again.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in again] == lines
 
 
 def test_random_numbers_of_examples_are_found(tmp_path):

@@ -1,5 +1,6 @@
 """The index of own data: what it groups, when it is built again, and what a killed build leaves."""
 
+import errno
 import fcntl
 import json
 import os
@@ -172,6 +173,10 @@ UNUSUAL = {
                                            form=MESSAGES)},
     "two_videos": {"messages": said("a", "b", form=MESSAGES), "videos": ["1.mp4", "2.mp4"]},
     "two_kinds": {"messages": said("a", "b", form=MESSAGES), "videos": ["1"], "images": ["1"]},
+    "tab": line(1, video="\t"),
+    "empty_other_kind": {"messages": said("a", "b", form=MESSAGES), "videos": ["1"], "images": ""},
+    "named_beside_nothing": {"messages": said([{"type": "image", "image": "1"}, TEXT], "b",
+                                              form=MESSAGES), "images": {}},
     "nothing_shown": {"messages": said("a", "b", form=MESSAGES)},
 }  # fmt: skip
 
@@ -353,20 +358,21 @@ def test_an_index_of_other_lines_gives_no_mixed_example(file):
         data.get(0, None)
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="the superuser may write everywhere")
-def test_a_folder_that_cannot_be_written_has_its_index_in_the_cache(file):
-    file.parent.chmod(0o500)
-    try:
-        assert len(OwnData(file)) == 7
-        assert files_for(file, "index")[1].is_file()
-    finally:
-        file.parent.chmod(0o700)
+def unwritable(index_path):
+    """Puts a file where the work on an index would be, which stops the superuser too."""
+    index_path.with_name(f"{index_path.name}.work").write_text("no folder")
+
+
+def test_where_nothing_can_be_written_beside_the_data_the_index_is_in_the_cache(file):
+    beside, cached = files_for(file, "index")
+    unwritable(beside)
+    assert len(OwnData(file)) == 7
+    assert cached.is_file() and not beside.exists()
 
 
 def test_without_any_folder_the_index_is_in_memory(file, monkeypatch, tmp_path):
     (tmp_path / "cache").write_text("no folder")
-    index_path = files_for(file, "index")[0]
-    index_path.with_name(f"{index_path.name}.work").write_text("no folder")
+    unwritable(files_for(file, "index")[0])
     assert OwnData(file).records._lines.index.path is None
 
 
@@ -490,6 +496,29 @@ def test_large_datasets_are_drawn_as_small_ones_are(monkeypatch):
     monkeypatch.setattr(shared_orders, "SHARED_FROM", 100)
     order = MixtureOrder([300], seed=5)
     assert [order[position] for position in range(700)] == small
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """A disk with room for the size of a file, and none for its content."""
+
+    def fallocate(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", fallocate)
+
+
+def test_on_a_full_disk_each_process_has_its_own_order(full, monkeypatch):
+    alone = SharedOrders(3, 1000).order(1000, 0)
+    monkeypatch.setattr(shared_orders, "SHARED_FROM", 100)
+    shared = SharedOrders(3, 1000)
+    assert (shared.order(1000, 0) == alone).all()
+    assert [path.name for path in Path(shared._folder.name).iterdir()] == ["lock"]
+
+
+def test_on_a_full_disk_the_index_is_in_memory(full, file):
+    assert OwnData(file).records._lines.index.path is None
+    assert [path.name for path in file.parent.iterdir()] == ["my.jsonl"]
 
 
 def test_paths_that_need_a_closer_look_are_few():

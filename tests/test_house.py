@@ -17,7 +17,8 @@ ROOMS = (
     ("size_buckets",),
     ("arguments", "plain_files", "host_memory", "terminal", "output_lock"),
     *(("parallel",), ("attention",), ("layers",), ("pruning",), ("model",), ("inference",)),
-    *(("data",), ("training",), ("convert",), ("evaluation",), ("command_line",)),
+    *(("data",), ("training",), ("convert",), ("evaluation",), ("api",)),
+    ("command_line",),
     *(("ask", "show", "calibrate", "fit", "bench", "demo"), ("doctor",), ("cli",), ("__main__",)),
 )
 # Beyond the order: the ViT side must not know what is data, and data must not know the model.

@@ -163,23 +163,10 @@ def test_a_run_that_memory_cannot_hold_is_refused_before_it_is_made(monkeypatch)
     assert estimate.total - estimate.activations == held
     assert estimate.activations > batch_bytes(budget, config.model, config.data.batch_rows)
     monkeypatch.setattr(memory_estimate, "free_memory", lambda device: estimate.total)
-    assert "MB for gradients" in require_run_fits(state, config, mesh)
+    assert "MB for gradients" in require_run_fits(state, config, mesh, budget)
     monkeypatch.setattr(memory_estimate, "free_memory", lambda device: estimate.total - 1)
     with pytest.raises(ConfigError, match=r"for activations\) are needed, .*train\.mesh\.fsdp"):
-        require_run_fits(state, config, mesh)
-
-
-def test_a_run_over_ratios_takes_what_its_largest_step_does(monkeypatch):
-    config = small_config("model.prune.topk=0.8", "model.prune.train_ratios=[0.8, 0.0, 0.5]")
-    mesh, state = single_mesh(), abstract_state(config, single_mesh())
-    small, large = (
-        memory_to_train(state, at_ratio(config, ratio), mesh, step_budget(config, ratio)).total
-        for ratio in (0.8, 0.0)
-    )
-    assert small < large
-    monkeypatch.setattr(memory_estimate, "free_memory", lambda device: large - 1)
-    with pytest.raises(ConfigError, match="are needed"):
-        require_run_fits(state, config, mesh)
+        require_run_fits(state, config, mesh, budget)
 
 
 def test_the_copies_of_a_frozen_model_are_counted_where_it_is_held_in_fewer_bytes(report_error):
@@ -206,7 +193,7 @@ def test_activations_by_hand_are_within_what_the_compilers_count(row, report_err
     options = parse(row["key"].split())
     config = sized_config(options.config, options.frames, options.videos, options.overrides)
     config = replace(config, {"data.batch_rows": row["rows"]})
-    ratio, mesh = min(RatioDraw.of(config).ratios), make_mesh_shape(row["mesh"])
+    ratio, mesh = RatioDraw.of(config).lowest, make_mesh_shape(row["mesh"])
     budget = step_budget(config, ratio)
     found, memory = activation_bytes(at_ratio(config, ratio), budget, 2, mesh), row["memory"]
     # Gradients, as many as either moment, are among the compiler's temporaries.

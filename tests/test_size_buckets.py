@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from functools import partial
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from stts_jax.config import load_config
 from stts_jax.inference.adaptive import generate_adaptive
 from stts_jax.inference.decoding import generate
 from stts_jax.inference.sampling import Sampling
+from stts_jax.model.video_language_model import vision_encoder
 from stts_jax.size_buckets import (
     RATIOS,
     SMALLEST_RATIO,
@@ -85,6 +87,16 @@ def test_the_result_does_not_depend_on_the_bucket(layout, report_error):
         error = max(map(worst, found, exact))
         report_error("logits", error, LOGITS)
         assert error < LOGITS
+
+
+@pytest.mark.parametrize(("in_vit", "biased"), [(True, False), (False, True)])
+def test_the_bias_of_a_model_over_ratios_ends_with_its_block_at_0_too(in_vit, biased):
+    """As at a ratio just above 0, unless the ViT keeps every patch at any ratio."""
+    changes = {"prune__topk": 0.0, "prune__train_ratios": (0.0, 0.5)}
+    model = small_model(small(**changes, prune__pruning_in_scorer=in_vit))
+    encode = partial(vision_encoder(model), key=KEY)
+    after = jax.eval_shape(lambda batch: encode(batch, ROOMY), numpy_rows()).plan.layout
+    assert (after.key_bias is not None) == biased
 
 
 def test_a_batch_says_the_counts_that_the_model_would_compute():

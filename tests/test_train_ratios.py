@@ -8,7 +8,7 @@ import grain
 import jax
 import numpy as np
 import pytest
-from test_data_packing import READING, item_of, numbers_in, stream_of
+from test_data_packing import READING, Numbers, item_of, numbers_in, stream_of
 
 from stts_jax.budget import batch_arrays
 from stts_jax.config import ConfigError, load_config
@@ -137,14 +137,6 @@ def test_every_example_is_in_one_row():
 def test_an_example_that_does_not_fit_at_every_ratio_is_an_error():
     with pytest.raises(BudgetError, match=r"of 'tokens at 80 %'"):
         packed(20, config=config_of("data.row_text_tokens=20"))
-
-
-class Numbers:
-    def __len__(self):
-        return 1 << 40
-
-    def __getitem__(self, position):
-        return item_of(position % 1000)
 
 
 def batches(part=0, parts=1, first_step=0):

@@ -294,6 +294,13 @@ def test_skipped_steps_are_in_the_log_line():
     assert log_line(1, 2, window.close(1, None)).endswith("| skipped 3")
 
 
+def test_a_log_line_names_the_group_of_its_rate_where_the_llm_is_frozen():
+    window = Window(H100)
+    metrics = {name: value for name, value in METRICS.items() if not name.endswith("/llm")}
+    window.add(metrics | {"learning_rate/scorer": 1e-4}, 0.0, 1.0)
+    assert "| lr 1.0e-04 (scorer) |" in log_line(1, 2, window.close(1, None))
+
+
 def test_metrics_are_cut_at_the_resumed_step(tmp_path):
     log = MetricsLog(tmp_path, 0)
     for step in (1, 2, 3):

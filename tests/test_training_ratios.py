@@ -1,7 +1,9 @@
 """Runs over several ratios: their programs, their log, and that they resume exactly."""
 
 import dataclasses
+import json
 import threading
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,17 +20,20 @@ from training_cases import (
     train,
 )
 
-from stts_jax.config import ConfigError
+from stts_jax.config import ConfigError, replace
 from stts_jax.data.pipeline import training_batches
 from stts_jax.data.synthetic import ensure_synthetic
+from stts_jax.data.text.tokenizer import TINY_FILE
 from stts_jax.parallel.mesh import make_mesh
-from stts_jax.train_ratios import RatioDraw
+from stts_jax.train_ratios import RatioDraw, at_ratio, step_budget
 from stts_jax.training import teacher as teacher_module
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
 from stts_jax.training.checkpointing.load import save_model
 from stts_jax.training.log import read_metrics
-from stts_jax.training.step import make_train_step
+from stts_jax.training.run_memory import memory_to_train
+from stts_jax.training.step import abstract_state, make_train_step
 from stts_jax.training.step_programs import StepProgram, StepPrograms
+from stts_jax.training.stop import in_background
 
 RATIOS = (0.0, 0.25, 0.5)
 OVER_RATIOS = (f"model.prune.train_ratios={list(RATIOS)}", "train.steps=8")
@@ -83,6 +88,8 @@ def test_a_run_over_ratios_resumes_bit_for_bit_and_counts_its_programs(tmp_path,
     output = capsys.readouterr().out
     assert f"training steps that were compiled: {whole.programs}" in output
     assert f"compiling the training step at {100 * draw.ratio_of(0):g} % (1 of 3)" in output
+    state, most = abstract_state(config, single_mesh()), (at_ratio(config, 0), single_mesh())
+    assert str(memory_to_train(state, *most, step_budget(config, 0))) in output
 
     train(small_config(*OVER_RATIOS, "train.steps=4"), tmp_path / "parts", parts=toy_parts())
     train(config, tmp_path / "parts", parts=toy_parts())
@@ -154,9 +161,10 @@ def test_later_programs_are_compiled_in_the_background_by_their_first_use():
     programs.compile(at(programs, expected[0]), *arguments())
     go_on.clear()
     programs.compile_ahead(range(100), *arguments(), lines.append)
-    assert not at(programs, expected[1]).ready  # the run goes on meanwhile
+    assert not at(programs, expected[1]).ready and programs.compiling  # the run goes on meanwhile
     go_on.set()
     programs.compile(at(programs, expected[2]), *arguments())  # waits
+    assert not programs.compiling
     assert order == [(expected[0], True), (expected[1], False), (expected[2], False)]
     assert programs.compiled == 3 and len(lines) == 2
     assert f"at {100 * expected[1]:g} % (2 of 3) in the background: " in lines[0]
@@ -171,6 +179,20 @@ def test_a_program_that_fails_in_the_background_fails_its_step():
     programs.compile_ahead(range(100), *arguments(), lambda _: None)
     with pytest.raises(RuntimeError, match="out of memory"):
         programs.compile(at(programs, RATIOS[2]), *arguments())
+
+
+def test_a_line_that_nobody_reads_fails_the_next_steps_and_none_of_them_waits_for_ever():
+    def broken(line):
+        raise BrokenPipeError(line)
+
+    go_on = threading.Event()
+    go_on.set()
+    programs, expected, _ = slow_programs(ahead=True, go_on=go_on)
+    programs.compile(at(programs, expected[0]), *arguments())
+    programs.compile_ahead(range(100), *arguments(), broken)
+    for ratio in expected[1:]:
+        compiling = in_background(partial(programs.compile, at(programs, ratio), *arguments()))
+        assert isinstance(compiling.exception(timeout=10), BrokenPipeError)
 
 
 def test_a_cpu_compiles_nothing_in_the_background():
@@ -266,6 +288,22 @@ def test_a_teacher_of_other_rows_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(teacher_module, "config_of", lambda _: other)
     with pytest.raises(ConfigError, match="vocab_size is 80, but that of the run is 64; choose"):
         train(small_config("train.distill.teacher=runs/other"), tmp_path / "run")
+
+
+def test_a_teacher_of_other_tokens_is_refused(tmp_path, monkeypatch):
+    config, table = small_config("model.llm.vocab_size=512"), json.loads(TINY_FILE.read_text())
+    config = replace(config, {"train.distill.teacher": "runs/other"})
+    same, other = tmp_path / "same.json", tmp_path / "other.json"
+    same.write_text(json.dumps(table))
+    vocabulary = table["model"]["vocab"]
+    vocabulary["t"], vocabulary["s"] = vocabulary["s"], vocabulary["t"]
+    other.write_text(json.dumps(table))
+    monkeypatch.setattr(teacher_module, "config_of", lambda _: config)
+    monkeypatch.setattr(teacher_module, "tokenizer_of", lambda _: same)
+    teacher_module.require_teacher(config)
+    monkeypatch.setattr(teacher_module, "tokenizer_of", lambda _: other)
+    with pytest.raises(ConfigError, match=r"other ids than 'tiny', the data\.tokenizer of the run"):
+        teacher_module.require_teacher(config)
 
 
 def test_a_teacher_that_is_not_there_is_refused(tmp_path):

@@ -55,7 +55,7 @@ def answer(folder: Path, dtype: str, frames: int) -> None:
         config_of(folder / OURS), [f"model.compute_dtype={dtype}", f"data.max_frames={frames}"]
     )
     prepared = prepare(config, Asked(folder / CLIP, QUESTION))
-    batch, _, budget = next(iter(prepared.batches))
+    batch, budget = prepared.batch, prepared.budget
     length = int((batch.text.input_ids[0] >= 0).sum())
     np.savez(
         folder / "inputs.npz",

@@ -30,7 +30,8 @@ from stts_jax.data.datasets.mixtures import MIXTURES, mixture
 from stts_jax.data.packing.rows import BudgetError
 from stts_jax.data.shards.command import add_shard_options, shard_all
 from stts_jax.data.shards.speed import CLIP_SECONDS, compared
-from stts_jax.data.sources.conversion import Columns, convert
+from stts_jax.data.sources.columns import Columns
+from stts_jax.data.sources.conversion import convert
 from stts_jax.data.sources.usable import Selection, write_usable
 from stts_jax.data.speed import lines as speed_lines
 from stts_jax.data.speed import made_clip_set, measure

@@ -14,7 +14,12 @@ MARGIN, MARGIN_GRID = 4, 27
 
 
 def chain_of(
-    config: Config, *, max_frames: int | None = None, p_high_res: float = 0.0
+    config: Config,
+    *,
+    max_frames: int | None = None,
+    p_high_res: float = 0.0,
+    tokenizer: Tokenizer | None = None,
+    remember: bool = True,
 ) -> ExampleChain:
     """Returns the chain that makes arrays of a run's examples.
 
@@ -22,6 +27,8 @@ def chain_of(
       config: of the run.
       max_frames: of a video, `data.max_frames` by default.
       p_high_res: probability of many crops of an image in training.
+      tokenizer: of the run, if it is loaded already.
+      remember: the video that was decoded last, or all of them where `data.cache_frames` says so.
 
     Raises:
       TokenizerError: see `Tokenizer.load`.
@@ -43,9 +50,9 @@ def chain_of(
     video = video_settings(data, max_frames or data.max_frames)
     return ExampleChain(
         model,
-        Tokenizer.load(data.tokenizer, model.llm.vocab_size),
+        tokenizer or Tokenizer.load(data.tokenizer, model.llm.vocab_size),
         ExampleSettings(images, video, too_many_images="raise"),
-        MediaCache(data.cache_frames),
+        MediaCache(data.cache_frames) if remember else None,
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stts_jax.batch import Batch
-from stts_jax.budget import Budget, video_budget
+from stts_jax.budget import Budget, MultimodalType, video_budget
 from stts_jax.config import Config, ConfigError, DataConfig, ModelConfig
 from stts_jax.config.limits import MAXIMA
 from stts_jax.data.bad_examples import READING_ERRORS, BadExamples, Unreadable
@@ -21,11 +21,7 @@ from stts_jax.data.packing.rows import example_sizes, pack_row, stack_rows
 from stts_jax.data.sources.configured import sources_of
 from stts_jax.data.synthetic import DEFAULT_FOLDER
 from stts_jax.data.text.tokenizer import Tokenizer
-from stts_jax.size_buckets import at_bucket, with_counts
-
-# Room for text grows in buckets, steps of this and, beyond four of them, of a half or a third, so
-# that questions of other lengths and like sets compile to the same shapes.
-TEXT_STEP = 64
+from stts_jax.size_buckets import TEXT_STEP, at_bucket, text_room, with_counts
 
 
 @dataclass(frozen=True)
@@ -87,11 +83,7 @@ class PromptBatches:
         prompts = self._prompts()
         model = self.chain.model
         while chunk := list(itertools.islice(prompts, self.rows)):
-            for arrays, _ in chunk:
-                self.budget = grown(self.budget, example_sizes(arrays, model))
-            packed = [pack_row([arrays], self.budget, model) for arrays, _ in chunk]
-            packed += [pack_row([], self.budget, model)] * (self.rows - len(packed))
-            batch = with_counts(stack_rows(packed), model)
+            batch, self.budget = batch_of([a for a, _ in chunk], self.budget, model, self.rows)
             yield batch, [prompt for _, prompt in chunk], self.budget
 
     def _prompts(self) -> Iterator[tuple[ExampleArrays, Prompt]]:
@@ -109,6 +101,24 @@ class PromptBatches:
             yield prepared.arrays, Prompt(index, source, text, prepared.metadata, visual)
 
 
+def batch_of(
+    prompts: Sequence[ExampleArrays], budget: Budget, model: ModelConfig, rows: int
+) -> tuple[Batch, Budget]:
+    """Returns a batch of prompts, one a row, and its budget, grown where they need more.
+
+    Args:
+      prompts: their arrays, at most `rows`; the other rows are empty.
+      budget: of a row, one that is compiled for already.
+      model: sizes and ratio.
+      rows: of the batch.
+    """
+    for arrays in prompts:
+        budget = grown(budget, example_sizes(arrays, model))
+    packed = [pack_row([arrays], budget, model) for arrays in prompts]
+    packed += [pack_row([], budget, model)] * (rows - len(packed))
+    return with_counts(stack_rows(packed), model), budget
+
+
 def grown(budget: Budget, sizes: dict[str, int]) -> Budget:
     """Returns the budget, grown where a row of these sizes needs more; text in steps."""
     visual_before = max(budget.visual_before, sizes["visual_before"])
@@ -124,6 +134,29 @@ def grown(budget: Budget, sizes: dict[str, int]) -> Budget:
         tokens=visual + text,
         tokens_before=visual_before + text,
     )
+
+
+def budget_alone(
+    prompt: ExampleArrays, config: Config, model: ModelConfig, frames_scale: float = 1.0
+) -> Budget:
+    """Returns the budget of a prompt that is asked alone, one of few.
+
+    That of a video has all frames, whatever its length. Pictures have sizes in steps, so that few
+    are compiled for, and text has room for no more than a frame.
+
+    Args:
+      prompt: its arrays.
+      config: of the run.
+      model: sizes and ratio.
+      frames_scale: times `data.max_frames` frames are taken.
+    """
+    sizes = example_sizes(prompt, model)
+    if int(prompt["multimodal_type"][0]) == MultimodalType.VIDEO:
+        return grown(least_budget(config, frames_scale), sizes)
+    frames = 1 << max(0, sizes["frames"] - 1).bit_length()
+    visual = text_room(sizes["visual"])
+    room = Budget(frames, 1, frames * model.vit.patches, visual, visual, visual, visual)
+    return grown(room, sizes)
 
 
 def scaled_frames(data: DataConfig, frames_scale: float) -> int:
@@ -145,14 +178,6 @@ def least_budget(config: Config, frames_scale: float = 1.0) -> Budget:
     """Returns the budget of a question with little text about a video that has all frames."""
     frames = scaled_frames(config.data, frames_scale)
     return video_budget(at_bucket(config.model), frames=frames, videos=1, text_tokens=TEXT_STEP)
-
-
-def text_room(tokens: int) -> int:
-    """The smallest step that holds so many tokens: 64, 128, 192, 256, 384, 512, 768, ..."""
-    step = TEXT_STEP
-    while tokens > 4 * step:
-        step *= 2
-    return max(1, -(-tokens // step)) * step
 
 
 def examples_of(

@@ -158,10 +158,17 @@ class ExampleChain:
         """
         return self.prepare(source, self.load(source), "eval", example_rng(index, 0), weight)
 
-    def prompt(self, source: SourceExample, index: int) -> PreparedExample:
+    def prompt(
+        self, source: SourceExample, index: int, media: Media | None = None
+    ) -> PreparedExample:
         """An example up to where its answer begins.
 
         Where the last message of a conversation of several turns is an answer, it is left out.
+
+        Args:
+          source: the example.
+          index: its number in the dataset.
+          media: its files, if they were read before.
 
         Raises:
           ExampleChainError: if there are several conversations: give one at a time.
@@ -169,7 +176,43 @@ class ExampleChain:
         source = dataclasses.replace(
             source, annotations=tuple(_without_last_answer(a) for a in source.annotations)
         )
-        return self.prepare(source, self.load(source), "inference", example_rng(index, 0))
+        media = self.load(source) if media is None else media
+        return self.prepare(source, media, "inference", example_rng(index, 0))
+
+    def before_questions(self, source: SourceExample, media: Media) -> ExampleArrays:
+        """Returns the arrays of what the prompts of all questions about the same media begin with.
+
+        Args:
+          source: the example; its annotations are not read.
+          media: its loaded files.
+        """
+        if source.literal:
+            source = self._marked(source)
+        vision, blocks = self._vision(source, media, None)
+        text = MessageArrays(self.tokenizer, self.settings.text).before_questions(blocks)
+        return {**self._visual(vision), **text}
+
+    def questions(self, source: SourceExample, index: int, media: Media) -> list[list[int]]:
+        """Returns the token ids of each message of a prompt, after `before_questions`.
+
+        Args:
+          source: the example, of one conversation; see `prompt`.
+          index: its number in the dataset.
+          media: its loaded files.
+
+        Raises:
+          ExampleChainError, MessageError: if this can't be asked.
+        """
+        annotations = tuple(_without_last_answer(a) for a in source.annotations)
+        source = dataclasses.replace(source, annotations=annotations)
+        if source.literal:
+            source = self._marked(source)
+        formatted = self._formatted(source, media, "inference", example_rng(index, 0))
+        conversations: Any = formatted.messages if formatted.is_tree else [formatted.messages]
+        if len(conversations) > 1:
+            raise ExampleChainError(f"a prompt of {len(conversations)} conversations; ask one")
+        make = MessageArrays(self.tokenizer, self.settings.text)
+        return make.after_media(conversations[0])
 
     def load(self, source: SourceExample, rng: np.random.RandomState | None = None) -> Media:
         """Read the files of an example, with `rng` in training; see `read_media`."""

@@ -12,8 +12,9 @@ import numpy as np
 from stts_jax.data.datasets.base import SourceExample
 from stts_jax.data.images.file import load_image
 from stts_jax.data.images.image import resize
-from stts_jax.data.stored_media import StoredFrames
+from stts_jax.data.stored_media import GivenFrames, StoredFrames
 from stts_jax.data.video.reading import (
+    Transform,
     Video,
     VideoError,
     VideoOverrides,
@@ -89,11 +90,37 @@ def read_media(
         return Media(tuple(load_image(path) for path in source.images))
     if isinstance(source.stored, StoredFrames):
         return _of_frames(source.stored, frame_size)
+    squash = _Squash(frame_size)
+    video = read_frames(source, settings, squash, rng)
+    return Media(video=video, video_size=squash.size)
+
+
+def read_frames(
+    source: SourceExample,
+    settings: VideoSettings,
+    transform: Transform,
+    rng: np.random.RandomState | None = None,
+) -> Video:
+    """Returns the sampled frames of an example's video, each transformed as it is decoded.
+
+    Args:
+      source: the example; its video is a file, the bytes of one, or frames of any size.
+      settings: which frames are taken.
+      transform: of a frame (H, W, 3) uint8.
+      rng: in training, for the sampling of frames.
+
+    Raises:
+      VideoError: if it cannot be read.
+    """
+    assert source.video is not None and not isinstance(source.stored, StoredFrames)
+    if isinstance(source.stored, GivenFrames):
+        frames = np.stack([transform(frame) for frame in source.stored.frames])
+        return Video(frames, source.stored.timestamps)
     if source.stored is None:
-        return _read_video(source, source.video, settings, frame_size, rng)
+        return _read_video(source, source.video, settings, transform, rng)
     with source.stored.opened() as path:
         try:
-            return _read_video(source, path, settings, frame_size, rng)
+            return _read_video(source, path, settings, transform, rng)
         except VideoError as error:  # it names the file that stands in for the clip's
             named = str(error).replace(str(path), source.stored.name)
             raise VideoError(named) from error
@@ -114,20 +141,18 @@ def _read_video(
     source: SourceExample,
     path: Path,
     settings: VideoSettings,
-    frame_size: int,
+    transform: Transform,
     rng: np.random.RandomState | None,
-) -> Media:
+) -> Video:
     """Decodes the video of an example from the file at `path`."""
-    squash = _Squash(frame_size)
-    video = read_sampled(
+    return read_sampled(
         path,
         settings.sampler(),
         video_overrides(source),
         rng=rng,
-        transform=squash,
+        transform=transform,
         decoder=settings.decoder,
     )
-    return Media(video=video, video_size=squash.size)
 
 
 def count_frames(source: SourceExample, settings: VideoSettings) -> int:
@@ -169,7 +194,7 @@ class MediaCache:
     ) -> Media:
         """See `read_media`."""
         random = rng is not None and isinstance(settings.max_fps, tuple)
-        decoded = source.video is None or isinstance(source.stored, StoredFrames)
+        decoded = source.video is None or isinstance(source.stored, StoredFrames | GivenFrames)
         if decoded or random or "sampler_overrides" in source.metadata:
             return read_media(source, settings, frame_size, rng)
         key = (source.video, source.clip, settings, frame_size)

@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import atexit
 import errno
-import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -38,6 +35,7 @@ from stts_jax.data.reader import Reader
 from stts_jax.data.shared_memory import SharedMemory
 from stts_jax.data.sources.configured import SOURCES, fingerprints, sources_of
 from stts_jax.data.synthetic import DEFAULT_FOLDER
+from stts_jax.data.worker_main import end_with_the_run
 from stts_jax.train_ratios import StepSizes, at_ratio
 
 PREPARED_BATCHES = 2
@@ -194,7 +192,7 @@ def training_batches(
     if data.workers:
         _accept_flags()
         options = grain.MultiprocessingOptions(num_workers=data.workers)
-        stream = stream.mp_prefetch(options, worker_init_fn=_end_with_the_run)
+        stream = stream.mp_prefetch(options, worker_init_fn=end_with_the_run)
     stream = AnyWorkersIterDataset(stream, data.workers)
     stream = stream.filter(lambda item: _accept(item, bad))
     rows = data.batch_rows // process_count
@@ -229,18 +227,6 @@ def _accept_flags() -> None:
     """Grain's worker processes insist on parsed absl flags, which programs without absl lack."""
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
-
-
-def _end_with_the_run(index: int, count: int) -> None:
-    """Ends a worker process when the run is killed; else it would wait for ever."""
-    run = multiprocessing.parent_process()
-    assert run is not None
-
-    def wait() -> None:
-        run.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _accept(item: dict[str, Any] | Unreadable, bad: BadExamples) -> bool:

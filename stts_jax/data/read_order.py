@@ -11,6 +11,8 @@ from typing import Any
 
 import grain
 
+from stts_jax.data.worker_start import light_workers
+
 _TAKEN, _WORKERS, _TURN = "next_index", "iterators_in_use_states", "next_index_in_cycle"
 
 
@@ -32,9 +34,15 @@ class _AnyWorkersIterator(grain.DatasetIterator):
         self._workers = workers
         self._fresh = copy.deepcopy(parent.get_state())
         self._taken = 0
+        self._to_start = workers  # each of them begins when its first element is asked for
 
     def __next__(self) -> Any:
-        element = next(self._parent)
+        if self._to_start:
+            with light_workers():
+                element = next(self._parent)
+            self._to_start -= 1
+        else:
+            element = next(self._parent)
         self._taken += 1
         return element
 
@@ -43,6 +51,7 @@ class _AnyWorkersIterator(grain.DatasetIterator):
 
     def set_state(self, state: dict[str, Any]) -> None:
         self._taken = _taken(state)
+        self._to_start = self._workers
         self._parent.set_state(self._of_parent(self._taken))
 
     def _of_parent(self, taken: int) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from stts_jax.data.mapped_files import take_room
+
 # Smaller ones are in the memory of each process, where they take less than its imports do.
 SHARED_FROM = 1 << 20
 
@@ -58,14 +60,21 @@ class SharedOrders:
         with (folder / "lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # the first makes it, and the others wait
             if not path.exists():
-                draft = folder / "draft.npy"
-                order = np.lib.format.open_memmap(draft, "w+", np.int32, (size,))
-                # NumPy shuffles a plain array the same way, and sooner.
-                self._shuffle(order.view(np.ndarray), epoch)
-                order.flush()
-                draft.replace(path)
+                self._write(path, size, epoch)
                 self._remove(folder, size, epoch - 2)
         return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+
+    def _write(self, path: Path, size: int, epoch: int) -> None:
+        draft = path.with_name("draft.npy")
+        try:
+            order = np.lib.format.open_memmap(draft, "w+", np.int32, (size,))
+            take_room(draft)
+            # NumPy shuffles a plain array the same way, and sooner.
+            self._shuffle(order.view(np.ndarray), epoch)
+            order.flush()
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
 
     def _remove(self, folder: Path, size: int, epoch: int) -> None:
         """Removes the order of an epoch that all have left; one that lags makes it again."""

@@ -65,4 +65,17 @@ class StoredFrames:
     video_size: tuple[int, int] | None
 
 
-StoredVideo = StoredClip | StoredFrames
+@dataclass(frozen=True, eq=False)
+class GivenFrames:
+    """The frames of a video as a user has them in memory; all of them are shown.
+
+    Attributes:
+      frames: (n, H, W, 3) uint8.
+      timestamps: (n,) float64 seconds.
+    """
+
+    frames: np.ndarray = field(repr=False)
+    timestamps: np.ndarray
+
+
+StoredVideo = StoredClip | StoredFrames | GivenFrames

@@ -19,6 +19,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from stts_jax.batch import Batch
+from stts_jax.budget import Budget
 from stts_jax.config import Config
 from stts_jax.data.datasets.base import SourceExample
 from stts_jax.data.evaluation_batches import (
@@ -260,9 +262,7 @@ def answer(
     progress: bool = False,
 ) -> Answers:
     """Answer every prompt of `batches`; see `evaluate_questions`."""
-    settings, mesh = config.eval, mesh_of(model)
     model = reconfigure(model, batches.model)
-    sampling = Sampling(settings.temperature, settings.top_k, settings.top_p)
     answers: list[tuple[Prompt, str]] = []
     compiled, started, timed = None, 0.0, 0
     bar = progress_bar(batches, desc="answering", unit="batches", shown=progress)
@@ -276,20 +276,11 @@ def answer(
         if text_only:  # a visual token that pools no patch is dropped
             no_patch = np.full_like(batch.token_pooling, -1)
             batch = dataclasses.replace(batch, token_pooling=no_patch)
-        options: dict[str, Any] = {
-            "max_new_tokens": settings.max_new_tokens,
-            "end_token": batches.tokenizer.eos_id,
-            "sampling": sampling,
-            "key": jax.random.fold_in(key_of_seed(config.train.seed), number),
-        }
-        placed = put_whole_batch(batch, mesh)
-        if model.config.prune.threshold:
-            tokens, kept = generate_adaptive(model, placed, budget, **options)
-            prompts = _with_visual_tokens(prompts, _fetched(kept))
-        else:
-            tokens = generate(model, placed, budget, **options)
+        tokens, kept = answer_batch(model, config, batch, budget, batches.tokenizer.eos_id, number)
+        if kept is not None:
+            prompts = _with_visual_tokens(prompts, kept)
         # Rows beyond the prompts are padding.
-        for prompt, row in zip(prompts, _fetched(tokens), strict=False):
+        for prompt, row in zip(prompts, tokens, strict=False):
             answers.append((prompt, batches.tokenizer.decode(row.tolist())))
         if budget != compiled:
             compiled, started, timed = budget, time.perf_counter(), 0
@@ -301,6 +292,41 @@ def answer(
         questions_per_s=timed / elapsed if timed else 0.0,
         unreadable=len(batches.bad.reasons),
     )
+
+
+def answer_batch(
+    model: VideoLanguageModel,
+    config: Config,
+    batch: Batch,
+    budget: Budget,
+    end_token: int,
+    number: int = 0,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Answers the rows of a batch.
+
+    Args:
+      model: in the configuration that its program is compiled in.
+      config: of the run; says how answers are chosen, and how long they are.
+      batch: of prompts, NumPy arrays.
+      budget: of a row.
+      end_token: ends an answer.
+      number: of the batch, for what is drawn at random.
+
+    Returns:
+      (B, new tokens) token ids, and (B,) visual tokens that a threshold left, None without one.
+    """
+    settings, mesh = config.eval, mesh_of(model)
+    options: dict[str, Any] = {
+        "max_new_tokens": settings.max_new_tokens,
+        "end_token": end_token,
+        "sampling": Sampling(settings.temperature, settings.top_k, settings.top_p),
+        "key": jax.random.fold_in(key_of_seed(config.train.seed), number),
+    }
+    placed = put_whole_batch(batch, mesh)
+    if model.config.prune.threshold:
+        tokens, kept = generate_adaptive(model, placed, budget, **options)
+        return _fetched(tokens), _fetched(kept)
+    return _fetched(generate(model, placed, budget, **options)), None
 
 
 def _with_visual_tokens(prompts: Sequence[Prompt], kept: np.ndarray) -> list[Prompt]:

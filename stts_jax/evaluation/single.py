@@ -12,18 +12,25 @@ import numpy as np
 
 from stts_jax.batch import Batch
 from stts_jax.budget import Budget
-from stts_jax.config import Config
-from stts_jax.data.chains import video_settings
+from stts_jax.config import Config, ModelConfig
+from stts_jax.data.chains import chain_of
 from stts_jax.data.datasets.base import SourceExample
-from stts_jax.data.evaluation_batches import PromptBatches, batches_of_prompts, scaled_frames
-from stts_jax.data.example_chain import example_rng
+from stts_jax.data.evaluation_batches import (
+    batch_of,
+    budget_alone,
+    least_budget,
+    scaled_frames,
+)
+from stts_jax.data.example_chain import ExampleChain, example_rng
 from stts_jax.data.images.image import from_patches
-from stts_jax.data.media import video_overrides
+from stts_jax.data.media import Media, read_frames
+from stts_jax.data.packing.batch_memory import require_batch_fits
+from stts_jax.data.stored_media import StoredFrames
 from stts_jax.data.text.formatting import Formatter
-from stts_jax.data.video.reading import Video, read_sampled
+from stts_jax.data.video.reading import Video
 from stts_jax.evaluation.asked import Asked
 from stts_jax.evaluation.overlay import looked_at
-from stts_jax.evaluation.runner import answer
+from stts_jax.evaluation.runner import answer_batch
 from stts_jax.inference.cpu_programs import jit_to_answer
 from stts_jax.inference.likelihood import log_likelihoods
 from stts_jax.model.video_language_model import (
@@ -33,6 +40,7 @@ from stts_jax.model.video_language_model import (
 )
 from stts_jax.model.vision import VisionEncoder
 from stts_jax.parallel.mesh import mesh_of, on_mesh, put_whole_batch
+from stts_jax.size_buckets import at_bucket
 
 
 @dataclass(frozen=True)
@@ -58,18 +66,39 @@ class Prepared:
     Attributes:
       asked: the question.
       source: its example.
-      batches: the prompt, one row.
-      frames_scale: times `data.max_frames` frames are taken.
+      chain: has made its arrays.
+      batch: the prompt, one row.
+      budget: of the row.
     """
 
     asked: Asked
     source: SourceExample
-    batches: PromptBatches
-    frames_scale: float
+    chain: ExampleChain
+    batch: Batch
+    budget: Budget
+
+    @property
+    def model(self) -> ModelConfig:
+        """Returns the configuration that the answering model is compiled in."""
+        return at_bucket(self.chain.model)
 
 
-def prepare(config: Config, asked: Asked | Path, frames_scale: float = 1.0) -> Prepared:
+def prepare(
+    config: Config,
+    asked: Asked | Path,
+    frames_scale: float = 1.0,
+    *,
+    chain: ExampleChain | None = None,
+    media: Media | None = None,
+) -> Prepared:
     """Reads media, subtitles and question, and makes the prompt.
+
+    Args:
+      config: of the run.
+      asked: the question, or a video alone.
+      frames_scale: times `data.max_frames` frames are taken.
+      chain: of the configuration, if it was made before.
+      media: what `asked` shows, if it was read before.
 
     Raises:
       VideoError, ImageError: if a file can't be read.
@@ -78,38 +107,45 @@ def prepare(config: Config, asked: Asked | Path, frames_scale: float = 1.0) -> P
     """
     asked = asked if isinstance(asked, Asked) else Asked(asked)
     source = asked.example(config)
-    batches = batches_of_prompts(config, [(0, source)], rows=1, frames_scale=frames_scale)
-    batches.chain.prompt(source, 0)  # says what is wrong with it, where a set would leave it out
-    return Prepared(asked, source, batches, frames_scale)
+    require_batch_fits(least_budget(config, frames_scale), config.model, 1, "lower --frames")
+    chain = chain or chain_of(config, max_frames=scaled_frames(config.data, frames_scale))
+    arrays = chain.prompt(source, 0, media).arrays
+    budget = budget_alone(arrays, config, chain.model, frames_scale)
+    batch, budget = batch_of([arrays], budget, chain.model, 1)
+    return Prepared(asked, source, chain, batch, budget)
 
 
 def kept_tokens(
     model: VideoLanguageModel, config: Config, asked: Asked | Path, frames_scale: float = 1.0
 ) -> Kept:
     """Score the tokens of a video, or of images, and select; errors are those of `prepare`."""
-    return kept_of(vision_encoder(model), config, prepare(config, asked, frames_scale))
+    return kept_of(vision_encoder(model), prepare(config, asked, frames_scale))
 
 
-def kept_of(encoder: VisionEncoder, config: Config, prepared: Prepared) -> Kept:
+def kept_of(encoder: VisionEncoder, prepared: Prepared) -> Kept:
     """Scores the tokens of what is prepared, and selects; of images, the crops are shown."""
-    source = prepared.source
-    video = None
-    if source.video is not None:
-        settings = video_settings(config.data, scaled_frames(config.data, prepared.frames_scale))
-        video = read_sampled(
-            source.video, settings.sampler(), video_overrides(source), transform=looked_at
-        )
-    batch, _, budget = next(iter(prepared.batches))
-    mesh = mesh_of(encoder)
-    encoder = VisionEncoder(encoder.vit, encoder.scorer, prepared.batches.model)
+    batch, mesh = prepared.batch, mesh_of(encoder)
+    encoder = VisionEncoder(encoder.vit, encoder.scorer, prepared.model)
     with on_mesh(mesh):
-        keep, scores = _keep_and_scores(encoder, put_whole_batch(batch, mesh), budget)
-    if video is None:
-        count = int(batch.num_images.max())
-        crops = from_patches(batch.images[0][:count], config.model.vit.patch_size)
-        video = Video(crops, np.arange(count, dtype=np.float64))
+        keep, scores = _keep_and_scores(encoder, put_whole_batch(batch, mesh), prepared.budget)
+    video = shown(prepared.chain, prepared.source, batch)
     count = len(video.frames)
     return Kept(video, np.asarray(keep)[0, :count], np.asarray(scores)[0, :count])
+
+
+def shown(chain: ExampleChain, source: SourceExample, batch: Batch) -> Video:
+    """Returns the frames of an example in the size that they are looked at, or the crops of images.
+
+    Args:
+      chain: of the example.
+      source: the example.
+      batch: of it alone, of NumPy arrays.
+    """
+    if source.video is not None and not isinstance(source.stored, StoredFrames):
+        return read_frames(source, chain.settings.video, looked_at)
+    count = int(batch.num_images.max())
+    crops = from_patches(batch.images[0][:count], chain.model.vit.patch_size)
+    return Video(crops, np.arange(count, dtype=np.float64))
 
 
 def ask(
@@ -137,28 +173,28 @@ def ask(
 
 def answer_of(model: VideoLanguageModel, config: Config, prepared: Prepared) -> str:
     """Returns the model's answer to a prepared question; see `ask`."""
-    asked, batches = prepared.asked, prepared.batches
+    asked, budget, tokenizer = prepared.asked, prepared.budget, prepared.chain.tokenizer
+    model = reconfigure(model, prepared.model)
     if not asked.options:
-        return answer(model, config, batches).said[0][1]
-    tokens = [_answer_tokens(batches, asked.example(config, option)) for option in asked.options]
-    batch, _, budget = next(iter(batches))
-    arrays = put_whole_batch(batch, mesh_of(model))
-    model = reconfigure(model, batches.model)
-    likely = log_likelihoods(model, arrays, budget, tokens, jax.random.key(config.train.seed))
+        tokens, _ = answer_batch(model, config, prepared.batch, budget, tokenizer.eos_id)
+        return tokenizer.decode(tokens[0].tolist())
+    choices = [answer_tokens(prepared.chain, asked.example(config, o)) for o in asked.options]
+    arrays = put_whole_batch(prepared.batch, mesh_of(model))
+    likely = log_likelihoods(model, arrays, budget, choices, jax.random.key(config.train.seed))
     return asked.options[int(likely.argmax())]
 
 
-def _answer_tokens(batches: PromptBatches, source: SourceExample) -> list[int]:
-    """Token ids of the answer of an example as the run words it, and of its end.
+def answer_tokens(chain: ExampleChain, source: SourceExample) -> list[int]:
+    """Returns the token ids of the answer of an example as the run words it, and of its end.
 
     Raises:
       FormatterError: if the option has no label left.
     """
-    formatter = Formatter(batches.chain.settings.formatter)
-    annotation = batches.tokenizer.literal(source.annotations[0])
+    formatter = Formatter(chain.settings.formatter)
+    annotation = chain.tokenizer.literal(source.annotations[0])
     worded = formatter.format(annotation, mode="eval", rng=example_rng(0, 0))
     answer = cast(str, worded.messages[-1])  # of one conversation
-    return [*batches.tokenizer.encode(answer), batches.tokenizer.eos_id]
+    return [*chain.tokenizer.encode(answer), chain.tokenizer.eos_id]
 
 
 @partial(jit_to_answer, static_argnums=(2,))

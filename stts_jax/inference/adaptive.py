@@ -63,12 +63,7 @@ def _generate(
 ) -> tuple[jax.Array, jax.Array]:
     with on_mesh(mesh):
         scored = vision_encoder(model).score(batch, key=key)
-        visual, patches = _kept(batch, scored, model.config.prune.pooling)
-        budgets = adaptive_budgets(budget, model.config.vit.patches)
-        bucket = jnp.maximum(
-            bucket_index(visual, [own.visual for own in budgets]),
-            bucket_index(patches, [own.patches for own in budgets]),
-        )
+        budgets, bucket, visual = choose_bucket(model, batch, budget, scored)
 
         def in_bucket(own: Budget) -> jax.Array:
             state = start_decoding(
@@ -79,6 +74,29 @@ def _generate(
         branches = [partial(in_bucket, own) for own in budgets]
         tokens: jax.Array = jax.lax.switch(bucket, branches)
         return tokens, visual
+
+
+def choose_bucket(
+    model: VideoLanguageModel, batch: Batch, budget: Budget, scored: ScoredFrames
+) -> tuple[tuple[Budget, ...], Int[Array, ""], Int[Array, " B"]]:
+    """Returns the size buckets, the index of the smallest that holds what stays, and its counts.
+
+    Args:
+      model: with `prune.threshold`.
+      batch: see `Batch`.
+      budget: of rows of which nothing is dropped.
+      scored: the frames of the batch.
+
+    Returns:
+      budgets of ascending size; () int32; (B,) int32, the visual tokens that stay of each row.
+    """
+    visual, patches = _kept(batch, scored, model.config.prune.pooling)
+    budgets = adaptive_budgets(budget, model.config.vit.patches)
+    bucket = jnp.maximum(
+        bucket_index(visual, [own.visual for own in budgets]),
+        bucket_index(patches, [own.patches for own in budgets]),
+    )
+    return budgets, bucket, visual
 
 
 def _kept(

@@ -27,6 +27,10 @@ class KeyValueCache:
     keys: Float[Array, "layers B C K h"]
     values: Float[Array, "layers B C K h"]
 
+    def stacked(self) -> KeyValueCache:
+        """Returns the cache itself; see `CpuCache.stacked`."""
+        return self
+
     def run_blocks(
         self, run: Callable[..., tuple[jax.Array, KeyValueCache]], blocks: Any, x: jax.Array
     ) -> tuple[jax.Array, KeyValueCache]:

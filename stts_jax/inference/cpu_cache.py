@@ -43,9 +43,13 @@ def decoding_cache(
     layers, length = range(len(cache.keys)), cache.keys.shape[2] - max_new_tokens
     return CpuCache(
         tuple(jax.tree.map(lambda leaf, i=i: leaf[i], blocks) for i in layers),
-        tuple(_Layer.of(cache.keys[i, :, :length], cache.values[i, :, :length]) for i in layers),
-        tuple(_Layer.of(cache.keys[i, :, length:], cache.values[i, :, length:]) for i in layers),
+        tuple(_part_of(cache, i, slice(length)) for i in layers),
+        tuple(_part_of(cache, i, slice(length, None)) for i in layers),
     )
+
+
+def _part_of(cache: KeyValueCache, layer: int, part: slice) -> LayerCache:
+    return LayerCache.of(cache.keys[layer, :, part], cache.values[layer, :, part])
 
 
 def copied_bytes(blocks: Iterable[Any]) -> int:
@@ -56,7 +60,7 @@ def copied_bytes(blocks: Iterable[Any]) -> int:
 
 @register_pytree
 @dataclass(frozen=True)
-class _Layer:
+class LayerCache:
     """Keys and values of one layer, at C cache indices.
 
     Attributes:
@@ -73,21 +77,38 @@ class _Layer:
         return self.keys.shape[3]
 
     @staticmethod
-    def of(keys: jax.Array, values: jax.Array) -> _Layer:
+    def of(keys: jax.Array, values: jax.Array) -> LayerCache:
         """Lays out (B, C, K, head_dim) of each."""
         width = values.shape[-1]
         parts = width // _PART if width % _PART == 0 else 1
         values = values.reshape(*values.shape[:-1], parts, -1)
-        return _Layer(jnp.moveaxis(keys, 1, 3), jnp.moveaxis(values, 1, 3))
+        return LayerCache(jnp.moveaxis(keys, 1, 3), jnp.moveaxis(values, 1, 3))
 
-    def write(self, new: _Layer, cache_index: jax.Array) -> _Layer:
+    def rows(self) -> tuple[jax.Array, jax.Array]:
+        """Returns keys and values as (B, C, K, head_dim) each, the reverse of `of`."""
+        values = jnp.moveaxis(self.values, 3, 1)
+        return jnp.moveaxis(self.keys, 3, 1), values.reshape(*values.shape[:3], -1)
+
+    def write(self, new: LayerCache, cache_index: jax.Array) -> LayerCache:
         """Writes the keys and values of one token of each row."""
 
         def put(old: jax.Array, new: jax.Array) -> jax.Array:
             new = new.astype(old.dtype)
             return jax.lax.dynamic_update_slice_in_dim(old, new, cache_index, 3)
 
-        return _Layer(put(self.keys, new.keys), put(self.values, new.values))
+        return LayerCache(put(self.keys, new.keys), put(self.values, new.values))
+
+    def write_each(self, new: LayerCache, cache_index: jax.Array) -> LayerCache:
+        """Writes the keys and values of one token of each row, at an index of its own."""
+
+        def put(old: jax.Array, new: jax.Array) -> jax.Array:
+            new = new.astype(old.dtype)
+            for row in range(len(old)):  # each in place; a scatter goes by elements
+                start = (row, 0, 0, cache_index[row], 0)[: old.ndim]
+                old = jax.lax.dynamic_update_slice(old, new[row : row + 1], start)
+            return old
+
+        return LayerCache(put(self.keys, new.keys), put(self.values, new.values))
 
     def scores(self, query: jax.Array) -> jax.Array:
         """Multiplies G queries for each key head: (B, K, G, head_dim) -> (B, K, G, C) float32."""
@@ -114,8 +135,20 @@ class CpuCache:
     """
 
     blocks: tuple[Any, ...]
-    prompt: tuple[_Layer, ...]
-    answer: tuple[_Layer, ...]
+    prompt: tuple[LayerCache, ...]
+    answer: tuple[LayerCache, ...]
+
+    def stacked(self) -> KeyValueCache:
+        """Returns the keys and values of all layers as one array each, answers last."""
+        layers = [
+            [jnp.concatenate(pair, axis=1) for pair in zip(*parts, strict=True)]
+            for parts in (
+                (prompt.rows(), answer.rows())
+                for prompt, answer in zip(self.prompt, self.answer, strict=True)
+            )
+        ]
+        keys, values = (jnp.stack(arrays) for arrays in zip(*layers, strict=True))
+        return KeyValueCache(keys, values)
 
     def run_blocks(
         self, run: Callable[..., tuple[jax.Array, CpuCache]], blocks: Any, x: jax.Array
@@ -141,7 +174,7 @@ class CpuCache:
         allowed = as_array(mask)[:, None]
         prompt, answer = self.prompt[layer], self.answer[layer]
         length = prompt.length
-        answer = answer.write(_Layer.of(key, value), cache_index - length)
+        answer = answer.write(LayerCache.of(key, value), cache_index - length)
         grouped = query.reshape(rows, key_heads, -1, width)
         scores = jnp.concatenate([part.scores(grouped) for part in (prompt, answer)], axis=-1)
         scores = jnp.where(allowed, scores * width**-0.5, MASK_VALUE)

@@ -16,7 +16,7 @@ from stts_jax.budget import Budget
 from stts_jax.inference.cache import KeyValueCache
 from stts_jax.inference.cpu_cache import CpuCache, decoding_cache
 from stts_jax.inference.cpu_programs import jit_to_answer
-from stts_jax.inference.prefill import prefill
+from stts_jax.inference.prefill import Prefilled, prefill
 from stts_jax.inference.sampling import Sampling, sample
 from stts_jax.layers.attention_mask import TokenTable, attention_mask
 from stts_jax.model.llm import C
@@ -120,8 +120,21 @@ def start_decoding(
     Returns:
       the state of the first `decode_step`, with room for `max_new_tokens` in the cache.
     """
-    prefill_key, sample_key, later = decoding_keys(key)
+    prefill_key, _, _ = decoding_keys(key)
     read = prefill(model, batch, budget, max_new_tokens, prefill_key, scored)
+    return first_state(read, end_token, sampling, key)
+
+
+def first_state(
+    read: Prefilled, end_token: int, sampling: Sampling, key: jax.Array
+) -> DecodingState:
+    """Chooses the first token of every answer to prompts that were read.
+
+    Args:
+      read: the prompts.
+      end_token, sampling, key: those of `generate`.
+    """
+    _, sample_key, later = decoding_keys(key)
     token = jnp.where(read.empty, end_token, sample(read.logits, sampling, sample_key))
     return DecodingState(
         cache=read.cache,
@@ -148,6 +161,17 @@ def decode(
     sampling: Sampling,
 ) -> Int[Array, "B new_tokens"]:
     """Completes the answers from `start_decoding`; arguments and result are those of `generate`."""
+    return decode_to_end(model, state, max_new_tokens, end_token, sampling)[0]
+
+
+def decode_to_end(
+    model: VideoLanguageModel,
+    state: DecodingState,
+    max_new_tokens: int,
+    end_token: int,
+    sampling: Sampling,
+) -> tuple[Int[Array, "B new_tokens"], DecodingState]:
+    """Returns what `decode` does, and the state after it: the last token isn't in the cache."""
     answers = jnp.full((state.next_token.shape[0], max_new_tokens), end_token, jnp.int32)
     answers = answers.at[:, 0].set(state.next_token)
     assert isinstance(state.cache, KeyValueCache)
@@ -165,7 +189,8 @@ def decode(
         state = decode_step(model, state, end_token, sampling)
         return count + 1, answers.at[:, count].set(state.next_token), state
 
-    return jax.lax.while_loop(unfinished, step, (jnp.int32(1), answers, state))[1]
+    _, answers, state = jax.lax.while_loop(unfinished, step, (jnp.int32(1), answers, state))
+    return answers, state
 
 
 def decode_step(

@@ -15,7 +15,7 @@ from stts_jax.budget import Budget
 from stts_jax.inference.cache import KeyValueCache
 from stts_jax.inference.cpu_programs import jit_to_answer
 from stts_jax.inference.decoding import next_logits
-from stts_jax.inference.prefill import prefill
+from stts_jax.inference.prefill import Prefilled, prefill
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import mesh_of, on_mesh
 
@@ -41,14 +41,20 @@ def log_likelihoods(
       answers: N lists of token ids, each with the token that ends it.
       key: for method `random`.
     """
+    tokens, counts = padded_answers(answers)
+    likelihoods = _log_likelihoods(model, batch, budget, tokens, counts, mesh_of(model), key)
+    return np.asarray(jax.device_get(likelihoods))[: len(answers)]
+
+
+def padded_answers(answers: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the tokens of N answers, padded in rows and length, and which of them count."""
     rows = 1 << (len(answers) - 1).bit_length()
     longest = max(map(len, answers))
     tokens = np.zeros((rows, -(-longest // ANSWER_STEP) * ANSWER_STEP), np.int32)
     counts = np.zeros(tokens.shape, bool)
     for row, answer in enumerate(answers):
         tokens[row, : len(answer)], counts[row, : len(answer)] = answer, True
-    likelihoods = _log_likelihoods(model, batch, budget, tokens, counts, mesh_of(model), key)
-    return np.asarray(jax.device_get(likelihoods))[: len(answers)]
+    return tokens, counts
 
 
 @partial(jit_to_answer, static_argnums=(2, 5))
@@ -73,8 +79,22 @@ def _summed(
     counts: jax.Array,
     key: jax.Array,
 ) -> jax.Array:
+    read = prefill(model, batch, budget, answers.shape[1], key)
+    return summed_likelihoods(model, read, answers, counts)
+
+
+def summed_likelihoods(
+    model: VideoLanguageModel, read: Prefilled, answers: jax.Array, counts: jax.Array
+) -> jax.Array:
+    """Returns the (N,) log-likelihoods of N answers to one prompt that was read.
+
+    Args:
+      model: the model.
+      read: one prompt, with room for the answers.
+      answers: (N, n) int32.
+      counts: (N, n) bool, the tokens that count.
+    """
     rows, length = answers.shape
-    read = prefill(model, batch, budget, length, key)
     cache = jax.tree.map(lambda x: jnp.repeat(x, rows, axis=1), read.cache)  # (layers, B, ...)
     tokens, logits = jax.tree.map(lambda x: jnp.repeat(x, rows, axis=0), (read.tokens, read.logits))
 

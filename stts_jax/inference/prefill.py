@@ -70,15 +70,15 @@ def prefill(
     return Prefilled(
         logits=model.llm.logits(jnp.take_along_axis(hidden, last[..., None], axis=1)[:, 0]),
         cache=KeyValueCache(keys, values),
-        tokens=_with_answers(rows.tokens, last, max_new_tokens),
+        tokens=with_answers(rows.tokens, last, max_new_tokens),
         position=jnp.take_along_axis(positions, last, axis=1)[:, 0] + 1,
         cache_index=jnp.int32(length),
         empty=~rows.tokens.valid.any(1),
     )
 
 
-def _with_answers(prompt: TokenTable, last: jax.Array, count: int) -> TokenTable:
-    """Appends `count` text tokens that continue each prompt's last token."""
+def with_answers(prompt: TokenTable, last: jax.Array, count: int) -> TokenTable:
+    """Returns the table with `count` text tokens more, which continue each row's token `last`."""
     rows, length = prompt.valid.shape
 
     def extend(x: jax.Array, more: jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 
 @dataclass(frozen=True)
@@ -45,3 +45,38 @@ def sample(logits: Float[Array, "B vocab"], sampling: Sampling, key: jax.Array) 
         count = jnp.minimum(count, (mass_before < sampling.top_p).sum(-1, keepdims=True))
     allowed = jnp.where(rank < count, logits, -jnp.inf)
     return jax.random.categorical(key, allowed, axis=-1).astype(jnp.int32)
+
+
+def sample_each(
+    logits: Float[Array, "B vocab"],
+    temperature: Float[Array, " B"],
+    top_k: Int[Array, " B"],
+    top_p: Float[Array, " B"],
+    keys: Key[Array, " B"],
+) -> Int[Array, " B"]:
+    """Chooses a token for each row by its own settings and key, as `sample` does for it alone.
+
+    Args:
+      logits: (B, V).
+      temperature, top_k, top_p: (B,) each, see `Sampling`.
+      keys: (B,) random keys.
+    """
+    greedy = logits.argmax(-1).astype(jnp.int32)
+
+    def drawn() -> jax.Array:
+        warm = logits / jnp.where(temperature > 0, temperature, 1.0)[:, None]
+        order = jnp.argsort(warm, axis=-1, descending=True, stable=True)
+        rank = jnp.argsort(order, axis=-1)
+        ordered = jnp.take_along_axis(warm, order, axis=-1)
+        mass = jnp.cumsum(jax.nn.softmax(ordered, axis=-1), axis=-1)
+        mass_before = jnp.roll(mass, 1, axis=-1).at[:, 0].set(0.0)
+        count = (mass_before < top_p[:, None]).sum(-1)
+        count = jnp.where(top_p < 1.0, count, logits.shape[-1])
+        count = jnp.minimum(count, jnp.where(top_k > 0, top_k, logits.shape[-1]))
+        allowed = jnp.where(rank < count[:, None], warm, -jnp.inf)
+        draw = jax.vmap(lambda key, row: jax.random.categorical(key, row[None], axis=-1)[0])
+        return jnp.where(temperature > 0, draw(keys, allowed).astype(jnp.int32), greedy)
+
+    # Sorting a vocabulary takes longer than a small model's step, and most requests are greedy.
+    tokens: jax.Array = jax.lax.cond((temperature > 0).any(), drawn, lambda: greedy)
+    return tokens

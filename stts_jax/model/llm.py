@@ -216,13 +216,45 @@ class LanguageModel(nnx.Module):
         hidden, (keys, values) = self._run(x, positions, attend)
         return hidden, keys, values
 
+    def extend(
+        self,
+        x: Float[Array, "B Q d"],
+        positions: Int[Array, "B Q"],
+        mask: Mask,
+        keys: Float[Array, "layers B before K h"],
+        values: Float[Array, "layers B before K h"],
+    ) -> tuple[
+        Float[Array, "B Q d"], Float[Array, "layers B Q K h"], Float[Array, "layers B Q K h"]
+    ]:
+        """Runs tokens that come after others, of which keys and values are there.
+
+        Args:
+          x: (B, Q, d) embeddings.
+          positions: (B, Q) int.
+          mask: of Q queries, and of the tokens before and these as keys.
+          keys, values: (layers, B, before, K, head_dim) of the tokens before.
+
+        Returns:
+          what `prefill` returns, of x alone.
+        """
+
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array, *before: jax.Array) -> Any:
+            joined = [
+                jnp.concatenate([old, new.astype(old.dtype)], axis=1)
+                for old, new in zip(before, (k, v), strict=True)
+            ]
+            return attention(q, *joined, mask=mask), (k, v)
+
+        hidden, (keys, values) = self._run(x, positions, attend, before=(keys, values))
+        return hidden, keys, values
+
     def step(
         self,
         x: Float[Array, "B 1 d"],
         positions: Int[Array, "B 1"],
         mask: Mask,
         cache: C,
-        cache_index: Int[Array, ""],
+        cache_index: Int[Array, "*rows"],
     ) -> tuple[jax.Array, C]:
         """Runs one token of each row against the cache.
 
@@ -231,7 +263,8 @@ class LanguageModel(nnx.Module):
           positions: (B, 1) int.
           mask: the cache indices that the token sees, its own included.
           cache: keys and values of the tokens before.
-          cache_index: () int, the index in the cache of the new token.
+          cache_index: () int, the index in the cache of the new token; where the cache has rows
+            of unequal length, (B,).
 
         Returns:
           (B, 1, d) after the final norm, and the cache with the token.
@@ -257,25 +290,27 @@ class LanguageModel(nnx.Module):
         self,
         x: jax.Array,
         positions: jax.Array,
-        attend: AttendAndKeep,
+        attend: Callable[..., tuple[jax.Array, Any]],
         response: jax.Array | None = None,
         key: jax.Array | None = None,
         remat: bool = False,
+        before: tuple[jax.Array, ...] = (),
     ) -> tuple[jax.Array, Any]:
+        """Runs the blocks; `attend` also gets its layer of each of the arrays of `before`."""
         frequencies, magnitudes = (jnp.asarray(t) for t in rotary_tables(self.config))
         keys = None if key is None else jax.random.split(key, self.config.layers)
 
         def body(x: jax.Array, per_layer: tuple[Any, ...]) -> tuple[jax.Array, Any]:
-            block, frequency, magnitude, layer_key = per_layer
+            block, frequency, magnitude, layer_key, own = per_layer
             x, kept = block(
                 shard_activations(x),
                 lambda y: apply_rope(y, positions, frequency, magnitude),
-                attend,
+                lambda q, k, v: attend(q, k, v, *own),
                 residual_dropout(self.config, response, layer_key),
             )
             return shard_activations(x), kept
 
-        per_layer = (self.blocks, frequencies, magnitudes, keys)
+        per_layer = (self.blocks, frequencies, magnitudes, keys, before)
         x, kept = jax.lax.scan(jax.checkpoint(body) if remat else body, x, per_layer)
         return self.final_norm(x), kept
 

@@ -225,7 +225,7 @@ def plan_of(
       frames: the frames of the rows.
       budget: static sizes; the kept patches fit.
       config: the model's configuration.
-      dense: the layout to use where no patch is dropped in the ViT.
+      dense: the layout before the drop, which stays where the ViT keeps every patch at any ratio.
       targets: (B, T, P) int32 of a method that merges, else None.
     """
     if config.prune.share == "row":
@@ -244,8 +244,10 @@ def _layout(
     keep_patches: jax.Array, *, budget: Budget, config: ModelConfig, dense: Layout
 ) -> Layout:
     rows, frames, patches = keep_patches.shape
-    if not config.prune.drops_patches:
+    if not config.prune.in_vit:
         return dense
+    if not config.prune.drops_patches:  # the bias ends with its block, as at any ratio
+        return DenseLayout()
     if config.prune.layout == "stream":
         return stream_layout(keep_patches, stream_size(budget.patches))
     if config.prune.layout != "first_fit":

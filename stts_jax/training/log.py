@@ -17,6 +17,7 @@ from stts_jax.training.checkpointing.checkpoint_errors import (
     writing,
 )
 from stts_jax.training.flops import Throughput
+from stts_jax.training.optimizer import GROUPS
 
 METRICS_FILE = "metrics.jsonl"
 _GROUP_NORM = "gradient_norm/"
@@ -142,7 +143,7 @@ def log_line(step: int, steps: int, values: Mapping[str, float]) -> str:
         f"step {step}/{steps} ({100 * step / steps:.1f} %)",
         f"loss {values['loss']:.4f}",
         f"temporal loss {values['auxiliary_loss']:.4f}",
-        f"lr {values[_LEARNING_RATE + 'llm']:.1e}",
+        f"lr {_learning_rate(values)}",
         f"gnorm {values['gradient_norm']:.2f}",
         f"kept {100 * values['kept']:.0f} %",
         *_distillation(values),
@@ -161,6 +162,13 @@ def log_line(step: int, steps: int, values: Mapping[str, float]) -> str:
     if values.get("bad_examples"):
         parts.append(f"bad examples {values['bad_examples']}")
     return " | ".join(parts)
+
+
+def _learning_rate(values: Mapping[str, float]) -> str:
+    """Returns the learning rate of the LLM; where that is frozen, one of another group, named."""
+    groups = [group for group in GROUPS if _LEARNING_RATE + group in values]
+    rate = f"{values[_LEARNING_RATE + groups[0]]:.1e}"
+    return rate if groups[0] == "llm" else f"{rate} ({groups[0]})"
 
 
 def _distillation(values: Mapping[str, float]) -> Iterator[str]:

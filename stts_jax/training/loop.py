@@ -43,8 +43,8 @@ class RunResult:
       bad_examples: examples left out since this start.
       stopped: whether a signal ended it.
       stopped_by: name of the signal.
-      left_running: whether a thread of the data or an evaluation still runs, which the program
-        should not wait for.
+      left_running: whether a thread still reads data, evaluates or compiles, so that the program
+        should end at once (`os._exit`): it would wait for it, or XLA would abort the process.
       steps_per_s: without the first steps, evaluating and saving; None for short runs.
       seconds: over all resumptions.
       buckets: seconds by bucket, see `Clock`.
@@ -146,7 +146,7 @@ class TrainingLoop:
             bad_examples=bad,
             stopped=self.stopped,
             stopped_by=self.stop.reason if self.stopped else None,
-            left_running=self.left_running,
+            left_running=self.left_running or self.programs.compiling,
             steps_per_s=self.clock.steps_per_second,
             seconds=self.clock.seconds,
             buckets=self.clock.buckets,

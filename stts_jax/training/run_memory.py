@@ -19,7 +19,6 @@ from stts_jax.parallel.memory import bytes_per_device, gigabytes
 from stts_jax.parallel.mesh import BATCH_AXES
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.parallel.platform import compute_dtype
-from stts_jax.train_ratios import RatioDraw, at_ratio, step_budget
 from stts_jax.training.optimizer import is_trained
 from stts_jax.training.step import TrainState
 
@@ -62,35 +61,25 @@ class TrainingMemory:
         )
 
 
-def require_run_fits(state: TrainState, config: Config, mesh: Mesh) -> str:
+def require_run_fits(state: TrainState, config: Config, mesh: Mesh, budget: Budget) -> str:
     """Returns a line on the memory that a run takes at least, and what there is.
-
-    A run over ratios takes what its largest step does.
 
     Args:
       state: shapes and shardings, see `step.abstract_state`.
       config: of the run.
       mesh: that the run is trained on.
+      budget: of a row.
 
     Raises:
       ConfigError: if there isn't so much.
     """
-    ratio = min(RatioDraw.of(config).ratios)
-    own, budget = at_ratio(config, ratio), step_budget(config, ratio)
-    return require_memory(memory_to_train(state, own, mesh, budget), mesh, _REMEDY)
+    return require_memory(memory_to_train(state, config, mesh, budget), mesh, _REMEDY)
 
 
 def memory_to_train(
     state: TrainState, config: Config, mesh: Mesh, budget: Budget
 ) -> TrainingMemory:
-    """Returns what a training step takes at least.
-
-    Args:
-      state: see `require_run_fits`.
-      config: of the run, at the ratio of the step.
-      mesh: that the run is trained on.
-      budget: of a row.
-    """
+    """Returns what a training step takes at least; see `require_run_fits` for the arguments."""
     platform = mesh.devices.flat[0].platform
     # The devices of a CPU share one memory.
     holders = len(mesh.local_devices) if platform == "cpu" else 1

@@ -124,6 +124,11 @@ class StepPrograms:
         """Returns whether the run trains over several ratios."""
         return len(self._programs) > 1
 
+    @property
+    def compiling(self) -> bool:
+        """Returns whether the background thread is still compiling."""
+        return not all(future.done() for future in self._coming.values())
+
     def at(self, step: int) -> StepProgram:
         """Returns the program of a step, 0 for the first."""
         return self._programs[self._draw.ratio_of(step)]
@@ -172,11 +177,11 @@ class StepPrograms:
                 future = self._coming[program.ratio]
                 try:
                     self.compiled += program.compile(state, batch, key)
+                    say(f"{title} in the background: {time.monotonic() - started:.1f} s")
                 except BaseException as error:
                     future.set_exception(error)
-                    continue
-                say(f"{title} in the background: {time.monotonic() - started:.1f} s")
-                future.set_result(None)
+                else:
+                    future.set_result(None)
 
         in_background(compile_all)
 

@@ -9,20 +9,26 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from stts_jax.config import Config, ConfigError, ModelConfig
+from stts_jax.data.text.tokenizer import Tokenizer
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.processes import notice
 from stts_jax.terminal import doing
 from stts_jax.train_ratios import RatioDraw, at_ratio
 from stts_jax.training.checkpointing.load import load_to_answer
 from stts_jax.training.checkpointing.run_folder import config_of
+from stts_jax.training.checkpointing.run_tokenizer import tokenizer_of
 from stts_jax.training.distillation import SELF
+
+# Two tokenizers that give it the same ids are taken for the same.
+_PROBE = "When does the red triangle turn blue, after 12.5 s or never?"
 
 
 def require_teacher(config: Config) -> None:
     """Raises an error if `train.distill.teacher` can't teach this run.
 
     Raises:
-      ConfigError: if it reads other rows than the run's, or no step of the run drops a token.
+      ConfigError: if it reads other rows or other tokens than the run's, or no step of the run
+        drops a token.
       CheckpointError: if there is no such checkpoint.
     """
     teacher = config.train.distill.teacher
@@ -41,6 +47,7 @@ def require_teacher(config: Config) -> None:
                 f"train.distill.teacher is '{teacher}', whose {name} is {value}, but that of the "
                 f"run is {ours[name]}; choose a teacher that reads the same rows"
             )
+    _require_same_tokens(config, Path(teacher))
 
 
 def open_teacher(
@@ -66,6 +73,20 @@ def open_teacher(
     model = dataclasses.replace(own.model, compute_dtype=config.model.compute_dtype)
     with doing(f"loading the teacher '{folder}'", say):
         return load_to_answer(folder, dataclasses.replace(own, model=model), mesh)[0]
+
+
+def _require_same_tokens(config: Config, teacher: Path) -> None:
+    """Raises a `ConfigError` if a text has other token ids for the teacher than for the run."""
+    ours, theirs = config.data.tokenizer, tokenizer_of(teacher)
+    if theirs in (None, ours):  # a file that is gone can't be compared
+        return
+    size = config.model.llm.vocab_size
+    ids, of_teacher = (Tokenizer.load(str(path), size).encode(_PROBE) for path in (ours, theirs))
+    if ids != of_teacher:
+        raise ConfigError(
+            f"train.distill.teacher is '{teacher}', whose tokenizer '{theirs}' has other ids than "
+            f"'{ours}', the data.tokenizer of the run; choose a teacher that reads the same tokens"
+        )
 
 
 def _of_rows(model: ModelConfig) -> dict[str, int]:

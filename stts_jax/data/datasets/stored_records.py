@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from stts_jax.data.cache_files import cache_file
 from stts_jax.data.datasets.looked_at import Seen, is_unchanged, newest, noting
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ def stored(read: Callable[[], list[Any]], name: str, kinds: Sequence[type]) -> S
       name: of the dataset, its split and root folder.
       kinds: dataclasses that records are made of.
     """
-    path = records_file(name)
+    path = cache_file(name, "records")
     if (found := _known(path, kinds)) is not None:
         return found
     with noting() as seen:
@@ -106,13 +107,6 @@ def stored(read: Callable[[], list[Any]], name: str, kinds: Sequence[type]) -> S
     except OSError as error:
         logger.info("'%s' cannot be written (%s)", path, error.strerror or error)
         return records
-
-
-def records_file(name: str) -> Path:
-    """Returns where the records of a name are."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    hashed = hashlib.sha256(os.fsencode(name)).hexdigest()[:24]
-    return cache / "stts_jax" / "indexes" / f"{hashed}.records"
 
 
 def _known(path: Path, kinds: Sequence[type]) -> StoredRecords | None:

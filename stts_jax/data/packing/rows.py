@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stts_jax.batch import Batch
 from stts_jax.budget import (
     EXAMPLE_SUBSEGMENT_INCREMENT,
     Budget,
@@ -16,6 +16,9 @@ from stts_jax.budget import (
     tokens_to_prune,
 )
 from stts_jax.config import ModelConfig
+
+if TYPE_CHECKING:  # it imports JAX, which processes that only read have no use for
+    from stts_jax.batch import Batch
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -158,6 +161,8 @@ def pack_row(examples: Sequence[Arrays], budget: Budget, model: ModelConfig) -> 
             example.get("subsegment_ids", 0) + e * EXAMPLE_SUBSEGMENT_INCREMENT
         )
         frames, visual, tokens = frames + count, visual + pooled, text.stop
+    from stts_jax.batch import Batch
+
     return Batch.from_arrays(row)
 
 
@@ -166,6 +171,8 @@ def stack_rows(rows: Sequence[Batch]) -> Batch:
     if not rows:
         raise ValueError("a batch has no rows; give at least one")
     arrays = [row.to_arrays() for row in rows]
+    from stts_jax.batch import Batch
+
     return Batch.from_arrays({name: np.stack([row[name] for row in arrays]) for name in arrays[0]})
 
 

@@ -91,7 +91,14 @@ def from_record(record: bytes, coding: FrameCoding) -> StoredExample:
         return _example(found, parts, coding)
     except RecordError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise RecordError(f"its description is of another form ({str(error)[:80]})") from error
 
 
@@ -165,6 +172,7 @@ def _media_parts(example: SourceExample, coding: FrameCoding) -> tuple[Any, list
         return None, contents
     if isinstance(stored, StoredClip):
         return {"kind": CLIP}, [*contents, stored.content]
+    assert isinstance(stored, StoredFrames)  # datasets give no others
     media = {
         "kind": FRAMES,
         "shape": list(stored.frames.shape),

@@ -119,6 +119,7 @@ def write_shards(
     others = [_finished(target, manifest, shard) for shard in range(manifest.shards)]
     everything = [info for info in others if info is not None]
     if len(everything) == manifest.shards:
+        _require_manifest(target, manifest)  # other options may have been begun with at once
         write_complete(target, manifest, everything)
     return Written(
         manifest, made, len(infos) - made, infos, missing=manifest.shards - len(everything)
@@ -128,12 +129,7 @@ def write_shards(
 def _settle(target: epath.Path, manifest: Manifest) -> None:
     """Writes the manifest, or refuses a folder that has another."""
     if (target / MANIFEST).exists():
-        there = read_manifest(target)
-        if there != manifest:
-            raise ShardError(
-                f"'{target}' holds shards that were made otherwise: "
-                f"{_difference(there, manifest)}; name another folder, or delete this one"
-            )
+        _require_manifest(target, manifest)
         return
     # Another part may just be writing the manifest, under another name.
     if target.exists() and any(not path.name.startswith(".") for path in target.iterdir()):
@@ -142,6 +138,16 @@ def _settle(target: epath.Path, manifest: Manifest) -> None:
         return _settle(target, manifest)
     target.mkdir(parents=True, exist_ok=True)
     write_whole(target / MANIFEST, manifest.to_json())
+    _require_manifest(target, manifest)
+
+
+def _require_manifest(target: epath.Path, manifest: Manifest) -> None:
+    there = read_manifest(target)
+    if there != manifest:
+        raise ShardError(
+            f"'{target}' holds shards that were made otherwise: {_difference(there, manifest)}; "
+            "name another folder, or delete this one"
+        )
 
 
 def _difference(there: Manifest, wanted: Manifest) -> str:

@@ -2,68 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import mimetypes
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stts_jax.data.embedded import EmbeddedError, is_data_uri, uri_content, uri_kind
-from stts_jax.data.sources.checked_fields import OwnDataError, shown
-from stts_jax.data.sources.own_line import SUBTITLE_FILES, Line, json_value, parse_value
+from stts_jax.data.sources.checked_fields import OwnDataError
+from stts_jax.data.sources.columns import Columns
+from stts_jax.data.sources.own_line import Line, json_value, names_subtitle_file, parse_value
 from stts_jax.data.sources.own_records import holds_list, line_records, list_records, text_of
 from stts_jax.data.sources.tables import tables_at
 
-_NAMED = re.compile(r"\{([^{}]+)\}")
 _ENDINGS = {"image/jpeg": ".jpg", "image/webp": ".webp", "image/avif": ".avif"}
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which fields of other names say what ours do; None for a field that is not to be set.
-
-    Attributes:
-      video, image: path of the file, with names of fields in braces: `videos/{video_id}.mp4`.
-      question, answer, caption, type, id: name of the field.
-    """
-
-    video: str | None = None
-    image: str | None = None
-    question: str | None = None
-    answer: str | None = None
-    caption: str | None = None
-    type: str | None = None
-    id: str | None = None
-
-    def of(self, record: dict[str, Any], where: str) -> dict[str, Any]:
-        """Returns the fields of our line of a record.
-
-        Raises:
-          OwnDataError: if it lacks one that is named.
-        """
-        found: dict[str, Any] = {}
-        for name in ("question", "answer", "caption", "type", "id"):
-            if (source := getattr(self, name)) is not None:
-                found[name] = _value(record, source, where)
-        if self.video is not None:
-            found["video"] = _filled(self.video, record, where)
-        if self.image is not None:
-            found["images"] = [_filled(self.image, record, where)]
-        return found
-
-    @property
-    def any(self) -> bool:
-        """Whether a field is named."""
-        return any(value is not None for value in vars(self).values())
-
-    @property
-    def asks(self) -> bool:
-        """Whether what is asked is named, so that nothing else of a record counts."""
-        return self.question is not None or self.caption is not None
 
 
 @dataclass
@@ -103,23 +59,23 @@ def convert(
     columns, done = columns or Columns(), Conversion()
     tables = tables_at(source)
     folder = source.parent if tables is None else tables.folder
+    _require_other(target, (source,) if tables is None else tables.files)
     writer = _Files(target, done)
-    draft = target.with_name(f"{target.name}.partial")
+    paths = _Paths(folder, target, writer.folder)
+    draft = _draft(target)
     try:
         with draft.open("w", encoding="utf-8") as file:
             for number, record in _records(source):
                 where = f"{source}:{number}"
                 try:
-                    if isinstance(record, OwnDataError):
-                        raise record
-                    line = _line(writer.extracted(record, where), columns, where)
+                    line = _line(_extracted(record, writer, where), columns, where)
                 except OwnDataError as error:
                     if not skip_wrong:
                         raise
                     done.wrong.append(str(error))
                     continue
                 done.skipped.update(line.skipped)
-                written = _moved(line_fields(line, where), folder, target)
+                written = paths.moved(line_fields(line, where))
                 file.write(json.dumps(written, ensure_ascii=False) + "\n")
                 done.lines += 1
         if not done.lines:
@@ -128,6 +84,12 @@ def convert(
     finally:
         draft.unlink(missing_ok=True)
     return done
+
+
+def _require_other(target: Path, sources: Sequence[Path]) -> None:
+    for source in sources:
+        if target.exists() and source.exists() and target.samefile(source):
+            raise OwnDataError(f"'{target}' is what is read; name another file to write")
 
 
 def line_fields(line: Line, location: str) -> dict[str, Any]:
@@ -173,54 +135,69 @@ def _records(source: Path) -> Iterator[tuple[int, Any]]:
                 yield span.number, error
 
 
+def _extracted(record: Any, writer: _Files, where: str) -> Any:
+    if isinstance(record, OwnDataError):
+        raise record
+    try:
+        return writer.extracted(record, where)
+    except RecursionError as error:
+        raise OwnDataError(f"{where}: it is too deeply nested; write it flatter") from error
+
+
 def _line(record: Any, columns: Columns, where: str) -> Line:
-    if columns.any and isinstance(record, dict):
-        named = columns.of(record, where)
-        if columns.asks:
-            return parse_value(named, where, where)
-        media = ("video", "videos", "video_path", "image", "images") if columns.video else ()
-        record = {name: value for name, value in record.items() if name not in media} | named
-    return parse_value(record, where, where)
+    if not columns.any or not isinstance(record, dict):
+        return parse_value(record, where, where)
+    named, read = columns.of(record, where), columns.sources
+    kept = {name: value for name, value in record.items() if columns.keeps(name, record)}
+    line = parse_value(kept | named, where, where)
+    left_out = (name for name, value in record.items() if value is not None and name not in kept)
+    skipped = {*line.skipped, *left_out} - read - named.keys()
+    return dataclasses.replace(line, skipped=tuple(skipped))
 
 
-def _value(record: dict[str, Any], name: str, where: str) -> Any:
-    if record.get(name) is None:
-        raise OwnDataError(
-            f"{where}: there is no field '{name}'; it has {shown(', '.join(map(str, record)))}"
-        )
-    return record[name]
+class _Paths:
+    """Paths of a source as the target's folder sees them.
 
+    Links are resolved on both sides, as `..` leads out of the folder that a link is to.
+    """
 
-def _filled(pattern: str, record: dict[str, Any], where: str) -> str:
-    return _NAMED.sub(lambda found: str(_value(record, found[1], where)), pattern)
+    def __init__(self, folder: Path, target: Path, media: Path) -> None:
+        """Take the folder that paths are relative to, the file to write, and what is embedded."""
+        beside = target.parent.resolve()
+        self._media = f"{media}/"
+        self._between = os.path.relpath(folder.resolve(), beside)
 
+    def moved(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Returns the fields of a line with paths relative to the target's folder."""
+        found = dict(fields)
+        if "video" in fields:
+            found["video"] = self._path(fields["video"])
+        if "images" in fields:
+            found["images"] = [self._path(image) for image in fields["images"]]
+        subtitle = fields.get("subtitle")
+        if isinstance(subtitle, str) and names_subtitle_file(subtitle):
+            found["subtitle"] = self._path(subtitle.strip())
+        return found
 
-def _moved(fields: dict[str, Any], folder: Path, target: Path) -> dict[str, Any]:
-    """The fields with paths relative to the target's folder."""
-    beside = target.absolute().parent
-
-    def moved(path: str) -> str:
-        if path.startswith(f"{beside}/{target.stem}_media/"):
-            return str(Path(path).relative_to(beside))
-        if path.startswith("/") or folder.absolute() == beside:
+    def _path(self, path: str) -> str:
+        if path.startswith(self._media):
+            media = Path(self._media)
+            return str(Path(path).relative_to(media.parent))
+        if path.startswith("/") or self._between == ".":
             return path
-        return os.path.relpath((folder / path).absolute(), beside)
+        return f"{self._between}/{path.removeprefix('./')}"
 
-    if "video" in fields:
-        fields["video"] = moved(fields["video"])
-    if "images" in fields:
-        fields["images"] = [moved(image) for image in fields["images"]]
-    subtitle = fields.get("subtitle")
-    if isinstance(subtitle, str) and subtitle.strip().lower().endswith(SUBTITLE_FILES):
-        fields["subtitle"] = subtitle if "\n" in subtitle.strip() else moved(subtitle.strip())
-    return fields
+
+def _draft(path: Path) -> Path:
+    """Where this process writes a file before it is whole."""
+    return path.with_name(f"{path.name}.{os.getpid()}.partial")
 
 
 class _Files:
     """Writes embedded content to files, equal content once."""
 
     def __init__(self, target: Path, done: Conversion) -> None:
-        self._folder = target.absolute().with_name(f"{target.stem}_media")
+        self.folder = target.absolute().with_name(f"{target.stem}_media")
         self._done = done
 
     def extracted(self, value: Any, where: str) -> Any:
@@ -243,10 +220,10 @@ class _Files:
             raise OwnDataError(f"{where}: {error}") from error
         kind = uri_kind(uri)
         ending = _ENDINGS.get(kind) or mimetypes.guess_extension(kind) or ""
-        path = self._folder / (hashlib.sha256(content).hexdigest()[:24] + ending)
+        path = self.folder / (hashlib.sha256(content).hexdigest()[:24] + ending)
         if not path.exists():
-            self._folder.mkdir(exist_ok=True)
-            draft = path.with_name(f"{path.name}.partial")
+            self.folder.mkdir(exist_ok=True)
+            draft = _draft(path)
             draft.write_bytes(content)
             draft.replace(path)
             self._done.files += 1

@@ -129,7 +129,9 @@ def _captioned(record: dict[str, Any]) -> dict[str, Any]:
     for name in OWN_FORMS:
         if record.get(name) is not None:
             raise ForeignLineError(f"there is '{name}' beside '{CAPTIONS}'; keep one of them")
-    video = record.get("video", record.get("video_path"))
+    video = record.get("video")
+    if video is None:
+        video = record.get("video_path")
     kept = {name: record[name] for name in KEPT_FIELDS if name in record}
     return {**kept, "video": video, "caption": whole[0]}
 

@@ -26,6 +26,7 @@ from typing import Any, Self
 import numpy as np
 
 from stts_jax.data.datasets.regular_file import require_regular_file
+from stts_jax.data.mapped_files import take_room
 from stts_jax.data.sources.index_files import content_hash, files_for, locked
 from stts_jax.data.sources.line_file import LineFile
 from stts_jax.data.sources.line_groups import arrange, group_lines
@@ -246,7 +247,9 @@ class _Work:
         if self._folder is None or not length:
             return np.zeros(length, kind)
         path = self._folder / f"{name}.array"
-        return np.memmap(path, kind, "w+", shape=(length,)).view(np.ndarray)
+        array = np.memmap(path, kind, "w+", shape=(length,)).view(np.ndarray)
+        take_room(path)
+        return array
 
     def index_arrays(self, examples: int) -> tuple[Path | None, Arrays]:
         """Makes the arrays of the index, and their file."""

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from stts_jax.data.cache_files import cache_file
+
 logger = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 0.2
@@ -19,16 +21,8 @@ _WAIT_SECONDS = 0.2
 
 def files_for(path: Path, ending: str) -> tuple[Path, Path]:
     """Returns where a file made of `path` may be: beside it, or in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    name = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:24]
-    beside = path.with_name(f"{path.name}.{ending}")
-    return beside, cache / "stts_jax" / "indexes" / f"{name}.{ending}"
-
-
-def signature_of(path: Path) -> tuple[int, int, int]:
-    """Returns size and times of the last changes (ns): equal if a file was not written since."""
-    state = path.stat()
-    return state.st_size, state.st_mtime_ns, state.st_ctime_ns
+    path = path.absolute()  # of "." the name of the folder
+    return path.parent / f"{path.name}.{ending}", cache_file(path, ending)
 
 
 def content_hash(path: Path) -> str:

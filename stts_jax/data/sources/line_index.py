@@ -16,6 +16,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from stts_jax.data.mapped_files import take_room
+
 # What a file begins with. The number is another where the form is, or where other lines are
 # grouped as being about the same media.
 MAGIC = b"stts_jax index 1\n"
@@ -255,6 +257,7 @@ def allocate_index(path: Path, lines: int, examples: int) -> Arrays:
     size = HEADER_BYTES + sum(kind.itemsize * count for kind, count in forms.values())
     with path.open("wb") as file:
         file.truncate(size)
+    take_room(path)
     whole = np.memmap(path, np.uint8, "r+").view(np.ndarray)
     arrays, offset = {}, HEADER_BYTES
     for name, (kind, count) in forms.items():

@@ -96,7 +96,7 @@ class Examples(Sequence[SourceExample]):
         if not -len(self) <= number < len(self):
             raise IndexError(f"there are {len(self)} examples, and none is number {number}")
         lines = [self._lines[one] for one in self._parts.lines(int(number) % len(self))]
-        if len({line_key(line, self._folder) for line in lines}) > 1:
+        if len(lines) > 1 and len({line_key(line, self._folder) for line in lines}) > 1:
             raise self._lines.changed()
         return _example(_media(lines[0], self._folder), lines)
 

@@ -67,8 +67,8 @@ class Line:
 
     @property
     def subtitle_is_file(self) -> bool:
-        """Whether the subtitle is the path of a file: one line that ends in .srt or .vtt."""
-        return isinstance(self.subtitle, str) and _names_file(self.subtitle, SUBTITLE_FILES)
+        """Whether the subtitle is the path of a file."""
+        return isinstance(self.subtitle, str) and names_subtitle_file(self.subtitle)
 
     @property
     def names_absolute(self) -> bool:
@@ -151,6 +151,11 @@ def _line(fields: Fields, location: str) -> Line:
     )
 
 
+def names_subtitle_file(text: str) -> bool:
+    """Whether a subtitle is the path of a file that is read: one line that ends in .srt or .vtt."""
+    return _names_file(text, SUBTITLE_FILES)
+
+
 def _names_file(text: str, endings: tuple[str, ...]) -> bool:
     return "\n" not in text.strip() and text.strip().lower().endswith(endings)
 
@@ -191,7 +196,7 @@ def _clip(fields: Fields) -> tuple[float, float]:
 def _subtitle(fields: Fields) -> str | tuple[tuple[float, float, str], ...]:
     if not isinstance(fields.values["subtitle"], list):
         text = fields.text("subtitle")
-        if _names_file(text, SUBTITLE_FILES):
+        if names_subtitle_file(text):
             fields.require_path(text, "subtitle")
         elif _names_file(text, OTHER_SUBTITLE_FILES):
             raise fields.error(

@@ -170,15 +170,13 @@ def _skip_line(file: BinaryIO, raw: bytes) -> int:
 def parse_content(
     content: bytes | None, path: Path, number: int, longest: int | None = None
 ) -> Line | None:
-    """Returns a line of its bytes, None of a blank one.
+    """Returns a line of its bytes, None of a blank one; for `longest` see `line_records`.
 
     Raises:
       OwnDataError: if it is wrong.
     """
     where = f"{path}:{number}"
-    if content is None:
-        raise OwnDataError(f"{where}: the line has over {LONGEST_LINE} bytes; shorten or remove it")
-    text = _decoded(content, where)
+    text = text_of(content, where, longest)
     return parse(text, where, f"{path.name}:{number}") if text.strip() else None
 
 
@@ -188,7 +186,12 @@ def text_of(content: bytes | None, where: str, longest: int | None = None) -> st
         raise OwnDataError(
             f"{where}: the line has over {longest or LONGEST_LINE} bytes; shorten or remove it"
         )
-    return _decoded(content, where)
+    try:
+        return content.decode("utf-8-sig")  # some editors begin a file with a mark
+    except UnicodeDecodeError as error:
+        raise OwnDataError(
+            f"{where}: byte {content[error.start]:#04x} is not UTF-8; save the file as UTF-8"
+        ) from error
 
 
 def _parsed_value(value: Any, path: Path, number: int) -> Line | OwnDataError:
@@ -196,15 +199,6 @@ def _parsed_value(value: Any, path: Path, number: int) -> Line | OwnDataError:
         return parse_value(value, f"{path}:{number}", f"{path.name}:{number}")
     except OwnDataError as error:
         return error
-
-
-def _decoded(content: bytes, where: str) -> str:
-    try:
-        return content.decode("utf-8-sig")  # some editors begin a file with a mark
-    except UnicodeDecodeError as error:
-        raise OwnDataError(
-            f"{where}: byte {content[error.start]:#04x} is not UTF-8; save the file as UTF-8"
-        ) from error
 
 
 # ------------------------------------------------------------------------------------- one list

@@ -103,6 +103,7 @@ def _is_plain_path(path: str) -> bool:
     """Whether a path is relative, names no address or content, and is written in one way only."""
     return (
         0 < len(path) <= LONGEST_PATH
+        and not path.isspace()
         and path[0] not in "/. "
         and path[-1] not in "/. "
         and ":" not in path
@@ -211,6 +212,9 @@ def _text_of(content: Any, turn: int, shown: list[tuple[str, str | None]]) -> st
 def _key_of_shown(values: dict[str, Any], shown: list[tuple[str, str | None]]) -> str | None:
     """The key of one video or of pictures that all are listed, or all named in messages."""
     listed = {"video": values.get("videos"), "image": values.get("images")}
+    for files in listed.values():
+        if files is not None and type(files) is not list:
+            return None
     kinds = {kind for kind, files in listed.items() if files} | {kind for kind, _ in shown}
     if len(kinds) != 1:
         return None
@@ -221,7 +225,7 @@ def _key_of_shown(values: dict[str, Any], shown: list[tuple[str, str | None]]) -
         if files or len(named) != len(shown):
             return None
         files = named
-    elif type(files) is not list or (shown and len(shown) != len(files)):
+    elif not files or (shown and len(shown) != len(files)):
         return None
     if kind == "image":
         return _key_of_pictures(files)

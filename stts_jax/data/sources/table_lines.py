@@ -6,6 +6,8 @@ cache, as indexes are; they are written again where the tables have changed.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -14,12 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from stts_jax.data.sources.checked_fields import OwnDataError
-from stts_jax.data.sources.index_files import (
-    content_hash,
-    files_for,
-    locked,
-    signature_of,
-)
+from stts_jax.data.sources.index_files import content_hash, files_for, locked
+from stts_jax.data.sources.line_index import Signature
 from stts_jax.data.sources.tables import Tables
 
 logger = logging.getLogger(__name__)
@@ -66,12 +64,13 @@ def _is_of(lines_path: Path, tables: Tables) -> bool:
             return False
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    _write_note(lines_path, tables, noted["contents"])
+    with contextlib.suppress(OSError):  # another user's: compared at every start
+        _write_note(lines_path, tables, noted["contents"])
     return True
 
 
 def _signatures(tables: Tables) -> list[list[Any]]:
-    return [[file.name, *signature_of(file)] for file in tables.files]
+    return [[file.name, *dataclasses.astuple(Signature.of(file.stat()))] for file in tables.files]
 
 
 def _contents(tables: Tables) -> list[list[str]]:

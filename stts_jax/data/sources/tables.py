@@ -73,6 +73,11 @@ class Tables:
                 raise OwnDataError(
                     f"'{file}' cannot be read as {self.kind}: {str(error)[:200]}; download it again"
                 ) from error
+            except OverflowError as error:
+                raise OwnDataError(
+                    f"'{file}' holds a time that is too far from now to be read ({error}); leave "
+                    "that column out"
+                ) from error
 
 
 def tables_at(path: Path) -> Tables | None:

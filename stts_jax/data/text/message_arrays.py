@@ -212,6 +212,43 @@ class MessageArrays:
             }
         )
 
+    def before_questions(self, blocks: Sequence[VisionBlock]) -> TextArrays:
+        """Arrays of BOS and the blocks: what the prompts of all questions about them begin with.
+
+        Args:
+          blocks: images in order, or the video.
+        """
+        line = self._with_vision(NO_TOKENS, blocks)
+        return {
+            "input_ids": line.ids,
+            "labels": np.append(line.ids[1:], np.int32(0)),
+            "loss_masks": line.weights,
+            "position_ids": line.positions,
+            "subsegment_ids": np.zeros_like(line.ids),
+        }
+
+    def after_media(self, messages: Conversation) -> list[list[int]]:
+        """Token ids of each message, which follow `before_questions` one after the other.
+
+        Args:
+          messages: see `prompt`; the last one is the question.
+
+        Raises:
+          MessageError: see `prompt`, and if a message says where an image goes.
+        """
+        tokens = self.prompt(messages)["input_ids"]
+        if self.tokenizer.special_ids[PLACEHOLDER] in tokens:
+            raise MessageError(
+                f"a message holds '{PLACEHOLDER}', and these images come before all text; remove it"
+            )
+        weight = self.settings.weight
+        ends = [
+            len(self._text(messages[: k + 1], weight, closed=True).ids)
+            for k in range(len(messages))
+        ]
+        starts = [0, *ends[:-1]]
+        return [tokens[1 + i : 1 + j].tolist() for i, j in zip(starts, ends, strict=True)]
+
     # ----------------------------------------------------------------------------------- text
 
     def _bos(self) -> WeightedTokens:

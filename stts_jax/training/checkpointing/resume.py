@@ -40,6 +40,7 @@ from stts_jax.output_lock import LOCK, LockedError, OutputLock, hold_output
 from stts_jax.parallel.parameters import key_of_seed
 from stts_jax.parallel.processes import Share, is_first, notice
 from stts_jax.terminal import doing
+from stts_jax.train_ratios import RatioDraw, at_ratio, step_budget
 from stts_jax.training.checkpointing.adapted_start import (
     adapted_state,
     frozen_of_run,
@@ -162,7 +163,9 @@ def resume_or_begin(
     # Step 5.
     abstract = abstract_state(config, mesh)
     require_room(output, abstract, config.train)
-    notice("memory: at least " + require_run_fits(abstract, config, mesh))
+    largest = at_ratio(config, RatioDraw.of(config).lowest)
+    budget = step_budget(config, largest.model.prune.topk)
+    notice("memory: at least " + require_run_fits(abstract, largest, mesh, budget))
     # Steps 6 to 8.
     if saved is not None:
         frozen = frozen_of_run(config, abstract, output, base, init_from)

@@ -44,15 +44,18 @@ def with_checkpoint_tokenizer(
     starts = [output] if resume and checkpoint_steps(output) else []
     starts += [init_from] if init_from is not None else []
     for folder in starts:
-        found = _tokenizer_of(folder)
+        found = tokenizer_of(folder)
         if found is not None:
             notice(f"data.tokenizer '{stated}' does not exist: using '{found}' of '{folder}'")
             return replace(config, {"data.tokenizer": found})
     return config
 
 
-def _tokenizer_of(folder: Path) -> str | None:
-    """Returns the tokenizer in the checkpoint's config, or the file beside it if that was moved."""
+def tokenizer_of(folder: Path) -> str | None:
+    """Returns the tokenizer in a checkpoint's config, or the file beside it if that was moved.
+
+    None if there is neither. Errors are those of `config_of`.
+    """
     stated = config_of(folder).data.tokenizer
     if _exists(stated):
         return stated

@@ -1,0 +1,1 @@
+"""The public API, whose names `stts_jax` itself gives; docs/api.md describes it."""
