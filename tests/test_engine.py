@@ -133,6 +133,14 @@ def test_media_are_read_once_and_others_leave_when_there_are_too_many(engine):
     assert engine.statistics().cache_bytes <= SETTINGS.cache_bytes
 
 
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_answers_are_the_same_with_steps_ahead_of_the_tokens(ahead, engine, monkeypatch):
+    monkeypatch.setattr(engine, "_ahead", ahead)
+    requests = [request(number) for number in range(8)]
+    handles = [engine.submit(each) for each in requests]
+    assert [handle.result(120) for handle in handles] == [alone(each) for each in requests]
+
+
 def test_the_same_pixels_at_another_ratio_are_read_again(engine):
     half = media_row(30)
     fewer = dataclasses.replace(
@@ -171,6 +179,7 @@ def test_a_request_that_was_cancelled_in_the_queue_never_starts(engine):
     with pytest.raises(CancelledError):
         waiting.result(120)
     assert waiting.times.started is None
+    assert not all(handle.finish_reason for handle in taken)
     assert all(handle.result(120) for handle in taken)
 
 

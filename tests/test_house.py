@@ -19,6 +19,7 @@ ROOMS = (
     *(("parallel",), ("attention",), ("layers",), ("pruning",), ("model",), ("inference",)),
     *(("data",), ("training",), ("convert",), ("evaluation",), ("api",)),
     ("command_line",),
+    ("serving",),
     *(("ask", "show", "calibrate", "fit", "bench", "demo"), ("doctor",), ("cli",), ("__main__",)),
 )
 # Beyond the order: the ViT side must not know what is data, and data must not know the model.

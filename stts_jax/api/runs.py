@@ -45,12 +45,11 @@ def train(
 ) -> RunResult:
     """Trains, or fine-tunes with `init_from`, and writes a folder that `load` takes.
 
-    >>> one_step = {"train.steps": 1}
-    >>> result = stts.train(config, output=folder / "run", init_from=run, settings=one_step)
+    >>> settings = {"train.steps": 50, "train.evaluate_every": 0}
+    >>> result = stts.train(config, output=folder / "run", init_from=run, settings=settings)
     >>> result.step
-    1
-    >>> stts.load(folder / "run", notice=None).config.train.steps
-    1
+    50
+    >>> tuned = stts.load(folder / "run", notice=None)
 
     Args:
       config: of the run, or the name of a setup (`"tiny"`), or its .toml or .json file.

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from stts_jax.arguments import Parser
+from stts_jax.bench import serving
 from stts_jax.bench.decode import decode_lines, race_of_batches
 from stts_jax.bench.ideal import part_flops
 from stts_jax.bench.model import bench_budget, bench_config, small_config
@@ -38,7 +39,8 @@ EPILOG = """\
 Ideal is the ratio of FLOPs, counted from the sizes, with attention over each frame's own kept
 patches; share is measured over ideal. Programs take turns, and medians are over rounds, with the
 smallest and the largest ratio of a round in brackets; where other work shares the machine, core
-time is the steadier of the two. docs/performance.md has more.
+time is the steadier of the two. docs/performance.md has more. `serve` as the first word puts load
+on the engine instead (serve --help).
 """
 
 
@@ -105,7 +107,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures, prints tables, writes them as JSON and `stages.png`."""
+    """Measures, prints tables, writes them as JSON and `stages.png`; `serve` is another program."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["serve"]:
+        serving.main(words[1:])
+        return
     options = parse(arguments)
     make = small_config if options.small else bench_config
     options.output.mkdir(parents=True, exist_ok=True)

@@ -67,17 +67,17 @@ def bind_to_answer(
     To find the arrays in a model takes longer than a small one's step, so they are found once.
 
     Args:
-      function: its first argument is the list of models.
+      function: its first argument is the tuple of models.
       models: models, or tuples of parts of them.
       static_argnums, settings: those of `jax.jit`; the models are argument 0.
     """
-    leaves, structure = jax.tree.flatten(list(models))
+    leaves, structure = jax.tree.flatten(tuple(models))
     options = compiler_options(leaves)
 
     @wraps(function)
     def run(leaves: Any, *arguments: Any) -> Any:
         own = jax.tree.unflatten(structure, leaves)
-        return function([_with_cpu_layers(x) for x in own] if options else own, *arguments)
+        return function(tuple(map(_with_cpu_layers, own)) if options else own, *arguments)
 
     jitted = jax.jit(run, static_argnums=static_argnums, compiler_options=options, **settings)
     return partial(jitted, leaves)

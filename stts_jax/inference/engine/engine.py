@@ -80,9 +80,10 @@ class Engine:
         self._recorder = Recorder()
         self._owners: list[Handle | None] = [None] * self.settings.slots
         self._queue: deque[_Waiting] = deque()
-        self._tasks: deque[Callable[[], None]] = deque()
-        # Tokens of a step that is under way, and whose they are: they are looked at when the next
-        # step has been started, so that the devices don't wait for this thread.
+        self._tasks: deque[tuple[Callable[[], None], Future[None]]] = deque()
+        # Tokens of steps that are under way, and whose they are. An accelerator has the next step
+        # before they are looked at, so that it doesn't wait; a CPU would only do it in vain.
+        self._ahead = 0 if jax.default_backend() == "cpu" else 1
         self._under_way: deque[tuple[jax.Array, list[Handle | None]]] = deque()
         self._changed = threading.Condition()
         self._closing = self._draining = False
@@ -147,18 +148,10 @@ class Engine:
     def _on_thread(self, task: Callable[[], None]) -> None:
         """Runs a task on the engine's thread while no slot is taken, and waits for it."""
         done: Future[None] = Future()
-
-        def run() -> None:
-            try:
-                task()
-                done.set_result(None)
-            except BaseException as error:
-                done.set_exception(error)
-
         with self._changed:
             if self._draining:
                 raise EngineClosedError("the engine is closed; start another one")
-            self._tasks.append(run)
+            self._tasks.append((task, done))
             self._changed.notify_all()
         done.result()
 
@@ -224,6 +217,9 @@ class Engine:
             self._draining = True
             waiting = [each.handle for each in self._queue]
             self._queue.clear()
+            for _, done in self._tasks:
+                done.set_exception(error)
+            self._tasks.clear()
         for handle in [*waiting, *filter(None, self._owners)]:
             handle.fail(error)
             self._recorder.finish(handle)
@@ -243,23 +239,33 @@ class Engine:
     def _turn(self) -> None:
         """Lets requests join, starts a step, and hands on the tokens of the step before."""
         if not any(self._owners) and not self._under_way:
-            while self._tasks:
-                self._tasks.popleft()()
+            self._run_tasks()
+        with self._changed:
+            self._drop_cancelled()
         self._admit()
         try:
             if any(self._owners):
                 self._under_way.append((self._devices.step(), list(self._owners)))
-            if len(self._under_way) > 1 or not any(self._owners):
+            if len(self._under_way) > self._ahead or not any(self._owners):
                 self._deliver()
         except Exception as error:  # of the devices
             self._lose_all(error)
+
+    def _run_tasks(self) -> None:
+        while self._tasks:
+            task, done = self._tasks.popleft()
+            try:
+                task()
+            except Exception as error:  # of whoever waits for it
+                done.set_exception(error)
+            else:
+                done.set_result(None)
 
     def _admit(self) -> None:
         """Fills free slots in the order of the queue, reading new media once in a turn."""
         has_read = False
         while None in self._owners:
             with self._changed:
-                self._drop_cancelled()
                 if not self._queue or self._closing:
                     return
                 is_new = self._devices.is_new(self._queue[0].key)
@@ -267,13 +273,19 @@ class Engine:
                     return  # the answers under way go on first
                 waiting = self._queue.popleft()
             has_read |= is_new
-            self._join(self._owners.index(None), waiting)
+            if not waiting.handle.cancelled:
+                self._join(self._owners.index(None), waiting)
+            else:
+                self._end_cancelled(waiting.handle)
 
     def _drop_cancelled(self) -> None:
         for waiting in [each for each in self._queue if each.handle.cancelled]:
             self._queue.remove(waiting)
-            waiting.handle.fail(CancelledError("the request was cancelled"), "cancelled")
-            self._recorder.finish(waiting.handle)
+            self._end_cancelled(waiting.handle)
+
+    def _end_cancelled(self, handle: Handle) -> None:
+        handle.fail(CancelledError("the request was cancelled"), "cancelled")
+        self._recorder.finish(handle)
 
     def _join(self, slot: int, waiting: _Waiting) -> None:
         handle = waiting.handle
@@ -315,7 +327,7 @@ class Engine:
         before = handle.count
         if handle.finish_reason is not None:
             return  # it ended in the step before
-        ended = any(handle.add(token, self._end_token) for token in tokens)
+        ended = handle.add(tokens, self._end_token)
         self._recorder.chose(handle.count - before)
         if ended:
             self._recorder.finish(handle)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Literal
 
 import numpy as np
@@ -51,6 +52,15 @@ class MediaRow:
     batch: Batch
     budget: Budget
     model: ModelConfig
+
+    @cached_property
+    def digest(self) -> str:
+        """Returns a hash of the content, and of all settings that change what stays of it."""
+        digest = hashlib.sha256(repr((self.model, self.budget)).encode())
+        for name, array in sorted(self.batch.to_arrays().items()):
+            digest.update(f"{name}{array.dtype}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -197,8 +207,8 @@ class Handle:
         """Notes that it has a slot, and what stayed of its media."""
         self.times.started, self.media = time.monotonic(), media
 
-    def add(self, token: int, end_token: int) -> bool:
-        """Adds a token; returns whether the answer has ended."""
+    def add(self, tokens: Sequence[int], end_token: int) -> bool:
+        """Adds tokens up to the end of the answer; returns whether it has ended."""
         if self._reason is not None:
             return True
         if self._cancelled:
@@ -206,29 +216,27 @@ class Handle:
             return True
         if self.times.first_token is None:
             self.times.first_token = time.monotonic()
-        if token == end_token:
-            self._end("stop")
-            return True
-        ended = len(self._tokens) + 1 >= self.request.max_new_tokens
+        new = list(tokens)[: self.request.max_new_tokens - len(self._tokens)]
+        reason: FinishReason | None = None
+        if end_token in new:
+            new, reason = new[: new.index(end_token)], "stop"
+        elif len(self._tokens) + len(new) >= self.request.max_new_tokens:
+            reason = "length"
         with self._changed:
-            self._tokens.append(token)
+            self._tokens += new
+            if reason is not None:
+                self.times.finished, self._reason = time.monotonic(), reason
             self._changed.notify_all()
-        if ended:
-            self._end("length")
-        else:
-            self._tell()
-        return ended
+        self._tell()
+        return reason is not None
 
     def fail(self, error: Exception, reason: FinishReason = "failed") -> None:
         """Ends the answer with an error, unless it has ended."""
-        if self._reason is None:
-            self._error = error
-            self._end(reason)
-
-    def _end(self, reason: FinishReason) -> None:
+        if self._reason is not None:
+            return
         with self._changed:
             self.times.finished = time.monotonic()
-            self._reason = reason
+            self._error, self._reason = error, reason
             self._changed.notify_all()
         self._tell()
 
