@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stts_jax.arguments import Parser
+from stts_jax.arguments import Parser, local_path
 from stts_jax.doctor.machine import machine
 from stts_jax.doctor.report import as_dict, as_text, failures
 from stts_jax.doctor.supervisor import Found, supervise
@@ -37,7 +37,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("doctor.json"), help="file (default doctor.json)"
+        "--output", type=local_path, default=Path("doctor.json"), help="file (default doctor.json)"
     )
     parser.add_argument(
         "--seconds",
