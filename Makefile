@@ -31,12 +31,14 @@ SMOKE := tests/test_training_step.py::test_a_fixed_batch_is_learnt \
     tests/test_pruned_layouts.py::test_a_stream_holds_the_kept_patches_in_order \
     tests/test_evaluation_scoring.py tests/test_convert_native.py tests/test_data_rows.py \
     tests/test_config.py tests/test_config_files.py tests/test_budget.py
+# The browser of `make test-web`, by default Debian's.
+CHROMIUM ?= $(or $(shell command -v chromium),/usr/bin/chromium)
 PARITY_TESTS := $(shell grep -ls "mark\.parity_torch" tests/test_*.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo bench smoke test test-parity fuzz test-compilers test-all lint settings \
-    lock clean
+.PHONY: help setup demo bench smoke test test-parity test-web fuzz test-compilers test-all lint \
+    settings lock clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -50,10 +52,10 @@ bench: $(if $(PEER),$(SETUP_ALL),$(SETUP))  ## time pruned against unpruned, wit
 	.venv/bin/python -m stts_jax.bench $(BENCH_FLAGS)
 
 smoke: $(SETUP)  ## run one quick test or more of every part: under a minute
-	$(PYTEST) -m "not slow and not parity_torch" $(SMOKE)
+	$(PYTEST) -m "not slow and not parity_torch and not web" $(SMOKE)
 
 test: $(SETUP)  ## run the quick tests
-	$(PYTEST) -m "not slow and not parity_torch"
+	$(PYTEST) -m "not slow and not parity_torch and not web"
 
 test-parity: $(if $(PARITY_TESTS),$(SETUP_ALL))  ## run the tests against PyTorch, which it installs
 ifeq ($(PARITY_TESTS),)
@@ -61,6 +63,12 @@ ifeq ($(PARITY_TESTS),)
 else
 	$(PYTEST) -m parity_torch
 endif
+
+test-web: $(SETUP)  ## test the page in headless Chromium, which it installs
+	@test -x "$(CHROMIUM)" || { apt-get update -qq && \
+	    apt-get install -y -qq --no-install-recommends chromium; }
+	$(PIP) -c requirements.lock -e '.[test,web]'
+	CHROMIUM=$(CHROMIUM) .venv/bin/python -m pytest -m web tests/test_web_page.py
 
 fuzz: $(SETUP)  ## change users' files at random for SECONDS=600, from SEED=0 on
 	cd tests && PYTHONPATH=.. ../.venv/bin/python -m fuzz --seconds $(or $(SECONDS),600) \
@@ -70,7 +78,7 @@ test-compilers: $(SETUP_COMPILERS)  ## compile for TPUs and GPUs, with compilers
 	$(COMPILERS)/bin/python -m pytest -m compilers
 
 test-all: $(SETUP_ALL)  ## run all tests: slow ones, those against PyTorch, those of the compilers
-	$(PYTEST) -m "not compilers"
+	$(PYTEST) -m "not compilers and not web"
 	$(MAKE) test-compilers
 
 lint: $(SETUP)  ## check style, formatting and types

@@ -31,6 +31,7 @@ COMMANDS = {
     ),
     "ask": Command("ask a question about a video", "stts_jax.ask"),
     "show": Command("show which tokens of a video are kept", "stts_jax.show"),
+    "serve": Command("serve a model over HTTP, with a page", "stts_jax.serving.command"),
     "calibrate": Command(
         "find the score below which tokens are dropped, for a wanted mean", "stts_jax.calibrate"
     ),

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import tokenizers
 
+from stts_jax.buckets.address import path_of
 from stts_jax.config import SPECIAL_TOKENS
 from stts_jax.data.text.tokenizer_file import load_base, raise_unless_refused
 from stts_jax.plain_files import FileError, read_json_object, reason
@@ -24,6 +25,7 @@ CONFIG_FILE = "tokenizer_config.json"  # beside tokenizer.json in published mode
 # Ids without a token of their own; published models leave some hundreds.
 MOST_FILLERS = 300_000
 REMEMBERED_TEXTS = 20000  # times and questions come again and again
+REMEMBERED_LENGTH = 1000  # characters; a server is asked any number of long ones
 END_OF_TURN = "<|im_end|>"  # closes a turn; EOS where no configuration names another
 # Numbered after the visual tokens. Only pointing models use them, but text that holds them must
 # get the ids that it had in training.
@@ -113,7 +115,7 @@ class Tokenizer:
         Raises:
           TokenizerError: if there is no such file, or it doesn't fit.
         """
-        path = TINY_FILE if name_or_path == "tiny" else Path(name_or_path)
+        path = TINY_FILE if name_or_path == "tiny" else path_of(name_or_path)
         try:
             there = path.is_file()
         except (OSError, ValueError):  # no name of a file at all
@@ -139,12 +141,15 @@ class Tokenizer:
         differ, as a line end and the one after it become one token. Special tokens that `literal`
         has marked are text.
         """
-        if text not in self._known:
+        known = self._known.get(text)
+        if known is None:
+            pieces = text.split(LITERAL_MARK)
+            known = [token for piece in pieces for token in self._ids(piece)]
             if len(self._known) >= REMEMBERED_TEXTS:
                 self._known.clear()
-            pieces = text.split(LITERAL_MARK)
-            self._known[text] = [token for piece in pieces for token in self._ids(piece)]
-        return list(self._known[text])
+            if len(text) <= REMEMBERED_LENGTH:
+                self._known[text] = known
+        return list(known)
 
     def literal(self, value: Any) -> Any:
         """Marks special tokens in texts of users, so that `encode` takes them for text.
