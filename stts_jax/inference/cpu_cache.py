@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -101,14 +102,19 @@ class LayerCache:
     def write_each(self, new: LayerCache, cache_index: jax.Array) -> LayerCache:
         """Writes the keys and values of one token of each row, at an index of its own."""
 
-        def put(old: jax.Array, new: jax.Array) -> jax.Array:
-            new = new.astype(old.dtype)
-            for row in range(len(old)):  # each in place; a scatter goes by elements
-                start = (row, 0, 0, cache_index[row], 0)[: old.ndim]
-                old = jax.lax.dynamic_update_slice(old, new[row : row + 1], start)
-            return old
+        def put(row: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
+            start = (row, 0, 0, cache_index[row], 0)[: old.ndim]
+            one = jax.lax.dynamic_slice_in_dim(new, row, 1, axis=0).astype(old.dtype)
+            return jax.lax.dynamic_update_slice(old, one, start)
 
-        return LayerCache(put(self.keys, new.keys), put(self.values, new.values))
+        # A scatter goes by elements. Without the loop XLA writes the last row twice, for the
+        # product and for the next step, each into a copy of the cache.
+        return jax.lax.fori_loop(
+            0,
+            len(self.keys),
+            lambda row, cache: jax.tree.map(partial(put, row), cache, new),
+            self,
+        )
 
     def scores(self, query: jax.Array) -> jax.Array:
         """Multiplies G queries for each key head: (B, K, G, head_dim) -> (B, K, G, C) float32."""
