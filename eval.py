@@ -14,7 +14,8 @@ from pathlib import Path
 import jax
 
 from convert.opening import open_any, with_adapter
-from stts_jax.arguments import Parser, at_least_one, local_path, percentage
+from stts_jax.arguments import Parser, at_least_one, path_or_address, percentage
+from stts_jax.buckets.address import path_of
 from stts_jax.command_line import (
     add_auto_option,
     add_checkpoint_options,
@@ -107,7 +108,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help=f"benchmarks instead of a split: {', '.join(GROUPS)}, or names of tasks, with commas",
     )
     parser.add_argument(
-        "--root", type=Path, help="folder of published datasets (default: data.root)"
+        "--root", type=path_or_address, help="folder of published datasets (default: data.root)"
     )
     parser.add_argument(
         "--judge", metavar="MODEL", help="chat model that judges free answers (OPENAI_API_KEY)"
@@ -125,7 +126,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--output",
-        type=local_path,
+        type=path_or_address,
         help="folder for metrics and predictions (default: CHECKPOINT/eval); below it are k50, or "
         "k50-2x and k50-first_fit for other frames and packing",
     )
@@ -141,9 +142,9 @@ def tell(text: str) -> None:
 def require_split(split: str) -> None:
     """Refuse what is neither one of the splits nor a file of questions."""
     if split.endswith(".jsonl"):
-        if Path(split).is_dir():
+        if path_of(split).is_dir():
             raise ConfigError(f"--split is '{split}', which is a folder; give a .jsonl file")
-        if not Path(split).is_file():
+        if not path_of(split).is_file():
             raise ConfigError(f"--split is '{split}', which does not exist; check the path")
     elif split not in SPLITS:
         raise ConfigError(f"--split is '{split}'; use {', '.join(SPLITS)}, or a .jsonl file")
@@ -221,11 +222,13 @@ def asked_of(options: argparse.Namespace, config: Config) -> list[SourceExample]
 
 def require_media(questions: Sequence[SourceExample]) -> None:
     """Refuse a split of which every question is about a file that isn't there."""
-    missing = [
-        next((file for file in (q.video, *q.images) if file and not file.exists()), None)
-        for q in questions
-    ]
-    if questions and all(missing):
+    missing = []
+    for question in questions:
+        files = (file for file in (question.video, *question.images) if file)
+        missing.append(next((file for file in files if not file.exists()), None))
+        if missing[-1] is None:
+            return  # the rest is said one by one
+    if missing:
         raise ConfigError(
             f"no question of this split can be asked: '{missing[0]}' does not exist, and so it "
             "is with the others; check the paths, which are relative to the file of the split"
@@ -234,7 +237,7 @@ def require_media(questions: Sequence[SourceExample]) -> None:
 
 def require_root(options: argparse.Namespace, config: Config) -> Path:
     """The folder of published datasets, which must exist."""
-    root = options.root or (Path(config.data.root) if config.data.root else None)
+    root = options.root or (path_of(config.data.root) if config.data.root else None)
     if root is None or not root.is_dir():
         raise ConfigError(
             f"--root is {str(root) if root else 'not given'}; give the folder that the "

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 
 from convert.opening import with_adapter
-from stts_jax.arguments import Parser, local_path
+from stts_jax.arguments import Parser, path_or_address
 from stts_jax.command_line import (
     add_adapter_option,
     add_set_option,
@@ -52,11 +52,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--config", default="tiny", help=f"a file, or one of {', '.join(config_names())}"
     )
-    parser.add_argument("--output", type=local_path, required=True, help="folder of the run")
+    parser.add_argument("--output", type=path_or_address, required=True, help="folder of the run")
     add_set_option(parser)
     parser.add_argument(
         "--init-from",
-        type=local_path,
+        type=path_or_address,
         metavar="DIR",
         help="start from the parameters of another run, or of a PyTorch checkpoint",
     )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from convert.request import TARGETS, Request, carry_out
 from convert.sources import DEFAULT_TOPK
 from convert.stored_dtype import DTYPES
 from convert.tensor_reader import ConvertError
-from stts_jax.arguments import Parser
+from stts_jax.arguments import Parser, path_or_address
+from stts_jax.buckets.errors import BucketError
 from stts_jax.config import ConfigError
 from stts_jax.terminal import end_quietly, is_stdout_closed
 
@@ -38,11 +38,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", type=Path, nargs="?", metavar="SRC", help="a checkpoint")
-    parser.add_argument("target", type=Path, nargs="?", metavar="DST", help="a new folder")
+    parser.add_argument(
+        "source", type=path_or_address, nargs="?", metavar="SRC", help="a checkpoint"
+    )
+    parser.add_argument(
+        "target", type=path_or_address, nargs="?", metavar="DST", help="a new folder"
+    )
     parser.add_argument(
         "--init",
-        type=Path,
+        type=path_or_address,
         nargs=2,
         metavar=("VIT", "LLM"),
         help="start from a vision tower and a language model instead of SRC; needs --config",
@@ -56,7 +60,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--base",
-        type=Path,
+        type=path_or_address,
         metavar="DIR",
         help="model of the adapters in SRC (default: where it was when they were trained)",
     )
@@ -98,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not is_stdout_closed():
             raise
         return end_quietly()
-    except (ConvertError, ConfigError) as error:
+    except (BucketError, ConvertError, ConfigError) as error:
         print(f"convert: {error}", file=sys.stderr)
         return 2
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from convert.peft_folder import (
     write_adapter,
 )
 from convert.tensor_reader import ConvertError
+from stts_jax.buckets.address import is_bucket
+from stts_jax.buckets.whole_files import upload_folder
 from stts_jax.config import Config, ConfigError, load_config, replace
 from stts_jax.training.checkpointing.base import Base, fingerprint_of, save_base
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
@@ -158,6 +161,11 @@ def _write_new(target: Path, write: Callable[[Path], Any]) -> None:
         raise ConvertError(
             f"'{target}' is there already; choose another folder, or delete it to convert again"
         )
+    if is_bucket(target):
+        with tempfile.TemporaryDirectory(prefix="stts-adapter-") as made:
+            write(Path(made))
+            upload_folder(Path(made), target)
+        return
     temporary = target.parent / f".{target.name}.converting"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

@@ -33,6 +33,8 @@ from convert.tensor_reader import (
     join_parts,
     row_blocks,
 )
+from stts_jax.buckets.address import is_bucket
+from stts_jax.buckets.whole_files import COMMITTED
 from stts_jax.config import ModelConfig
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.mesh import MESH_AXES, parameter_shardings
@@ -76,11 +78,12 @@ def write_arrays(
     sizes = {each.itemsize for each in dtypes.values()}
     blocks = {size: stored_blocks(model, size) for size in sizes}
     not_finite: dict[str, NonFinite] = {}
+    metadata = read_metadata(folder / MODEL)
     for mapping in mappings:
         ours = mapping.name.ours
         stored = dtypes[ours]
         block = blocks[stored.itemsize][ours]
-        array = _create(folder / MODEL, mapping, stored, block)
+        array = _create(spec_of(folder / MODEL, ours, metadata), mapping, stored, block)
         pending: list[Any] = []
         for index, values in _blocks(mapping, block):
             values = values.astype(stored, copy=False)
@@ -159,6 +162,8 @@ def _write_skeleton(
         name = entry["key_metadata"][0]["key"]
         entry["value_metadata"]["write_shape"] = shapes[name]
     path.write_text(json.dumps(metadata))
+    if is_bucket(folder):
+        (folder / COMMITTED).unlink()  # until all is there, see `pipeline.convert`
 
 
 @contextmanager
@@ -173,8 +178,9 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _create(model: Path, mapping: ParameterMapping, dtype: np.dtype, block: tuple[int, ...]) -> Any:
-    spec = spec_of(model, mapping.name.ours, read_metadata(model))
+def _create(
+    spec: dict[str, Any], mapping: ParameterMapping, dtype: np.dtype, block: tuple[int, ...]
+) -> Any:
     return ts.open(
         # Orbax reads no block that isn't there, and a bias may well be all zeros.
         {**spec, "store_data_equal_to_fill_value": True},

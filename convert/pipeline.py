@@ -1,7 +1,9 @@
 """The conversion: open, map names, check that there is room, write to a temporary folder, rename.
 
 What is written appears under its name only when all of it is there. An interrupted conversion
-leaves a folder `.NAME.converting`, which the next one replaces.
+leaves a folder `.NAME.converting`, which the next one replaces. In a bucket, where nothing can be
+renamed, it is written where it stays: while it has a file `.converting` it is not whole, and the
+next conversion replaces it; the commit file of its step comes last.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from convert.sources import DEFAULT_TOPK, Source
 from convert.stored_dtype import DTYPES, stored_dtype
 from convert.tensor_reader import ConvertError, Rows, join_parts
 from convert.tokenizer_files import TOKENIZER, Files
+from stts_jax.buckets.address import is_bucket
+from stts_jax.buckets.whole_files import COMMITTED, delete_folder
 from stts_jax.config import Config, ModelConfig, replace
 from stts_jax.model.video_language_model import VideoLanguageModel
 from stts_jax.parallel.parameters import named_parameters
@@ -34,6 +38,8 @@ from stts_jax.terminal import progress_bar
 from stts_jax.training.checkpointing.run_folder import CHECKPOINTS
 
 Target = Literal["orbax", "hf"]
+# In a folder of a bucket that is not whole yet.
+_CONVERTING = ".converting"
 
 
 @dataclass(frozen=True)
@@ -149,7 +155,7 @@ def convert(
                 found = write_folder(temporary, tensors, planned.model, asked, bar.update)
             else:
                 step = temporary / CHECKPOINTS / "0"
-                step.parent.mkdir()
+                step.parent.mkdir(exist_ok=True)
                 found = write_arrays(step, planned.mappings, planned.model, asked, bar.update)
                 has_tokenizer = planned.source.tokenizer is not None
                 output_config(planned.model, target, has_tokenizer).save(temporary)
@@ -160,11 +166,9 @@ def convert(
             (temporary / name).write_text(text, encoding="utf-8")
         if note:
             warn(f"note: {note}")
-        if target.is_dir():  # empty, see _prepare
-            target.rmdir()
-        temporary.rename(target)
+        _finish(temporary, target, to)
     except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        delete_folder(temporary)
         if is_full(error):
             raise ConvertError(
                 f"the disk of '{target.parent}' is full; {wanted / 1e9:.1f} GB are needed, so make "
@@ -216,12 +220,41 @@ def is_full(error: BaseException) -> bool:
     return False
 
 
+def _finish(temporary: Path, target: Path, to: Target) -> None:
+    """Gives what is whole its name."""
+    if is_bucket(target):
+        if to == "orbax":
+            (target / CHECKPOINTS / "0" / COMMITTED).write_text("converted\n")
+        (target / _CONVERTING).unlink()
+        return
+    if target.is_dir():  # empty, see _prepare
+        target.rmdir()
+    temporary.rename(target)
+
+
+def _prepare_in_bucket(target: Path) -> Path:
+    """Marks the folder, which is empty or left by a conversion that was killed."""
+    marked = (target / _CONVERTING).is_file()
+    if target.exists() and not marked:
+        raise _is_there(target)
+    if marked:
+        delete_folder(target)
+    (target / _CONVERTING).write_text("")
+    return target
+
+
+def _is_there(target: Path) -> ConvertError:
+    return ConvertError(
+        f"'{target}' is there already; choose another folder, or delete it to convert again"
+    )
+
+
 def _prepare(target: Path, wanted: int) -> Path:
-    """Makes an empty folder beside `target`, on the same disk."""
+    """Makes an empty folder beside `target`, on the same disk; in a bucket it is the target."""
+    if is_bucket(target):
+        return _prepare_in_bucket(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConvertError(
-            f"'{target}' is there already; choose another folder, or delete it to convert again"
-        )
+        raise _is_there(target)
     temporary = target.parent / f".{target.name}.converting"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -7,9 +7,11 @@ tensor after tensor, and is read by rows: the library would map whole files into
 
 from __future__ import annotations
 
+import contextlib
 import re
 import struct
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from convert.tensor_reader import (
     require_inside,
     with_remedy,
 )
+from stts_jax.buckets.address import is_bucket
 from stts_jax.plain_files import parse_json, read_json_object, reason
 from stts_jax.quoting import shorten
 
@@ -120,7 +123,7 @@ def read_file(path: Path) -> dict[str, TensorReader]:
     """
     _require_small_header(path)
     try:
-        with safe_open(path, framework="numpy") as file:
+        with _header_here(path) as here, safe_open(here, framework="numpy") as file:
             described = {name: file.get_slice(name) for name in file.offset_keys()}
             shapes = {name: tuple(one.get_shape()) for name, one in described.items()}
             dtypes = {name: str(one.get_dtype()) for name, one in described.items()}
@@ -129,6 +132,23 @@ def read_file(path: Path) -> dict[str, TensorReader]:
             f"'{path}' is truncated or damaged or no safetensors file ({reason(error)}); {_AGAIN}"
         ) from error
     return _tensors_at(path, shapes, dtypes)
+
+
+@contextlib.contextmanager
+def _header_here(path: Path) -> Iterator[Path]:
+    """Yields the path of a file whose header can be read; of one in a bucket a copy without values.
+
+    The copy has the size of the whole, which the library checks, but takes no room for the rest.
+    """
+    if not is_bucket(path):
+        yield path
+        return
+    with tempfile.NamedTemporaryFile(suffix=path.suffix) as copy, path.open("rb") as file:
+        prefix = file.read(8)
+        copy.write(prefix + file.read(struct.unpack("<Q", prefix)[0]))
+        copy.truncate(path.stat().st_size)
+        copy.flush()
+        yield Path(copy.name)
 
 
 def _tensors_at(

@@ -10,13 +10,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import ml_dtypes
 import numpy as np
 
+from stts_jax.buckets.address import is_bucket
 from stts_jax.plain_files import FileError, require_plain, require_within
 from stts_jax.quoting import shorten
+
+if TYPE_CHECKING:
+    from stts_jax.buckets.bucket_path import BucketPath
 
 # By the names in torch and safetensors.
 DTYPES = {
@@ -100,16 +104,22 @@ class TensorReader:
         row = int(np.prod(self.shape[1:], dtype=np.int64))
         count = (stop - start) * row
         offset = piece.offset + (start - piece.start) * row * self.dtype.itemsize
-        # An unsigned type of the same size: numpy reads no bfloat16 from files.
-        values = np.fromfile(
-            piece.path, dtype=f"<u{self.dtype.itemsize}", count=count, offset=offset
-        )
+        values = _values_at(piece.path, offset, count, self.dtype.itemsize)
         if values.size != count:
             raise ConvertError(
                 f"'{piece.path}' ends before row {stop} of a tensor of shape {self.shape}; it is "
                 "truncated, so copy or download it again"
             )
         return values.view(self.dtype)
+
+
+def _values_at(path: Path, offset: int, count: int, itemsize: int) -> np.ndarray:
+    """Reads values, fewer at the end of the file, as an unsigned type: numpy reads no bfloat16."""
+    kind = f"<u{itemsize}"
+    if not is_bucket(path):
+        return np.fromfile(path, dtype=kind, count=count, offset=offset)
+    found = cast("BucketPath", path).read_range(offset, offset + count * itemsize)
+    return np.frombuffer(found, kind, len(found) // itemsize)
 
 
 def assemble(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from convert.tensor_reader import ConvertError, require_inside
+from stts_jax.buckets.address import path_of
 from stts_jax.data.text.tokenizer import CONFIG_FILE, TINY_FILE, TokenizerError, marks_beside
 from stts_jax.data.text.tokenizer_file import MOST_BYTES, load_base
 from stts_jax.plain_files import FileError, read_text, require_within
@@ -53,7 +54,7 @@ def tokenizer_of_run(stated: str, folder: Path) -> tuple[Files | None, tuple[str
     """
     if stated == "tiny":
         return {TOKENIZER: TINY_FILE.read_text()}, ()
-    path = Path(stated)
+    path = path_of(stated)
     if not _is_there(path):
         found = tokenizer_in(folder)
         note = f"its tokenizer {shorten(stated)} is not there; put a {TOKENIZER} beside the result"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 from pathlib import Path
 from typing import NoReturn
 
+from stts_jax.buckets.address import is_address, path_of
+from stts_jax.buckets.errors import BucketError
 from stts_jax.config.limits import LARGEST_SEED
 from stts_jax.quoting import shorten, shorten_words
 
@@ -15,7 +16,6 @@ from stts_jax.quoting import shorten, shorten_words
 MOST_FRAMES_SCALE = 1024
 # Types of a model's weights: that of activations, or int8.
 WEIGHTS = ("compute", "int8")
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 class Parser(argparse.ArgumentParser):
@@ -41,12 +41,19 @@ def seed(text: str) -> int:
 
 def local_path(text: str) -> Path:
     """Parses the path of a folder; `Path` would make a folder `gs:` of an address."""
-    if _ADDRESS.match(text):
+    if is_address(text):
         raise argparse.ArgumentTypeError(
-            f"'{text}' is an address, and only folders are read and written; mount it (a bucket "
-            "with gcsfuse, for example) and name the folder"
+            f"'{text}' is an address, and only folders are read and written here; name a folder"
         )
     return Path(text)
+
+
+def path_or_address(text: str) -> Path:
+    """Parses the path of a folder or file, or its address in a bucket."""
+    try:
+        return path_of(text)
+    except BucketError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def at_least_one(text: str) -> int:

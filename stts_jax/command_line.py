@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from convert.opening import open_any
 from stts_jax.api.errors import USER_ERRORS
-from stts_jax.arguments import frames_scale, local_path, percentage, weights_type
+from stts_jax.arguments import frames_scale, path_or_address, percentage, weights_type
 from stts_jax.config import Config, ConfigError, override, replace
 from stts_jax.evaluation.asked import Asked
 from stts_jax.host_memory import keep_freed_memory
@@ -37,9 +37,9 @@ def run(name: str, command: Callable[[], None]) -> int:
       0 when done, 2 for an error that the user can fix (one sentence is printed), 130 if
       interrupted, 141 if the reader of the standard output is gone.
     """
-    keep_compiled_code()
     keep_freed_memory()
     try:
+        keep_compiled_code()
         command()
         sys.stdout.flush()
     except BrokenPipeError:
@@ -115,7 +115,7 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     """Adds `--checkpoint`, `--no-cache`, `--set`, `--frames`, `--weights`, for a trained model."""
     parser.add_argument(
         "--checkpoint",
-        type=local_path,
+        type=path_or_address,
         required=True,
         help="folder of a training run, of one step, or of a PyTorch checkpoint",
     )
@@ -183,7 +183,7 @@ def add_adapter_option(parser: argparse.ArgumentParser, base: str) -> None:
     """Adds `--adapter`; `base` is the option that names the model it belongs to."""
     parser.add_argument(
         "--adapter",
-        type=local_path,
+        type=path_or_address,
         metavar="DIR",
         help=f"adapters of the model in {base}: folder of a run with train.lora or train.freeze, "
         "or of PEFT; such a run's folder alone will do while its base is where it was",
@@ -192,9 +192,14 @@ def add_adapter_option(parser: argparse.ArgumentParser, base: str) -> None:
 
 def add_media_options(parser: argparse.ArgumentParser) -> None:
     """Adds the video, `--images`, `--clip` and `--subtitle`, as a line of own data may have."""
-    parser.add_argument("video", type=Path, nargs="?", help="any file that FFmpeg reads")
+    parser.add_argument("video", type=path_or_address, nargs="?", help="any file that FFmpeg reads")
     parser.add_argument(
-        "--images", type=Path, nargs="+", default=[], metavar="FILE", help="instead of a video"
+        "--images",
+        type=path_or_address,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="instead of a video",
     )
     parser.add_argument(
         "--clip",

@@ -3,7 +3,8 @@
 `FOLDER/lock` names host and process of its holder, which touches the file every few seconds. The
 lock of a dead holder is taken over. On the same host the process is looked up by number and start
 time; on another host the file is watched until it is touched, or has not been for long enough. The
-file store must create links and new files atomically; clocks of machines are not compared.
+file store must create links and new files atomically; clocks of machines are not compared. In a
+bucket touching writes the file again, and the store lets one process make or remove it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Protocol
+
+from stts_jax.buckets.address import is_bucket
 
 LOCK = "lock"
 # Interval at which the holder touches the lock.
@@ -25,6 +29,7 @@ HEARTBEAT_SECONDS = 10.0
 # A lock untouched for so long has no holder; file stores may show changes late.
 STALE_SECONDS = 120.0
 _WATCH_SECONDS = 1.0
+_MOST_BYTES = 10_000
 
 
 class LockedError(RuntimeError):
@@ -88,67 +93,66 @@ def hold_output(
         lock.release()
 
 
+class LockFile(Protocol):
+    """The file of a lock, on a disk or in a bucket."""
+
+    def create(self, content: bytes) -> bool:
+        """Makes the file with its content unless there is one; returns whether it did."""
+
+    def read(self) -> bytes | None:
+        """Returns the content, None if there is no file or it can't be read."""
+
+    def version(self) -> Any:
+        """Returns what changes when the file is touched; None without a file."""
+
+    def touch(self, content: bytes) -> None:
+        """Touches the file if it still has this content."""
+
+    def remove(self, content: bytes | None) -> bool:
+        """Removes the file if it still has this content; one of several that try succeeds."""
+
+
 class OutputLock:
     """The lock of one folder; see `hold_output`."""
 
     def __init__(self, folder: Path, what: str) -> None:
         self.folder, self.path = folder, folder / LOCK
         self._mine = Holder.this_process(what)
+        self._content = json.dumps(asdict(self._mine)).encode() + b"\n"
+        self._file = _lock_file(self.path, self._mine.token)
         self._released = threading.Event()
 
     def acquire(self, notice: Callable[[str], None] = print) -> None:
         """Takes the lock, if need be from a dead holder; see `hold_output`."""
-        while not self._create():
+        while not self._file.create(self._content):
             self._require_dead_holder(notice)
         threading.Thread(target=self._touch_until_released, daemon=True, name="lock").start()
 
     def is_held(self) -> bool:
         """Returns whether the lock was not taken over, as from a machine that slept."""
-        holder = read_holder(self.path)
-        return holder is not None and holder.token == self._mine.token
+        return self._file.read() == self._content
 
     def release(self) -> None:
         """Releases the lock."""
         self._released.set()
-        if self.is_held():
-            self.path.unlink(missing_ok=True)
-
-    def _create(self) -> bool:
-        """Creates the file with its content, unless there is one."""
-        new = self.folder / f".{LOCK}-{self._mine.token}"
-        try:
-            new.write_text(json.dumps(asdict(self._mine)) + "\n")
-            try:
-                os.link(new, self.path)
-            except FileExistsError:
-                return False
-            except OSError:  # a file store without links
-                return self._create_alone()
-            return True
-        finally:
-            new.unlink(missing_ok=True)
-
-    def _create_alone(self) -> bool:
-        try:
-            with self.path.open("x") as file:
-                file.write(json.dumps(asdict(self._mine)) + "\n")
-        except FileExistsError:
-            return False
-        return True
+        with contextlib.suppress(OSError):  # a bucket that is gone must not hide the first error
+            if self.is_held():
+                self._file.remove(self._content)
 
     def _require_dead_holder(self, notice: Callable[[str], None]) -> None:
         """Removes the lock of a dead holder, or raises a `LockedError`."""
-        holder, seen = read_holder(self.path), _touched(self.path)
+        content, seen = self._file.read(), self._file.version()
+        holder = _holder_of(content)
         if holder is not None and holder.is_here():
             if holder.is_alive():
                 raise self._locked(holder)
         elif seen is not None and self._is_touched(holder, seen, notice):
             raise self._locked(holder)
-        if self._remove(holder):
+        if self._file.remove(content):
             who = "a process" if holder is None else f"process {holder.pid} on '{holder.host}'"
             notice(f"'{self.folder}' was left locked by {who}, which is gone; its lock is removed")
 
-    def _is_touched(self, holder: Holder | None, seen: int, notice: Callable[[str], None]) -> bool:
+    def _is_touched(self, holder: Holder | None, seen: Any, notice: Callable[[str], None]) -> bool:
         """Watches the lock; returns whether it is touched."""
         if holder is not None:
             notice(
@@ -158,34 +162,17 @@ class OutputLock:
         end = time.monotonic() + STALE_SECONDS
         while time.monotonic() < end:
             time.sleep(_WATCH_SECONDS)
-            now = _touched(self.path)
+            now = self._file.version()
             if now is None:
                 return False
             if now != seen:
-                return read_holder(self.path) is not None
+                return _holder_of(self._file.read()) is not None
         return False
-
-    def _remove(self, holder: Holder | None) -> bool:
-        """Removes the lock if it is still the same; one of several that try succeeds."""
-        aside = self.folder / f".{LOCK}-stale-{self._mine.token}"
-        try:
-            self.path.rename(aside)
-        except FileNotFoundError:
-            return False
-        moved = read_holder(aside)
-        if moved != holder and moved is not None:  # somebody was faster, and this is the new one
-            with contextlib.suppress(OSError):
-                os.link(aside, self.path)
-            aside.unlink(missing_ok=True)
-            return False
-        aside.unlink(missing_ok=True)
-        return True
 
     def _touch_until_released(self) -> None:
         while not self._released.wait(HEARTBEAT_SECONDS):
             with contextlib.suppress(OSError):
-                if self.is_held():
-                    os.utime(self.path)
+                self._file.touch(self._content)
 
     def _locked(self, holder: Holder | None) -> LockedError:
         if holder is None:
@@ -196,25 +183,97 @@ class OutputLock:
         )
 
 
+def _lock_file(path: Path, token: str) -> LockFile:
+    if not is_bucket(path):
+        return LocalLockFile(path, token)
+    from stts_jax.buckets.lock_file import BucketLockFile
+
+    return BucketLockFile(path)
+
+
+class LocalLockFile:
+    """The file of a lock in a folder of a file store; see `LockFile`."""
+
+    def __init__(self, path: Path, token: str) -> None:
+        self.path, self._token = path, token
+
+    def create(self, content: bytes) -> bool:
+        """Makes the file with its content unless there is one; returns whether it did."""
+        new = self.path.with_name(f".{LOCK}-{self._token}")
+        try:
+            new.write_bytes(content)
+            try:
+                os.link(new, self.path)
+            except FileExistsError:
+                return False
+            except OSError:  # a file store without links
+                return self._create_alone(content)
+            return True
+        finally:
+            new.unlink(missing_ok=True)
+
+    def _create_alone(self, content: bytes) -> bool:
+        try:
+            with self.path.open("xb") as file:
+                file.write(content)
+        except FileExistsError:
+            return False
+        return True
+
+    def read(self) -> bytes | None:
+        """Returns the content, None if there is no file or it can't be read."""
+        return _content(self.path)
+
+    def version(self) -> int | None:
+        """Returns the time of the last touch by the file store's clock; opening refreshes it."""
+        try:
+            with self.path.open("rb") as file:
+                return os.fstat(file.fileno()).st_mtime_ns
+        except OSError:
+            return None
+
+    def touch(self, content: bytes) -> None:
+        """Touches the file if it still has this content."""
+        if self.read() == content:
+            os.utime(self.path)
+
+    def remove(self, content: bytes | None) -> bool:
+        """Removes the file if it still has this content; one of several that try succeeds."""
+        aside = self.path.with_name(f".{LOCK}-stale-{self._token}")
+        try:
+            self.path.rename(aside)
+        except FileNotFoundError:
+            return False
+        moved = _content(aside)
+        if moved != content and _holder_of(moved) is not None:  # somebody was faster: the new one
+            with contextlib.suppress(OSError):
+                os.link(aside, self.path)
+            aside.unlink(missing_ok=True)
+            return False
+        aside.unlink(missing_ok=True)
+        return True
+
+
 def read_holder(path: Path) -> Holder | None:
     """Returns the holder that a lock names; None if there is none, or it can't be read."""
+    return _holder_of(_content(path))
+
+
+def _content(path: Path) -> bytes | None:
     try:
         with path.open("rb") as file:
-            found = json.loads(file.read(10_000))
-        holder = Holder(**found)
-    except (OSError, ValueError, TypeError, RecursionError):
+            return file.read(_MOST_BYTES)
+    except OSError:
+        return None
+
+
+def _holder_of(content: bytes | None) -> Holder | None:
+    try:
+        holder = Holder(**json.loads(content or b""))
+    except (ValueError, TypeError, RecursionError):
         return None
     correct = isinstance(holder.pid, int) and isinstance(holder.host, str)
     return holder if correct else None
-
-
-def _touched(path: Path) -> int | None:
-    """Returns the time of the last touch by the file store's clock; opening refreshes it on NFS."""
-    try:
-        with path.open("rb") as file:
-            return os.fstat(file.fileno()).st_mtime_ns
-    except OSError:
-        return None
 
 
 def _machine() -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from stts_jax.buckets.address import is_bucket
 from stts_jax.quoting import LIMIT, shorten
 
 # Larger than any known file that describes a model or lists names.
@@ -71,6 +72,8 @@ def _blobs(root: Path) -> list[Path]:
 
 def require_plain_tree(folder: Path) -> None:
     """Raises a `FileError` if anything below `folder` is no file or folder in it."""
+    if is_bucket(folder):
+        return  # there is nothing else in a bucket
     open_folders = [folder]
     while open_folders:
         with os.scandir(open_folders.pop()) as entries:

@@ -12,7 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from stts_jax.arguments import Parser, local_path
+from stts_jax.arguments import Parser, path_or_address
+from stts_jax.buckets.whole_files import written_here
 from stts_jax.command_line import (
     add_auto_option,
     add_checkpoint_options,
@@ -38,7 +39,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description="Show which tokens of a video, or of pictures, are kept.",
     )
     add_media_options(parser)
-    parser.add_argument("--output", type=local_path, default=Path(), help="folder (default: here)")
+    parser.add_argument(
+        "--output", type=path_or_address, default=Path(), help="folder (default: here)"
+    )
     add_checkpoint_options(parser)
     add_ratio_option(parser)
     add_auto_option(parser)
@@ -68,10 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sheet = options.output / f"{(options.video or options.images[0]).stem}_kept.png"
         video, settings = sheet.with_suffix(".mp4"), sheet.with_suffix(".json")
         frames, times = kept.video.frames, kept.video.timestamps
-        with writing(sheet):
-            contact_sheet(frames, times, kept.keep, kept.scores).save(sheet)
-        with writing(video):
-            overlay_video(video, frames, kept.keep, kept.scores, config.data.fps)
+        with writing(sheet), written_here(sheet) as here:
+            contact_sheet(frames, times, kept.keep, kept.scores).save(here)
+        with writing(video), written_here(video) as here:
+            overlay_video(here, frames, kept.keep, kept.scores, config.data.fps)
         with writing(settings):
             config.write(settings)
         share = kept.keep.mean()

@@ -60,6 +60,11 @@ class RatioDraw:
         point = float(bits) / 2.0**64 * ends[-1]
         return self.ratios[min(int(np.searchsorted(ends, point, "right")), len(ends) - 1)]
 
+    def mean(self, of_ratio: Mapping[float, float]) -> float:
+        """Returns the mean over steps of what each ratio has."""
+        weighted = (of_ratio[r] * w for r, w in zip(self.ratios, self.weights, strict=True))
+        return sum(weighted) / sum(self.weights)
+
     def by_first_use(self, start: int, steps: int) -> list[float]:
         """Returns the ratios of the steps from `start` to below `steps`, each once, in order."""
         return _without_repeats((self.ratio_of(s) for s in range(start, steps)), len(self.ratios))

@@ -20,7 +20,7 @@ from quick_compile import QUICK_COMPILE
 # Before they are imported, by a plugin below or by a test: the shapes in their annotations hold.
 CHECKED = ("stts_jax.batch", "stts_jax.inference", "stts_jax.model", "stts_jax.pruning")
 install_import_hook(CHECKED, "shape_checks.checked")
-pytest_plugins = ("work_order",)
+pytest_plugins = ("work_order", "bucket_server")
 # Tracing makes many objects and hardly any garbage: by default, looking for it takes a tenth of
 # the time.
 gc.set_threshold(100_000, 50, 100)

@@ -267,14 +267,14 @@ def test_training_does_not_start_from_a_damaged_checkpoint(checkpoint, data, tmp
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--checkpoint", "gs://bucket/run"], ["--checkpoint", "run", "--output", "gs://bucket/out"]],
+    [["--checkpoint", "s3://bucket/run"], ["--checkpoint", "run", "--output", "s3://bucket/out"]],
     ids=["checkpoint", "output"],
 )
-def test_an_address_is_refused_in_the_place_of_a_folder(arguments, capsys):
+def test_an_address_of_another_store_is_refused(arguments, capsys):
     for parse, positional in ((evaluate.parse, []), (show.parse, ["video.mp4"])):
         with pytest.raises(SystemExit):
             parse([*positional, *arguments])
-        assert "is an address, and only folders are read" in capsys.readouterr().err
+        assert "s3:// is no store that is read here" in capsys.readouterr().err
 
 
 def test_a_ratio_of_all_tokens_is_refused(checkpoint, capsys):

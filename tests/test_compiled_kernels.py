@@ -11,11 +11,10 @@ import math
 
 import pytest
 from test_fit_kernels import check_memory
+from topologies_here import topology_or_skip
 
-from stts_jax.config import ConfigError
 from stts_jax.fit.kernel_cases import CASES, Case
 from stts_jax.fit.kernels import Record, compile_case, read_records
-from stts_jax.fit.topologies import get_topology
 
 pytestmark = [pytest.mark.slow, pytest.mark.compilers]
 # Of a TPU's matrix units: as many multiplications with their additions as they have places.
@@ -26,10 +25,7 @@ PUBLISHED = {(own.case, own.way, own.chip): own for own in read_records()}
 
 
 def compiled(case: Case, topology: str) -> list[Record]:
-    try:
-        get_topology(topology)
-    except ConfigError as missing:
-        pytest.skip(str(missing))
+    topology_or_skip(topology)
     return compile_case(case, topology)
 
 

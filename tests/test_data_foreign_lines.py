@@ -195,6 +195,6 @@ def test_a_file_may_mix_formats(tmp_path):
 
 def test_a_refused_line_is_named(tmp_path):
     path = tmp_path / "my.jsonl"
-    path.write_text(json.dumps(messages([IMAGE_PART, ASKED], "b", videos=["gs://b/a.mp4"])))
+    path.write_text(json.dumps(messages([IMAGE_PART, ASKED], "b", videos=["s3://b/a.mp4"])))
     with pytest.raises(OwnDataError, match=r"my.jsonl:1: .* example shows one of them"):
         read_own_data(path)

@@ -231,7 +231,7 @@ WRONG = {
     "null_question": (QUESTION | {"question": None}, "field 'question' is None; it must be text"),
     "number_answer": (QUESTION | {"answer": 3}, "field 'answer' is 3; it must be text"),
     "video_and_images": (QUESTION | {"images": ["1.jpg"]}, "there is 'video' too, and an example"),
-    "address": (QUESTION | {"video": "gs://b/a.mp4"}, "'gs://b/a.mp4', an address, and addresses"),
+    "address": (QUESTION | {"video": "s3://b/a.mp4"}, "'s3://b/a.mp4', an address, and addresses"),
     "address_of_picture": (PICTURES | {"images": ["http://x/1.jpg"]}, "an address, and addresses"),
     "content_as_path": (
         QUESTION | {"video": "data:video/mp4;base64,iV"},
@@ -368,7 +368,7 @@ def test_a_named_pipe_a_folder_and_an_address_are_named_at_once(tmp_path):
         (tmp_path / "pipe", "is a named pipe"),
         (tmp_path, "is a folder"),
         (Path("/dev/zero"), "is a device"),
-        (Path("gs://bucket/my.jsonl"), "is an address"),
+        (Path("s3://bucket/my.jsonl"), "is an address"),
     ):
         with pytest.raises(OwnDataError, match=message):
             read_own_data(path)

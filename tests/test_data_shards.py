@@ -14,8 +14,8 @@ import jax
 import numpy as np
 import pytest
 from dataset_fixtures import build_root
-from etils import epath
 
+from stts_jax.buckets import address
 from stts_jax.config import ConfigError, load_config
 from stts_jax.data.__main__ import main
 from stts_jax.data.bad_examples import Unreadable
@@ -382,11 +382,8 @@ def test_shards_are_for_training_alone(clips):
 
 
 def test_an_address_without_what_reads_it_is_named(monkeypatch, lines):
-    def exists(path):
-        raise ImportError("Please install gcsfs")
-
-    monkeypatch.setattr(type(epath.Path("gs://a/b")), "exists", exists)
-    message = r"'gs://a/b' is the address of a bucket, and what reads it is not there \(Please"
+    monkeypatch.setattr(address.importlib.util, "find_spec", lambda _: None)
+    message = r"'gs://a/b' cannot be opened: gcsfs is not installed; install it with `pip install"
     with pytest.raises(DatasetError, match=message):
         sources_of(config_for("shards:gs://a/b"), "train")
     with pytest.raises(DatasetError, match=message):

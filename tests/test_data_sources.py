@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from multiprocessing import spawn
 
 import jax
 import numpy as np
@@ -11,6 +13,7 @@ from dataset_fixtures import build_root
 
 from stts_jax.budget import batch_arrays
 from stts_jax.config import ConfigError, load_config
+from stts_jax.data import synthetic
 from stts_jax.data.bad_examples import Unreadable
 from stts_jax.data.chains import chain_of
 from stts_jax.data.datasets.base import DatasetError
@@ -22,6 +25,7 @@ from stts_jax.data.reader import Reader
 from stts_jax.data.sources.configured import sources_of
 from stts_jax.data.sources.usable import Selection, write_usable
 from stts_jax.data.synthetic import write_video
+from stts_jax.data.worker_start import MAIN
 
 MIXTURE = "mixture:all-v5-video-academic-only"
 
@@ -138,3 +142,14 @@ def test_unknown_names_and_missing_roots_are_named(root):
         sources_of(config_for(root, "data.train=dataset:x"), "train")
     with pytest.raises(ConfigError, match=r"data.root is empty, but 'dataset:tgif'"):
         load_config("tiny", ["data.train=dataset:tgif"])
+
+
+def test_the_set_is_made_by_processes_that_leave_the_program_alone(monkeypatch):
+    class Pool(contextlib.nullcontext):
+        def __init__(self, mp_context):
+            super().__init__(self)
+            self.map = map
+
+    monkeypatch.setattr(synthetic, "ProcessPoolExecutor", Pool)
+    with synthetic._mapping(synthetic.MANY_VIDEOS):
+        assert spawn.get_preparation_data("worker")["init_main_from_name"] == MAIN

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
+from topologies_here import topology_or_skip
 
-from stts_jax.config import ConfigError
 from stts_jax.doctor.attention_cases import attention_cases
 from stts_jax.doctor.blocks import PASSES, function_of, llm_programs, vit_programs
 from stts_jax.doctor.kernels import attending, reasons, with_gradients
 from stts_jax.doctor.sizes import full_sizes
-from stts_jax.fit.topologies import get_topology, tracing_for
+from stts_jax.fit.topologies import tracing_for
 from stts_jax.parallel.mesh import make_mesh, on_mesh
 
 pytestmark = [pytest.mark.slow, pytest.mark.compilers]
@@ -25,13 +25,6 @@ OURS = {
     "gpu": {"stream_gpu", "cudnn", "flash_gpu"},
 }
 TOPOLOGIES = [("v5e:2x2", "tpu"), ("h100:1", "gpu"), ("gpu:24GiB", "gpu")]
-
-
-def topology_of(name):
-    try:
-        return get_topology(name)
-    except ConfigError as missing:
-        pytest.skip(str(missing))
 
 
 def compile_for(topology, function, *arguments):
@@ -46,7 +39,7 @@ def compile_for(topology, function, *arguments):
 
 @pytest.mark.parametrize(("name", "platform"), TOPOLOGIES)
 def test_every_kernel_of_the_doctor_compiles(name, platform):
-    topology = topology_of(name)
+    topology = topology_or_skip(name)
     found = set()
     with tracing_for(platform):
         for case in attention_cases(full_sizes(platform, None), HALF):
@@ -64,7 +57,7 @@ def test_every_kernel_of_the_doctor_compiles(name, platform):
 
 @pytest.mark.parametrize(("name", "platform"), TOPOLOGIES)
 def test_every_block_of_the_doctor_compiles(name, platform):
-    topology = topology_of(name)
+    topology = topology_or_skip(name)
     vit_programs.cache_clear()
     llm_programs.cache_clear()
     with tracing_for(platform):

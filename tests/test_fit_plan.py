@@ -8,6 +8,7 @@ import time
 
 import jax
 import pytest
+from topologies_here import topology_or_skip
 from training_cases import small_config
 
 from stts_jax.config import ConfigError
@@ -18,7 +19,7 @@ from stts_jax.fit.hardware import GIB, Chip
 from stts_jax.fit.plan import plan
 from stts_jax.fit.programs import LoweredProgram, lower
 from stts_jax.fit.setting import make_setting, parse_mesh, parseable_mesh, sized_config
-from stts_jax.fit.topologies import Topology, get_topology
+from stts_jax.fit.topologies import Topology
 
 TPU = Chip("pretended", "tpu", flops=1e12, memory=GIB, memory_rate=1e11, link_rate=1e10)
 PROGRAM = LoweredProgram(None, {"parameters": 40, "batch": 2}, output_bytes=7)
@@ -144,10 +145,7 @@ def test_the_compiler_is_asked_for_the_same_mesh(setting):
 @pytest.mark.slow
 @pytest.mark.compilers
 def test_a_plan_is_that_of_the_whole_compilation():
-    try:
-        topology = get_topology("v5e:4x4")
-    except ConfigError as missing:
-        pytest.skip(str(missing))
+    topology = topology_or_skip("v5e:4x4")
     config = sized_config("molmo2_4b_stts_50", 16, 1, [])
     setting = make_setting(config, topology, program="decode")
     program = lower(setting)

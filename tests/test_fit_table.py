@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 
 import pytest
+from topologies_here import topology_or_skip
 
 from stts_jax.budget import row_budget
 from stts_jax.config import ConfigError
@@ -13,7 +14,6 @@ from stts_jax.fit import table
 from stts_jax.fit.hardware import CHIPS
 from stts_jax.fit.setting import sized_config
 from stts_jax.fit.table_rows import ONE_64, ROWS, V5E_16, Row
-from stts_jax.fit.topologies import get_topology
 
 
 def fake_result(row):
@@ -114,10 +114,7 @@ MADE_AGAIN = [row for row in ROWS if "--decode" in row.more] + [
 @pytest.mark.compilers
 @pytest.mark.parametrize("row", MADE_AGAIN, ids=lambda row: row.topology)
 def test_a_row_is_made_with_the_true_compiler_and_is_as_published(row: Row):
-    try:
-        get_topology(row.topology)
-    except ConfigError as missing:
-        pytest.skip(str(missing))
+    topology_or_skip(row.topology)
     found = table.compile_row(row)
     assert found["fits"]
     published = table.read_results(table.RESULTS)[row.key]

@@ -13,8 +13,8 @@ from goldens_folder import REPOSITORY
 
 # From the top down: a room imports from rooms before it, and from those beside it where it is said.
 ROOMS = (
-    *(("quoting",), ("pytrees",), ("config",), ("batch",), ("budget",), ("train_ratios",)),
-    ("size_buckets",),
+    *(("quoting",), ("buckets",), ("pytrees",), ("config",), ("batch",), ("budget",)),
+    *(("train_ratios",), ("size_buckets",)),
     ("arguments", "plain_files", "host_memory", "terminal", "output_lock"),
     *(("parallel",), ("attention",), ("layers",), ("pruning",), ("model",), ("inference",)),
     *(("data",), ("training",), ("convert",), ("evaluation",), ("api",)),

@@ -30,6 +30,7 @@ from stts_jax.model.video_language_model import (
 from stts_jax.parallel import memory
 from stts_jax.parallel.mesh import MESH_AXES
 from stts_jax.parallel.parameters import named_parameters
+from stts_jax.train_ratios import RatioDraw, at_ratio, step_budget
 from stts_jax.training.run_memory import (
     activation_bytes,
     memory_to_train,
@@ -194,8 +195,9 @@ def test_activations_by_hand_are_within_what_the_compilers_count(row, report_err
     options = parse(row["key"].split())
     config = sized_config(options.config, options.frames, options.videos, options.overrides)
     config = replace(config, {"data.batch_rows": row["rows"]})
-    budget, mesh = row_budget(config.model, config.data), make_mesh_shape(row["mesh"])
-    found, memory = activation_bytes(config, budget, 2, mesh), row["memory"]
+    ratio, mesh = RatioDraw.of(config).lowest, make_mesh_shape(row["mesh"])
+    budget = step_budget(config, ratio)
+    found, memory = activation_bytes(at_ratio(config, ratio), budget, 2, mesh), row["memory"]
     # Gradients, as many as either moment, are among the compiler's temporaries.
     share = (found + memory["optimizer"] / 2) / memory["temporaries"]
     report_error("activations by hand, of the compiler's count", share, 1.02)

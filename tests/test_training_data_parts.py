@@ -7,6 +7,7 @@ from contextlib import ExitStack
 import jax
 import numpy as np
 import pytest
+from topologies_here import topology_or_skip
 from training_cases import FakeBatches, small_config
 
 from stts_jax.config import ConfigError, load_config, replace
@@ -14,7 +15,6 @@ from stts_jax.data.pipeline import training_batches
 from stts_jax.data.shards.frame_coding import FrameCoding
 from stts_jax.data.shards.writing import write_shards
 from stts_jax.data.synthetic import ensure_synthetic
-from stts_jax.fit.topologies import get_topology
 from stts_jax.parallel.mesh import make_mesh
 from stts_jax.training import data_parts
 from stts_jax.training.data_parts import DataParts, local_rows, natural_parts, rows_by_process
@@ -239,10 +239,7 @@ def test_rows_that_parts_cannot_share_are_refused():
     ],
 )
 def test_hosts_of_a_tpu_slice_read_a_part_each(monkeypatch, topology, shape):
-    try:
-        mesh = make_mesh(shape, get_topology(topology).devices)
-    except ConfigError as missing:
-        pytest.skip(str(missing))
+    mesh = make_mesh(shape, topology_or_skip(topology).devices)
     rows = mesh.size
     by_process = rows_by_process(rows, mesh)
     assert natural_parts(rows, mesh) == len(by_process) == rows // 4

@@ -381,14 +381,14 @@ def test_wrong_settings_end_in_one_line(tmp_path, capsys, arguments, message):
 
 
 @pytest.mark.parametrize("option", ["--output", "--init-from"])
-def test_an_address_is_refused_in_the_place_of_a_folder(option, tmp_path, capsys, monkeypatch):
+def test_an_address_of_another_store_is_refused(option, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    arguments = ["--output", "run", option, "gs://bucket/run"]
+    arguments = ["--output", "run", option, "s3://bucket/run"]
     with pytest.raises(SystemExit) as left:
         command.main(arguments)
     assert left.value.code == 2 and not list(tmp_path.iterdir())
     said = capsys.readouterr().err.splitlines()[-1]
-    assert f"argument {option}: 'gs://bucket/run' is an address" in said and "; mount it" in said
+    assert f"argument {option}: 's3://bucket/run' cannot be opened: s3:// is no store" in said
 
 
 def test_help_lists_setups_and_examples(capsys):

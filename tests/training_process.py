@@ -1,12 +1,12 @@
 """Processes of training runs, for tests that kill, stop and restart them.
 
 It imports what they need once, then forks a process for each line on stdin, a JSON object:
-`output` (folder), `overrides` (settings), and optionally `devices` (1), `environment` (variables),
-`step` (`real`, or `toy`: a cheap update that depends on all that must survive), `data` (`random`
-batches, or `files`: those that the settings name), `hang` (`data`, `evaluate` or `compile`: that
-waits for minutes, after `output/hanging` is made), `first_hangs` (only the first process does). It
-answers with the process id, and to `{"wait": id}` with the exit code. What a process prints goes to
-`output/log-INDEX.txt`.
+`output` (folder), `overrides` (settings), and optionally `run` (folder or address of the run, by
+default `output`), `devices` (1), `environment` (variables), `step` (`real`, or `toy`: a cheap
+update that depends on all that must survive), `data` (`random` batches, or `files`: those that the
+settings name), `hang` (`data`, `evaluate` or `compile`: that waits for minutes, after
+`output/hanging` is made), `first_hangs` (only the first process does). It answers with the process
+id, and to `{"wait": id}` with the exit code. What a process prints goes to `output/log-INDEX.txt`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 
 sys.path.insert(0, str(REPOSITORY))
+from stts_jax.buckets.address import path_of
 from stts_jax.parallel.mesh import batch_sharding, replicated
 from stts_jax.training import run
 from stts_jax.training.distributed import join_processes, leave_processes
@@ -104,7 +105,7 @@ def train(order: dict[str, Any], output: Path) -> int:
     if hangs == "compile":
         parts = replace(parts, make_step=lambda *_: SlowToCompile(hang))
     config = small_config(*order["overrides"])
-    result = run.train(config, output, evaluate=evaluate, parts=parts)
+    result = run.train(config, path_of(order.get("run", output)), evaluate=evaluate, parts=parts)
     names = ("step", "stopped", "left_running", "seconds")
     leave_processes()
     print(json.dumps({name: getattr(result, name) for name in names}), flush=True)

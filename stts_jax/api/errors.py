@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from convert.tensor_reader import ConvertError
+from stts_jax.buckets.errors import BucketError
 from stts_jax.config import ConfigError
 from stts_jax.data.bad_examples import READING_ERRORS, BadExamplesError
 from stts_jax.data.packing.rows import BudgetError
@@ -24,6 +25,7 @@ class UsageError(ValueError):
 # All others are defects.
 USER_ERRORS = (
     BadExamplesError,
+    BucketError,
     BudgetError,
     CheckpointError,
     ConfigError,

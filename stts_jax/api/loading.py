@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,9 @@ from convert.opening import open_any
 from stts_jax.api.errors import UsageError
 from stts_jax.api.model import Model
 from stts_jax.api.settings import Settings, with_settings
-from stts_jax.arguments import WEIGHTS, local_path
+from stts_jax.arguments import WEIGHTS
+from stts_jax.buckets.address import path_of
+from stts_jax.buckets.errors import BucketError
 from stts_jax.data.evaluation_batches import least_budget
 from stts_jax.evaluation.model_fits import require_model_fits
 from stts_jax.host_memory import keep_freed_memory
@@ -90,10 +91,11 @@ def folder_of(address: str | os.PathLike[str]) -> Path:
       UsageError: if it can't be the path of one.
     """
     try:
-        return local_path(os.fspath(address))
+        os.fspath(address)
+        return path_of(address)
     except TypeError as error:
         raise UsageError(f"{shorten(address)} is no path of a folder; give one") from error
-    except argparse.ArgumentTypeError as error:
+    except BucketError as error:
         raise UsageError(str(error)) from error
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 
 from stts_jax.api.errors import UsageError
+from stts_jax.buckets.address import GS, is_address, path_of
 from stts_jax.data.embedded import EmbeddedPicture
 from stts_jax.data.stored_media import GivenFrames, StoredClip
 from stts_jax.quoting import shorten
@@ -88,11 +89,11 @@ def require_videos(videos: Sequence[Any]) -> None:
 
 def _file(path: str | os.PathLike[str]) -> Path:
     text = os.fspath(path)
-    if "://" in text:
+    if is_address(text) and not text.startswith(GS):
         raise UsageError(
             f"{shorten(text)} is an address, and files are read; give the path of one, or its bytes"
         )
-    return Path(text)
+    return path_of(path)
 
 
 def _array(value: Any, what: str) -> np.ndarray:

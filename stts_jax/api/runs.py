@@ -14,6 +14,7 @@ from stts_jax.api.errors import UsageError
 from stts_jax.api.loading import folder_of, load, silence
 from stts_jax.api.model import Model
 from stts_jax.api.settings import Prune, Settings, asked_with, with_settings
+from stts_jax.buckets.address import path_of
 from stts_jax.config import Bidirectional, Config, ConfigError, load_config, replace
 from stts_jax.data.synthetic import DEFAULT_FOLDER, SPLITS
 from stts_jax.evaluation.runner import Evaluation, evaluate_questions, read_questions
@@ -44,12 +45,11 @@ def train(
 ) -> RunResult:
     """Trains, or fine-tunes with `init_from`, and writes a folder that `load` takes.
 
-    >>> one_step = {"train.steps": 1}
-    >>> result = stts.train(config, output=folder / "run", init_from=run, settings=one_step)
+    >>> settings = {"train.steps": 50, "train.evaluate_every": 0}
+    >>> result = stts.train(config, output=folder / "run", init_from=run, settings=settings)
     >>> result.step
-    1
-    >>> stts.load(folder / "run", notice=None).config.train.steps
-    1
+    50
+    >>> tuned = stts.load(folder / "run", notice=None)
 
     Args:
       config: of the run, or the name of a setup (`"tiny"`), or its .toml or .json file.
@@ -70,7 +70,7 @@ def train(
     config = with_settings(_config(config), settings)
     if adapter is not None and init_from is None:
         raise UsageError("adapter is given without its model; name that with init_from")
-    folder, base = Path(output), None
+    folder, base = path_of(output), None
     start = None if init_from is None else folder_of(init_from)
     if start is not None:
         start, base = with_adapter(start, None if adapter is None else folder_of(adapter))
@@ -124,7 +124,7 @@ def evaluate(
     config = asked_with(model.config, prune, frames, checkpoint=model.checkpoint)
     split = os.fspath(split)
     if split not in SPLITS:
-        if not Path(split).is_file():
+        if not path_of(split).is_file():
             raise ConfigError(
                 f"split is '{split}'; use {', '.join(SPLITS)}, or the path of a file of questions"
             )
@@ -134,9 +134,10 @@ def evaluate(
         reconfigure(model.module, config.model), config, questions, progress=progress
     )
     if output is not None:
-        with writing(Path(output)):
-            found.save(Path(output), {"split": split, "k": 100 * config.model.prune.topk})
-            config.save(Path(output))
+        folder = path_of(output)
+        with writing(folder):
+            found.save(folder, {"split": split, "k": 100 * config.model.prune.topk})
+            config.save(folder)
     return found
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from stts_jax.buckets.address import path_of
 from stts_jax.config.checks import ConfigError, require
 from stts_jax.config.limits import MOST_LETTERS
 from stts_jax.config.model import PruneConfig
@@ -105,7 +106,7 @@ def _read(name: str, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 def _file_of(name: str) -> Path:
     """Returns the file of a setup, which exists."""
-    path = Path(name)
+    path = path_of(name)
     named = path.suffix not in (".toml", ".json")
     if named:
         path = CONFIG_DIR / f"{name}.toml"

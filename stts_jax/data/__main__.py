@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from stts_jax.arguments import Parser
+from stts_jax.arguments import Parser, local_path
 from stts_jax.config import Config, ConfigError, load_config, replace
 from stts_jax.data.checking.check import CheckOptions, Target, check, own_file, registered
 from stts_jax.data.checking.files import NOT_LOOKED_AT
@@ -264,8 +264,8 @@ def _add_speed_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_convert_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("source", type=Path, help="JSONL, JSON list, Parquet, Arrow or folder of a dataset")
-    add("target", type=Path, help="the .jsonl file to write")
+    add("source", type=local_path, help="JSONL, JSON list, Parquet, Arrow or folder of a dataset")
+    add("target", type=local_path, help="the .jsonl file to write")
     for name in ("video", "image"):
         add(
             f"--{name}",
@@ -282,8 +282,8 @@ def _add_check_options(parser: argparse.ArgumentParser) -> None:
     add("--mixture", help="the training datasets of a mixture (see list)")
     add("--datasets", nargs="+", default=[], metavar="NAME", help="some, by name or name:split")
     add("--benchmarks", action="store_true", help="all that models are evaluated on")
-    add("--file", nargs="+", default=[], type=Path, help="files or folders of your own data")
-    add("--root", type=Path, help="folder that holds the folders of all datasets")
+    add("--file", nargs="+", default=[], type=local_path, help="files or folders of your own data")
+    add("--root", type=local_path, help="folder that holds the folders of all datasets")
     add(
         "--decode",
         action="store_true",
@@ -298,10 +298,10 @@ def _add_check_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="exit with 0 also if something is missing or damaged",
     )
-    add("--report", type=Path, metavar="FILE.json", help="write down all that was found")
+    add("--report", type=local_path, metavar="FILE.json", help="write down all that was found")
     add(
         "--write-usable",
-        type=Path,
+        type=local_path,
         metavar="FILE.jsonl",
         help="write down which examples can be used, for training on them",
     )

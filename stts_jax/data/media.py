@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from stts_jax.buckets.address import is_bucket
+from stts_jax.buckets.errors import BucketError
 from stts_jax.data.datasets.base import SourceExample
-from stts_jax.data.images.file import load_image
+from stts_jax.data.embedded import EmbeddedPicture
+from stts_jax.data.images.file import ImageError, load_image
 from stts_jax.data.images.image import resize
 from stts_jax.data.stored_media import GivenFrames, StoredFrames
 from stts_jax.data.video.reading import (
@@ -87,7 +92,7 @@ def read_media(
             "leave one out"
         )
     if source.video is None:
-        return Media(tuple(load_image(path) for path in source.images))
+        return Media(tuple(map(_read_picture, source.images)))
     if isinstance(source.stored, StoredFrames):
         return _of_frames(source.stored, frame_size)
     squash = _Squash(frame_size)
@@ -117,13 +122,46 @@ def read_frames(
         frames = np.stack([transform(frame) for frame in source.stored.frames])
         return Video(frames, source.stored.timestamps)
     if source.stored is None:
-        return _read_video(source, source.video, settings, transform, rng)
+        with _here(source.video) as path:
+            return _read_video(source, path, settings, transform, rng)
     with source.stored.opened() as path:
         try:
             return _read_video(source, path, settings, transform, rng)
         except VideoError as error:  # it names the file that stands in for the clip's
             named = str(error).replace(str(path), source.stored.name)
             raise VideoError(named) from error
+
+
+def _read_picture(path: Path | EmbeddedPicture) -> np.ndarray:
+    if isinstance(path, EmbeddedPicture):
+        return load_image(path)
+    with _here(path) as here:
+        return load_image(here)
+
+
+@contextlib.contextmanager
+def _here(path: Path) -> Iterator[Path]:
+    """Yields the path of a file, of one in a bucket that of a copy; errors name the file itself.
+
+    Raises:
+      VideoError: if it is no file, or can't be fetched.
+    """
+    if not is_bucket(path):
+        yield path
+        return
+    from stts_jax.buckets.local_cache import local_cache
+
+    with contextlib.ExitStack() as stack:
+        try:
+            here = stack.enter_context(local_cache().opened(path))
+        except FileNotFoundError as error:
+            raise VideoError(f"'{path}' does not exist; check the path") from error
+        except BucketError as error:
+            raise VideoError(str(error)) from error
+        try:
+            yield here
+        except (VideoError, ImageError) as error:
+            raise type(error)(str(error).replace(str(here), str(path))) from error
 
 
 def _of_frames(stored: StoredFrames, frame_size: int) -> Media:
@@ -163,7 +201,8 @@ def count_frames(source: SourceExample, settings: VideoSettings) -> int:
     """
     assert source.video is not None
     overrides = video_overrides(source)
-    return count_sampled(source.video, settings.sampler(), overrides, decoder=settings.decoder)
+    with _here(source.video) as path:
+        return count_sampled(path, settings.sampler(), overrides, decoder=settings.decoder)
 
 
 def video_overrides(source: SourceExample) -> VideoOverrides:

@@ -20,11 +20,13 @@ import grain
 from absl import flags
 
 from stts_jax.batch import Batch
+from stts_jax.buckets.address import GS
 from stts_jax.budget import Budget, row_budget
 from stts_jax.config import Config, ConfigError, ModelConfig
 from stts_jax.data.bad_examples import BadExamples, Unreadable
 from stts_jax.data.chains import chain_of
 from stts_jax.data.datasets.base import DatasetError
+from stts_jax.data.fetching import FetchAhead
 from stts_jax.data.mixture_order import Draw, MixtureOrder
 from stts_jax.data.packing.fill_rates import FillRates
 from stts_jax.data.packing.grouping import pack_examples
@@ -187,6 +189,8 @@ def training_batches(
         [len(source) for source in sources], [source.rate for source in sources], seed=seed
     )
     draws = grain.MapDataset.source(order)[process_index::process_count]
+    if GS in data.train or GS in data.root:
+        draws = draws.map_with_index(FetchAhead(sources, draws, seed, data.workers))
     stream = draws.map(reader)
     stream = stream.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
     if data.workers:

@@ -58,10 +58,11 @@ def publish_seeds(plan: Plan, folder: Path) -> list[dict[str, Any]]:
     accuracy_against_ratio(summaries, plan.compared, folder / "accuracy.png")
     held = claims_of_seeds(plan, summaries)
     seeds = ", ".join(str(summary["seed"]) for summary in summaries)
+    several = "s" if len(summaries) > 1 else ""
     lines = [
         "# Demo over several seeds",
         "",
-        f"Seeds {seeds}: accuracy in percent, mean and standard deviation, on "
+        f"Seed{several} {seeds}: accuracy in percent, mean and standard deviation, on some "
         f"{summaries[0]['questions']} held-out questions for each seed.",
         "",
         *table_of_seeds(plan, summaries),

@@ -265,4 +265,9 @@ def _numbers(pair: Sequence[Any]) -> tuple[float, int]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a file that can also be read by eye."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json_text(content), encoding="utf-8")
+
+
+def json_text(content: Any) -> str:
+    """Returns the text of a file that can also be read by eye."""
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"

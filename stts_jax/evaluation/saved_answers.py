@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stts_jax.buckets.whole_files import write_whole
 from stts_jax.evaluation.results import (
     ResultError,
     TaskPrediction,
     differing_settings,
+    json_text,
     prediction_to_plain,
     result_folder,
     with_task,
-    write_json,
 )
 from stts_jax.evaluation.suites import Task
 from stts_jax.parallel.processes import Share
@@ -44,9 +45,8 @@ def save_answers(
     directory = result_folder(folder, task)
     directory.mkdir(parents=True, exist_ok=True)
     answers = sorted((a for part in parts for a in part), key=lambda answer: answer["index"])
-    unfinished = directory / f"{ANSWERS_FILE}.unfinished"
-    write_json(unfinished, {"settings": with_task(task, settings), "predictions": answers})
-    unfinished.replace(directory / ANSWERS_FILE)
+    found = {"settings": with_task(task, settings), "predictions": answers}
+    write_whole(directory / ANSWERS_FILE, json_text(found))
 
 
 def find_answers(

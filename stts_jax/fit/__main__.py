@@ -15,13 +15,15 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Programs for devices that aren't here can be cached but not loaded.
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
-from stts_jax.arguments import Parser, weights_type
+from stts_jax.arguments import Parser, path_or_address, weights_type
 from stts_jax.command_line import add_set_option, run
 from stts_jax.config import Config, ConfigError
 from stts_jax.fit.compiler import Compiler, compile_wholly
 from stts_jax.fit.memory import Memory
 from stts_jax.fit.plan import plan
-from stts_jax.fit.report import Report, analyse, as_dict, as_text
+from stts_jax.fit.ratios import analyse_run
+from stts_jax.fit.report import Report, as_dict
+from stts_jax.fit.report_text import as_text
 from stts_jax.fit.search import find_mesh, mesh_shapes
 from stts_jax.fit.setting import Program, make_setting, parse_mesh, sized_config
 from stts_jax.fit.topologies import EXAMPLES, Topology, get_topology
@@ -85,7 +87,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="TPUs: stop before machine code is written, which takes most of the time",
     )
-    parser.add_argument("--output", type=Path, help="also write everything as JSON")
+    parser.add_argument("--output", type=path_or_address, help="also write everything as JSON")
     add_set_option(parser)
     return parser.parse_args(arguments)
 
@@ -142,7 +144,7 @@ def search(options: argparse.Namespace, config: Config, topology: Topology) -> R
             rows_per_device=rows,
             weights=options.weights,
         )
-        report = analyse(setting, compiler_of(options))
+        report = analyse_run(setting, compiler_of(options))
         reports[str(shape), rows] = report
         verdict = "fits" if report.memory.fits else "does not fit"
         print(f"mesh {dict(shape)}, {rows} rows per device: {verdict}", flush=True)
@@ -180,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 rows_per_device=1 if options.rows_per_device is None else options.rows_per_device,
                 weights=options.weights,
             )
-            report = analyse(setting, compiler_of(options))
+            report = analyse_run(setting, compiler_of(options))
         print(as_text(report))
         if options.output:
             options.output.write_text(json.dumps(as_dict(report), indent=2) + "\n")

@@ -1,16 +1,16 @@
-"""One setting compiled and counted: the answer as data and as text."""
+"""One setting compiled and counted: the answer as data."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from stts_jax.fit.by_hand import estimate_by_hand
 from stts_jax.fit.collectives import Collective, by_kind, collectives
 from stts_jax.fit.compiler import Compiler, compile_wholly
 from stts_jax.fit.cycles import Estimate, estimates
-from stts_jax.fit.hardware import GIB
 from stts_jax.fit.memory import Memory, largest_arrays
 from stts_jax.fit.programs import lower
 from stts_jax.fit.roofline import Roofline, roofline
@@ -40,6 +40,7 @@ class Report:
       compile_seconds: that this took.
       refusal: the compiler's own words, empty if it didn't refuse.
       planned: whether the compiler was stopped before it wrote machine code.
+      by_ratio: the reports of the programs of a run over ratios, see `fit.ratios`.
     """
 
     setting: Setting
@@ -53,6 +54,7 @@ class Report:
     compile_seconds: float
     refusal: str = ""
     planned: bool = False
+    by_ratio: Mapping[float, Report] = field(default_factory=dict)
 
 
 def analyse(setting: Setting, compiler: Compiler = compile_wholly) -> Report:
@@ -169,6 +171,20 @@ def as_dict(report: Report) -> dict[str, Any]:
         "compile_seconds": round(report.compile_seconds, 1),
         "planned": report.planned,
         "refusal": report.refusal,
+        "by_ratio": [_of_ratio(ratio, own) for ratio, own in report.by_ratio.items()],
+    }
+
+
+def _of_ratio(ratio: float, report: Report) -> dict[str, Any]:
+    """Returns what one program of a run over ratios takes."""
+    return {
+        "ratio": ratio,
+        "tokens_per_row": report.setting.budget.tokens,
+        "temporaries": report.memory.by_kind["temporaries"],
+        "total": report.memory.total,
+        "model_flops": report.flops.model,
+        "recompute_flops": report.flops.recompute,
+        "seconds": _seconds(report.time),
     }
 
 
@@ -182,107 +198,3 @@ def _seconds(time: Roofline | None) -> dict[str, Any] | None:
         "memory": time.memory,
         "links": time.links,
     }
-
-
-def as_text(report: Report) -> str:
-    """Formats the report as text."""
-    found = as_dict(report)
-    weights = "" if found["weights"] == "compute" else f" with {found['weights']} weights"
-    lines = [
-        f"{found['config']} | {found['program']}{weights} | {found['topology']} "
-        f"({found['devices']} devices) | mesh {found['mesh']}",
-        f"{found['rows']} rows of {found['videos_per_row']} x {found['frames']} frames, "
-        f"{found['rows_per_device']} per part of the batch; {found['tokens_per_row']} tokens and "
-        f"{found['patches_per_row']} patches in a row after the prune",
-        "",
-        *_memory_lines(report),
-        "",
-        *_flops_lines(report.flops),
-        "",
-        *_exchange_lines(report.exchanges),
-        "",
-        *_time_lines(report),
-        *_cycle_lines(report.cycles),
-    ]
-    if report.largest:
-        lines += ["", "largest arrays within the step (one device)"]
-        lines += [
-            f"  {_size(int(str(entry['bytes']))):>12}  {entry['array']}  {entry['source']}"
-            for entry in report.largest
-        ]
-    return "\n".join(lines)
-
-
-def _memory_lines(report: Report) -> list[str]:
-    memory = report.memory
-    lines = ["bytes per device"]
-    lines += [f"  {name:12} {_size(size):>12}" for name, size in memory.by_kind.items()]
-    lines += [f"  {'total':12} {_size(memory.total):>12}  of {_size(memory.limit)}"]
-    lines.append(f"by hand, as ask and train.py check: {_size(report.estimate.total)}")
-    if report.planned:
-        lines.append("planned, not written: the program itself comes on top, some 0.1 to 0.2 GiB")
-    if memory.fits:
-        return [*lines, f"FITS, {_size(memory.left)} left"]
-    said = "" if memory.measured else ", by what the compiler said when it refused"
-    return [*lines, f"DOES NOT FIT: {_size(-memory.left)} too much{said}"]
-
-
-def _flops_lines(flops: StepFlops) -> list[str]:
-    lines = ["TFLOPs per step, all devices    forward    backward   recompute"]
-    for part in flops.parts:
-        numbers = (part.forward, part.backward, part.recompute)
-        lines.append(f"  {part.name:27}" + "".join(f"{n / 1e12:12,.2f}" for n in numbers))
-    lines.append(f"  model {flops.model / 1e12:,.1f}, recompute {flops.recompute / 1e12:,.1f}")
-    return lines
-
-
-def _exchange_lines(exchanges: list[Collective] | None) -> list[str]:
-    if exchanges is None:
-        return ["collectives: unknown, as the compiler refused"]
-    lines = ["collectives per step            runs   sent by each device"]
-    for kind, total in by_kind(exchanges).items():
-        lines.append(f"  {kind:24} {total['runs']:8,} {_size(total['bytes']):>16}")
-    for exchange in exchanges[:3]:
-        lines.append(
-            f"    largest: {exchange.kind} of {exchange.devices}, {exchange.runs} x "
-            f"{_size(exchange.bytes_sent)}, {exchange.source}"
-        )
-    return lines
-
-
-def _time_lines(report: Report) -> list[str]:
-    time, chip = report.time, report.setting.topology.chip
-    if time is None:
-        return [
-            f"the peak rates of '{chip.name}' aren't known, and so no bound of the time",
-            f"compiled in {report.compile_seconds:.0f} s",
-        ]
-    devices = len(report.setting.topology.devices)
-    links = "" if report.exchanges is not None else " (links unknown)"
-    peak = report.flops.model / devices / chip.flops / time.seconds
-    return [
-        f"step at the peak rates: {time.seconds:.3f} s, by {time.bound}{links} (compute "
-        f"{time.compute:.3f}, memory {time.memory:.3f}, links {time.links:.3f}); "
-        f"{peak:.0%} MFU at most",
-        f"{'planned' if report.planned else 'compiled'} in {report.compile_seconds:.0f} s",
-    ]
-
-
-def _cycle_lines(cycles: list[Estimate]) -> list[str]:
-    if not cycles:
-        return []
-    total = sum(estimate.cycles for estimate in cycles)
-    lines = [
-        "",
-        f"the compiler's own estimate, kernels apart: {total / 1e6:,.1f} million cycles",
-    ]
-    for estimate in cycles[:NAMED]:
-        shape = estimate.result.split("{")[0].strip()
-        lines.append(
-            f"  {estimate.cycles / 1e6:12,.1f}  {estimate.runs} x {shape}  {estimate.source}"
-        )
-    return lines
-
-
-def _size(size: float) -> str:
-    return f"{size / GIB:,.3f} GiB" if abs(size) >= GIB / 100 else f"{size / 2**20:,.3f} MiB"

@@ -16,7 +16,7 @@ from stts_jax.fit.topologies import Topology
 from stts_jax.model.video_language_model import Weights
 from stts_jax.parallel.mesh import BATCH_AXES, make_mesh, slices_of
 from stts_jax.quoting import shorten
-from stts_jax.train_ratios import RatioDraw, at_ratio, step_budget
+from stts_jax.train_ratios import step_budget
 from stts_jax.training.run_mesh import answering_shape, mesh_shape, require_even_shares
 
 Program = Literal["train", "prefill", "decode"]
@@ -67,8 +67,7 @@ def make_setting(
     """Makes a setting with its mesh and budget.
 
     Args:
-      config: of the run; its `data.batch_rows` is replaced. A training step of several ratios is
-        that of the lowest one, which takes most memory.
+      config: of the run; its `data.batch_rows` is replaced.
       topology: devices to compile for.
       program: what to compile.
       shape: see `make_mesh`; if not given, what a run would choose on these devices.
@@ -88,10 +87,10 @@ def make_setting(
         shape = answering_shape(config, len(devices), memory)
     mesh = make_mesh(shape, devices)
     rows = rows_per_device * math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-    config = replace(config, {"data.batch_rows": rows})
+    context = mesh.shape["context"]
+    config = replace(config, {"data.batch_rows": rows, "train.mesh.context": context})
     if program == "train":
         require_even_shares(config, mesh)
-        config = at_ratio(config, RatioDraw.of(config).lowest)
         budget = step_budget(config, config.model.prune.topk)
     else:
         budget = video_budget(

@@ -142,11 +142,16 @@ def _line(row: Row, result: Result) -> str:
 
 
 def _row_text(result: Result) -> str:
-    text = f"{result['videos_per_row']} x {result['frames']}, {result['tokens_per_row']:,} tokens"
+    text = f"{result['videos_per_row']} x {result['frames']}, {_tokens_text(result)} tokens"
     parts = result.get("accumulate", 1)
     if parts == 1:
         return text
     return f"{text}; {result['rows_per_device']} rows a device in {parts} parts"
+
+
+def _tokens_text(result: Result) -> str:
+    tokens = [own["tokens_per_row"] for own in result.get("by_ratio", ())]
+    return f"{min(tokens):,} to {max(tokens):,}" if tokens else f"{result['tokens_per_row']:,}"
 
 
 def _gib(size: float) -> str:

@@ -93,6 +93,12 @@ ROWS = (
     Row(V6E_256, "molmo2_8b_stts_50", TWO_64),
     Row(H100_8, "molmo2_4b_stts_30", PAPER),
     Row(H100_8, "molmo2_4b_stts_50", ONE_256),
+    # One program for each ratio of a run.
+    Row(V5E_16, "molmo2_4b_stts_any", ONE_64),
+    Row(V5E_256, "molmo2_4b_stts_any", TWO_64),
+    Row(V6E_8, "molmo2_4b_stts_any", TWO_64),
+    Row(V5P_8, "molmo2_8b_stts_any", TWO_64),
+    Row(V5P_8, "molmo2_o_7b_stts_any", TWO_64),
     # Adapters on one device.
     *(
         Row(topology, f"molmo2_{size}_{kind}", AT_ONCE)

@@ -83,7 +83,8 @@ def write_dump(
         **batch.to_arrays(),
         _ROWS: local_rows(config.data.batch_rows, mesh),
     }
-    np.savez(folder / f"batch-{index}-of-{count}.npz", **arrays)
+    with (folder / f"batch-{index}-of-{count}.npz").open("wb") as file:
+        np.savez(file, **arrays)
     if index == 0:
         config.save(folder)
         values = {n: v if math.isfinite(v) else str(v) for n, v in metrics.items()}
@@ -126,7 +127,7 @@ def _facts(file: Path) -> Dump:
 
 def _read(file: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(file) as arrays:
+        with file.open("rb") as opened, np.load(opened) as arrays:
             return dict(arrays)
     except _CUT_SHORT as error:
         raise _damaged(file) from error

@@ -253,9 +253,8 @@ class Throughput:
             ).model
             for ratio in draw.ratios
         }
-        weighted = (by_ratio[r] * w for r, w in zip(draw.ratios, draw.weights, strict=True))
-        mean = sum(weighted) / sum(draw.weights)
-        return Throughput(len(devices), mean, peak_flops(devices[0].device_kind), by_ratio)
+        peak = peak_flops(devices[0].device_kind)
+        return Throughput(len(devices), draw.mean(by_ratio), peak, by_ratio)
 
     def mfu(self, steps_per_second: float, ratios: Sequence[float] = ()) -> float | None:
         """Returns the share of the peak, 0 to 1; None if the peak is unknown.

@@ -12,10 +12,12 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from stts_jax.buckets.address import is_bucket
 from stts_jax.training.distributed import LOST_MESSAGE, LOST_PROCESS, lost_reported
 
 # Orbax logs to absl, and to asyncio for failed tasks that are not awaited.
@@ -69,7 +71,9 @@ def library_log(output: Path, index: int) -> Iterator[None]:
 
 
 def native_log_of(output: Path, index: int) -> Path:
-    """Returns the path of the file for what libraries written in C++ print."""
+    """Returns the path of the file for what libraries written in C++ print, on this machine."""
+    if is_bucket(output):  # is appended to, and outlives the run
+        output = Path(tempfile.gettempdir()) / f"stts-{output.name}-{os.getpid()}"
     return output / f"native-{index}.log"
 
 

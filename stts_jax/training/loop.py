@@ -230,6 +230,7 @@ class TrainingLoop:
             )
         with self.clock.spending("save"):
             self.nan_check.check_state(self.state, self.reported, self.metrics)
+            self.reporter.copy()  # the records up to a checkpoint, before it counts
             self.checkpoints.save(self.state, self.step, self.clock.buckets, self.batches.state)
         self.saved_step = self.step
 

@@ -17,8 +17,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from stts_jax.arguments import Parser, local_path
+from stts_jax.arguments import Parser, path_or_address
 from stts_jax.batch import Batch
+from stts_jax.buckets.address import path_of
+from stts_jax.buckets.errors import BucketError
 from stts_jax.budget import Budget
 from stts_jax.config import Config, ConfigError, replace
 from stts_jax.model.video_language_model import VideoLanguageModel
@@ -103,10 +105,10 @@ def _sharers(shape: Mapping[str, int]) -> int:
 def _model(config: Config, dump: Dump, mesh: Mesh, chosen: Path | None) -> VideoLanguageModel:
     checkpoint = chosen or dump.checkpoint
     if config.train.has_base:
-        start = open_start(_existing(Path(checkpoint or dump.init_from or "")))
+        start = open_start(_existing(path_of(checkpoint or dump.init_from or "")))
         return adapted_state(config, mesh, key_of_seed(dump.seed), start).model
     if checkpoint is not None:
-        return load_model(_existing(Path(checkpoint)), config, mesh)[0]
+        return load_model(_existing(path_of(checkpoint)), config, mesh)[0]
 
     # As the run made it: a scorer that the checkpoint lacks is initialised from the seed.
     def make(key: jax.Array) -> VideoLanguageModel:
@@ -115,7 +117,7 @@ def _model(config: Config, dump: Dump, mesh: Mesh, chosen: Path | None) -> Video
     key = key_of_seed(dump.seed)
     shardings = parameter_shardings(jax.eval_shape(make, key), mesh)
     model = jax.jit(make, out_shardings=shardings)(key)
-    return initialize_from(model, _existing(Path(dump.init_from))) if dump.init_from else model
+    return initialize_from(model, _existing(path_of(dump.init_from))) if dump.init_from else model
 
 
 def _existing(folder: Path) -> Path:
@@ -159,8 +161,8 @@ def _gradients(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns 0 if all is finite, 1 if not, 2 if it can't be replayed."""
     parser = Parser(prog="python -m stts_jax.training.replay", description=__doc__)
-    parser.add_argument("dump", type=Path, help="folder OUTPUT/dumps/step-N")
-    parser.add_argument("--checkpoint", type=local_path, help="whose parameters to use")
+    parser.add_argument("dump", type=path_or_address, help="folder OUTPUT/dumps/step-N")
+    parser.add_argument("--checkpoint", type=path_or_address, help="whose parameters to use")
     options = parser.parse_args(arguments)
     try:
         metrics = replay(options.dump, options.checkpoint)
@@ -169,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not is_stdout_closed():
             raise
         return end_quietly()
-    except (FileNotFoundError, CheckpointError, ConfigError) as error:
+    except (FileNotFoundError, BucketError, CheckpointError, ConfigError) as error:
         print(f"replay: {error}", file=sys.stderr)
         return 2
     return 0 if all(np.isfinite(value) for value in metrics.values()) else 1

@@ -16,6 +16,7 @@ from stts_jax.training.clock import Clock, time_line
 from stts_jax.training.flops import Throughput
 from stts_jax.training.log import Console, MetricsLog, Window, log_line
 from stts_jax.training.plots import plot_training
+from stts_jax.training.run_files import RunFiles
 from stts_jax.training.trackers import Tracker, flat, make_trackers
 
 
@@ -25,7 +26,7 @@ class Reporter:
     def __init__(
         self,
         config: Config,
-        output: Path,
+        files: RunFiles,
         step: int,
         clock: Clock,
         throughput: Throughput,
@@ -36,14 +37,15 @@ class Reporter:
 
         Args:
           config: of the run.
-          output: its folder.
+          files: folder that the log is written to.
           step: that the run resumes from; later records of an earlier process are removed.
           clock: of the run; time that an earlier process logged is added.
           throughput: for the rates.
           stack: closes log and trackers.
           draw: draws the curves of the run in its folder.
         """
-        self._config, self._output, self._clock = config.train, output, clock
+        self._config, self._files, self._clock = config.train, files, clock
+        output = files.folder
         self._first, self._draw = jax.process_index() == 0, draw
         self._console = Console(step, self._config.steps, enabled=self._first)
         stack.callback(self._console.close)
@@ -94,6 +96,7 @@ class Reporter:
         text = " | ".join(f"{name} {value:.3f}" for name, value in scores.items())
         self.line(f"step {step}/{self._config.steps} evaluated | {text}")
         self.plot()
+        self.copy()
 
     def time(self, step: int) -> None:
         """Records and prints the time spent so far."""
@@ -108,10 +111,14 @@ class Reporter:
             return last
         return int(multihost_utils.broadcast_one_to_all(np.int32(last)))
 
+    def copy(self) -> None:
+        """Copies what was written to the bucket that the run is in, if it is in one."""
+        self._files.copy()
+
     def plot(self) -> None:
         """Draws the curves so far."""
         if self._first:
-            self._draw(self._output)
+            self._draw(self._files.folder)
 
     def _report_window(self, step: int, account: Mapping[str, float]) -> None:
         left = self._config.steps - step
@@ -122,6 +129,7 @@ class Reporter:
         self._write({"step": step, "window": values})
         for tracker in self._trackers:
             tracker.write(step, values)
+        self._files.copy_now_and_then()
 
     def _write(self, record: Mapping[str, Any]) -> None:
         if self._log is not None:

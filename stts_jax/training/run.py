@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from stts_jax.buckets.address import path_of
 from stts_jax.config import Config
 from stts_jax.data.pipeline import training_batches
 from stts_jax.model.video_language_model import VideoLanguageModel
@@ -30,6 +31,7 @@ from stts_jax.training.nan_check import NanCheck
 from stts_jax.training.plots import plot_training
 from stts_jax.training.profile import Profile
 from stts_jax.training.reporting import Reporter
+from stts_jax.training.run_files import RunFiles
 from stts_jax.training.run_mesh import run_mesh
 from stts_jax.training.step import TrainState, TrainStep, init_state, make_train_step
 from stts_jax.training.step_programs import StepPrograms
@@ -92,13 +94,14 @@ def train(
       CheckpointError: see `checkpointing`.
       TrainingError: when the loss or a gradient is not finite, or a parameter before it is saved.
     """
-    output, parts = Path(output), parts or RunParts()
+    output, parts = path_of(output), parts or RunParts()
     require_known_counts(config)
     require_teacher(config)
     mesh = parts.make_mesh(config)
     with ExitStack() as stack:
         lock = stack.enter_context(hold_run(output))
-        stack.enter_context(library_log(output, jax.process_index()))
+        files = stack.enter_context(RunFiles(output))
+        stack.enter_context(library_log(files.folder, jax.process_index()))
         state, progress, batches = resume_or_begin(
             config,
             output,
@@ -116,8 +119,8 @@ def train(
         programs = StepPrograms.of(config, mesh, partial(parts.make_step, **taught))
         clock = Clock(progress.seconds)
         throughput = Throughput.of(config, list(mesh.devices.flat))
-        reporter = Reporter(config, output, progress.step, clock, throughput, stack, parts.plot)
-        profile = Profile(output, config.train.profile)
+        reporter = Reporter(config, files, progress.step, clock, throughput, stack, parts.plot)
+        profile = Profile(files.folder, config.train.profile)
         stack.callback(profile.close)
         checkpoints = stack.enter_context(
             Checkpoints(output, config.train.keep_checkpoints, config.data, config.train)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
+from stts_jax.buckets.address import path_of
 from stts_jax.config import Config, ConfigError, ModelConfig
 from stts_jax.data.text.tokenizer import Tokenizer
 from stts_jax.model.video_language_model import VideoLanguageModel
@@ -40,14 +41,14 @@ def require_teacher(config: Config) -> None:
         )
     if teacher in ("", SELF):
         return
-    ours, theirs = _of_rows(config.model), _of_rows(config_of(Path(teacher)).model)
+    ours, theirs = _of_rows(config.model), _of_rows(config_of(path_of(teacher)).model)
     for name, value in theirs.items():
         if ours[name] != value:
             raise ConfigError(
                 f"train.distill.teacher is '{teacher}', whose {name} is {value}, but that of the "
                 f"run is {ours[name]}; choose a teacher that reads the same rows"
             )
-    _require_same_tokens(config, Path(teacher))
+    _require_same_tokens(config, path_of(teacher))
 
 
 def open_teacher(
@@ -68,7 +69,7 @@ def open_teacher(
     teacher = config.train.distill.teacher
     if teacher in ("", SELF):
         return None
-    folder = Path(teacher)
+    folder = path_of(teacher)
     own = at_ratio(config_of(folder), 0.0)
     model = dataclasses.replace(own.model, compute_dtype=config.model.compute_dtype)
     with doing(f"loading the teacher '{folder}'", say):

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
+from stts_jax.buckets.address import path_of
 from stts_jax.data.embedded import EmbeddedPicture
 from stts_jax.data.stored_media import StoredVideo
 
@@ -87,7 +88,7 @@ class Dataset(ABC):
         Raises:
           DatasetError: if a file is missing or damaged, or there is no such split.
         """
-        self.root = Path(root)
+        self.root = path_of(root)
         self.split = self.splits[0] if split is None else split
         if self.split not in self.splits:
             raise DatasetError(

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
+from stts_jax.buckets.address import path_of
+
 # Of a file that was read: size and times of its last changes (ns). Of a folder that was listed: its
 # times. Of a file whose presence alone counts: 1, or 0 where there is none.
 State = list[int]
@@ -61,9 +63,9 @@ def _note_presence(path: Path, found: bool) -> None:
 def is_unchanged(seen: Seen) -> bool:
     """Returns whether all that was looked at is as it was."""
     return all(
-        int(Path(path).exists()) == state[0]
+        int(path_of(path).exists()) == state[0]
         if len(state) == 1
-        else _content_state(Path(path)) == state
+        else _content_state(path_of(path)) == state
         for path, state in seen.items()
     )
 

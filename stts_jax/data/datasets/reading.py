@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from stts_jax.buckets.address import is_bucket
 from stts_jax.data.datasets.base import DatasetError
 from stts_jax.data.datasets.looked_at import is_file, note, note_below
 from stts_jax.data.datasets.regular_file import require_regular_file
@@ -125,7 +126,7 @@ def read_parquet(path: Path, columns: Sequence[str], optional: Sequence[str] = (
     with _table(path):
         from pyarrow import parquet  # imported where it is used, as it is large
 
-        file = parquet.ParquetFile(path)
+        file = parquet.ParquetFile(path.open("rb") if is_bucket(path) else path)
         names = _check_columns(path, file.schema_arrow.names, columns, optional)
         return file.read(columns=names).to_pylist()
 

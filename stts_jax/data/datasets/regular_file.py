@@ -6,6 +6,7 @@ import re
 import stat
 from pathlib import Path
 
+from stts_jax.buckets.address import is_bucket
 from stts_jax.data.datasets.looked_at import note
 
 _KINDS = (
@@ -31,10 +32,10 @@ def require_regular_file(path: Path, what: str, error: type[ValueError]) -> None
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as failure:  # ValueError: of a zero character
-        if _ADDRESS.match(str(path)):
+        if _ADDRESS.match(str(path)) and not is_bucket(path):
             raise error(
-                f"'{path}' is an address, and addresses are not fetched; download the file and "
-                "give its path"
+                f"'{path}' is an address, and addresses other than gs:// are not fetched; download "
+                "the file and give its path"
             ) from failure
         if isinstance(failure, FileNotFoundError | NotADirectoryError):
             raise error(f"'{path}' does not exist; check the path") from failure

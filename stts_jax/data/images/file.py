@@ -7,7 +7,7 @@ import functools
 import io
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import av
@@ -15,6 +15,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
+from stts_jax.buckets.address import is_bucket, path_of
 from stts_jax.data.embedded import EmbeddedPicture
 from stts_jax.data.media_file import require_content
 
@@ -50,7 +51,7 @@ def load_image(path: str | Path | EmbeddedPicture) -> np.ndarray:
       ImageError: if the file is missing, empty, damaged, too large, too deep, animated, or not a
         picture.
     """
-    path = path if isinstance(path, EmbeddedPicture) else Path(path)
+    path = path if isinstance(path, EmbeddedPicture) else path_of(path)
     with _opened(path) as picture:
         rgb = _on_white(picture)
         if picture.format in ("JPEG", "MPO"):
@@ -66,7 +67,7 @@ def require_picture(path: str | Path | EmbeddedPicture) -> None:
     Raises:
       ImageError: if `load_image` would refuse it for that.
     """
-    path = path if isinstance(path, EmbeddedPicture) else Path(path)
+    path = path if isinstance(path, EmbeddedPicture) else path_of(path)
     with _opened(path) as picture:
         picture.verify()
 
@@ -88,6 +89,8 @@ def _opened(path: Path | EmbeddedPicture) -> Iterator[PIL.Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd palettes and sizes near Pillow's limit
+            if isinstance(path, PurePath) and is_bucket(path):
+                opened = io.BytesIO(path.read_bytes())
             with PIL.Image.open(opened, formats=_formats()) as picture:
                 _require_plain(picture, path)
                 yield picture

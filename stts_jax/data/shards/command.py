@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from stts_jax.arguments import path_or_address
 from stts_jax.config import Config, load_config, replace
 from stts_jax.data.datasets.base import DatasetError
 from stts_jax.data.shards.frame_coding import LOSSLESS, FrameCoding
@@ -18,9 +18,9 @@ def add_shard_options(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--mixture", help="the training datasets of a mixture (see list)")
     what.add_argument("--dataset", metavar="NAME", help="one of them, by name or name:split")
-    what.add_argument("--file", type=Path, help="a file or folder of your own data")
+    what.add_argument("--file", type=path_or_address, help="a file or folder of your own data")
     add("--out", required=True, metavar="DIR", help="folder of the shards")
-    add("--root", type=Path, help="folder that holds the folders of all datasets")
+    add("--root", type=path_or_address, help="folder that holds the folders of all datasets")
     add("--part", default="0/1", metavar="I/N", help="make one of N parts, I from 0 (%(default)s)")
     add(
         "--frames",

@@ -24,7 +24,7 @@ from stts_jax.data.shards.manifest import (
     read_manifest,
 )
 from stts_jax.data.shards.record import RecordError
-from stts_jax.data.shards.whole_files import folder_at
+from stts_jax.data.shards.whole_files import folder_at, is_local
 from stts_jax.data.sources.source import Source
 
 # Records are read one at a time, at random.
@@ -104,7 +104,7 @@ class ShardFiles:
         reader = self._open.pop(shard, None)
         if reader is None:
             path = self.folder / self.manifest.shard_name(shard)
-            reader = ArrayRecordReader(str(path), READER_OPTIONS)
+            reader = _opened(path)
         self._open[shard] = reader
         while len(self._open) > MOST_OPEN:
             self._open.popitem(last=False)[1].close()
@@ -112,6 +112,16 @@ class ShardFiles:
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_open": OrderedDict()}
+
+
+def _opened(path: Any) -> Any:
+    """Opens a shard, of one in a bucket its copy on this machine."""
+    if is_local(path):
+        return ArrayRecordReader(str(path), READER_OPTIONS)
+    from stts_jax.buckets.local_cache import local_cache
+
+    with local_cache().opened(path) as copy:
+        return ArrayRecordReader(str(copy), READER_OPTIONS)
 
 
 class ShardedDataset(Dataset):

@@ -1,7 +1,7 @@
-"""Files that are there whole or not at all, on disks and, untried, on buckets.
+"""Files that are there whole or not at all, on disks and in buckets.
 
-On a disk a file is written under another name and renamed. On a bucket it appears when it is
-closed, and there is no renaming.
+On a disk a file is written under another name and renamed. To a bucket, which has no renaming, a
+file is uploaded when it is whole.
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ import contextlib
 import hashlib
 import os
 import socket
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from etils import epath
 
+from stts_jax.buckets.address import is_address, path_of
+from stts_jax.buckets.errors import BucketError
 from stts_jax.data.datasets.base import DatasetError
 
 
-def folder_at(address: str) -> epath.Path:
+def folder_at(address: str) -> Any:
     """Returns the folder of a path or an address.
 
     Raises:
-      DatasetError: if what reads such addresses is not installed.
+      DatasetError: if it is of another store, or what reads a bucket is not installed.
     """
-    folder = epath.Path(address)
     try:
-        folder.exists()
-    except ImportError as error:
-        raise DatasetError(
-            f"'{address}' is the address of a bucket, and what reads it is not there ({error}); "
-            "install that, or name a folder"
-        ) from error
-    return folder
+        return path_of(address) if is_address(address) else epath.Path(address)
+    except BucketError as error:
+        raise DatasetError(str(error)) from error
 
 
 def is_local(path: epath.Path) -> bool:
@@ -48,8 +48,12 @@ def write_file(path: epath.Path, write: Callable[[str], None]) -> tuple[int, str
       its bytes, and their SHA-256.
     """
     if not is_local(path):
-        write(str(path))
-        return _measured(path)
+        with tempfile.TemporaryDirectory(prefix="stts-shard-") as made:
+            draft = Path(made) / path.name
+            write(str(draft))
+            found = _measured(draft)
+            path.upload(str(draft))
+            return found
     _remove_drafts(path)
     draft = path.with_name(f"{_drafts(path)}{os.getpid()}")
     try:

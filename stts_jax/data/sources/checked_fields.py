@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from stts_jax.buckets.address import GS, is_address
 from stts_jax.data.datasets.base import DatasetError
 from stts_jax.data.embedded import is_data_uri
 
@@ -24,7 +25,6 @@ OTHER_NAMES = {
 PATHS = ("video", "images")
 LONGEST_SECONDS = 1e9
 LONGEST_PATH = 4096
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # "C://" may be a folder of Windows
 _CONTENT = re.compile(r"data:\w+/[\w.+-]+[;,]")
 
 
@@ -105,10 +105,10 @@ class Fields:
             )
         if len(value) > LONGEST_PATH:
             raise self.error(key, f"no path is longer than {LONGEST_PATH} letters; correct it")
-        if _ADDRESS.match(value):
+        if is_address(value) and not value.startswith(GS):
             raise OwnDataError(
                 f"{self.where}: field '{self.inside}{key}' is {shown(value)}, an address, and "
-                "addresses are not fetched; download the file and write its path"
+                "addresses other than gs:// are not fetched; download the file and write its path"
             )
 
     def texts(self, key: str, least: int) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from stts_jax.buckets.address import path_of
 from stts_jax.config import Config, ConfigError, DataConfig
 from stts_jax.config.data import SHARDS, is_published
 from stts_jax.data.datasets import academic, benchmarks  # noqa: F401  enter the registry
@@ -73,13 +74,13 @@ def sources_of(
 
 def _published(named: str, data: DataConfig, split: str) -> tuple[Source, ...]:
     kind, _, name = named.partition(":")
-    root = Path(data.root)
+    root = path_of(data.root)
     if kind == "dataset":
         name, _, part = name.partition(":")
         return (Source(dataset_class(name)(root, part or None)),)
     only = None
     if data.usable:
-        only = sorted({selection.dataset for selection in read_usable(Path(data.usable))})
+        only = sorted({selection.dataset for selection in read_usable(path_of(data.usable))})
     return tuple(
         Source(
             mixed.dataset,
@@ -98,7 +99,7 @@ def _usable(sources: tuple[Source, ...], data: DataConfig, split: str) -> tuple[
     """
     if not data.usable:
         return sources
-    listed = read_usable(Path(data.usable))
+    listed = read_usable(path_of(data.usable))
     kept = []
     for source in sources:
         indices = listed.get(Selection(source.dataset.name, source.dataset.split))

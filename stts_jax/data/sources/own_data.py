@@ -15,11 +15,12 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
+from stts_jax.buckets.address import joined, path_of
 from stts_jax.data.datasets.base import Annotation, Dataset, SourceExample
 from stts_jax.data.embedded import EmbeddedError, EmbeddedPicture, is_data_uri, uri_content
 from stts_jax.data.sources.indexed_lines import IndexedLines
@@ -122,7 +123,7 @@ def with_subtitle_lines(example: SourceExample) -> SourceExample:
     Raises:
       DatasetError: if that file cannot be read.
     """
-    if not isinstance(example.subtitle, Path):
+    if not isinstance(example.subtitle, PurePath):
         return example
     lines = read_subtitle_file(example.subtitle)
     return dataclasses.replace(example, subtitle=_shown_subtitle(lines, example.clip))
@@ -130,18 +131,27 @@ def with_subtitle_lines(example: SourceExample) -> SourceExample:
 
 def _media(line: Line, folder: Path) -> Media:
     return Media(
-        video=folder / line.video if line.video is not None else None,
+        video=joined(folder, line.video) if line.video is not None else None,
         clip=line.clip,
         images=tuple(_picture(line, number, folder) for number in range(len(line.images))),
-        subtitle=folder / str(line.subtitle).strip() if line.subtitle_is_file else line.subtitle,
+        subtitle=joined(folder, str(line.subtitle).strip())
+        if line.subtitle_is_file
+        else line.subtitle,
     )
+
+
+def _subtitle(line: Line, folder: Path) -> str | Path | TimedLines | None:
+    """The subtitle as it stands in the line, or its file."""
+    if line.subtitle_is_file:
+        return joined(folder, str(line.subtitle).strip())
+    return line.subtitle
 
 
 def _picture(line: Line, number: int, folder: Path) -> Path | EmbeddedPicture:
     """The file of a picture, or its content."""
     image = line.images[number]
     if not is_data_uri(image):
-        return folder / image
+        return joined(folder, image)
     try:
         return EmbeddedPicture(f"picture {number + 1} of {line.location}", uri_content(image))
     except EmbeddedError as error:
@@ -227,7 +237,7 @@ class OwnData(Dataset):
 
     def __init__(self, path: str | Path, per_example: int | None = None) -> None:
         """Read the file; see `read_own_data`."""
-        self.path, self._per_example = Path(path), per_example
+        self.path, self._per_example = path_of(path), per_example
         self.root, self.split = self.path.parent, self.path.stem
         self.records: Examples = self.read()
         if skipped := self.records.skipped:

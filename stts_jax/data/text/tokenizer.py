@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import tokenizers
 
+from stts_jax.buckets.address import path_of
 from stts_jax.config import SPECIAL_TOKENS
 from stts_jax.data.text.tokenizer_file import load_base, raise_unless_refused
 from stts_jax.plain_files import FileError, read_json_object, reason
@@ -114,7 +115,7 @@ class Tokenizer:
         Raises:
           TokenizerError: if there is no such file, or it doesn't fit.
         """
-        path = TINY_FILE if name_or_path == "tiny" else Path(name_or_path)
+        path = TINY_FILE if name_or_path == "tiny" else path_of(name_or_path)
         try:
             there = path.is_file()
         except (OSError, ValueError):  # no name of a file at all

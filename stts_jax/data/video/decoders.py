@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from stts_jax.buckets.address import path_of
 from stts_jax.data.media_file import ffmpeg_name, require_content
 
 
@@ -54,7 +55,7 @@ def require_file(path: str | Path) -> None:
     Raises:
       VideoError: if there is nothing to read at `path`.
     """
-    require_content(Path(path), "a video file", VideoError)
+    require_content(path_of(path), "a video file", VideoError)
 
 
 def damaged(path: str | Path, reason: str) -> VideoError:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from stts_jax.buckets.address import path_of
 from stts_jax.config import Config, ConfigError
 from stts_jax.model.int8_weights import without_scales
 from stts_jax.parallel.parameters import named_parameters, replace_parameters
@@ -179,7 +180,7 @@ def frozen_of_run(
             f"'{output}' lacks base.json, which names the model that the run adapts; copy it from "
             "where the run is from"
         )
-    moved = None if Path(recorded.path).is_dir() else init_from
+    moved = None if path_of(recorded.path).is_dir() else init_from
     folder = find_base(output, recorded, base or moved)
     with reading(folder):
         saved = open_arrays(folder / MODEL)

@@ -16,6 +16,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from stts_jax.buckets.address import path_of
+from stts_jax.buckets.whole_files import write_whole
 from stts_jax.plain_files import read_json_object
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError, reading, writing
 from stts_jax.training.checkpointing.run_folder import find_checkpoint
@@ -55,10 +57,9 @@ def save_base(base: Base | None, output: Path) -> None:
     if base is None:
         (output / BASE).unlink(missing_ok=True)
         return
-    file, new = output / BASE, output / f"{BASE}.new"
+    file = output / BASE
     with writing(file):
-        new.write_text(json.dumps(dataclasses.asdict(base), indent=2) + "\n")
-        new.replace(file)
+        write_whole(file, json.dumps(dataclasses.asdict(base), indent=2) + "\n")
 
 
 def find_base(checkpoint: Path, recorded: Base, given: Path | None) -> Path:
@@ -70,7 +71,7 @@ def find_base(checkpoint: Path, recorded: Base, given: Path | None) -> Path:
     if given is not None:
         return find_checkpoint(given)
     try:
-        return find_checkpoint(Path(recorded.path))
+        return find_checkpoint(path_of(recorded.path))
     except CheckpointError as error:
         raise CheckpointError(
             f"'{checkpoint}' holds adapters alone, and their base '{recorded.path}' cannot be read "

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from stts_jax.buckets.address import path_of
 from stts_jax.config import Config
 from stts_jax.training.adapters.names import adapted_layers, is_adapter
 from stts_jax.training.checkpointing.base import find_base, recorded_base, require_base
@@ -66,7 +67,7 @@ def open_checkpoint(folder: Path, base: Path | None = None) -> OpenedCheckpoint:
     Raises:
       CheckpointError: if there is none, files are damaged, or the base is missing or another model.
     """
-    checkpoint = find_checkpoint(Path(folder))
+    checkpoint = find_checkpoint(path_of(folder))
     with reading(checkpoint):
         own = open_arrays(checkpoint / MODEL)
     recorded = recorded_base(checkpoint)
@@ -75,7 +76,7 @@ def open_checkpoint(folder: Path, base: Path | None = None) -> OpenedCheckpoint:
             raise CheckpointError(
                 f"'{checkpoint}' is a whole model and belongs to no base; name it without --adapter"
             )
-        return OpenedCheckpoint(checkpoint, Path(folder), own, own)
+        return OpenedCheckpoint(checkpoint, path_of(folder), own, own)
     found = find_base(checkpoint, recorded, base)
     with reading(found):
         arrays = open_arrays(found / MODEL)
@@ -83,4 +84,4 @@ def open_checkpoint(folder: Path, base: Path | None = None) -> OpenedCheckpoint:
     lora = config_of(checkpoint).train.lora
     plain = {name: array for name, array in own.items() if not is_adapter(name)}
     scale = lora.alpha / lora.rank if lora.rank else 1.0
-    return OpenedCheckpoint(checkpoint, Path(folder), arrays | plain, own, scale, found)
+    return OpenedCheckpoint(checkpoint, path_of(folder), arrays | plain, own, scale, found)

@@ -1,10 +1,12 @@
 """Restores the newest checkpoint of a run that can be read; damaged ones are moved, not deleted.
 
-Nothing is moved for an error that is no damage, see `checkpoint_errors`.
+In a bucket nothing can be moved: a file in `damaged` names the step, and without its commit file
+the step counts no longer. Nothing is moved for an error that is no damage, see `checkpoint_errors`.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
@@ -15,6 +17,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from stts_jax.buckets.address import is_bucket
+from stts_jax.buckets.whole_files import COMMITTED
 from stts_jax.parallel.processes import Share, is_first
 from stts_jax.training.checkpointing.checkpoint_errors import (
     CheckpointError,
@@ -26,6 +30,7 @@ from stts_jax.training.checkpointing.load import require_match, unflatten_named
 from stts_jax.training.checkpointing.parameter_loading import load_parameters
 from stts_jax.training.checkpointing.run_folder import (
     CHECKPOINTS,
+    DAMAGED,
     MODEL,
     checkpoint_steps,
     incomplete_steps,
@@ -34,8 +39,6 @@ from stts_jax.training.checkpointing.run_folder import (
 from stts_jax.training.checkpointing.save import OPTIMIZER, SPIKES, Progress, checkpointables_of
 from stts_jax.training.checkpointing.stored_arrays import open_arrays
 from stts_jax.training.step import TrainState
-
-DAMAGED = "damaged"
 
 
 def restore_latest(
@@ -153,11 +156,24 @@ def _require_all_damage(folder: Path, other_reasons: list[str]) -> None:
 
 
 def _move_damaged(output: Path, folder: Path, reason: str, notice: Callable[[str], None]) -> None:
+    if is_bucket(output):
+        _name_damaged(output, folder, reason, notice)
+        return
     target = _unused_name(output.resolve() / DAMAGED, folder.name)
     notice(f"checkpoint '{folder}' is damaged ({reason}); it is moved to '{target}'")
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(target)
+
+
+def _name_damaged(output: Path, folder: Path, reason: str, notice: Callable[[str], None]) -> None:
+    named = output / DAMAGED / f"{folder.name}.json"
+    notice(
+        f"checkpoint '{folder}' is damaged ({reason}); it counts no longer, '{named}' names it, "
+        f"and its files stay until step {folder.name} is saved again"
+    )
+    named.write_text(json.dumps({"step": int(folder.name), "reason": reason}) + "\n")
+    (folder / COMMITTED).unlink(missing_ok=True)
 
 
 def _unused_name(damaged: Path, name: str) -> Path:

@@ -23,7 +23,6 @@ parameters from another checkpoint, and then deletes the checkpoints in its fold
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -32,6 +31,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from stts_jax.buckets.whole_files import delete_folder
 from stts_jax.budget import row_budget
 from stts_jax.config import Config
 from stts_jax.data.packing.batch_memory import require_batch_fits
@@ -243,7 +243,7 @@ def _delete_checkpoints(output: Path) -> None:
     """Deletes those of an earlier run: a later start would resume from one that is left."""
     left = False
     if is_first():
-        shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
+        delete_folder(output / CHECKPOINTS)
         left = bool(checkpoint_steps(output) or incomplete_steps(output))
     if Share.of_this_process().gather(left)[0]:
         raise CheckpointError(

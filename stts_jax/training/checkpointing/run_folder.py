@@ -2,7 +2,8 @@
 
 `OUTPUT/config.json` is the run's config, `OUTPUT/checkpoints/STEP` a checkpoint: parameters by
 dotted name in `model` and, if a run can resume from it, what `save` adds. Orbax writes to a
-temporary folder and renames it at the end, so a folder named after a step is complete.
+temporary folder and renames it at the end, so a folder named after a step is complete. In a bucket
+it is written where it stays, and is complete when its `commit_success.txt` is there.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from stts_jax.buckets.address import is_bucket
+from stts_jax.buckets.whole_files import COMMITTED
 from stts_jax.config import Config, load_config
 from stts_jax.parallel.processes import Share, is_first
 from stts_jax.plain_files import FileError, read_json_object, require_plain_tree, require_within
@@ -25,10 +28,11 @@ from stts_jax.training.checkpointing.checkpoint_errors import (
 
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
+DAMAGED = "damaged"
 CONFIG = "config.json"
 # The file that Orbax writes last into a step's folder.
 COMPLETE = "_CHECKPOINT_METADATA"
-_COMMITTED = "commit_timestamp_nsecs"
+_TIME = "commit_timestamp_nsecs"
 # A file store may show a new file to other hosts some time later.
 _SEEN_SECONDS = 10.0
 
@@ -52,7 +56,7 @@ def find_checkpoint(folder: Path) -> Path:
 def require_sound(checkpoint: Path) -> None:
     """Raises a `FileError` if a save was not finished, or a path leads out of the checkpoint."""
     require_plain_tree(checkpoint)
-    if type(read_json_object(checkpoint / COMPLETE).get(_COMMITTED)) is not int:
+    if type(read_json_object(checkpoint / COMPLETE).get(_TIME)) is not int:
         raise FileError(f"'{COMPLETE}' doesn't say when the checkpoint was finished")
 
 
@@ -61,7 +65,7 @@ def locate_checkpoint(folder: Path) -> Path:
     folder = folder.resolve()
     if (folder / MODEL).is_dir():
         if not _is_complete(folder):
-            raise damaged_error(folder, f"'{COMPLETE}' is missing")
+            raise damaged_error(folder, f"{' or '.join(map(repr, _files_of(folder)))} is missing")
         return folder
     output = folder.parent if folder.name == CHECKPOINTS else folder
     steps = checkpoint_steps(output)
@@ -86,7 +90,7 @@ def identity_of(folder: Path) -> dict[str, Any]:
     """
     checkpoint = find_checkpoint(folder)
     with reading(checkpoint):
-        saved = read_json_object(checkpoint / COMPLETE)[_COMMITTED]
+        saved = read_json_object(checkpoint / COMPLETE)[_TIME]
     return {"path": str(checkpoint), "saved_ns": saved}
 
 
@@ -112,6 +116,9 @@ def config_of(folder: Path) -> Config:
 def save_config(config: Config, output: Path) -> None:
     """Replaces `config.json` at once: a run killed meanwhile leaves the old one or the new one."""
     file = output / CONFIG
+    if is_bucket(output):
+        config.save(output)
+        return
     with (
         writing(file),
         tempfile.TemporaryDirectory(dir=output, prefix=".config-") as folder,
@@ -122,6 +129,9 @@ def save_config(config: Config, output: Path) -> None:
 
 def require_writable(output: Path) -> None:
     """Makes the folder of a run; raises a `CheckpointError` if nothing can be written there."""
+    if is_bucket(output):
+        _require_bucket_writable(output)
+        return
     checkpoints = output / CHECKPOINTS
     if checkpoints.exists() and not checkpoints.is_dir():
         raise CheckpointError(
@@ -136,6 +146,19 @@ def require_writable(output: Path) -> None:
     except OSError as error:
         raise CheckpointError(
             f"folder '{output}' cannot be written: {error.strerror}; choose another one"
+        ) from error
+
+
+def _require_bucket_writable(output: Path) -> None:
+    """Writes and deletes a file: a run must be allowed to do both."""
+    tried = output / f".writable-{uuid.uuid4().hex}"
+    try:
+        tried.write_bytes(b"")
+        tried.unlink()
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"folder '{output}' cannot be written: there is no such bucket; make it or choose "
+            "another one"
         ) from error
 
 
@@ -180,7 +203,17 @@ def checkpoint_steps(output: Path) -> list[int]:
 
 def incomplete_steps(output: Path) -> list[int]:
     """Returns the steps of checkpoints that have lost files since they were written, ascending."""
-    return [int(p.name) for p in _step_folders(output) if not _is_complete(p)]
+    return [int(p.name) for p in _step_folders(output) if is_committed(p) and not _is_complete(p)]
+
+
+def unfinished_steps(output: Path) -> list[int]:
+    """Returns the steps of saves that were not finished, or no longer count, in a bucket."""
+    return [int(p.name) for p in _step_folders(output) if not is_committed(p)]
+
+
+def is_committed(folder: Path) -> bool:
+    """Returns whether a save into the folder of a step was finished."""
+    return not is_bucket(folder) or (folder / COMMITTED).is_file()
 
 
 def _step_folders(output: Path) -> list[Path]:
@@ -188,9 +221,15 @@ def _step_folders(output: Path) -> list[Path]:
     folder = output / CHECKPOINTS
     if not folder.is_dir():
         return []
-    found = (p for p in folder.iterdir() if p.name.isdigit() and p.is_dir())
+    found = (p for p in folder.iterdir() if p.name.isdigit() and (is_bucket(p) or p.is_dir()))
     return sorted(found, key=lambda path: int(path.name))
 
 
 def _is_complete(folder: Path) -> bool:
+    if is_bucket(folder):  # one request, not three
+        return {*_files_of(folder), MODEL} <= {path.name for path in folder.iterdir()}
     return (folder / COMPLETE).is_file() and (folder / MODEL).is_dir()
+
+
+def _files_of(folder: Path) -> tuple[str, ...]:
+    return (COMPLETE, COMMITTED) if is_bucket(folder) else (COMPLETE,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from stts_jax.buckets.address import path_of
 from stts_jax.config import Config, replace
 from stts_jax.training.checkpointing.run_folder import (
     checkpoint_steps,
@@ -65,4 +66,4 @@ def tokenizer_of(folder: Path) -> str | None:
 
 
 def _exists(tokenizer: str) -> bool:
-    return tokenizer == TINY or Path(tokenizer).is_file()
+    return tokenizer == TINY or path_of(tokenizer).is_file()

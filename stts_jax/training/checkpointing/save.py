@@ -19,15 +19,20 @@ from typing import Any, Self
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from stts_jax.buckets.address import is_bucket
+from stts_jax.buckets.whole_files import delete_folder, write_whole
 from stts_jax.config import DataConfig, TrainConfig
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.parallel.processes import Share, is_first, notice
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
 from stts_jax.training.checkpointing.run_folder import (
     CHECKPOINTS,
+    DAMAGED,
     MODEL,
     checkpoint_steps,
+    is_committed,
     require_writable,
+    unfinished_steps,
 )
 from stts_jax.training.checkpointing.stored_arrays import in_blocks
 from stts_jax.training.optimizer import is_trained
@@ -90,13 +95,15 @@ class Checkpoints:
         self._train_settings = None if train is None else dataclasses.asdict(train)
         require_writable(output)
         self._best = _Best(self.folder)
+        _delete_unfinished(output)
         self._failed = False
         self._checkpointer = ocp.training.Checkpointer(
             self.folder,
             preservation_policy=policies.AnyPreservationPolicy(
                 [policies.LatestN(keep), self._best]
             ),
-            cleanup_tmp_directories=True,
+            # In a bucket it would delete damaged steps too, see `_delete_unfinished`.
+            cleanup_tmp_directories=not is_bucket(output),
         )
 
     @property
@@ -120,6 +127,7 @@ class Checkpoints:
         settings = (self._data_settings, self._train_settings)
         progress = Progress(step, dict(seconds), data_of_all, *settings)
         with self._explained(), in_blocks():
+            self._delete_damaged(step)
             self._checkpointer.save_checkpointables_async(
                 step,
                 checkpointables_of(state, self._train),
@@ -127,6 +135,13 @@ class Checkpoints:
                 overwrite=True,
                 custom_metadata=dataclasses.asdict(progress),
             )
+
+    def _delete_damaged(self, step: int) -> None:
+        """Deletes a damaged checkpoint of the step from a bucket, where it could not be moved."""
+        if is_bucket(self.folder):
+            if is_first() and not is_committed(self.folder / str(step)):
+                delete_folder(self.folder / str(step))
+            Share.of_this_process().gather(None)
 
     def mark_best(self, step: int, score: float, name: str = "accuracy") -> None:
         """Keeps the checkpoint of a step, which has been saved, until a better one is marked."""
@@ -184,6 +199,16 @@ class Checkpoints:
             ) from error
 
 
+def _delete_unfinished(output: Path) -> None:
+    """Deletes what killed saves have left in a bucket, but for steps that are named as damaged."""
+    if is_bucket(output):
+        if is_first():
+            for step in unfinished_steps(output):
+                if not (output / DAMAGED / f"{step}.json").is_file():
+                    delete_folder(output / CHECKPOINTS / str(step))
+        Share.of_this_process().gather(None)
+
+
 class _Best:
     """A preservation policy of Orbax that keeps the best checkpoint; a file beside it names it."""
 
@@ -196,9 +221,7 @@ class _Best:
     def put(self, step: int, score: float, name: str) -> None:
         self.mark = {"step": step, name: score}
         if is_first():
-            new = self._file.with_suffix(".new")
-            new.write_text(json.dumps(self.mark) + "\n")
-            new.replace(self._file)
+            write_whole(self._file, json.dumps(self.mark) + "\n")
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """Returns whether to keep each checkpoint; see Orbax's `PreservationPolicy`."""
@@ -225,6 +248,8 @@ def require_room(output: Path, state: TrainState, config: TrainConfig) -> None:
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in saved)
     # Checkpoints that are there are taken to be of the same size; they are deleted in time.
     missing = max(_most_at_once(config) - len(checkpoint_steps(output)), 1)
+    if is_bucket(output):
+        return  # has no end
     free = shutil.disk_usage(output).free
     if free < missing * size:
         count = "one more is" if missing == 1 else f"{missing} more are"

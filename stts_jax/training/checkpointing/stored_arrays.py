@@ -13,11 +13,14 @@ from typing import Any
 import tensorstore as ts
 from orbax.checkpoint import v1 as ocp
 
+from stts_jax.buckets.address import is_bucket
 from stts_jax.plain_files import read_json_object
 from stts_jax.quoting import shorten
 
 # Bytes of a block at most: as it is decoded whole, also where a part of it is wanted.
 _BLOCK_BYTES = 1 << 23
+# Bytes of the index of a checkpoint in a bucket that are kept while its arrays are open.
+_INDEX_BYTES = 64 << 20
 # The file in which Orbax lists the arrays of a folder.
 METADATA = "_METADATA"
 
@@ -45,8 +48,14 @@ def open_arrays(folder: Path) -> dict[str, Any]:
             raise ValueError(f"{shorten(name)} in '{METADATA}' is no name of an array")
     specs = {name: spec_of(folder, name, metadata) for name in names}
     # A block whose file is gone is damage, as to Orbax, and no block of zeros.
+    common: dict[str, Any] = {"fill_missing_data_reads": False}
+    context = None
+    if is_bucket(folder):
+        # All arrays share what says where their blocks are; else each reads it again.
+        context = ts.Context({"cache_pool": {"total_bytes_limit": _INDEX_BYTES}})
+        common |= {"recheck_cached_data": False, "recheck_cached_metadata": "open"}
     opened = {
-        name: ts.open({**spec, "fill_missing_data_reads": False}, open=True, read=True)
+        name: ts.open({**spec, **common}, open=True, read=True, context=context)
         for name, spec in specs.items()
     }
     arrays = {name: array.result() for name, array in opened.items()}
@@ -66,8 +75,7 @@ def read_metadata(folder: Path) -> Mapping[str, Any]:
 def spec_of(folder: Path, name: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the spec of an array for `tensorstore.open`: path and format."""
     driver = "zarr3" if metadata.get("use_zarr3") else "zarr"
+    base = f"{folder}/" if is_bucket(folder) else f"file://{folder.resolve()}/"
     if metadata.get("use_ocdbt", True):
-        base = f"file://{folder.resolve()}/"
         return {"driver": driver, "kvstore": {"driver": "ocdbt", "base": base, "path": f"{name}/"}}
-    path = f"{folder.resolve()}/{name}/"
-    return {"driver": driver, "kvstore": {"driver": "file", "path": path}}
+    return {"driver": driver, "kvstore": f"{base}{name}/"}

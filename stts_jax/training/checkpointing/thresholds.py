@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from stts_jax.buckets.whole_files import write_whole
 from stts_jax.plain_files import FileError, read_json_object, require_within
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError, reading, writing
 from stts_jax.training.checkpointing.run_folder import CHECKPOINTS, identity_of
@@ -35,9 +36,7 @@ def save_thresholds(checkpoint: Path, thresholds: Sequence[float]) -> Path:
     known = _read(checkpoint) if file.exists() else {}
     known[_key(checkpoint)] = list(thresholds)
     with writing(file):
-        draft = file.with_name(f".{file.name}-draft")
-        draft.write_text(json.dumps(known) + "\n")
-        draft.replace(file)
+        write_whole(file, json.dumps(known) + "\n")
     return file
 
 
