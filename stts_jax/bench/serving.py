@@ -41,7 +41,7 @@ docs/performance.md has figures.
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
     parser = Parser(
-        prog="python -m stts_jax.bench serve",
+        prog="python -m stts_jax.bench.serving",
         description="Put load on the engine, and compare it with one request at a time.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
