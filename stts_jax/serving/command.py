@@ -166,7 +166,7 @@ def serve(options: argparse.Namespace) -> None:
     settings = engine_settings(options, config)
     require_fits(checkpoint, config, settings, options.weights)
     model = open_model(checkpoint, config, options.weights)
-    name = options.name or options.checkpoint.resolve().name
+    name = options.name or Path(str(options.checkpoint)).resolve().name
     files = MediaFiles(limits.stored_bytes)
     hosts = MediaHosts(frozenset(host.lower() for host in options.media_host))
     addresses = MediaAddresses(files, limits, options.media_root, hosts)
