@@ -23,6 +23,7 @@ NAMES = {
         "fit",
         "bench",
         "demo",
+        "serve",
         "doctor",
     ),
 }

@@ -59,7 +59,7 @@ def test_a_program_that_a_page_names_has_help(program, capsys):
         ("`.venv/bin/python train.py --output a --config huge`", "no config named 'huge'"),
         ("```\n.venv/bin/python train.py --output a \\\n  --set train.step=1\n```", "train.step'"),
         ("`.venv/bin/python train.py --output a --set train.steps=0`", "set it above 0"),
-        ("`.venv/bin/python eval.py --checkpoint runs/tiny --k 30 100`", "below 1"),
+        ("`.venv/bin/python eval.py --checkpoint runs/tiny --k 30 100`", "its options are refused"),
         (
             "`.venv/bin/python -m stts_jax.data check --file tests/absent.jsonl`",
             "there is no tests",

@@ -93,7 +93,10 @@ MEDIA = [media_row(0), media_row(1, frames=2), media_row(2, IMAGE)]
 
 @pytest.fixture(scope="module")
 def engine():
-    with Engine(small_model(UNTIED), END, SETTINGS) as engine:
+    model = small_model(UNTIED)
+    mesh = make_mesh({"data": 1}, jax.devices()[:1])  # as the commands load a model on one device
+    model = jax.device_put(model, parameter_shardings(model, mesh))
+    with Engine(model, END, SETTINGS) as engine:
         yield engine
 
 
@@ -251,6 +254,19 @@ def test_a_lost_batch_fails_those_in_it_and_the_engine_goes_on(engine, monkeypat
         engine.submit(dataclasses.replace(request(3), max_new_tokens=24)).result(120)
     monkeypatch.undo()
     assert engine.submit(request(1)).result(120) == alone(request(1))
+
+
+def test_a_warm_engine_compiles_nothing_more(engine, caplog):
+    engine.warm_up(MEDIA[:1])
+    requests = [Request((9, 10, number), MEDIA[0], max_new_tokens=6) for number in range(11, 16)]
+    jax.config.update("jax_log_compiles", True)
+    try:
+        for handle in [engine.submit(each) for each in requests]:
+            handle.result(120)
+    finally:
+        jax.config.update("jax_log_compiles", False)
+    compiled = [each.message for each in caplog.records if "Compiling" in each.message]
+    assert not [said for said in compiled if "join" in said or "step" in said]
 
 
 def test_a_listener_hears_of_tokens_and_may_fail(engine):

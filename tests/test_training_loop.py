@@ -23,6 +23,7 @@ from training_cases import (
 import train as command
 from stts_jax.config import replace
 from stts_jax.data.questions import question_of
+from stts_jax.evaluation import while_training
 from stts_jax.evaluation.runner import Evaluation
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
 from stts_jax.training.checkpointing.run_folder import checkpoint_steps
@@ -441,9 +442,9 @@ def test_validation_questions_are_read_once_and_only_as_many_as_are_answered(tmp
         asked.append([question_of(example).answer for example in examples])
         return Evaluation([], visual_tokens=0, questions_per_s=0.0, unreadable=0)
 
-    monkeypatch.setattr(command, "evaluate_questions", answered)
+    monkeypatch.setattr(while_training, "evaluate_questions", answered)
     config = small_config(f"data.validation={path}", "train.evaluate_examples=2")
-    evaluate = command.evaluation(config, tmp_path)
+    evaluate = while_training.evaluation(config, tmp_path)
     path.unlink()
     for step in (4, 8):
         assert evaluate(None, step) == {"accuracy": 0.0}

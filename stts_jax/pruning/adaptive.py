@@ -51,14 +51,14 @@ def share_in_row(scores: Float[Array, "B T P"], frames: FrameTable) -> FrameTabl
 
 
 def below_threshold(
-    scores: Float[Array, "B T P"], frames: FrameTable, threshold: Float[Array, "B 1 1"] | float
+    scores: Float[Array, "B T P"], frames: FrameTable, threshold: Float[Array, ...] | float
 ) -> FrameTable:
     """Lets each video lose the tokens that score below a threshold: as many as it has of them.
 
     Args:
       scores: (B, T, P), those of `protect_first_frames`, so that no video loses all.
       frames: the rows' frames.
-      threshold: the score that a token needs to stay.
+      threshold: the score that a token needs to stay; one for all, or (B, 1, 1).
 
     Returns:
       the same frames with another k of each prunable video.

@@ -3,7 +3,8 @@
     python -m stts_jax.data.text.tiny_tokenizer
 
 All 256 bytes are in it, so any text survives; the rest of the 512 entries are merges learned from
-the set's questions, so that its words and time stamps are a token or two.
+the set's questions, so that its words and time stamps are a token or two. The embedded file was
+made of the set as it first was, and stays: checkpoints of tiny models hold embeddings of its ids.
 """
 
 from __future__ import annotations

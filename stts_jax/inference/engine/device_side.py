@@ -8,6 +8,7 @@ from functools import lru_cache
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from stts_jax.config import ModelConfig
 from stts_jax.inference.cpu_cache import MOST_BYTES
@@ -21,7 +22,7 @@ from stts_jax.inference.engine.slots import RowSampling, Slots, empty_slots
 from stts_jax.inference.prefix import Prefix, empty_prefix, read_media, resized
 from stts_jax.inference.sampling import Sampling
 from stts_jax.model.video_language_model import VideoLanguageModel, reconfigure
-from stts_jax.parallel.mesh import mesh_of, put_whole_batch
+from stts_jax.parallel.mesh import mesh_of, put_whole_batch, replicated
 from stts_jax.parallel.parameters import key_of_seed
 from stts_jax.parallel.platform import row_length
 from stts_jax.size_buckets import adaptive_budgets
@@ -160,7 +161,15 @@ class DeviceSide:
             self._mesh,
             by_layer=_is_by_layer(model),
         )
-        return empty_slots(cache, settings.slots)
+        slots = empty_slots(cache, settings.slots)
+        if self._mesh is None:
+            return slots
+        # As the programs return them: else they would be compiled for these and for those.
+        whole = replicated(self._mesh)
+        return jax.tree.map(
+            lambda x: x if isinstance(x.sharding, NamedSharding) else jax.device_put(x, whole),
+            slots,
+        )
 
 
 def _is_by_layer(model: VideoLanguageModel) -> bool:
