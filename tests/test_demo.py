@@ -287,7 +287,7 @@ def test_the_long_demo_compares_every_method_trained_or_at_inference_only() -> N
 
 def test_the_other_demos_compare_one_checkpoint_with_random_and_a_fixed_ratio() -> None:
     assert FULL.compared == (STTS, RANDOM, specialist(70), AUTO)
-    assert SHORT.compared == (STTS, RANDOM, specialist(50), AUTO)
+    assert [method.name for method in SHORT.compared] == ["stts", "stts_at_50", "stts_auto"]
 
 
 @pytest.fixture

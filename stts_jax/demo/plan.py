@@ -106,6 +106,8 @@ LONG = Plan(
 )
 SEEDS = Plan(specialists=(0, 30, 50, 80))
 SHORT = Plan(
+    # Each ratio is compiled, which takes longer than these trainings.
+    methods=(Method(STTS.name, STTS.label, (SCORER, "model.prune.train_ratios=[0.0, 0.5]")),),
     videos=120,
     picture_steps=10,
     steps=20,
