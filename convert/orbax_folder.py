@@ -52,8 +52,8 @@ from stts_jax.training.checkpointing.stored_arrays import METADATA, read_metadat
 # on the mesh axis `fsdp`, so that each reads its own part only; and that are no larger than this.
 STORED_PARTS = 16
 STORED_BLOCK_BYTES = 8 << 20
-# A layer of a parameter that takes no more bytes is one block: each block is a file, and in a bucket
-# a request.
+# A layer of a parameter that takes no more bytes is one block: each block is a file, and a request
+# in a bucket.
 UNDIVIDED_BYTES = 64 << 10
 
 
