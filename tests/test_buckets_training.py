@@ -169,6 +169,19 @@ def test_a_run_through_faults_is_the_run_without_them(
     assert checkpoint_steps(output) == [4, 8]
 
 
+@pytest.mark.slow
+def test_two_processes_train_in_one_bucket_and_one_goes_on(
+    bucket, tmp_path, launcher, in_bucket, capsys
+):
+    output = bucket / "together"
+    runs = launcher.start_several(2, tmp_path, *SHORT, "train.steps=4", run=str(output))
+    assert [run.finish()["step"] for run in runs] == [4, 4]
+    assert checkpoint_steps(output) == [4] and not (output / "lock").exists()
+    train(output, *SHORT)
+    assert f"resuming '{output}' at step 4" in capsys.readouterr().out
+    assert losses(output) == pytest.approx(first_losses(in_bucket), rel=1e-5)
+
+
 def test_a_second_process_is_refused(bucket, tmp_path, launcher):
     output = bucket / "two"
     first = launcher.start(tmp_path, *RUN, run=str(output), hang="data")
