@@ -179,6 +179,9 @@ def test_data_are_converted_from_a_bucket_and_into_one(bucket, tmp_path):
     assert lines_of(tmp_path / "ours/b.jsonl") == lines_of(target)
     assert main(["convert", str(tmp_path / "a.jsonl"), str(target)]) == 0
     assert lines_of(target)[0]["video"] == f"{tmp_path}/clips/a.mp4"
+    assert main(["convert", str(tmp_path / "a.jsonl"), str(tmp_path / "ours/c.jsonl")]) == 0
+    moved = [line["video"] for line in lines_of(tmp_path / "ours/c.jsonl")[:2]]
+    assert moved == ["../clips/a.mp4", "gs://other/b.mp4"]
 
 
 def test_what_is_wrong_with_a_file_of_a_bucket_is_said_of_the_file(bucket, capsys):
