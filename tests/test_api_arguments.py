@@ -103,7 +103,9 @@ def test_auto_drops_by_the_threshold_that_the_checkpoint_was_calibrated_to(tmp_p
 def test_a_ratio_takes_the_place_of_a_threshold_and_auto_leaves_it():
     config = small_config("model.prune.threshold=0.4")
     assert asked_with(config, prune="auto") == config == asked_with(config)
-    assert asked_with(config, prune=0.3).model.prune.threshold == 0.0
+    for ratio in (0.3, 0):
+        found = asked_with(config, prune=ratio).model.prune
+        assert (found.topk, found.threshold) == (ratio, 0.0)
 
 
 def test_settings_are_given_by_name_or_as_the_commands_take_them():

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from stts_jax.api.errors import UsageError
 from stts_jax.config import Config, override, replace
 from stts_jax.quoting import shorten
-from stts_jax.train_ratios import at_ratio
-from stts_jax.training.checkpointing.thresholds import threshold_for
+from stts_jax.train_ratios import at_same_ratio
+from stts_jax.training.checkpointing.thresholds import with_threshold
 
 # A share of a video's tokens to drop, or as many as score below the calibrated threshold.
 Prune = float | Literal["auto"] | None
@@ -87,8 +87,7 @@ def pruned_at(config: Config, prune: Prune, checkpoint: Path | None = None) -> C
             f"prune is {prune}, but this model drops nothing; load it with a method without "
             "parameters: settings={'model.prune.method': 'tome'} (or evs, heuristic, random)"
         )
-    config = at_ratio(config, ratio)
-    return replace(config, {"model.prune.threshold": 0.0}) if own.threshold else config
+    return at_same_ratio(config, ratio)
 
 
 def _by_threshold(config: Config, checkpoint: Path | None) -> Config:
@@ -106,7 +105,7 @@ def _by_threshold(config: Config, checkpoint: Path | None) -> Config:
             "prune is 'auto', and this model has no calibrated threshold; load it with one, such "
             "as settings={'model.prune.threshold': 0.4}"
         )
-    return replace(config, {"model.prune.threshold": threshold_for(checkpoint, own.topk)})
+    return with_threshold(config, checkpoint)
 
 
 def _is_number(value: Any) -> bool:

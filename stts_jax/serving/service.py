@@ -41,7 +41,7 @@ from stts_jax.serving.prepared_media import (
     prepare_video,
     with_frames,
 )
-from stts_jax.train_ratios import at_ratio
+from stts_jax.train_ratios import at_same_ratio
 
 T = TypeVar("T")
 # Threads that cut frames into patches and hash rows; more would only wait for the same memory.
@@ -209,14 +209,11 @@ class Service:
                     param="prune",
                 )
             return self.automatic
-        own = self.config.model.prune
-        if prune and own.method == "none":
+        if prune and self.config.model.prune.method == "none":
             raise ServingError(
                 f"prune is {prune:g}, but this model drops nothing; leave it out", param="prune"
             )
-        rule = dataclasses.replace(own, threshold=0.0)
-        model = dataclasses.replace(self.config.model, prune=rule)
-        return at_ratio(dataclasses.replace(self.config, model=model), float(prune))
+        return at_same_ratio(self.config, float(prune))
 
     def example(self, part: PreparedMedia, prune: Prune = None) -> MediaRow:
         """Returns the row of media, to compile for."""
