@@ -188,6 +188,8 @@ class Model:
                 )
             config = asked_with(self.config, prune, frames, fps, max_new_tokens, self.checkpoint)
             if not is_many(video):
+                for each in question:
+                    Question.of(each, options, ())
                 asked = _asked(config, video, (), None, None)
                 return self._open(asked, config).ask(question, options=options)
             return self._ask_all(paired(video, question), options, config)
