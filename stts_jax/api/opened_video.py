@@ -168,7 +168,10 @@ class OpenVideo:
         return self._require_open().visual_tokens
 
     def close(self) -> None:
-        """Gives back the memory of the prefix; nothing can be asked any more."""
+        """Gives back the memory of the prefix; no further question can be asked of the video.
+
+        A conversation that has begun goes on, and holds its memory.
+        """
         with self._lock:
             self._opened = None
 
