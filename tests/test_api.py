@@ -264,12 +264,13 @@ def test_a_file_that_is_missing_or_no_video_is_one_sentence(model, tmp_path):
         ({"video": "What falls?"}, "there is no question; write ask(video, question)"),
         ({"video": FRAMES, "question": ""}, "question is '', which asks nothing"),
         ({"video": FRAMES, "question": "Who?", "images": [FRAMES[0]]}, "leave one of them out"),
-        ({"images": "a.png", "question": "Who?"}, "give a list, images=[...]"),
+        ({"images": "a.png", "question": "Who?"}, "give one, images=[...]"),
         (
             {"video": FRAMES, "question": "Who?", "options": ["a", "b"], "stream": True},
             "as a whole",
         ),
         ({"video": FRAMES, "question": ["a", "b"], "stream": True}, "go with one question"),
+        ({"video": FRAMES, "question": ["a"], "clip": np.arange(2)}, "go with one question"),
     ],
 )
 def test_what_cannot_be_asked_is_one_sentence(model, given, sentence):

@@ -15,7 +15,7 @@ from training_cases import small_config
 
 import stts_jax as stts
 from stts_jax.api.many import paired
-from stts_jax.api.media import image_of, video_of
+from stts_jax.api.media import clip_of, image_of, is_given, pictures_of, subtitle_of, video_of
 from stts_jax.api.questions import Question
 from stts_jax.api.settings import asked_with, with_settings
 from stts_jax.data.images.file import load_image
@@ -142,6 +142,33 @@ def test_a_video_is_a_path_bytes_or_frames():
     given = video_of(FRAMES, 2.0, 4)[1]
     assert isinstance(given, GivenFrames)
     assert given.timestamps.tolist() == [0.0, 0.5, 1.0, 1.5]
+
+
+@pytest.mark.parametrize(
+    ("take", "given", "said"),
+    [
+        (clip_of, 7, "clip is 7; give the first and the last second, such as (2, 9.5)"),
+        (clip_of, "29", "clip is '29'; give the first and the last second"),
+        (clip_of, (2, None), "clip is (2, None); give the first and the last second"),
+        (subtitle_of, 7, "subtitle is 7; give a text, or the path of a .srt or .vtt file"),
+        (pictures_of, "a.png", "images is 'a.png', which is no list; give one, images=[...]"),
+        (pictures_of, 7, "images is 7, which is no list; give one, images=[...]"),
+    ],
+)
+def test_a_wrong_part_of_what_is_shown_is_one_sentence(take, given, said):
+    with pytest.raises(stts.UsageError) as refused:
+        take(given)
+    assert said in str(refused.value)
+
+
+def test_seconds_are_any_pair_of_numbers_and_subtitles_any_path():
+    assert clip_of(np.array([2, 9], np.int32)) == (2.0, 9.0) == clip_of([2, 9])
+    assert subtitle_of(Path("a.srt")) == "a.srt" == subtitle_of("a.srt")
+    assert pictures_of([Path("a.png"), "b.png"]) == (Path("a.png"), Path("b.png"))
+
+
+def test_an_array_is_given_though_it_is_neither_true_nor_false():
+    assert is_given(np.zeros(2)) and is_given("") is is_given(()) is is_given(None) is False
 
 
 def test_pictures_are_read_from_arrays_and_from_pillow():

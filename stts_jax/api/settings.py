@@ -55,7 +55,7 @@ def asked_with(
         rows = max(data.row_frames, frames)
         data = dataclasses.replace(data, max_frames=int(frames), row_frames=int(rows))
     if fps is not None:
-        if not _is_number(fps) or not 0 < fps < math.inf:
+        if not is_number(fps) or not 0 < fps < math.inf:
             raise UsageError(f"fps is {shorten(fps)}; give frames per second, above 0")
         data = dataclasses.replace(data, fps=float(fps))
     if max_new_tokens is not None:
@@ -69,7 +69,7 @@ def pruned_at(config: Config, prune: Prune, checkpoint: Path | None = None) -> C
     own = config.model.prune
     if isinstance(prune, str) and prune == "auto":
         return _by_threshold(config, checkpoint)
-    if not _is_number(prune) or math.isnan(prune):  # type: ignore[arg-type]
+    if not is_number(prune) or math.isnan(prune):  # type: ignore[arg-type]
         raise UsageError(
             f"prune is {shorten(prune)}; give the share of a video's tokens to drop, from 0 to "
             "below 1, or 'auto'"
@@ -108,7 +108,8 @@ def _by_threshold(config: Config, checkpoint: Path | None) -> Config:
     return with_threshold(config, checkpoint)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Returns whether it is a number; True and False are none."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
