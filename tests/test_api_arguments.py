@@ -113,6 +113,26 @@ def test_settings_are_given_by_name_or_as_the_commands_take_them():
         assert with_settings(CONFIG, given).model.prune.topk == 0.3
     with pytest.raises(stts.ConfigError, match="did you mean 'topk'"):
         with_settings(CONFIG, {"model.prune.topj": 0.3})
+    for given in (7, [7]):
+        with pytest.raises(stts.UsageError, match="give changes by name"):
+            with_settings(CONFIG, given)
+
+
+@pytest.mark.parametrize(
+    ("refuse", "said"),
+    [
+        (lambda: stts.evaluate("none", limit=0), "limit is 0; give a whole number from 1"),
+        (lambda: stts.evaluate("none", 7), "7 is no path of a folder"),
+        (lambda: stts.evaluate("none", "exam"), "split is 'exam'; use train"),
+        (lambda: stts.evaluate("none", output=7), "7 is no path of a folder"),
+        (lambda: stts.train(7, output="run"), "config is 7; give a Config, a name, or a file"),
+        (lambda: stts.train("tiny", output=7), "7 is no path of a folder"),
+    ],
+)
+def test_a_run_of_wrong_arguments_is_one_sentence_before_a_model_is_loaded(refuse, said):
+    with pytest.raises((stts.UsageError, stts.ConfigError)) as refused:
+        refuse()
+    assert said in str(refused.value)
 
 
 # ------------------------------------------------------------------------------------------ media
@@ -189,7 +209,10 @@ def test_pictures_are_read_from_arrays_and_from_pillow():
         (("  ", None, ()), "question is '  ', which asks nothing; write one"),
         ((7, None, ()), "question is 7, which is no text"),
         (("Who?", "yes", ()), "options is 'yes'; give a list of texts"),
+        (("Who?", 7, ()), "options is 7; give a list of texts"),
+        (("Who?", [], ()), "options is []; give a list of texts"),
         (("Who?", ["a", "a"], ()), "give two or more that are different"),
+        (("Who?", None, 7), "history is 7; give pairs"),
         (("Who?", None, ["Before?"]), "history holds 'Before?'; give pairs"),
         (("Who?", ["a", "b"], [("x", "y")]), "options go with one question"),
     ],

@@ -26,6 +26,11 @@ def with_settings(config: Config, settings: Settings) -> Config:
         return override(config, [settings])
     if isinstance(settings, Mapping):
         return replace(config, settings)
+    if not isinstance(settings, Sequence) or not all(isinstance(x, str) for x in settings):
+        raise UsageError(
+            f"settings is {shorten(settings)}; give changes by name, such as "
+            "{'model.prune.topk': 0.7}"
+        )
     return override(config, settings)
 
 
@@ -51,7 +56,7 @@ def asked_with(
     config = config if prune is None else pruned_at(config, prune, checkpoint)
     data, answers = config.data, config.eval
     if frames is not None:
-        _require_count("frames", frames)
+        require_count("frames", frames)
         rows = max(data.row_frames, frames)
         data = dataclasses.replace(data, max_frames=int(frames), row_frames=int(rows))
     if fps is not None:
@@ -59,7 +64,7 @@ def asked_with(
             raise UsageError(f"fps is {shorten(fps)}; give frames per second, above 0")
         data = dataclasses.replace(data, fps=float(fps))
     if max_new_tokens is not None:
-        _require_count("max_new_tokens", max_new_tokens)
+        require_count("max_new_tokens", max_new_tokens)
         answers = dataclasses.replace(answers, max_new_tokens=int(max_new_tokens))
     return dataclasses.replace(config, data=data, eval=answers)
 
@@ -113,6 +118,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def _require_count(name: str, value: Any) -> None:
+def require_count(name: str, value: Any) -> None:
+    """Refuses what is no whole number from 1."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
         raise UsageError(f"{name} is {shorten(value)}; give a whole number from 1")
