@@ -9,7 +9,7 @@ from typing import Literal
 from stts_jax.data.text.pieces import without_incomplete
 from stts_jax.data.text.tokenizer import Tokenizer
 from stts_jax.inference.engine.requests import EngineClosedError, Handle
-from stts_jax.serving.errors import ServingError
+from stts_jax.serving.errors import ServingError, closing
 
 
 class Answer:
@@ -112,7 +112,7 @@ def _failure(handle: Handle) -> ServingError:
     try:
         handle.result(0)
     except EngineClosedError:
-        return ServingError("the server is closing; ask another one", 503)
+        return closing()
     except Exception:  # its traceback is in the log; a client isn't told what failed inside
         return ServingError("the answer failed; ask again", 500, "failed")
     return ServingError("the request was given up", 499, "cancelled")

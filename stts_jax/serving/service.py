@@ -31,7 +31,7 @@ from stts_jax.serving.answers import Answer
 from stts_jax.serving.chat_request import ChatRequest, MediaOptions, MediaPart, Prune
 from stts_jax.serving.decoding_messages import Job
 from stts_jax.serving.decoding_pool import Decoded, DecodingPool
-from stts_jax.serving.errors import ServingError, too_busy
+from stts_jax.serving.errors import ServingError, closing, too_busy
 from stts_jax.serving.limits import Limits
 from stts_jax.serving.media_address import MediaAddresses
 from stts_jax.serving.prepared_media import (
@@ -267,9 +267,7 @@ class Service:
         except QueueFullError as error:
             raise too_busy("too many requests wait for an answer; come again") from error
         except EngineClosedError as error:
-            raise ServingError(
-                "the server is closing; ask another one", 503, headers={"Retry-After": "5"}
-            ) from error
+            raise closing() from error
         except (RequestError, BudgetError, TokenizerError, ConfigError) as error:
             raise ServingError(str(error)) from error
         except READING_ERRORS as error:
