@@ -175,6 +175,8 @@ class Service:
         decoded: list[Decoded] = []
         for file in files:
             with self.addresses.files.held(file):
+                if self.addresses.files.get(file.digest) is None:  # others needed its room
+                    raise too_busy("more files come at once than this server keeps; come again")
                 job = Job(
                     kind,
                     str(file.path),
