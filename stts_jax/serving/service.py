@@ -46,6 +46,8 @@ from stts_jax.train_ratios import at_ratio
 T = TypeVar("T")
 # Threads that cut frames into patches and hash rows; more would only wait for the same memory.
 _THREADS = 2
+# More than tokens of words have; those of spaces and lines alone have more.
+_LETTERS_A_TOKEN = 32
 _TEXT_ALONE = SourceExample(())
 
 
@@ -137,6 +139,7 @@ class Service:
                 "model_not_found",
                 "model",
             )
+        _require_short(chat, self.engine.settings.question_tokens)
         config = self.config_of(chat.options.prune)
         prepared = await self.prepare(chat.media, chat.options) if chat.media else None
         ids = await self._in_thread(partial(self._question, chat, prepared))
@@ -276,3 +279,21 @@ class Service:
             raise ServingError(str(error).removeprefix("command line: ")) from error
         finally:
             self._preparing -= 1
+
+
+def _require_short(chat: ChatRequest, tokens: int) -> None:
+    """Refuses what can't have so few tokens, before it is made into them.
+
+    That takes seconds for 100,000 letters, and minutes for a million of one kind.
+
+    Raises:
+      ServingError: if it is refused.
+    """
+    letters = len(chat.question) + sum(len(said) for turn in chat.earlier for said in turn)
+    most = _LETTERS_A_TOKEN * tokens
+    if letters > most or 2 * len(chat.earlier) > tokens:
+        raise ServingError(
+            f"the conversation has {letters:,} letters in {2 * len(chat.earlier) + 1:,} messages, "
+            f"and this server takes {tokens:,} tokens; ask less",
+            param="messages",
+        )
