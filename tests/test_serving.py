@@ -15,6 +15,8 @@ from stts_jax.inference.engine.requests import EngineClosedError, Request
 from stts_jax.serving.access import Access, loopback_names
 from stts_jax.serving.app import Readiness, make_app
 
+LONG = [*asking()["messages"], {"role": "assistant", "content": "no"}] * 99
+
 
 @pytest.fixture(scope="module")
 def running():
@@ -134,7 +136,12 @@ def test_an_upload_is_asked_about_and_shown(client, tmp_path):
         ({"n": 2}, 400, "n is 2"),
         ({"tools": [{}]}, 400, "tools"),
         ({"seed": float(2**70)}, 400, "seed"),
+        ({"max_tokens": 10**400}, 400, "max_tokens"),
+        ({"temperature": 10**400}, 400, "temperature"),
+        ({"stop": "a" * 1001}, 400, "stop"),
         (asking("a " * 2000), 400, "tokens"),
+        (asking("a" * 100_000), 400, "letters"),
+        ({"messages": LONG + asking()["messages"]}, 400, "199 messages"),
         (asking(url="file:///etc/passwd"), 403, "--media-root"),
         (asking(url="http://127.0.0.1/a.mp4"), 403, "fetches nothing"),
         (asking(url="data:video/mp4;base64,AAAA"), 400, "video"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import shutil
 import tempfile
 import threading
@@ -53,17 +54,34 @@ class MediaFiles:
             return sum(file.nbytes for file in self._known.values())
 
     def add(self, content: bytes) -> MediaFile:
-        """Keeps a content, and drops what was used least recently beyond the limit."""
+        """Keeps a content, and drops what was used least recently beyond the limit.
+
+        Raises:
+          OSError: if there is no room to write it; nothing of it stays.
+        """
         digest = hashlib.sha256(content).hexdigest()
+        found = self.get(digest)
+        if found is not None:
+            return found
+        file = MediaFile(self._folder / digest, digest, len(content))
+        written = self._write(content)  # before the lock, as nobody waits for a disk then
         with self._lock:
-            file = self._known.get(digest)
-            if file is None:
-                file = MediaFile(self._folder / digest, digest, len(content))
-                file.path.write_bytes(content)
-                self._known[digest] = file
+            written.replace(file.path)
+            self._known[digest] = file
             self._known.move_to_end(digest)
             self._drop_beyond_limit(digest)
         return file
+
+    def _write(self, content: bytes) -> Path:
+        descriptor, name = tempfile.mkstemp(dir=self._folder)
+        path = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as opened:
+                opened.write(content)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return path
 
     def get(self, digest: str) -> MediaFile | None:
         """Returns a file that was added; None if it is not there, or no more."""
@@ -83,6 +101,8 @@ class MediaFiles:
         finally:
             with self._lock:
                 self._held[file.digest] -= 1
+                if not self._held[file.digest]:
+                    del self._held[file.digest]
 
     def close(self) -> None:
         """Removes all files."""
