@@ -24,7 +24,7 @@ from stts_jax.terminal import doing, end_quietly, is_stdout_closed, to_stderr
 from stts_jax.train_ratios import at_ratio
 from stts_jax.training.checkpointing.load import load_to_answer, load_to_score
 from stts_jax.training.checkpointing.opened import OpenedCheckpoint
-from stts_jax.training.checkpointing.thresholds import with_threshold
+from stts_jax.training.checkpointing.thresholds import calibrated_folder, with_threshold
 from stts_jax.training.distributed import is_lost_process, report_lost_process, several_processes
 
 
@@ -232,6 +232,7 @@ def open_config(options: argparse.Namespace) -> tuple[OpenedCheckpoint, Config]:
     Raises:
       ConfigError: if a model that drops nothing is to drop tokens, or for `--adapter` beside
         `--no-cache`.
+      CheckpointError: with `--auto`, if there are no thresholds, or nowhere to keep them.
     """
     opened = open_any(
         options.checkpoint, options.adapter, copy=not options.no_cache, notice=to_stderr
@@ -240,7 +241,7 @@ def open_config(options: argparse.Namespace) -> tuple[OpenedCheckpoint, Config]:
     if options.k is not None:
         config = at_ratio(config, options.k / 100)
     if getattr(options, "auto", False):
-        config = with_threshold(config, opened.folder)
+        config = with_threshold(config, calibrated_folder(opened))
     return opened, config
 
 

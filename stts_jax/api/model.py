@@ -45,7 +45,8 @@ class Model:
     Attributes:
       config: of the run, with the settings it was loaded with.
       module: its parameters, a Flax NNX module.
-      checkpoint: folder of the step that was loaded, None for a model made in memory.
+      checkpoint: folder of the step that was loaded; None for a model made in memory, or read
+        where it is from a folder of another form.
     """
 
     def __init__(

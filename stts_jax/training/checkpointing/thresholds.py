@@ -17,6 +17,7 @@ from stts_jax.buckets.whole_files import write_whole
 from stts_jax.config import Config, replace
 from stts_jax.plain_files import FileError, read_json_object, require_within
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError, reading, writing
+from stts_jax.training.checkpointing.opened import OpenedCheckpoint
 from stts_jax.training.checkpointing.run_folder import CHECKPOINTS, identity_of, locate_checkpoint
 
 THRESHOLDS = "thresholds.json"
@@ -39,6 +40,20 @@ def save_thresholds(checkpoint: Path, thresholds: Sequence[float]) -> Path:
     with writing(file):
         write_whole(file, json.dumps(known) + "\n")
     return file
+
+
+def calibrated_folder(opened: OpenedCheckpoint) -> Path:
+    """Returns the folder of a checkpoint that thresholds are kept for.
+
+    Raises:
+      CheckpointError: if it is of another form and read where it is.
+    """
+    if opened.own_config is not None:
+        raise CheckpointError(
+            f"'{opened.folder}' is read where it is by --no-cache, and thresholds are kept with a "
+            "converted copy; leave out --no-cache"
+        )
+    return opened.folder
 
 
 def threshold_for(checkpoint: Path, ratio: float) -> float:
