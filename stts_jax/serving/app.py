@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from stts_jax.serving.access import Access
 from stts_jax.serving.bodies import BodyRoom
 from stts_jax.serving.completions import complete_chat, list_models
-from stts_jax.serving.errors import ServingError
+from stts_jax.serving.errors import ServingError, closing
 from stts_jax.serving.kept_tokens import show_kept, upload_media
 from stts_jax.serving.limits import Limits
 from stts_jax.serving.metrics import CONTENT_TYPE, Metrics
@@ -163,6 +163,9 @@ class _Around:
                 logger.warning("a response was not finished: %s", type(error).__name__)
             else:
                 await _response_to(error)(scope, receive, send_noted)
+        except asyncio.CancelledError:  # the server ends, and waits no longer
+            if not status:
+                await _response_to(closing())(scope, receive, send_noted)
         finally:
             self._note(scope, status or 499, time.monotonic() - started)
 
