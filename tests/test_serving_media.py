@@ -222,6 +222,11 @@ def test_an_upload_is_known_by_its_id_until_others_need_its_room():
     files.close()
 
 
+def test_the_folder_of_a_server_that_never_began_is_removed():
+    folder = MediaFiles(100).add(b"a").path.parent
+    assert not folder.exists()
+
+
 def test_files_are_served_only_below_the_named_folder(files, clip, tmp_path):
     root = tmp_path / "root"
     (root / "in").mkdir(parents=True)

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import threading
+import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ class MediaFiles:
           limit: bytes. What is being read stays beyond it.
         """
         self._folder = Path(tempfile.mkdtemp(prefix="stts-serve-"))
+        # Also where a server ends before it serves.
+        self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._limit = limit
         self._known: OrderedDict[str, MediaFile] = OrderedDict()
         self._held: Counter[str] = Counter()
@@ -106,7 +109,7 @@ class MediaFiles:
 
     def close(self) -> None:
         """Removes all files."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._remove()
 
     def _drop_beyond_limit(self, newest: str) -> None:
         total = sum(file.nbytes for file in self._known.values())
