@@ -223,9 +223,9 @@ class Model:
     ) -> OpenVideo:
         """Reads, prunes and prefills a video once, to be asked about many times.
 
-        >>> video = model.open(clip, prune=0.75)
+        >>> video = model.open(clip, prune=0.7)
         >>> video.visual_tokens
-        (16, 4)
+        (16, 5)
 
         Arguments and errors are those of `ask`.
         """
