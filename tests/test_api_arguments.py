@@ -169,6 +169,7 @@ def test_a_video_is_a_path_bytes_or_frames():
     [
         (clip_of, 7, "clip is 7; give the first and the last second, such as (2, 9.5)"),
         (clip_of, "29", "clip is '29'; give the first and the last second"),
+        (clip_of, (2, 3, 4), "clip is (2, 3, 4); give the first and the last second"),
         (clip_of, (2, None), "clip is (2, None); give the first and the last second"),
         (subtitle_of, 7, "subtitle is 7; give a text, or the path of a .srt or .vtt file"),
         (pictures_of, "a.png", "images is 'a.png', which is no list; give one, images=[...]"),

@@ -74,20 +74,20 @@ def image_of(image: Any, number: int) -> Path | EmbeddedPicture:
     return EmbeddedPicture(named, content.getvalue())
 
 
-def clip_of(clip: Any) -> tuple[float, ...] | None:
+def clip_of(clip: Any) -> tuple[float, float] | None:
     """Returns the first and last second that are shown, as a line of own data may have them.
 
     Raises:
-      UsageError: if it is something else than numbers.
+      UsageError: if it is something else than two numbers.
     """
     if clip is None:
         return None
     seconds = tuple(clip) if isinstance(clip, Iterable) else ()
-    if not seconds or not all(is_number(second) for second in seconds):
+    if len(seconds) != 2 or not all(is_number(second) for second in seconds):
         raise UsageError(
             f"clip is {shorten(clip)}; give the first and the last second, such as (2, 9.5)"
         )
-    return tuple(map(float, seconds))
+    return float(seconds[0]), float(seconds[1])
 
 
 def pictures_of(images: Any) -> tuple[Path | EmbeddedPicture, ...]:
