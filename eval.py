@@ -22,7 +22,6 @@ from stts_jax.command_line import (
     end_program,
     leave,
     run_on_hosts,
-    with_threshold,
 )
 from stts_jax.config import Config, ConfigError, override, replace
 from stts_jax.data.datasets.base import SourceExample
@@ -59,6 +58,7 @@ from stts_jax.training.checkpointing.run_folder import (
     config_of,
     require_writable,
 )
+from stts_jax.training.checkpointing.thresholds import calibrated_folder, with_threshold
 from stts_jax.training.distributed import join_processes
 from stts_jax.training.library_output import keep_native_log, native_log_of
 from stts_jax.training.run_mesh import answering_mesh
@@ -347,6 +347,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             unconverted = first_then_others(
                 lambda: open_any(options.checkpoint, options.adapter, copy=False, notice=tell)
             )
+            if options.auto:
+                calibrated_folder(unconverted)
         else:
             options.checkpoint, base = first_then_others(
                 lambda: with_adapter(options.checkpoint, options.adapter)

@@ -63,7 +63,7 @@ def carry_out(request: Request, notice: Callable[[str], None] = print) -> None:
     if request.to == "peft" or peft:
         _convert_adapter(request, notice)
         return
-    planned, target = _plan(request)
+    planned, target = _plan(request, notice)
     notice(f"{planned.source.folder}: {planned.source.kind}, {planned.parameters:,} parameters")
     for note in planned.notes:
         notice(f"  {note}")
@@ -81,7 +81,7 @@ def _convert_adapter(request: Request, notice: Callable[[str], None]) -> None:
     source, target = request.source, request.target
     if source is None or target is None:
         raise ConvertError("SRC or DST is missing; name the folder of adapters and a new folder")
-    base = None if request.base is None else local_checkpoint(request.base)
+    base = None if request.base is None else local_checkpoint(request.base, notice)
     if request.to == "peft":
         notice(f"{source}: {export_adapter(source, target, base)}")
     elif base is None:
@@ -95,11 +95,11 @@ def _convert_adapter(request: Request, notice: Callable[[str], None]) -> None:
     notice(f"written to '{target}'")
 
 
-def _plan(request: Request) -> tuple[Plan, Path | None]:
+def _plan(request: Request, notice: Callable[[str], None]) -> tuple[Plan, Path | None]:
     if request.init is None:
         if request.source is None:
             raise ConvertError("SRC is missing; name the folder of a checkpoint, or give --init")
-        base = None if request.base is None else local_checkpoint(request.base)
+        base = None if request.base is None else local_checkpoint(request.base, notice)
         given = Options(request.step, request.bidirectional, request.topk, base)
         source = open_source(request.source, given)
         return plan(source, add_scorer=request.add_scorer, topk=request.topk), request.target

@@ -30,7 +30,12 @@ from stts_jax.model.vision import VisionEncoder
 from stts_jax.parallel.mesh import mesh_of, on_mesh, put_whole_batch, rows_for
 from stts_jax.pruning.adaptive import calibrated_threshold
 from stts_jax.terminal import doing
-from stts_jax.training.checkpointing.thresholds import RATIOS, save_thresholds, threshold_for
+from stts_jax.training.checkpointing.thresholds import (
+    RATIOS,
+    calibrated_folder,
+    save_thresholds,
+    threshold_for,
+)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -94,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"a threshold needs scores and a share to drop, but model.prune.method is "
                 f"'{prune.method}' and topk {prune.topk}; give --k, for a model with a scorer"
             )
+        folder = calibrated_folder(checkpoint)
         encoder = open_encoder(checkpoint, config, options.weights)
         with doing("scoring the validation set"):
             videos = list(
@@ -105,8 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"first {options.limit} questions; raise --limit or name another set"
             )
         thresholds = [calibrated_threshold(videos, ratio) for ratio in RATIOS]
-        file = save_thresholds(checkpoint.folder, thresholds)
-        threshold = threshold_for(checkpoint.folder, prune.topk)
+        file = save_thresholds(folder, thresholds)
+        threshold = threshold_for(folder, prune.topk)
         shares = [float((video < threshold).mean()) for video in videos]
         print(
             f"--set model.prune.threshold={threshold:.6g} model.prune.topk={prune.topk:g}\n"

@@ -8,13 +8,12 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from convert.opening import open_any
 from stts_jax.api.errors import USER_ERRORS
 from stts_jax.arguments import frames_scale, path_or_address, percentage, weights_type
-from stts_jax.config import Config, ConfigError, override, replace
+from stts_jax.config import Config, ConfigError, override
 from stts_jax.evaluation.asked import Asked
 from stts_jax.host_memory import keep_freed_memory
 from stts_jax.model.video_language_model import VideoLanguageModel, Weights
@@ -25,8 +24,7 @@ from stts_jax.terminal import doing, end_quietly, is_stdout_closed, to_stderr
 from stts_jax.train_ratios import at_ratio
 from stts_jax.training.checkpointing.load import load_to_answer, load_to_score
 from stts_jax.training.checkpointing.opened import OpenedCheckpoint
-from stts_jax.training.checkpointing.run_folder import locate_checkpoint
-from stts_jax.training.checkpointing.thresholds import threshold_for
+from stts_jax.training.checkpointing.thresholds import calibrated_folder, with_threshold
 from stts_jax.training.distributed import is_lost_process, report_lost_process, several_processes
 
 
@@ -164,21 +162,6 @@ def add_auto_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def with_threshold(config: Config, checkpoint: Path) -> Config:
-    """Returns a configuration that drops its `topk` in the mean over videos, by a threshold.
-
-    Args:
-      config: of the model.
-      checkpoint: folder of a run or of one step, which `stts calibrate` knows.
-
-    Raises:
-      CheckpointError: if the checkpoint was not calibrated.
-      ConfigError: if the method has no scores.
-    """
-    threshold = threshold_for(locate_checkpoint(checkpoint), config.model.prune.topk)
-    return replace(config, {"model.prune.threshold": threshold})
-
-
 def add_adapter_option(parser: argparse.ArgumentParser, base: str) -> None:
     """Adds `--adapter`; `base` is the option that names the model it belongs to."""
     parser.add_argument(
@@ -249,6 +232,7 @@ def open_config(options: argparse.Namespace) -> tuple[OpenedCheckpoint, Config]:
     Raises:
       ConfigError: if a model that drops nothing is to drop tokens, or for `--adapter` beside
         `--no-cache`.
+      CheckpointError: with `--auto`, if there are no thresholds, or nowhere to keep them.
     """
     opened = open_any(
         options.checkpoint, options.adapter, copy=not options.no_cache, notice=to_stderr
@@ -257,7 +241,7 @@ def open_config(options: argparse.Namespace) -> tuple[OpenedCheckpoint, Config]:
     if options.k is not None:
         config = at_ratio(config, options.k / 100)
     if getattr(options, "auto", False):
-        config = with_threshold(config, opened.folder)
+        config = with_threshold(config, calibrated_folder(opened))
     return opened, config
 
 

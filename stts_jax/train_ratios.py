@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stts_jax.budget import Budget, row_budget
-from stts_jax.config import Config, ConfigError, ModelConfig
+from stts_jax.config import Config, ConfigError, ModelConfig, PruneConfig
 
 # Keeps these draws apart from others of the same seed.
 _STREAM = 0x5A710
@@ -100,7 +100,17 @@ class StepSizes:
 
 def at_ratio(config: Config, ratio: float) -> Config:
     """Returns the configuration of a run's steps at one ratio."""
-    prune = dataclasses.replace(config.model.prune, topk=ratio)
+    return _with_prune(config, dataclasses.replace(config.model.prune, topk=ratio))
+
+
+def at_same_ratio(config: Config, ratio: float) -> Config:
+    """Returns the configuration in which every video loses the same share, not by a threshold."""
+    # At once, as a threshold goes with no ratio of 0.
+    prune = dataclasses.replace(config.model.prune, topk=ratio, threshold=0.0)
+    return _with_prune(config, prune)
+
+
+def _with_prune(config: Config, prune: PruneConfig) -> Config:
     model = dataclasses.replace(config.model, prune=prune)
     data = dataclasses.replace(config.data, topk=None)
     return dataclasses.replace(config, model=model, data=data)

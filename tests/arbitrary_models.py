@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from stts_jax.config import ModelConfig
@@ -22,7 +21,7 @@ def arbitrary_parameters(abstract, seed: int):
         summed = -2 if "kernel" in name else -1  # the axis that products sum over
         size = 0.1 if "bias" in name or "scale" in name else leaf.shape[summed] ** -0.5
         mean = 1.0 if "scale" in name else 0.0
-        return jnp.asarray(mean + size * rng.standard_normal(leaf.shape, np.float32))
+        return jax.device_put(mean + size * rng.standard_normal(leaf.shape, np.float32))
 
     return jax.tree_util.tree_map_with_path(arbitrary, abstract)
 

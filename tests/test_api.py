@@ -25,6 +25,7 @@ from stts_jax.api.loading import load
 from stts_jax.config import Config
 from stts_jax.data.video.reading import VideoError
 from stts_jax.evaluation import single
+from stts_jax.evaluation.opened_media import OpenedMedia
 from stts_jax.inference import memory_estimate
 from stts_jax.model.int8_weights import is_int8
 from stts_jax.parallel.mesh import make_mesh, mesh_of
@@ -263,18 +264,29 @@ def test_a_file_that_is_missing_or_no_video_is_one_sentence(model, tmp_path):
         ({"video": "What falls?"}, "there is no question; write ask(video, question)"),
         ({"video": FRAMES, "question": ""}, "question is '', which asks nothing"),
         ({"video": FRAMES, "question": "Who?", "images": [FRAMES[0]]}, "leave one of them out"),
-        ({"images": "a.png", "question": "Who?"}, "give a list, images=[...]"),
+        ({"images": "a.png", "question": "Who?"}, "give one, images=[...]"),
         (
             {"video": FRAMES, "question": "Who?", "options": ["a", "b"], "stream": True},
             "as a whole",
         ),
         ({"video": FRAMES, "question": ["a", "b"], "stream": True}, "go with one question"),
+        ({"video": FRAMES, "question": ["a"], "clip": np.arange(2)}, "go with one question"),
     ],
 )
 def test_what_cannot_be_asked_is_one_sentence(model, given, sentence):
     with pytest.raises(stts.UsageError) as refused:
         model.ask(**given)
     assert sentence in str(refused.value)
+
+
+def test_several_questions_are_checked_before_the_first_is_answered(
+    model, opened, video, monkeypatch
+):
+    monkeypatch.setattr(OpenedMedia, "ask", lambda *_: pytest.fail("answered"))
+    monkeypatch.setattr("stts_jax.api.model.open_media", lambda *_, **__: pytest.fail("read"))
+    for ask in (opened.ask, lambda questions: model.ask(video, questions)):
+        with pytest.raises(stts.UsageError, match="question is '', which asks nothing"):
+            ask([QUESTION, ""])
 
 
 def test_a_clip_that_is_none_is_refused(model, video):

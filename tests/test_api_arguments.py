@@ -15,7 +15,7 @@ from training_cases import small_config
 
 import stts_jax as stts
 from stts_jax.api.many import paired
-from stts_jax.api.media import image_of, video_of
+from stts_jax.api.media import clip_of, image_of, is_given, pictures_of, subtitle_of, video_of
 from stts_jax.api.questions import Question
 from stts_jax.api.settings import asked_with, with_settings
 from stts_jax.data.images.file import load_image
@@ -103,7 +103,9 @@ def test_auto_drops_by_the_threshold_that_the_checkpoint_was_calibrated_to(tmp_p
 def test_a_ratio_takes_the_place_of_a_threshold_and_auto_leaves_it():
     config = small_config("model.prune.threshold=0.4")
     assert asked_with(config, prune="auto") == config == asked_with(config)
-    assert asked_with(config, prune=0.3).model.prune.threshold == 0.0
+    for ratio in (0.3, 0):
+        found = asked_with(config, prune=ratio).model.prune
+        assert (found.topk, found.threshold) == (ratio, 0.0)
 
 
 def test_settings_are_given_by_name_or_as_the_commands_take_them():
@@ -111,6 +113,26 @@ def test_settings_are_given_by_name_or_as_the_commands_take_them():
         assert with_settings(CONFIG, given).model.prune.topk == 0.3
     with pytest.raises(stts.ConfigError, match="did you mean 'topk'"):
         with_settings(CONFIG, {"model.prune.topj": 0.3})
+    for given in (7, [7]):
+        with pytest.raises(stts.UsageError, match="give changes by name"):
+            with_settings(CONFIG, given)
+
+
+@pytest.mark.parametrize(
+    ("refuse", "said"),
+    [
+        (lambda: stts.evaluate("none", limit=0), "limit is 0; give a whole number from 1"),
+        (lambda: stts.evaluate("none", 7), "7 is no path of a folder"),
+        (lambda: stts.evaluate("none", "exam"), "split is 'exam'; use train"),
+        (lambda: stts.evaluate("none", output=7), "7 is no path of a folder"),
+        (lambda: stts.train(7, output="run"), "config is 7; give a Config, a name, or a file"),
+        (lambda: stts.train("tiny", output=7), "7 is no path of a folder"),
+    ],
+)
+def test_a_run_of_wrong_arguments_is_one_sentence_before_a_model_is_loaded(refuse, said):
+    with pytest.raises((stts.UsageError, stts.ConfigError)) as refused:
+        refuse()
+    assert said in str(refused.value)
 
 
 # ------------------------------------------------------------------------------------------ media
@@ -142,6 +164,34 @@ def test_a_video_is_a_path_bytes_or_frames():
     assert given.timestamps.tolist() == [0.0, 0.5, 1.0, 1.5]
 
 
+@pytest.mark.parametrize(
+    ("take", "given", "said"),
+    [
+        (clip_of, 7, "clip is 7; give the first and the last second, such as (2, 9.5)"),
+        (clip_of, "29", "clip is '29'; give the first and the last second"),
+        (clip_of, (2, 3, 4), "clip is (2, 3, 4); give the first and the last second"),
+        (clip_of, (2, None), "clip is (2, None); give the first and the last second"),
+        (subtitle_of, 7, "subtitle is 7; give a text, or the path of a .srt or .vtt file"),
+        (pictures_of, "a.png", "images is 'a.png', which is no list; give one, images=[...]"),
+        (pictures_of, 7, "images is 7, which is no list; give one, images=[...]"),
+    ],
+)
+def test_a_wrong_part_of_what_is_shown_is_one_sentence(take, given, said):
+    with pytest.raises(stts.UsageError) as refused:
+        take(given)
+    assert said in str(refused.value)
+
+
+def test_seconds_are_any_pair_of_numbers_and_subtitles_any_path():
+    assert clip_of(np.array([2, 9], np.int32)) == (2.0, 9.0) == clip_of([2, 9])
+    assert subtitle_of(Path("a.srt")) == "a.srt" == subtitle_of("a.srt")
+    assert pictures_of([Path("a.png"), "b.png"]) == (Path("a.png"), Path("b.png"))
+
+
+def test_an_array_is_given_though_it_is_neither_true_nor_false():
+    assert is_given(np.zeros(2)) and is_given("") is is_given(()) is is_given(None) is False
+
+
 def test_pictures_are_read_from_arrays_and_from_pillow():
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
     for given in (pixels, Image.fromarray(pixels)):
@@ -160,7 +210,10 @@ def test_pictures_are_read_from_arrays_and_from_pillow():
         (("  ", None, ()), "question is '  ', which asks nothing; write one"),
         ((7, None, ()), "question is 7, which is no text"),
         (("Who?", "yes", ()), "options is 'yes'; give a list of texts"),
+        (("Who?", 7, ()), "options is 7; give a list of texts"),
+        (("Who?", [], ()), "options is []; give a list of texts"),
         (("Who?", ["a", "a"], ()), "give two or more that are different"),
+        (("Who?", None, 7), "history is 7; give pairs"),
         (("Who?", None, ["Before?"]), "history holds 'Before?'; give pairs"),
         (("Who?", ["a", "b"], [("x", "y")]), "options go with one question"),
     ],

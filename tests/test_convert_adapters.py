@@ -13,6 +13,8 @@ from training_cases import fresh_state, small_config
 from convert.__main__ import main
 from convert.cache import local_adapter
 from convert.names import HF, name_table
+from convert.request import Request, carry_out
+from convert.tensor_reader import ConvertError
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.training.checkpointing.load import load_model, save_model
 from stts_jax.training.checkpointing.run_folder import config_of, find_checkpoint
@@ -94,6 +96,18 @@ def test_commands_take_a_folder_of_peft(base, run, peft, tmp_path, monkeypatch):
     assert "is an adapter of PEFT; converting it once" in said[0]
     assert local_adapter(peft, base) == copy
     assert local_adapter(run, base) == run
+
+
+def test_whoever_asked_is_told_that_the_base_is_converted_first(peft, tmp_path, monkeypatch):
+    def told(folder, notice=print):
+        notice(f"converting {folder.name}")
+        raise ConvertError("enough")
+
+    said = []
+    monkeypatch.setattr("convert.request.local_checkpoint", told)
+    with pytest.raises(ConvertError, match="enough"):
+        carry_out(Request(peft, tmp_path / "ours", base=tmp_path / "hf"), said.append)
+    assert said == ["converting hf"]
 
 
 def fused(folder, model, rank):

@@ -10,6 +10,8 @@ from convert_cases import SCORED, UNTIED, hf_arrays, write_hf
 
 from convert.cache import local_checkpoint
 from convert.unconverted import open_unconverted
+from eval import main as evaluate
+from stts_jax import calibrate, show
 from stts_jax.parallel.mesh import make_mesh
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
@@ -68,3 +70,22 @@ def test_a_file_that_shrinks_is_one_sentence(tmp_path: Path):
     part.write_bytes(part.read_bytes()[:2000])
     with pytest.raises(CheckpointError, match="ends before row"):
         load_to_answer(opened)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        lambda given: calibrate.main([*given, "--k", "50"]),
+        lambda given: show.main(["a.mp4", *given, "--k", "50", "--auto"]),
+        lambda given: evaluate([*given, "--k", "50", "--auto"]),
+    ],
+    ids=["calibrate", "show", "eval"],
+)
+def test_thresholds_are_of_a_converted_copy(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(calibrate, "open_encoder", lambda *_: pytest.fail("loaded"))
+    (tmp_path / "a.mp4").write_bytes(b"video")
+    monkeypatch.chdir(tmp_path)
+    source = write_hf(tmp_path / "hf", SCORED)
+    assert command(["--checkpoint", str(source), "--no-cache"]) == 2
+    said = capsys.readouterr().err
+    assert "thresholds are kept with a converted copy; leave out --no-cache" in said

@@ -105,6 +105,15 @@ def test_a_run_saves_blocks_that_are_small_to_decode(tmp_path, monkeypatch):
         assert np.prod(block) * array.dtype.numpy_dtype.itemsize <= 512
 
 
+def test_what_is_smaller_than_a_block_is_written_by_one_of_its_devices(tmp_path):
+    whole = NamedSharding(make_mesh(), PartitionSpec())
+    with in_blocks():
+        array = jax.device_put(VALUES["vector"], whole)
+        ocp.save_checkpointables(tmp_path / "0", {MODEL: {"a": array}})
+    stored = open_arrays(tmp_path / "0" / MODEL)["a"]
+    assert stored.chunk_layout.read_chunk.shape == VALUES["vector"].shape
+
+
 # A model of 60 MB in the type that it computes in; what a load takes besides is of constant size.
 LARGE = (
     "model.llm.width=512",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,6 +15,8 @@ from starlette.testclient import TestClient
 from stts_jax.inference.engine.requests import EngineClosedError, Request
 from stts_jax.serving.access import Access, loopback_names
 from stts_jax.serving.app import Readiness, make_app
+
+LONG = [*asking()["messages"], {"role": "assistant", "content": "no"}] * 99
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +137,12 @@ def test_an_upload_is_asked_about_and_shown(client, tmp_path):
         ({"n": 2}, 400, "n is 2"),
         ({"tools": [{}]}, 400, "tools"),
         ({"seed": float(2**70)}, 400, "seed"),
+        ({"max_tokens": 10**400}, 400, "max_tokens"),
+        ({"temperature": 10**400}, 400, "temperature"),
+        ({"stop": "a" * 1001}, 400, "stop"),
         (asking("a " * 2000), 400, "tokens"),
+        (asking("a" * 100_000), 400, "letters"),
+        ({"messages": LONG + asking()["messages"]}, 400, "199 messages"),
         (asking(url="file:///etc/passwd"), 403, "--media-root"),
         (asking(url="http://127.0.0.1/a.mp4"), 403, "fetches nothing"),
         (asking(url="data:video/mp4;base64,AAAA"), 400, "video"),
@@ -189,6 +197,34 @@ def test_nothing_is_answered_before_it_is_ready(running):
     assert client.get("/ready").status_code == 503
     said = client.post("/v1/chat/completions", json=asking())
     assert said.status_code == 503 and said.headers["retry-after"]
+
+
+def test_a_request_that_is_not_answered_when_the_server_ends_is_told_so(running):
+    readiness = Readiness()
+    readiness.is_ready = True
+    app = make_app(service_of(running), Access(), readiness)
+    head = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": head}
+    sent = []
+
+    async def run():
+        reading = asyncio.Event()
+
+        async def receive():
+            reading.set()
+            await asyncio.Event().wait()  # half of the body, and no more
+
+        async def send(message):
+            sent.append(message)
+
+        request = asyncio.ensure_future(app({**scope, "query_string": b""}, receive, send))
+        await reading.wait()
+        request.cancel()  # as uvicorn does when the seconds of --drain are over
+        await request
+
+    asyncio.run(run())
+    assert sent[0]["status"] == 503 and (b"retry-after", b"5") in sent[0]["headers"]
+    assert b"the server is closing" in sent[1]["body"]
 
 
 def test_the_log_has_no_contents(client, clip, caplog):

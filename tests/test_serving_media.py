@@ -7,6 +7,7 @@ import base64
 import dataclasses
 import http.server
 import os
+import resource
 import signal
 import sys
 import threading
@@ -99,6 +100,12 @@ def test_what_is_too_large_is_refused_by_its_header(clip, tmp_path):
     assert [error.status for error in said] == [413] * 3
     assert "scale it down" in said[0].message and "cut it" in said[1].message
     assert "400 x 200" in said[2].message
+
+
+def test_a_picture_that_other_programs_would_read_is_not_opened(tmp_path):
+    PIL.Image.new("RGB", (9, 9)).save(tmp_path / "a.eps")
+    (error,) = decoded(job(tmp_path / "a.eps", "image", pixels=1))
+    assert (error.code, "jpg or png" in error.message) == ("media_unreadable", True)
 
 
 def test_errors_name_no_path_and_no_address(clip, tmp_path):
@@ -215,6 +222,11 @@ def test_an_upload_is_known_by_its_id_until_others_need_its_room():
     files.close()
 
 
+def test_the_folder_of_a_server_that_never_began_is_removed():
+    folder = MediaFiles(100).add(b"a").path.parent
+    assert not folder.exists()
+
+
 def test_files_are_served_only_below_the_named_folder(files, clip, tmp_path):
     root = tmp_path / "root"
     (root / "in").mkdir(parents=True)
@@ -242,6 +254,19 @@ def test_files_are_served_only_below_the_named_folder(files, clip, tmp_path):
     }
     assert len(outside) == 1  # nothing tells what lies elsewhere from what isn't there
     assert str(tmp_path) not in outside.pop()
+
+
+def test_a_full_disk_is_one_error_and_keeps_no_part_of_a_file(files):
+    addresses = MediaAddresses(files, LIMITS)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))  # as a disk with ten bytes left
+    try:
+        with pytest.raises(ServingError, match="no room") as refused:
+            addresses.add(b"a" * 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (refused.value.status, files.nbytes) == (503, 0)
+    assert not any(files.add(b"b").path.parent.glob("tmp*"))
 
 
 # -------------------------------------------------------------------------------------- fetching
@@ -310,7 +335,7 @@ def test_named_hosts_are_fetched_from_and_nothing_else(files):
 @pytest.mark.parametrize(
     "address",
     ("127.0.0.1", "10.1.2.3", "169.254.169.254", "0.0.0.0", "100.64.0.1", "224.0.0.1", "::1",
-     "::ffff:10.0.0.1", "fe80::1", "fd00::1", "64:ff9b::a00:1", "2002:a00:1::"),
+     "::ffff:10.0.0.1", "fe80::1", "fd00::1", "64:ff9b::a00:1", "2002:a00:1::", "fec0::1"),
 )  # fmt: skip
 def test_hosts_with_a_private_address_are_refused(files, address):
     usual = MediaHosts().is_public

@@ -81,7 +81,8 @@ def load(
     )
     with doing(f"loading the model of '{opened.named}'", say):
         model, _ = load_to_answer(opened, config, mesh, weights)
-    return Model(model, config, str(folder), say, opened.folder)
+    step = None if opened.own_config is not None else opened.folder
+    return Model(model, config, str(folder), say, step)
 
 
 def folder_of(address: str | os.PathLike[str]) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 
 from stts_jax.api.errors import UsageError
+from stts_jax.api.settings import is_number
 from stts_jax.buckets.address import GS, is_address, path_of
 from stts_jax.data.embedded import EmbeddedPicture
 from stts_jax.data.stored_media import GivenFrames, StoredClip
@@ -71,6 +72,52 @@ def image_of(image: Any, number: int) -> Path | EmbeddedPicture:
     content = io.BytesIO()
     image.save(content, "PNG", compress_level=1)
     return EmbeddedPicture(named, content.getvalue())
+
+
+def clip_of(clip: Any) -> tuple[float, float] | None:
+    """Returns the first and last second that are shown, as a line of own data may have them.
+
+    Raises:
+      UsageError: if it is something else than two numbers.
+    """
+    if clip is None:
+        return None
+    seconds = tuple(clip) if isinstance(clip, Iterable) else ()
+    if len(seconds) != 2 or not all(is_number(second) for second in seconds):
+        raise UsageError(
+            f"clip is {shorten(clip)}; give the first and the last second, such as (2, 9.5)"
+        )
+    return float(seconds[0]), float(seconds[1])
+
+
+def pictures_of(images: Any) -> tuple[Path | EmbeddedPicture, ...]:
+    """Returns the files, or the content, of pictures.
+
+    Raises:
+      UsageError: if they aren't a list of these.
+    """
+    if isinstance(images, str | bytes | os.PathLike) or not isinstance(images, Iterable):
+        raise UsageError(f"images is {shorten(images)}, which is no list; give one, images=[...]")
+    return tuple(image_of(image, number) for number, image in enumerate(images, start=1))
+
+
+def subtitle_of(subtitle: Any) -> str | None:
+    """Returns a text, or the path of a file of subtitles as text.
+
+    Raises:
+      UsageError: if it is something else.
+    """
+    if subtitle is not None and not isinstance(subtitle, str | os.PathLike):
+        raise UsageError(
+            f"subtitle is {shorten(subtitle)}; give a text, or the path of a .srt or .vtt file"
+        )
+    return None if subtitle is None else os.fspath(subtitle)
+
+
+def is_given(value: Any) -> bool:
+    """Returns whether an argument that may be left out says something."""
+    left_out = value is None or value is False
+    return not left_out and not (isinstance(value, Sized) and len(value) == 0)
 
 
 def is_many(value: Any) -> bool:

@@ -10,7 +10,16 @@ from typing import Any, Literal, cast, overload
 
 from stts_jax.api.errors import UsageError
 from stts_jax.api.many import ask_all, paired
-from stts_jax.api.media import ImageLike, VideoLike, image_of, is_many, video_of
+from stts_jax.api.media import (
+    ImageLike,
+    VideoLike,
+    clip_of,
+    is_given,
+    is_many,
+    pictures_of,
+    subtitle_of,
+    video_of,
+)
 from stts_jax.api.opened_video import OpenVideo
 from stts_jax.api.questions import History, Question
 from stts_jax.api.settings import Prune, asked_with
@@ -36,7 +45,8 @@ class Model:
     Attributes:
       config: of the run, with the settings it was loaded with.
       module: its parameters, a Flax NNX module.
-      checkpoint: folder of the step that was loaded, None for a model made in memory.
+      checkpoint: folder of the step that was loaded; None for a model made in memory, or read
+        where it is from a folder of another form.
     """
 
     def __init__(
@@ -77,7 +87,7 @@ class Model:
         frames: int | None = ...,
         fps: float | None = ...,
         clip: Clip | None = ...,
-        subtitle: str | None = ...,
+        subtitle: str | os.PathLike[str] | None = ...,
         history: History = ...,
         max_new_tokens: int | None = ...,
         stream: Literal[False] = ...,
@@ -120,7 +130,7 @@ class Model:
         frames: int | None = ...,
         fps: float | None = ...,
         clip: Clip | None = ...,
-        subtitle: str | None = ...,
+        subtitle: str | os.PathLike[str] | None = ...,
         history: History = ...,
         max_new_tokens: int | None = ...,
         stream: Literal[True],
@@ -137,7 +147,7 @@ class Model:
         frames: int | None = None,
         fps: float | None = None,
         clip: Clip | None = None,
-        subtitle: str | None = None,
+        subtitle: str | os.PathLike[str] | None = None,
         history: History = (),
         max_new_tokens: int | None = None,
         stream: bool = False,
@@ -181,13 +191,15 @@ class Model:
           ConfigError: if a setting can't have that value, or memory can't hold the question.
         """
         if is_many(video) or is_many(question):
-            if stream or images or clip or subtitle or history:
+            if any(map(is_given, (stream, images, clip, subtitle, history))):
                 raise UsageError(
                     "stream, images, clip, subtitle and history go with one question; leave them "
                     "out, or ask one at a time"
                 )
             config = asked_with(self.config, prune, frames, fps, max_new_tokens, self.checkpoint)
             if not is_many(video):
+                for each in question:
+                    Question.of(each, options, ())
                 asked = _asked(config, video, (), None, None)
                 return self._open(asked, config).ask(question, options=options)
             return self._ask_all(paired(video, question), options, config)
@@ -207,13 +219,13 @@ class Model:
         frames: int | None = None,
         fps: float | None = None,
         clip: Clip | None = None,
-        subtitle: str | None = None,
+        subtitle: str | os.PathLike[str] | None = None,
     ) -> OpenVideo:
         """Reads, prunes and prefills a video once, to be asked about many times.
 
-        >>> video = model.open(clip, prune=0.75)
+        >>> video = model.open(clip, prune=0.7)
         >>> video.visual_tokens
-        (16, 4)
+        (16, 5)
 
         Arguments and errors are those of `ask`.
         """
@@ -269,17 +281,15 @@ def _asked(
     video: Any,
     images: Sequence[ImageLike],
     clip: Clip | None,
-    subtitle: str | None,
+    subtitle: str | os.PathLike[str] | None,
     question: Question | None = None,
 ) -> Asked:
     """Returns what is asked about, as a line of own data says it."""
-    if isinstance(images, str | bytes | os.PathLike):
-        raise UsageError("images is a single picture; give a list, images=[...]")
-    given = tuple(images)
-    if video is not None and given:
+    pictures = pictures_of(images)
+    if video is not None and pictures:
         raise UsageError("there are a video and images too; leave one of them out")
+    clip, subtitle = clip_of(clip), subtitle_of(subtitle)
     text, options = ("", ()) if question is None else (question.text, question.options)
-    pictures = tuple(image_of(image, number) for number, image in enumerate(given, start=1))
     if video is None:
         return Asked(None, text, options, pictures, clip, subtitle)
     path, stored = video_of(video, config.data.fps, config.data.max_frames)

@@ -119,18 +119,13 @@ class OpenVideo:
         if is_many(question):
             if stream:
                 raise UsageError("stream gives one answer at a time; ask one question")
-            return [
-                self.ask(each, options=options, history=history, max_new_tokens=max_new_tokens)
-                for each in question
-            ]
+            several = [Question.of(each, options, history) for each in question]
+            return [self._answer(each, max_new_tokens) for each in several]
         asked = Question.of(question, options, history, stream)
+        if not stream:
+            return self._answer(asked, max_new_tokens)
         with self._lock:
-            opened = self._require_open()
-            config = asked_with(opened.config, max_new_tokens=max_new_tokens)
-            opened = dataclasses.replace(opened, config=config)
-            if stream:
-                return opened.stream(asked.text, asked.earlier)
-            return opened.ask(asked.text, asked.options, asked.earlier)
+            return self._up_to(max_new_tokens).stream(asked.text, asked.earlier)
 
     def conversation(self) -> Conversation:
         """Returns a conversation about the video, in which each question sees those before it.
@@ -173,7 +168,10 @@ class OpenVideo:
         return self._require_open().visual_tokens
 
     def close(self) -> None:
-        """Gives back the memory of the prefix; nothing can be asked any more."""
+        """Gives back the memory of the prefix; no further question can be asked of the video.
+
+        A conversation that has begun goes on, and holds its memory.
+        """
         with self._lock:
             self._opened = None
 
@@ -193,6 +191,16 @@ class OpenVideo:
             return f"OpenVideo({self._name}, closed)"
         before, after = self._opened.visual_tokens
         return f"OpenVideo({self._name}, {after} of {before} visual tokens)"
+
+    def _answer(self, asked: Question, max_new_tokens: int | None) -> str:
+        with self._lock:
+            return self._up_to(max_new_tokens).ask(asked.text, asked.options, asked.earlier)
+
+    def _up_to(self, max_new_tokens: int | None) -> OpenedMedia:
+        """Returns the video, whose answers have at most so many tokens."""
+        opened = self._require_open()
+        config = asked_with(opened.config, max_new_tokens=max_new_tokens)
+        return dataclasses.replace(opened, config=config)
 
     def _require_open(self) -> OpenedMedia:
         if self._opened is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,8 +59,12 @@ def _require_text(text: Any) -> None:
 def _options(options: Sequence[str] | None) -> tuple[str, ...]:
     if options is None:
         return ()
-    texts = tuple(options)
-    if isinstance(options, str) or not all(isinstance(o, str) and o.strip() for o in texts):
+    texts = tuple(options) if isinstance(options, Iterable) else ()
+    if (
+        not texts
+        or isinstance(options, str)
+        or not all(isinstance(o, str) and o.strip() for o in texts)
+    ):
         raise UsageError(
             f"options is {shorten(options)}; give a list of texts, such as ['left', 'right']"
         )
@@ -70,6 +74,10 @@ def _options(options: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _earlier(history: History) -> tuple[tuple[str, str], ...]:
+    if not isinstance(history, Iterable):
+        raise UsageError(
+            f"history is {shorten(history)}; give pairs of a question and its answer in a list"
+        )
     turns = tuple(tuple(turn) if isinstance(turn, list | tuple) else turn for turn in history)
     for turn in turns:
         texts = isinstance(turn, tuple) and len(turn) == 2

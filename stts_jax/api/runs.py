@@ -13,8 +13,7 @@ from convert.stored_dtype import DTYPES
 from stts_jax.api.errors import UsageError
 from stts_jax.api.loading import folder_of, load, silence
 from stts_jax.api.model import Model
-from stts_jax.api.settings import Prune, Settings, asked_with, with_settings
-from stts_jax.buckets.address import path_of
+from stts_jax.api.settings import Prune, Settings, asked_with, require_count, with_settings
 from stts_jax.config import Bidirectional, Config, ConfigError, load_config, replace
 from stts_jax.data.synthetic import DEFAULT_FOLDER, SPLITS
 from stts_jax.evaluation.runner import Evaluation, evaluate_questions, read_questions
@@ -70,7 +69,7 @@ def train(
     config = with_settings(_config(config), settings)
     if adapter is not None and init_from is None:
         raise UsageError("adapter is given without its model; name that with init_from")
-    folder, base = path_of(output), None
+    folder, base = folder_of(output), None
     start = None if init_from is None else folder_of(init_from)
     if start is not None:
         start, base = with_adapter(start, None if adapter is None else folder_of(adapter))
@@ -120,21 +119,24 @@ def evaluate(
       ConfigError, DatasetError: if the questions can't be read.
       UsageError: see `Model.ask`.
     """
+    if limit is not None:
+        require_count("limit", limit)
+    folder = None if output is None else folder_of(output)
+    file = folder_of(split)
+    split = os.fspath(split)
+    if split not in SPLITS and not file.is_file():
+        raise ConfigError(
+            f"split is '{split}'; use {', '.join(SPLITS)}, or the path of a file of questions"
+        )
     model = model if isinstance(model, Model) else load(model)
     config = asked_with(model.config, prune, frames, checkpoint=model.checkpoint)
-    split = os.fspath(split)
     if split not in SPLITS:
-        if not path_of(split).is_file():
-            raise ConfigError(
-                f"split is '{split}'; use {', '.join(SPLITS)}, or the path of a file of questions"
-            )
         config, split = replace(config, {"data.test": split}), "test"
     questions = read_questions(config, split, Path(data_dir), limit)
     found = evaluate_questions(
         reconfigure(model.module, config.model), config, questions, progress=progress
     )
-    if output is not None:
-        folder = path_of(output)
+    if folder is not None:
         with writing(folder):
             found.save(folder, {"split": split, "k": 100 * config.model.prune.topk})
             config.save(folder)
@@ -195,4 +197,8 @@ def convert(
 
 
 def _config(config: Config | PathLike) -> Config:
-    return config if isinstance(config, Config) else load_config(os.fspath(config))
+    if isinstance(config, Config):
+        return config
+    if not isinstance(config, str | os.PathLike):
+        raise UsageError(f"config is {shorten(config)}; give a Config, a name, or a file")
+    return load_config(os.fspath(config))

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from stts_jax.api.errors import UsageError
 from stts_jax.config import Config, override, replace
 from stts_jax.quoting import shorten
-from stts_jax.train_ratios import at_ratio
-from stts_jax.training.checkpointing.thresholds import threshold_for
+from stts_jax.train_ratios import at_same_ratio
+from stts_jax.training.checkpointing.thresholds import with_threshold
 
 # A share of a video's tokens to drop, or as many as score below the calibrated threshold.
 Prune = float | Literal["auto"] | None
@@ -26,6 +26,11 @@ def with_settings(config: Config, settings: Settings) -> Config:
         return override(config, [settings])
     if isinstance(settings, Mapping):
         return replace(config, settings)
+    if not isinstance(settings, Sequence) or not all(isinstance(x, str) for x in settings):
+        raise UsageError(
+            f"settings is {shorten(settings)}; give changes by name, such as "
+            "{'model.prune.topk': 0.7}"
+        )
     return override(config, settings)
 
 
@@ -51,15 +56,15 @@ def asked_with(
     config = config if prune is None else pruned_at(config, prune, checkpoint)
     data, answers = config.data, config.eval
     if frames is not None:
-        _require_count("frames", frames)
+        require_count("frames", frames)
         rows = max(data.row_frames, frames)
         data = dataclasses.replace(data, max_frames=int(frames), row_frames=int(rows))
     if fps is not None:
-        if not _is_number(fps) or not 0 < fps < math.inf:
+        if not is_number(fps) or not 0 < fps < math.inf:
             raise UsageError(f"fps is {shorten(fps)}; give frames per second, above 0")
         data = dataclasses.replace(data, fps=float(fps))
     if max_new_tokens is not None:
-        _require_count("max_new_tokens", max_new_tokens)
+        require_count("max_new_tokens", max_new_tokens)
         answers = dataclasses.replace(answers, max_new_tokens=int(max_new_tokens))
     return dataclasses.replace(config, data=data, eval=answers)
 
@@ -69,7 +74,7 @@ def pruned_at(config: Config, prune: Prune, checkpoint: Path | None = None) -> C
     own = config.model.prune
     if isinstance(prune, str) and prune == "auto":
         return _by_threshold(config, checkpoint)
-    if not _is_number(prune) or math.isnan(prune):  # type: ignore[arg-type]
+    if not is_number(prune) or math.isnan(prune):  # type: ignore[arg-type]
         raise UsageError(
             f"prune is {shorten(prune)}; give the share of a video's tokens to drop, from 0 to "
             "below 1, or 'auto'"
@@ -87,8 +92,7 @@ def pruned_at(config: Config, prune: Prune, checkpoint: Path | None = None) -> C
             f"prune is {prune}, but this model drops nothing; load it with a method without "
             "parameters: settings={'model.prune.method': 'tome'} (or evs, heuristic, random)"
         )
-    config = at_ratio(config, ratio)
-    return replace(config, {"model.prune.threshold": 0.0}) if own.threshold else config
+    return at_same_ratio(config, ratio)
 
 
 def _by_threshold(config: Config, checkpoint: Path | None) -> Config:
@@ -106,13 +110,15 @@ def _by_threshold(config: Config, checkpoint: Path | None) -> Config:
             "prune is 'auto', and this model has no calibrated threshold; load it with one, such "
             "as settings={'model.prune.threshold': 0.4}"
         )
-    return replace(config, {"model.prune.threshold": threshold_for(checkpoint, own.topk)})
+    return with_threshold(config, checkpoint)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Returns whether it is a number; True and False are none."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def _require_count(name: str, value: Any) -> None:
+def require_count(name: str, value: Any) -> None:
+    """Refuses what is no whole number from 1."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
         raise UsageError(f"{name} is {shorten(value)}; give a whole number from 1")

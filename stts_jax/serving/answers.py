@@ -6,12 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Literal
 
+from stts_jax.data.text.pieces import without_incomplete
 from stts_jax.data.text.tokenizer import Tokenizer
 from stts_jax.inference.engine.requests import EngineClosedError, Handle
-from stts_jax.serving.errors import ServingError
-
-# Stands for bytes that are no letter, or not yet: a letter may take several tokens.
-_INCOMPLETE = "\ufffd"
+from stts_jax.serving.errors import ServingError, closing
 
 
 class Answer:
@@ -102,8 +100,7 @@ class Answer:
 
     def _certain(self, text: str) -> str:
         """Returns the part of a text that no further token changes or makes a stop of."""
-        if text.endswith(_INCOMPLETE):
-            text = text.rstrip(_INCOMPLETE)
+        text = without_incomplete(text)
         held = max(
             (n for stop in self._stop for n in range(1, len(stop)) if text.endswith(stop[:n])),
             default=0,
@@ -115,7 +112,7 @@ def _failure(handle: Handle) -> ServingError:
     try:
         handle.result(0)
     except EngineClosedError:
-        return ServingError("the server is closing; ask another one", 503)
+        return closing()
     except Exception:  # its traceback is in the log; a client isn't told what failed inside
         return ServingError("the answer failed; ask again", 500, "failed")
     return ServingError("the request was given up", 499, "cancelled")

@@ -18,9 +18,11 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stts_jax.serving.access import Access
+from stts_jax.serving.bodies import BodyRoom
 from stts_jax.serving.completions import complete_chat, list_models
-from stts_jax.serving.errors import ServingError
+from stts_jax.serving.errors import ServingError, closing
 from stts_jax.serving.kept_tokens import show_kept, upload_media
+from stts_jax.serving.limits import Limits
 from stts_jax.serving.metrics import CONTENT_TYPE, Metrics
 from stts_jax.serving.service import Service
 
@@ -116,7 +118,7 @@ def make_app(
         Mount("/", StaticFiles(directory=PAGE, html=True)),
     ]
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=_HANDLERS)
-    return _Around(app, access, metrics, service.limits.request_seconds)
+    return _Around(app, access, metrics, service.limits)
 
 
 _SOON = {"Retry-After": "5"}
@@ -130,11 +132,11 @@ def _note_start(task: asyncio.Future[None], readiness: Readiness) -> None:
 
 
 class _Around:
-    """What is around all requests: a limit on time, errors, headers, and a line in the log."""
+    """What is around all requests: limits on time and bytes, errors, headers, a line in the log."""
 
-    def __init__(self, app: ASGIApp, access: Access, metrics: Metrics, seconds: float) -> None:
-        self._app, self._access = app, access
-        self._metrics, self._seconds = metrics, seconds
+    def __init__(self, app: ASGIApp, access: Access, metrics: Metrics, limits: Limits) -> None:
+        self._app, self._access, self._metrics = app, access, metrics
+        self._seconds, self._room = limits.request_seconds, BodyRoom(limits.bodies_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -154,12 +156,16 @@ class _Around:
         try:
             async with asyncio.timeout(self._seconds):
                 self._access.require_host(request)
-                await self._app(scope, receive, send_noted)
+                with self._room.counted(receive) as counted:
+                    await self._app(scope, counted, send_noted)
         except Exception as error:
             if status:  # half of the response is sent: the connection ends without the rest
                 logger.warning("a response was not finished: %s", type(error).__name__)
             else:
                 await _response_to(error)(scope, receive, send_noted)
+        except asyncio.CancelledError:  # the server ends, and waits no longer
+            if not status:
+                await _response_to(closing())(scope, receive, send_noted)
         finally:
             self._note(scope, status or 499, time.monotonic() - started)
 

@@ -3,13 +3,47 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message, Receive
 
-from stts_jax.serving.errors import ServingError
+from stts_jax.serving.errors import ServingError, too_busy
 from stts_jax.serving.limits import Limits
+
+
+class BodyRoom:
+    """Bytes that the bodies of all requests under way may have together."""
+
+    def __init__(self, limit: int) -> None:
+        """Starts empty."""
+        self._limit, self._taken = limit, 0
+
+    @contextlib.contextmanager
+    def counted(self, receive: Receive) -> Iterator[Receive]:
+        """Gives what receives the messages of a request; its bytes count until the block ends.
+
+        Raises:
+          ServingError: in receiving, if there is no room for more.
+        """
+        taken = 0
+
+        async def receive_counted() -> Message:
+            nonlocal taken
+            message = await receive()
+            nbytes = len(message.get("body", b""))
+            if self._taken + nbytes > self._limit:
+                raise too_busy("too much is being sent to this server at once; come again")
+            self._taken, taken = self._taken + nbytes, taken + nbytes
+            return message
+
+        try:
+            yield receive_counted
+        finally:
+            self._taken -= taken
 
 
 async def read_json(request: Request, limits: Limits) -> Any:

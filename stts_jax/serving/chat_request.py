@@ -28,7 +28,7 @@ _NOTHING: dict[str, tuple[Any, ...]] = {
     "response_format": ({"type": "text"},),
 }
 _PARTS = {"image_url": "image", "video_url": "video"}
-_STOPS = 4
+_STOPS, _STOP_LETTERS = 4, 1000
 _SEEDS = 2**63
 
 
@@ -167,7 +167,7 @@ def _conversation(
     if not isinstance(messages, list) or not messages:
         raise _wrong("messages is empty; give at least one, of the role user", "messages")
     media: list[MediaPart] = []
-    said: list[tuple[str, str]] = []  # (role, text), system among the user's
+    said: list[tuple[str, list[str]]] = []  # (role, texts), system among the user's
     for message in messages:
         message = _mapping(message, "a message", "messages")
         role = _role(message.get("role"))
@@ -175,14 +175,14 @@ def _conversation(
         if parts and role == "assistant":
             raise _wrong("a picture or video is the assistant's; send it as the user", "messages")
         media.extend(parts)
-        if said and said[-1][0] == role:
-            text = "\n".join(filter(None, (said.pop()[1], text)))
-        said.append((role, text))
+        if not said or said[-1][0] != role:
+            said.append((role, []))
+        said[-1][1].append(text)
     if said[-1][0] != "user":
         raise _wrong("the last message is the assistant's; end with one of the user", "messages")
     if said[0][0] != "user":
         raise _wrong("the first message is the assistant's; begin with the user's", "messages")
-    texts = [text for _, text in said]
+    texts = ["\n".join(filter(None, turn)) for _, turn in said]
     if not all(texts[::2]):
         raise _wrong("a message of the user has no text; ask something", "messages")
     _require_media(media, limits)
@@ -275,7 +275,13 @@ def _stop(value: Any) -> tuple[str, ...]:
     texts = [value] if isinstance(value, str) else value or []
     if not isinstance(texts, list) or len(texts) > _STOPS:
         raise _wrong(f"stop is {shorten(value)}; give up to {_STOPS} texts", "stop")
-    return tuple(_text(text, "stop") for text in texts)
+    stops = tuple(_text(text, "stop") for text in texts)
+    longest = max(map(len, stops), default=0)
+    if longest > _STOP_LETTERS:  # each is looked for at every token
+        raise _wrong(
+            f"a text of stop has {longest:,} letters; give up to {_STOP_LETTERS:,}", "stop"
+        )
+    return stops
 
 
 def _whole(body: Mapping[str, Any], name: str, least: int, most: int) -> int | None:
@@ -299,7 +305,9 @@ def _number(body: Mapping[str, Any], name: str, least: float, most: float) -> fl
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, int) or math.isfinite(value)  # an int may be too large for a float
 
 
 def _flag(body: Mapping[str, Any], name: str) -> bool:

@@ -20,7 +20,6 @@ from stts_jax.command_line import (
     open_config,
     open_model,
     run,
-    with_threshold,
 )
 from stts_jax.config import Config, ConfigError
 from stts_jax.data.evaluation_batches import scaled_frames
@@ -29,6 +28,7 @@ from stts_jax.parallel.mesh import make_mesh
 from stts_jax.serving.limits import MIB, Limits
 from stts_jax.terminal import to_stderr
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError
+from stts_jax.training.checkpointing.thresholds import with_threshold
 
 if TYPE_CHECKING:
     from stts_jax.inference.engine.settings import EngineSettings

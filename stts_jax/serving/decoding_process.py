@@ -21,7 +21,7 @@ import av
 import numpy as np
 import PIL.Image
 
-from stts_jax.data.images.file import ImageError, load_image
+from stts_jax.data.images.file import ImageError, load_image, readable_formats
 from stts_jax.data.images.image import resize
 from stts_jax.data.video.input import VideoInput
 from stts_jax.data.video.reading import read_sampled
@@ -180,7 +180,7 @@ def _too_long(seconds: float, job: Job) -> TooLargeError:
 
 def _image(job: Job) -> bytes:
     try:
-        with PIL.Image.open(job.path) as picture:
+        with PIL.Image.open(job.path, formats=readable_formats()) as picture:
             width, height = picture.size
     except PIL.UnidentifiedImageError as error:
         raise ImageError("the picture is of an unknown kind; send jpg or png") from error

@@ -36,6 +36,11 @@ class ServingError(Exception):
         return {"error": error}
 
 
+def closing() -> ServingError:
+    """Returns the error of a server that is told to end."""
+    return ServingError("the server is closing; ask another one", 503, headers={"Retry-After": "5"})
+
+
 def too_busy(message: str, seconds: int = 2) -> ServingError:
     """Returns the error of a full queue, with the seconds after which to come again."""
     return ServingError(message, 429, "too_busy", headers={"Retry-After": str(seconds)})

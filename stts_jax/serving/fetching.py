@@ -18,6 +18,8 @@ from stts_jax.serving.limits import Limits
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 PORTS = {"http": 80, "https": 443}
+# All that is global in IPv6; neither site-local addresses nor those that stand for others.
+_UNICAST = ipaddress.ip_network("2000::/3")
 _REDIRECTS = 3
 _CHUNK = 2**16
 
@@ -31,7 +33,7 @@ def is_public(address: IpAddress) -> bool:
         inner = address.ipv4_mapped or address.sixtofour
         if inner is not None:
             return is_public(inner)
-        if address.teredo is not None or address in ipaddress.ip_network("64:ff9b::/96"):
+        if address.teredo is not None or address not in _UNICAST:
             return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import math
@@ -25,7 +26,7 @@ async def upload_media(request: Request, service: Service) -> Response:
     """Keeps a picture or video; the answer has its address for other requests."""
     kind = require_type(request, "video/", "image/", "application/octet-stream")
     content = await read_body(request, service.limits.bytes)
-    file = service.addresses.add(content)
+    file = await asyncio.to_thread(service.addresses.add, content)
     what = "image" if kind.startswith("image/") else "video"
     return JSONResponse({"url": UPLOAD + file.digest, "type": what, "bytes": file.nbytes}, 201)
 

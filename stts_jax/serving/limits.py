@@ -15,6 +15,7 @@ class Limits:
 
     Attributes:
       bytes: of one picture or video.
+      bodies_bytes: of the bodies of all requests under way.
       pixels: of a frame or picture, by its header, before it is decoded.
       seconds: of a video.
       frames: of a video that are looked at.
@@ -31,6 +32,7 @@ class Limits:
     """
 
     bytes: int = 64 * MIB
+    bodies_bytes: int = 1024 * MIB
     pixels: int = 3840 * 2160
     seconds: float = 3600.0
     frames: int = 128

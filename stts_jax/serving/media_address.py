@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import logging
 import os
 import re
 import stat
@@ -20,6 +21,7 @@ from stts_jax.serving.media_files import MediaFile, MediaFiles
 
 # What an upload is called afterwards.
 UPLOAD = "upload:"
+logger = logging.getLogger(__name__)
 ContentOf = Callable[[str, Limits], bytes]
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -58,7 +60,7 @@ class MediaAddresses:
             return await asyncio.to_thread(self._add, address, self._local_content)
         if scheme in ("http", "https"):
             content = await fetch(address, self.hosts, self.limits)
-            return await asyncio.to_thread(self.files.add, content)
+            return await asyncio.to_thread(self.add, content)
         raise ServingError(
             "the address of a picture or video is of an unknown kind; use a data: address, or "
             "upload it to /v1/media and use the id that it gets",
@@ -69,10 +71,19 @@ class MediaAddresses:
         """Keeps an uploaded content.
 
         Raises:
-          ServingError: if it is empty or too large.
+          ServingError: if it is empty or too large, or the disk is full.
         """
         require_size(len(content), self.limits)
-        return self.files.add(content)
+        try:
+            return self.files.add(content)
+        except OSError as error:
+            logger.error("a file of a client could not be written", exc_info=error)
+            raise ServingError(
+                "the server has no room for the file; come again later, or send a smaller one",
+                503,
+                "no_room",
+                headers={"Retry-After": "30"},
+            ) from error
 
     def _add(self, address: str, content_of: ContentOf) -> MediaFile:
         content = content_of(address, self.limits)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import shutil
 import tempfile
 import threading
+import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,6 +43,8 @@ class MediaFiles:
           limit: bytes. What is being read stays beyond it.
         """
         self._folder = Path(tempfile.mkdtemp(prefix="stts-serve-"))
+        # Also where a server ends before it serves.
+        self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._limit = limit
         self._known: OrderedDict[str, MediaFile] = OrderedDict()
         self._held: Counter[str] = Counter()
@@ -53,17 +57,34 @@ class MediaFiles:
             return sum(file.nbytes for file in self._known.values())
 
     def add(self, content: bytes) -> MediaFile:
-        """Keeps a content, and drops what was used least recently beyond the limit."""
+        """Keeps a content, and drops what was used least recently beyond the limit.
+
+        Raises:
+          OSError: if there is no room to write it; nothing of it stays.
+        """
         digest = hashlib.sha256(content).hexdigest()
+        found = self.get(digest)
+        if found is not None:
+            return found
+        file = MediaFile(self._folder / digest, digest, len(content))
+        written = self._write(content)  # before the lock, as nobody waits for a disk then
         with self._lock:
-            file = self._known.get(digest)
-            if file is None:
-                file = MediaFile(self._folder / digest, digest, len(content))
-                file.path.write_bytes(content)
-                self._known[digest] = file
+            written.replace(file.path)
+            self._known[digest] = file
             self._known.move_to_end(digest)
             self._drop_beyond_limit(digest)
         return file
+
+    def _write(self, content: bytes) -> Path:
+        descriptor, name = tempfile.mkstemp(dir=self._folder)
+        path = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as opened:
+                opened.write(content)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return path
 
     def get(self, digest: str) -> MediaFile | None:
         """Returns a file that was added; None if it is not there, or no more."""
@@ -83,10 +104,12 @@ class MediaFiles:
         finally:
             with self._lock:
                 self._held[file.digest] -= 1
+                if not self._held[file.digest]:
+                    del self._held[file.digest]
 
     def close(self) -> None:
         """Removes all files."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._remove()
 
     def _drop_beyond_limit(self, newest: str) -> None:
         total = sum(file.nbytes for file in self._known.values())

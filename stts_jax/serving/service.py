@@ -31,7 +31,7 @@ from stts_jax.serving.answers import Answer
 from stts_jax.serving.chat_request import ChatRequest, MediaOptions, MediaPart, Prune
 from stts_jax.serving.decoding_messages import Job
 from stts_jax.serving.decoding_pool import Decoded, DecodingPool
-from stts_jax.serving.errors import ServingError, too_busy
+from stts_jax.serving.errors import ServingError, closing, too_busy
 from stts_jax.serving.limits import Limits
 from stts_jax.serving.media_address import MediaAddresses
 from stts_jax.serving.prepared_media import (
@@ -41,11 +41,13 @@ from stts_jax.serving.prepared_media import (
     prepare_video,
     with_frames,
 )
-from stts_jax.train_ratios import at_ratio
+from stts_jax.train_ratios import at_same_ratio
 
 T = TypeVar("T")
 # Threads that cut frames into patches and hash rows; more would only wait for the same memory.
 _THREADS = 2
+# More than tokens of words have; those of spaces and lines alone have more.
+_LETTERS_A_TOKEN = 32
 _TEXT_ALONE = SourceExample(())
 
 
@@ -137,6 +139,7 @@ class Service:
                 "model_not_found",
                 "model",
             )
+        _require_short(chat, self.engine.settings.question_tokens)
         config = self.config_of(chat.options.prune)
         prepared = await self.prepare(chat.media, chat.options) if chat.media else None
         ids = await self._in_thread(partial(self._question, chat, prepared))
@@ -175,6 +178,8 @@ class Service:
         decoded: list[Decoded] = []
         for file in files:
             with self.addresses.files.held(file):
+                if self.addresses.files.get(file.digest) is None:  # others needed its room
+                    raise too_busy("more files come at once than this server keeps; come again")
                 job = Job(
                     kind,
                     str(file.path),
@@ -209,14 +214,11 @@ class Service:
                     param="prune",
                 )
             return self.automatic
-        own = self.config.model.prune
-        if prune and own.method == "none":
+        if prune and self.config.model.prune.method == "none":
             raise ServingError(
                 f"prune is {prune:g}, but this model drops nothing; leave it out", param="prune"
             )
-        rule = dataclasses.replace(own, threshold=0.0)
-        model = dataclasses.replace(self.config.model, prune=rule)
-        return at_ratio(dataclasses.replace(self.config, model=model), float(prune))
+        return at_same_ratio(self.config, float(prune))
 
     def example(self, part: PreparedMedia, prune: Prune = None) -> MediaRow:
         """Returns the row of media, to compile for."""
@@ -267,12 +269,28 @@ class Service:
         except QueueFullError as error:
             raise too_busy("too many requests wait for an answer; come again") from error
         except EngineClosedError as error:
-            raise ServingError(
-                "the server is closing; ask another one", 503, headers={"Retry-After": "5"}
-            ) from error
+            raise closing() from error
         except (RequestError, BudgetError, TokenizerError, ConfigError) as error:
             raise ServingError(str(error)) from error
         except READING_ERRORS as error:
             raise ServingError(str(error).removeprefix("command line: ")) from error
         finally:
             self._preparing -= 1
+
+
+def _require_short(chat: ChatRequest, tokens: int) -> None:
+    """Refuses what can't have so few tokens, before it is made into them.
+
+    That takes seconds for 100,000 letters, and minutes for a million of one kind.
+
+    Raises:
+      ServingError: if it is refused.
+    """
+    letters = len(chat.question) + sum(len(said) for turn in chat.earlier for said in turn)
+    most = _LETTERS_A_TOKEN * tokens
+    if letters > most or 2 * len(chat.earlier) > tokens:
+        raise ServingError(
+            f"the conversation has {letters:,} letters in {2 * len(chat.earlier) + 1:,} messages, "
+            f"and this server takes {tokens:,} tokens; ask less",
+            param="messages",
+        )

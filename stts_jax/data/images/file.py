@@ -91,7 +91,7 @@ def _opened(path: Path | EmbeddedPicture) -> Iterator[PIL.Image.Image]:
             warnings.simplefilter("ignore")  # of odd palettes and sizes near Pillow's limit
             if isinstance(path, PurePath) and is_bucket(path):
                 opened = io.BytesIO(path.read_bytes())
-            with PIL.Image.open(opened, formats=_formats()) as picture:
+            with PIL.Image.open(opened, formats=readable_formats()) as picture:
                 _require_plain(picture, path)
                 yield picture
     except ImageError:
@@ -112,7 +112,7 @@ def _opened(path: Path | EmbeddedPicture) -> Iterator[PIL.Image.Image]:
 
 
 @functools.cache
-def _formats() -> tuple[str, ...]:
+def readable_formats() -> tuple[str, ...]:
     """Returns the formats that this Pillow reads."""
     PIL.Image.init()
     return tuple(name for name in FORMATS if name in PIL.Image.OPEN)

@@ -10,6 +10,11 @@ from stts_jax.data.text.tokenizer import Tokenizer
 _INCOMPLETE = "\ufffd"
 
 
+def without_incomplete(text: str) -> str:
+    """Returns the text without the letter at its end that further tokens may complete."""
+    return text.rstrip(_INCOMPLETE)
+
+
 def pieces(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
     """Yields the text of an answer piece by piece; joined they are what `Tokenizer.decode` gives.
 
@@ -23,8 +28,8 @@ def pieces(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
         if token == tokenizer.eos_id:
             break
         ids.append(token)
-        text = tokenizer.decode(ids)
-        if len(text) > len(shown) and not text.endswith(_INCOMPLETE):
+        text = without_incomplete(tokenizer.decode(ids))
+        if len(text) > len(shown):
             yield text[len(shown) :]
             shown = text
     rest = tokenizer.decode(ids)[len(shown) :]

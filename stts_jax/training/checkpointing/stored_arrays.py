@@ -29,6 +29,8 @@ def in_blocks() -> ocp.Context:
     """Returns the context to save arrays in, so that a reader needs little besides the arrays."""
     context = ocp.Context()
     context.array.saving.storage_options.chunk_byte_size = _BLOCK_BYTES
+    # Devices that hold the same array write a part each, and compile a slice for it.
+    context.array.saving.min_slice_bytes_for_replica_parallel = _BLOCK_BYTES
     return context
 
 

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from stts_jax.buckets.whole_files import write_whole
+from stts_jax.config import Config, replace
 from stts_jax.plain_files import FileError, read_json_object, require_within
 from stts_jax.training.checkpointing.checkpoint_errors import CheckpointError, reading, writing
-from stts_jax.training.checkpointing.run_folder import CHECKPOINTS, identity_of
+from stts_jax.training.checkpointing.opened import OpenedCheckpoint
+from stts_jax.training.checkpointing.run_folder import CHECKPOINTS, identity_of, locate_checkpoint
 
 THRESHOLDS = "thresholds.json"
 RATIOS = tuple(k / 100 for k in range(1, 100))
@@ -38,6 +40,20 @@ def save_thresholds(checkpoint: Path, thresholds: Sequence[float]) -> Path:
     with writing(file):
         write_whole(file, json.dumps(known) + "\n")
     return file
+
+
+def calibrated_folder(opened: OpenedCheckpoint) -> Path:
+    """Returns the folder of a checkpoint that thresholds are kept for.
+
+    Raises:
+      CheckpointError: if it is of another form and read where it is.
+    """
+    if opened.own_config is not None:
+        raise CheckpointError(
+            f"'{opened.folder}' is read where it is by --no-cache, and thresholds are kept with a "
+            "converted copy; leave out --no-cache"
+        )
+    return opened.folder
 
 
 def threshold_for(checkpoint: Path, ratio: float) -> float:
@@ -63,6 +79,21 @@ def threshold_for(checkpoint: Path, ratio: float) -> float:
         if not _are_thresholds(own):
             raise FileError(f"'{THRESHOLDS}' doesn't hold {len(RATIOS)} scores from 0 to below 1")
     return float(np.interp(ratio, RATIOS, own))
+
+
+def with_threshold(config: Config, checkpoint: Path) -> Config:
+    """Returns a configuration that drops its `topk` in the mean over videos, by a threshold.
+
+    Args:
+      config: of the model.
+      checkpoint: folder of a run or of one step, which `stts calibrate` knows.
+
+    Raises:
+      CheckpointError: if the checkpoint was not calibrated.
+      ConfigError: if the method has no scores.
+    """
+    threshold = threshold_for(locate_checkpoint(checkpoint), config.model.prune.topk)
+    return replace(config, {"model.prune.threshold": threshold})
 
 
 def _are_thresholds(found: Any) -> bool:
