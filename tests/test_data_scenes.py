@@ -2,6 +2,9 @@
 
 import collections
 import dataclasses
+import runpy
+import sys
+from pathlib import Path
 
 import av
 import numpy as np
@@ -170,3 +173,12 @@ def test_text_alone_answers_at_most_a_third():
     # Measured 0.30 over all; every type is close to one in the number of its answers.
     assert best / total <= 0.35 and np.mean(chances) <= 0.35
     assert all(max(c.values()) / c.total() <= 1 / len(c) + 0.06 for c in answers.values())
+
+
+def test_the_command_makes_the_set_with_functions_that_worker_processes_find(monkeypatch):
+    made = []
+    monkeypatch.setattr(synthetic, "ensure_synthetic", lambda folder, **_: made.append(folder))
+    monkeypatch.setattr(sys, "argv", ["synthetic", "set"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_path(synthetic.__file__, run_name="__main__")
+    assert made == [Path("set")]

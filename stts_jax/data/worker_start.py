@@ -18,7 +18,9 @@ def light_workers() -> Iterator[None]:
 
     `multiprocessing` has each process import it, with all that a program for training imports, and
     Grain offers no other way to start one. They import `worker_main` in its place. Grain pickles
-    what is defined in the main module by value, so that workers need it no more.
+    what is defined in the main module by value, so that workers need it no more; a pool of
+    `concurrent.futures` has to call what is in modules that are imported by name. Grain starts its
+    workers from threads of its own, so the block holds for all threads.
     """
     with _one_at_a_time:
         prepare = spawn.get_preparation_data
