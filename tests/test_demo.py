@@ -16,7 +16,7 @@ from stts_jax.demo import kept, runs
 from stts_jax.demo.__main__ import parse
 from stts_jax.demo.ablations import ABLATED
 from stts_jax.demo.claims import claims, claims_over_seeds
-from stts_jax.demo.figures import accuracies, accuracy_against_ratio
+from stts_jax.demo.figures import accuracy_against_ratio
 from stts_jax.demo.finished import FinishedParts
 from stts_jax.demo.guessing import guessing_accuracy
 from stts_jax.demo.kept import changed_cells, lit_cells
@@ -46,6 +46,7 @@ from stts_jax.demo.seeds import (
     read_summaries,
     table_of_seeds,
 )
+from stts_jax.demo.summaries import accuracies
 from stts_jax.evaluation.runner import Evaluation
 
 
