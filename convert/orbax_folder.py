@@ -52,6 +52,9 @@ from stts_jax.training.checkpointing.stored_arrays import METADATA, read_metadat
 # on the mesh axis `fsdp`, so that each reads its own part only; and that are no larger than this.
 STORED_PARTS = 16
 STORED_BLOCK_BYTES = 8 << 20
+# A layer of a parameter that takes no more bytes is one block: each block is a file, and a request
+# in a bucket.
+UNDIVIDED_BYTES = 64 << 10
 
 
 def write_arrays(
@@ -115,7 +118,7 @@ def _blocks(mapping: ParameterMapping, stored: tuple[int, ...]) -> Iterator[tupl
 
 
 def stored_blocks(model: ModelConfig, itemsize: int) -> dict[str, tuple[int, ...]]:
-    """Shape of the blocks that each parameter is stored in: of one layer and one process's part.
+    """Returns the shape of each parameter's blocks: one layer, and of a large one a process's part.
 
     Args:
       model: that has the parameters.
@@ -128,8 +131,11 @@ def stored_blocks(model: ModelConfig, itemsize: int) -> dict[str, tuple[int, ...
     stacked = {name.ours for name in name_table(model) if "{layer}" in name.native}
     blocks = {}
     for name, parameter in named_parameters(abstract).items():
-        part = shardings[name].shard_shape(parameter.shape)
-        blocks[name] = _halved([1, *part[1:]] if name in stacked else list(part), itemsize)
+        part, whole = shardings[name].shard_shape(parameter.shape), parameter.shape
+        if name in stacked:
+            part, whole = (1, *part[1:]), (1, *whole[1:])
+        undivided = np.prod(whole, dtype=np.int64) * itemsize <= UNDIVIDED_BYTES
+        blocks[name] = _halved(list(whole if undivided else part), itemsize)
     return blocks
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import re
 import shutil
 
@@ -14,6 +15,7 @@ from PIL import Image
 from video_reading import read_video
 
 from stts_jax import ask, calibrate, show
+from stts_jax.buckets import local_cache as cache
 from stts_jax.command_line import open_config
 from stts_jax.config import load_config, override
 from stts_jax.data.evaluation_batches import batches_of_prompts
@@ -27,7 +29,7 @@ from stts_jax.inference.decoding import program_to_answer
 from stts_jax.model.video_language_model import abstract_model
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.training.checkpointing import load as loading_room
-from stts_jax.training.checkpointing.load import load_model
+from stts_jax.training.checkpointing.load import load_model, save_model
 from stts_jax.training.checkpointing.run_folder import config_of
 
 pytest_plugins = ["command_fixtures"]
@@ -342,3 +344,54 @@ def test_show_without_pruning_shows_all(checkpoint, video, tmp_path, capsys):
     more = ["--output", str(tmp_path), "--set", "model.prune.method=none", "model.prune.topk=0"]
     assert show.main([str(video), "--checkpoint", str(checkpoint), *more]) == 0
     assert "kept 16 of 16 tokens (100%)" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------ in a bucket
+
+
+@pytest.fixture(scope="module")
+def model_in_bucket(checkpoint, bucket):
+    save_model(*load_model(checkpoint), bucket / "run")
+    return bucket / "run"
+
+
+@pytest.fixture(scope="module")
+def video_in_bucket(video, bucket, tmp_path_factory):
+    (bucket / "clips/a.mp4").write_bytes(video.read_bytes())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(cache.FOLDER, str(tmp_path_factory.mktemp("cache")))
+        cache.local_cache.cache_clear()
+        yield bucket / "clips/a.mp4"
+    cache.local_cache.cache_clear()
+
+
+def test_ask_reads_model_and_video_from_a_bucket(
+    checkpoint, video, model_in_bucket, video_in_bucket, capsys
+):
+    assert ask.main([str(video), QUESTION, "--checkpoint", str(checkpoint)]) == 0
+    here = capsys.readouterr().out
+    assert ask.main([str(video_in_bucket), QUESTION, "--checkpoint", str(model_in_bucket)]) == 0
+    assert capsys.readouterr().out == here and here.strip()
+
+
+def test_thresholds_are_kept_beside_a_checkpoint_in_a_bucket(
+    model_in_bucket, video_in_bucket, capsys
+):
+    given = ["--checkpoint", str(model_in_bucket), "--k", "60"]
+    asked = ask.parse([str(video_in_bucket), QUESTION, *given, "--auto"])
+    assert calibrate.main([*given, "--limit", "2"]) == 0
+    assert f"are in '{model_in_bucket}/thresholds.json'" in capsys.readouterr().out
+    assert 0 < open_config(asked)[1].model.prune.threshold < 1
+
+
+def test_show_writes_its_pictures_to_a_bucket(checkpoint, video_in_bucket, bucket, capsys):
+    output = bucket / "shown"
+    given = ["--checkpoint", str(checkpoint), "--output", str(output)]
+    assert show.main([str(video_in_bucket), *given]) == 0
+    assert f"{output}/a_kept.png, {output}/a_kept.mp4" in capsys.readouterr().out
+    assert {path.name for path in output.iterdir()} == {
+        f"a_kept.{e}" for e in ("png", "mp4", "json")
+    }
+    with Image.open(io.BytesIO((output / "a_kept.png").read_bytes())) as picture:
+        assert picture.format == "PNG"
+    assert load_config(str(output / "a_kept.json")) == load_config(str(checkpoint / "config.json"))

@@ -73,7 +73,6 @@ def test_a_checkpoint_goes_from_a_bucket_to_a_bucket(hf_in_bucket, ours, bucket,
     assert_equal(converted(back, bucket / "again"), ours)
 
 
-@pytest.mark.slow
 def test_a_conversion_into_a_bucket_that_was_killed_counts_as_nothing(
     hf, ours, bucket, monkeypatch
 ):

@@ -15,6 +15,7 @@ from dataset_fixtures import build_root
 from stts_jax.buckets import local_cache as cache
 from stts_jax.buckets.address import joined, path_of
 from stts_jax.config import load_config
+from stts_jax.data.__main__ import INCOMPLETE, main
 from stts_jax.data.bad_examples import Unreadable
 from stts_jax.data.chains import chain_of
 from stts_jax.data.datasets.base import dataset_class, dataset_names
@@ -25,6 +26,7 @@ from stts_jax.data.reader import Reader
 from stts_jax.data.shards.writing import write_shards
 from stts_jax.data.sources.configured import sources_of
 from stts_jax.data.sources.own_data import OwnDataError
+from stts_jax.data.sources.usable import Selection, read_usable
 from stts_jax.data.synthetic import ensure_synthetic
 
 
@@ -136,6 +138,59 @@ def test_media_are_fetched_ahead_of_need(uploaded, cached_in, monkeypatch, tmp_p
         assert time.monotonic() < end, "nothing is fetched"
         time.sleep(0.01)
     cache.local_cache.cache_clear()
+
+
+def test_data_of_a_bucket_are_checked(lines, uploaded, bucket, tmp_path):
+    for file, folder in ((lines, tmp_path), (uploaded, bucket / "found")):
+        found = ["--report", f"{folder}/report.json", "--write-usable", f"{folder}/usable.jsonl"]
+        assert main(["check", "--file", str(file), "--workers", "0", *found]) == INCOMPLETE
+    here, there = (
+        (folder / "report.json").read_text().replace(str(file.parent), "")
+        for file, folder in ((lines, tmp_path), (uploaded, bucket / "found"))
+    )
+    assert there == here
+    (missing,) = json.loads(here)["datasets"][0]["missing"]
+    assert missing == "/gone.mp4"
+    usable = read_usable(bucket / "found/usable.jsonl")
+    (kept,) = read_usable(tmp_path / "usable.jsonl").values()
+    assert usable == {Selection(str(uploaded), None): kept} and len(kept) == 4
+
+
+PICTURE = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
+THEIRS = (
+    {"video": "clips/a.mp4", "question": "Who?", "answer": "A dog."},
+    {"video": "gs://other/b.mp4", "question": "Who?", "answer": "A cat."},
+    {"images": [PICTURE], "question": "Who?", "answer": "No one."},
+)
+
+
+def test_data_are_converted_from_a_bucket_and_into_one(bucket, tmp_path):
+    source, target = bucket / "theirs/a.jsonl", bucket / "ours/b.jsonl"
+    source.write_text("".join(json.dumps(line) + "\n" for line in THEIRS))
+    (tmp_path / "a.jsonl").write_text(source.read_text())
+    assert main(["convert", str(source), str(target)]) == 0
+    video, other, picture = lines_of(target)
+    assert video["video"] == f"{bucket}/theirs/clips/a.mp4"
+    assert other["video"] == "gs://other/b.mp4"
+    (named,) = picture["images"]
+    assert named.startswith("b_media/") and (target.parent / named).read_bytes()[:4] == b"GIF8"
+    (tmp_path / "ours").mkdir()
+    assert main(["convert", str(source), str(tmp_path / "ours/b.jsonl")]) == 0
+    assert lines_of(tmp_path / "ours/b.jsonl") == lines_of(target)
+    assert main(["convert", str(tmp_path / "a.jsonl"), str(target)]) == 0
+    assert lines_of(target)[0]["video"] == f"{tmp_path}/clips/a.mp4"
+    assert main(["convert", str(tmp_path / "a.jsonl"), str(tmp_path / "ours/c.jsonl")]) == 0
+    moved = [line["video"] for line in lines_of(tmp_path / "ours/c.jsonl")[:2]]
+    assert moved == ["../clips/a.mp4", "gs://other/b.mp4"]
+
+
+def test_what_is_wrong_with_a_file_of_a_bucket_is_said_of_the_file(bucket, capsys):
+    source = bucket / "wrong.jsonl"
+    source.write_text('{"video": "a.mp4"}\n')
+    assert main(["convert", str(source), str(bucket / "ours.jsonl")]) == 2
+    assert f"{source}:1: " in capsys.readouterr().err and not (bucket / "ours.jsonl").exists()
+    assert main(["convert", str(source), str(source)]) == 2
+    assert f"'{source}' is what is read" in capsys.readouterr().err
 
 
 def test_shards_are_written_to_a_bucket_and_read_from_it(lines, uploaded, bucket):

@@ -6,14 +6,10 @@ import aiohttp
 import gcsfs.retry
 import pytest
 from bucket_faults import CUT_OFF, HANG, RESET, UNAVAILABLE, FaultyProxy
-from bucket_server import environment_of
-from process_runs import Launcher, losses
-from test_buckets_training import RUN
 
 from stts_jax.buckets import bucket_path, file_system, lock_file
 from stts_jax.buckets.errors import BucketError, reason_without_secrets
 from stts_jax.buckets.lock_file import BucketLockFile
-from stts_jax.training.checkpointing.run_folder import checkpoint_steps
 
 
 @pytest.fixture(scope="module")
@@ -95,23 +91,6 @@ def test_a_lock_whose_answer_is_lost_is_held(faulty, bucket):
     assert lock.create(b"mine") and faulty.done[CUT_OFF] == 1
     assert not BucketLockFile(bucket / "lost/lock").create(b"another's")
     assert lock.read() == b"mine"
-
-
-def test_a_run_through_faults_is_the_run_without_them(proxy, bucket, tmp_path):
-    faults = {20: UNAVAILABLE, 40: RESET, 60: CUT_OFF, 80: UNAVAILABLE, 100: CUT_OFF, 120: RESET}
-    count = iter(range(10**9))
-    proxy.faults.latency = 0.002
-    proxy.faults.fault_of = lambda *_: faults.get(next(count))
-    launcher, output = Launcher(), bucket / "faulty"
-    try:
-        environment = environment_of(proxy.url)
-        launcher.start(tmp_path, *RUN, run=str(output), environment=environment).finish()
-        launcher.start(tmp_path / "whole", *RUN).finish()
-    finally:
-        launcher.close()
-    assert sum(proxy.faults.done[fault] for fault in (UNAVAILABLE, RESET, CUT_OFF)) == len(faults)
-    assert losses(output) == losses(tmp_path / "whole")
-    assert checkpoint_steps(output) == checkpoint_steps(tmp_path / "whole")
 
 
 def test_no_message_holds_what_lets_others_in():

@@ -8,6 +8,8 @@ from functools import cache
 import jax
 import numpy as np
 import pytest
+from bucket_faults import CUT_OFF, RESET, UNAVAILABLE, FaultyProxy
+from bucket_server import environment_of
 from process_runs import Launcher, losses, until
 from training_cases import batch_for, random_state, single_mesh, small_config, small_parts
 from training_process import toy_step
@@ -29,6 +31,7 @@ from stts_jax.training.checkpointing.run_folder import (
 from stts_jax.training.dump import fingerprint, read_dump, write_dump
 
 RUN = ("train.steps=12", "train.save_every=4", "train.evaluate_every=4", "train.log_every=4")
+SHORT = (*RUN, "train.steps=8")
 
 
 def score(model, step):
@@ -131,16 +134,52 @@ def launcher(bucket_server):
     launcher.close()
 
 
-def test_a_run_that_was_killed_in_a_save_goes_on_bit_for_bit(bucket, tmp_path, launcher, in_bucket):
+def first_losses(output):
+    return {step: loss for step, loss in losses(output).items() if step <= 8}
+
+
+def test_a_run_that_was_killed_in_a_save_goes_on_bit_for_bit(
+    bucket, tmp_path, launcher, in_bucket, capsys
+):
     output = bucket / "killed"
-    first = launcher.start(tmp_path, *RUN, run=str(output))
-    until(lambda: 8 in unfinished_steps(output), "the second save")
+    first = launcher.start(tmp_path, *SHORT, run=str(output))
+    until(lambda: 8 in unfinished_steps(output), "the second save", pause=0.05)
     first.kill()
     assert checkpoint_steps(output) == [4] and unfinished_steps(output) == [8]
-    second = launcher.start(tmp_path, *RUN, run=str(output))
-    second.finish()
-    assert "which is gone; its lock is removed" in second.log()
-    assert losses(output) == losses(in_bucket) and unfinished_steps(output) == []
+    train(output, *SHORT)
+    assert "which is gone; its lock is removed" in capsys.readouterr().out
+    assert losses(output) == first_losses(in_bucket) and unfinished_steps(output) == []
+
+
+def test_a_run_through_faults_is_the_run_without_them(
+    bucket_server, bucket, tmp_path, launcher, on_disk
+):
+    proxy, output = FaultyProxy(bucket_server.port), bucket / "faulty"
+    faults = {20: UNAVAILABLE, 40: RESET, 60: CUT_OFF, 80: UNAVAILABLE, 100: CUT_OFF, 120: RESET}
+    count = iter(range(10**9))
+    proxy.faults.latency = 0.002
+    proxy.faults.fault_of = lambda *_: faults.get(next(count))
+    try:
+        environment = environment_of(proxy.url)
+        launcher.start(tmp_path, *SHORT, run=str(output), environment=environment).finish()
+    finally:
+        proxy.close()
+    assert sum(proxy.faults.done[fault] for fault in (UNAVAILABLE, RESET, CUT_OFF)) == len(faults)
+    assert losses(output) == first_losses(on_disk)
+    assert checkpoint_steps(output) == [4, 8]
+
+
+@pytest.mark.slow
+def test_two_processes_train_in_one_bucket_and_one_goes_on(
+    bucket, tmp_path, launcher, in_bucket, capsys
+):
+    output = bucket / "together"
+    runs = launcher.start_several(2, tmp_path, *SHORT, "train.steps=4", run=str(output))
+    assert [run.finish()["step"] for run in runs] == [4, 4]
+    assert checkpoint_steps(output) == [4] and not (output / "lock").exists()
+    train(output, *SHORT)
+    assert f"resuming '{output}' at step 4" in capsys.readouterr().out
+    assert losses(output) == pytest.approx(first_losses(in_bucket), rel=1e-5)
 
 
 def test_a_second_process_is_refused(bucket, tmp_path, launcher):

@@ -191,6 +191,7 @@ def test_arrays_are_stored_in_small_blocks_so_that_a_process_reads_its_part_only
         assert all(1 <= b <= s for b, s in zip(blocks[name], parameter.shape, strict=True))
     # Width is what `fsdp` cuts.
     assert blocks["llm.embedding"][1] == model.llm.width // STORED_PARTS
+    assert blocks["llm.final_norm.scale"] == (model.llm.width,), "a small one takes one file"
 
 
 def test_reading_and_writing_agree_whatever_the_size_of_blocks(tmp_path, monkeypatch) -> None:

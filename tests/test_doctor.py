@@ -257,6 +257,18 @@ def test_a_file_that_cannot_be_written_is_one_sentence_before_anything_runs(caps
     assert f"--output '{tmp_path}' can't be written" in capsys.readouterr().err
 
 
+def test_the_doctor_writes_its_report_to_a_bucket(bucket):
+    file = command.parse(["--output", f"{bucket}/doctor.json"]).output
+    assert command.unwritable(file) == "" and not file.exists()
+    command.write(file, {"summary": {}})
+    assert file.read_text() == '{\n "summary": {}\n}\n'
+    other = command.parse(["--output", "gs://no-such-bucket/doctor.json"]).output
+    assert command.unwritable(other) == (
+        "--output 'gs://no-such-bucket/doctor.json' can't be written (No such file or directory); "
+        "name another file"
+    )
+
+
 def test_it_needs_neither_videos_nor_pictures_nor_torch():
     program = (
         "import sys\n"

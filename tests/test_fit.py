@@ -366,6 +366,14 @@ def test_the_command_writes_what_the_search_found(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("pretended_compiler")
+def test_the_command_writes_to_a_bucket(bucket):
+    output = bucket / "fits/fit.json"
+    arguments = ["--config", "tiny", "--topology", "cpu:8", "--output", str(output)]
+    assert command.main(arguments) == 0
+    assert json.loads(output.read_text())["rows_per_device"] == 1
+
+
+@pytest.mark.usefixtures("pretended_compiler")
 def test_a_search_takes_rows_that_can_be_accumulated(capsys):
     arguments = ["--config", "tiny", "--topology", "cpu:8", "--search"]
     assert command.main([*arguments, "--set", "train.accumulate=2"]) == 0

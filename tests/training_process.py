@@ -44,6 +44,8 @@ def main() -> None:
             code = os.waitstatus_to_exitcode(os.waitpid(order["wait"], 0)[1])
             print(code, flush=True)
             continue
+        if str(order.get("run", "")).startswith("gs://"):
+            import stts_jax.buckets.bucket_path  # noqa: F401  (takes a second, once for all forks)
         child = os.fork()
         if child == 0:
             run_and_leave(order)

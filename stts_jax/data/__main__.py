@@ -18,7 +18,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from stts_jax.arguments import Parser, local_path
+from stts_jax.arguments import Parser, path_or_address
+from stts_jax.buckets.address import is_bucket
 from stts_jax.config import Config, ConfigError, load_config, replace
 from stts_jax.data.checking.check import CheckOptions, Target, check, own_file, registered
 from stts_jax.data.checking.files import NOT_LOOKED_AT
@@ -93,8 +94,8 @@ def list_all(options: argparse.Namespace) -> int:
 def check_all(options: argparse.Namespace) -> int:
     """Check what is asked for, and print what was found."""
     for path in (options.report, options.write_usable):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise DatasetError(f"'{path}' cannot be written: its folder does not exist; make it")
+        if path is not None:
+            _require_folder_of(path)
     config = _config_of(options)
     states = check(list(_targets(options, config)), _check_options(options, config))
     note = [] if options.decode else [NOT_LOOKED_AT]
@@ -110,10 +111,7 @@ def check_all(options: argparse.Namespace) -> int:
 
 def convert_all(options: argparse.Namespace) -> int:
     """Write data of another format as our own lines, and print what was written."""
-    if not options.target.absolute().parent.is_dir():
-        raise DatasetError(
-            f"'{options.target}' cannot be written: its folder does not exist; make it"
-        )
+    _require_folder_of(options.target)
     names = [field.name for field in dataclasses.fields(Columns)]
     columns = Columns(**{name: getattr(options, name) for name in names})
     done = convert(options.source, options.target, columns, skip_wrong=options.skip_wrong)
@@ -124,6 +122,12 @@ def convert_all(options: argparse.Namespace) -> int:
     files = f", and {done.files} files of embedded media" if done.files else ""
     print(f"{options.target}: {done.lines} lines{files}")
     return INCOMPLETE if done.wrong else 0
+
+
+def _require_folder_of(path: Path) -> None:
+    """Raises a `DatasetError` without the folder of a file to write; a bucket needs none."""
+    if not is_bucket(path) and not path.absolute().parent.is_dir():
+        raise DatasetError(f"'{path}' cannot be written: its folder does not exist; make it")
 
 
 def measure_start(options: argparse.Namespace) -> int:
@@ -264,8 +268,12 @@ def _add_speed_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_convert_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("source", type=local_path, help="JSONL, JSON list, Parquet, Arrow or folder of a dataset")
-    add("target", type=local_path, help="the .jsonl file to write")
+    add(
+        "source",
+        type=path_or_address,
+        help="JSONL, JSON list, Parquet, Arrow or folder of a dataset",
+    )
+    add("target", type=path_or_address, help="the .jsonl file to write")
     for name in ("video", "image"):
         add(
             f"--{name}",
@@ -282,8 +290,14 @@ def _add_check_options(parser: argparse.ArgumentParser) -> None:
     add("--mixture", help="the training datasets of a mixture (see list)")
     add("--datasets", nargs="+", default=[], metavar="NAME", help="some, by name or name:split")
     add("--benchmarks", action="store_true", help="all that models are evaluated on")
-    add("--file", nargs="+", default=[], type=local_path, help="files or folders of your own data")
-    add("--root", type=local_path, help="folder that holds the folders of all datasets")
+    add(
+        "--file",
+        nargs="+",
+        default=[],
+        type=path_or_address,
+        help="files or folders of your own data",
+    )
+    add("--root", type=path_or_address, help="folder that holds the folders of all datasets")
     add(
         "--decode",
         action="store_true",
@@ -298,10 +312,10 @@ def _add_check_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="exit with 0 also if something is missing or damaged",
     )
-    add("--report", type=local_path, metavar="FILE.json", help="write down all that was found")
+    add("--report", type=path_or_address, metavar="FILE.json", help="write down all that was found")
     add(
         "--write-usable",
-        type=local_path,
+        type=path_or_address,
         metavar="FILE.jsonl",
         help="write down which examples can be used, for training on them",
     )

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stts_jax.arguments import Parser, local_path
+from stts_jax.arguments import Parser, path_or_address
+from stts_jax.buckets.address import is_bucket
+from stts_jax.buckets.whole_files import write_whole
 from stts_jax.doctor.machine import machine
 from stts_jax.doctor.report import as_dict, as_text, failures
 from stts_jax.doctor.supervisor import Found, supervise
@@ -37,7 +39,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--output", type=local_path, default=Path("doctor.json"), help="file (default doctor.json)"
+        "--output",
+        type=path_or_address,
+        default=Path("doctor.json"),
+        help="file (default doctor.json)",
     )
     parser.add_argument(
         "--seconds",
@@ -89,6 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def unwritable(file: Path) -> str:
     """Returns why the file can't be written, empty if it can; makes its folder."""
     try:
+        if is_bucket(file):  # where no file can be opened to add to it
+            tried = file.with_name(f".{file.name}.{os.getpid()}")
+            tried.write_bytes(b"")
+            tried.unlink()
+            return ""
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a"):
             return ""
@@ -98,9 +108,7 @@ def unwritable(file: Path) -> str:
 
 def write(file: Path, report: dict[str, Any]) -> None:
     """Writes the report; a reader sees the old one or the new one, whole."""
-    new = file.with_name(f".{file.name}.{os.getpid()}")
-    new.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
-    new.replace(file)
+    write_whole(file, json.dumps(report, indent=1, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

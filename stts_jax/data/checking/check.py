@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from stts_jax.buckets.address import path_of
 from stts_jax.data.checking.files import FileState, MediaFile, check_files
 from stts_jax.data.checking.rows import RowCheck
 from stts_jax.data.datasets import academic, benchmarks  # noqa: F401  (enter the datasets by name)
@@ -245,7 +246,7 @@ def _wrong_clip(example: _Needed, files: dict[MediaFile, FileState]) -> str:
 
 def _files(example: SourceExample) -> Iterator[MediaFile]:
     if example.video is not None:
-        yield MediaFile(Path(example.video), "video")
+        yield MediaFile(path_of(example.video), "video")
     for image in example.images:
         yield MediaFile(image, "image")
 

@@ -5,6 +5,7 @@ A damaged file may kill the process that reads it; that costs its own result onl
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import multiprocessing
@@ -12,9 +13,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal, NamedTuple, TypeVar
 
+from stts_jax.buckets.address import is_bucket
 from stts_jax.data.embedded import EmbeddedPicture
 from stts_jax.data.images.file import load_image, require_picture
 from stts_jax.data.video.pyav import open_pyav
@@ -64,6 +66,8 @@ def check_file(file: MediaFile, decode: bool) -> FileState:
     try:
         if not path.exists():
             return FileState(problem="missing", reason=f"'{path}' does not exist")
+        if not isinstance(path, EmbeddedPicture) and is_bucket(path):
+            return _check_copy(file, decode)
         if kind == "video":
             assert isinstance(path, Path)
             return FileState(seconds=_decoded(path, decode))
@@ -74,6 +78,17 @@ def check_file(file: MediaFile, decode: bool) -> FileState:
             problem="damaged", reason=reason if str(path) in reason else f"'{path}': {reason}"
         )
     return FileState()
+
+
+def _check_copy(file: MediaFile, decode: bool) -> FileState:
+    """Checks a file of a bucket, which is fetched as a whole; decoders seek in it."""
+    from stts_jax.buckets.local_cache import local_cache
+
+    assert isinstance(file.path, PurePath)
+    with local_cache().opened(file.path) as copy:
+        found = check_file(MediaFile(copy, file.kind), decode)
+    named = found.reason.replace(str(copy), str(file.path))
+    return dataclasses.replace(found, reason=named)
 
 
 def _decoded(path: Path, whole: bool) -> float:

@@ -7,11 +7,15 @@ import hashlib
 import json
 import mimetypes
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stts_jax.buckets.address import is_address, is_bucket, joined
+from stts_jax.buckets.whole_files import written_here
+from stts_jax.data.datasets.regular_file import require_regular_file
 from stts_jax.data.embedded import EmbeddedError, is_data_uri, uri_content, uri_kind
 from stts_jax.data.sources.checked_fields import OwnDataError
 from stts_jax.data.sources.columns import Columns
@@ -57,15 +61,12 @@ def convert(
       OSError: if the target can't be written.
     """
     columns, done = columns or Columns(), Conversion()
-    tables = tables_at(source)
-    folder = source.parent if tables is None else tables.folder
-    _require_other(target, (source,) if tables is None else tables.files)
-    writer = _Files(target, done)
-    paths = _Paths(folder, target, writer.folder)
-    draft = _draft(target)
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            for number, record in _records(source):
+    with _read_here(source) as (here, folder):
+        writer = _Files(target, done)
+        paths = _Paths(folder, target, writer.folder)
+        _require_other(target, source)
+        with _drafted(target) as draft, draft.open("w", encoding="utf-8") as file:
+            for number, record in _records(here, source):
                 where = f"{source}:{number}"
                 try:
                     line = _line(_extracted(record, writer, where), columns, where)
@@ -78,18 +79,55 @@ def convert(
                 written = paths.moved(line_fields(line, where))
                 file.write(json.dumps(written, ensure_ascii=False) + "\n")
                 done.lines += 1
-        if not done.lines:
-            raise OwnDataError(f"'{source}' holds no examples; nothing was written")
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
+            if not done.lines:
+                raise OwnDataError(f"'{source}' holds no examples; nothing was written")
     return done
 
 
-def _require_other(target: Path, sources: Sequence[Path]) -> None:
-    for source in sources:
-        if target.exists() and source.exists() and target.samefile(source):
-            raise OwnDataError(f"'{target}' is what is read; name another file to write")
+@contextmanager
+def _read_here(source: Path) -> Iterator[tuple[Path, Path]]:
+    """Yields where to read a source, in a bucket a copy, and the folder of its relative paths.
+
+    Errors name the source.
+    """
+    if not is_bucket(source):
+        tables = tables_at(source)
+        yield source, source.parent if tables is None else tables.folder
+        return
+    from stts_jax.buckets.local_cache import on_this_machine
+
+    require_regular_file(source, "a .jsonl file or of a table", OwnDataError)
+    with on_this_machine(source) as copy:
+        try:
+            yield copy, source.parent
+        except OwnDataError as error:
+            raise OwnDataError(str(error).replace(str(copy), str(source))) from error
+
+
+@contextmanager
+def _drafted(target: Path) -> Iterator[Path]:
+    """Yields where to write a file that takes its name, or goes to its bucket, when it is whole."""
+    if is_bucket(target):
+        with written_here(target) as draft:
+            yield draft
+        return
+    draft = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    try:
+        yield draft
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _require_other(target: Path, source: Path) -> None:
+    if is_bucket(target) or is_bucket(source):
+        same = str(target) == str(source)
+    else:
+        tables = tables_at(source)
+        files = (source,) if tables is None else tables.files
+        same = target.exists() and any(f.exists() and target.samefile(f) for f in files)
+    if same:
+        raise OwnDataError(f"'{target}' is what is read; name another file to write")
 
 
 def line_fields(line: Line, location: str) -> dict[str, Any]:
@@ -117,8 +155,8 @@ def line_fields(line: Line, location: str) -> dict[str, Any]:
     return fields if line.type is None else {**fields, "type": line.type}
 
 
-def _records(source: Path) -> Iterator[tuple[int, Any]]:
-    """The objects of a source with their numbers, or what is wrong with one."""
+def _records(source: Path, shown: Path) -> Iterator[tuple[int, Any]]:
+    """The objects of a source with their numbers, or what is wrong with one; it names `shown`."""
     tables = tables_at(source)
     if tables is not None:
         yield from enumerate(tables.rows(), start=1)
@@ -126,7 +164,7 @@ def _records(source: Path) -> Iterator[tuple[int, Any]]:
         yield from ((span.number, value) for span, value in list_records(source))
     else:
         for span, content in line_records(source):
-            where = f"{source}:{span.number}"
+            where = f"{shown}:{span.number}"
             try:
                 text = text_of(content, where)
                 if text.strip():
@@ -158,14 +196,18 @@ def _line(record: Any, columns: Columns, where: str) -> Line:
 class _Paths:
     """Paths of a source as the target's folder sees them.
 
-    Links are resolved on both sides, as `..` leads out of the folder that a link is to.
+    Links are resolved on both sides, as `..` leads out of the folder that a link is to. From a
+    bucket or to one, paths are whole unless both files are in one folder.
     """
 
     def __init__(self, folder: Path, target: Path, media: Path) -> None:
         """Take the folder that paths are relative to, the file to write, and what is embedded."""
-        beside = target.parent.resolve()
-        self._media = f"{media}/"
-        self._between = os.path.relpath(folder.resolve(), beside)
+        self._media, self._beside = f"{media}/", f"{media.parent}/"
+        self._folder, beside = folder.resolve(), target.parent.resolve()
+        if is_bucket(folder) or is_bucket(target):
+            self._between = "." if str(self._folder) == str(beside) else None
+        else:
+            self._between = os.path.relpath(self._folder, beside)
 
     def moved(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Returns the fields of a line with paths relative to the target's folder."""
@@ -181,16 +223,12 @@ class _Paths:
 
     def _path(self, path: str) -> str:
         if path.startswith(self._media):
-            media = Path(self._media)
-            return str(Path(path).relative_to(media.parent))
-        if path.startswith("/") or self._between == ".":
+            return path.removeprefix(self._beside)
+        if path.startswith("/") or is_address(path) or self._between == ".":
             return path
+        if self._between is None:
+            return str(joined(self._folder, path))
         return f"{self._between}/{path.removeprefix('./')}"
-
-
-def _draft(path: Path) -> Path:
-    """Where this process writes a file before it is whole."""
-    return path.with_name(f"{path.name}.{os.getpid()}.partial")
 
 
 class _Files:
@@ -223,8 +261,7 @@ class _Files:
         path = self.folder / (hashlib.sha256(content).hexdigest()[:24] + ending)
         if not path.exists():
             self.folder.mkdir(exist_ok=True)
-            draft = _draft(path)
-            draft.write_bytes(content)
-            draft.replace(path)
+            with _drafted(path) as draft:
+                draft.write_bytes(content)
             self._done.files += 1
         return str(path)
