@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from float32_encoding import encode
 from goldens_folder import goldens_dir
 from native_arrays import from_native
 from safetensors.numpy import load_file
@@ -25,7 +26,7 @@ from stts_jax.batch import TEXT_FIELDS, Batch
 from stts_jax.budget import Budget, tokens_to_prune
 from stts_jax.config import ModelConfig, replace
 from stts_jax.model.video_language_model import FusedRows, VideoLanguageModel, token_scorer
-from stts_jax.model.vision import VisionOutput, encode, frames_of
+from stts_jax.model.vision import VisionOutput
 from stts_jax.model.vit import VisionTransformer
 
 KEY = jax.random.key(0)
@@ -185,16 +186,7 @@ def same_sizes(
 def _encode(
     module: dict[str, Any], batch: Batch, budget: Budget, config: ModelConfig
 ) -> tuple[VisionOutput, jax.Array]:
-    output = encode(
-        module["vit"],
-        module.get("scorer"),
-        batch.images,
-        frames_of(batch, config),
-        budget,
-        config,
-        dtype=jnp.dtype(jnp.float32),
-        key=KEY,
-    )
+    output = encode(module["vit"], module.get("scorer"), batch, budget, config, KEY)
     rows, frames, patches = output.plan.keep_patches.shape
     everything = jnp.broadcast_to(jnp.arange(frames * patches), (rows, 1, frames * patches))
     features = output.plan.layout.lookup(output.features, everything)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import threading
 from multiprocessing import spawn
 
 import jax
@@ -25,7 +26,7 @@ from stts_jax.data.reader import Reader
 from stts_jax.data.sources.configured import sources_of
 from stts_jax.data.sources.usable import Selection, write_usable
 from stts_jax.data.synthetic import write_video
-from stts_jax.data.worker_start import MAIN
+from stts_jax.data.worker_start import MAIN, light_workers
 
 MIXTURE = "mixture:all-v5-video-academic-only"
 
@@ -153,3 +154,18 @@ def test_the_set_is_made_by_processes_that_leave_the_program_alone(monkeypatch):
     monkeypatch.setattr(synthetic, "ProcessPoolExecutor", Pool)
     with synthetic._mapping(synthetic.MANY_VIDEOS):
         assert spawn.get_preparation_data("worker")["init_main_from_name"] == MAIN
+
+
+@pytest.mark.parametrize(("name", "light"), [("grain-process-0", True), ("SpawnProcess-1", False)])
+def test_of_other_threads_grain_alone_starts_light_workers(name, light):
+    found = {}
+
+    def start():
+        found.update(spawn.get_preparation_data(name))
+
+    with light_workers():
+        thread = threading.Thread(target=start)
+        thread.start()
+        thread.join()
+    assert (found.get("init_main_from_name") == MAIN) == light
+    assert spawn.get_preparation_data("grain").get("init_main_from_name") != MAIN

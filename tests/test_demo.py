@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,11 +14,12 @@ from goldens_folder import REPOSITORY
 from training_cases import small_config
 
 from stts_jax.data.questions import Question
-from stts_jax.demo import kept, runs
+from stts_jax.demo import __main__ as command
+from stts_jax.demo import kept, runs, seeds
 from stts_jax.demo.__main__ import parse
 from stts_jax.demo.ablations import ABLATED
 from stts_jax.demo.claims import claims, claims_over_seeds
-from stts_jax.demo.figures import accuracies, accuracy_against_ratio
+from stts_jax.demo.figures import accuracy_against_ratio
 from stts_jax.demo.finished import FinishedParts
 from stts_jax.demo.guessing import guessing_accuracy
 from stts_jax.demo.kept import changed_cells, lit_cells
@@ -46,6 +49,7 @@ from stts_jax.demo.seeds import (
     read_summaries,
     table_of_seeds,
 )
+from stts_jax.demo.summaries import accuracies
 from stts_jax.evaluation.runner import Evaluation
 
 
@@ -190,6 +194,34 @@ def test_every_ablation_is_a_setup_that_can_be_trained(tmp_path):
         config = demo.fine_tune_config(method)
         assert config.model.prune.train_ratios == TRAIN_RATIOS
     assert len({method.name for method in ABLATED.compared}) == len(ABLATED.compared)
+
+
+def test_ablations_of_a_seed_are_trained_evaluated_and_reported(tmp_path, monkeypatch) -> None:
+    trained = []
+
+    def train(config, folder, **_):
+        trained.append(folder.name)
+        return SimpleNamespace(stopped=False, step=1, steps_per_s=1.0)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runs, "train", train)
+    monkeypatch.setattr(runs, "ensure_synthetic", lambda *_, **__: None)
+    monkeypatch.setattr(runs, "load_model", lambda _: (None, small_config()))
+    monkeypatch.setattr(runs, "reconfigure", lambda model, _: model)
+    monkeypatch.setattr(runs, "evaluate_split", lambda *_, **__: Evaluation([], 0.0, 1.0, 0))
+    monkeypatch.setattr(command, "ABLATED", dataclasses.replace(ABLATED, ratios=(70,)))
+    monkeypatch.setattr(command, "examples_of", lambda *_: [])
+    monkeypatch.setattr(command, "guessing_accuracy", lambda *_: 0.25)
+    monkeypatch.setattr(command, "pictures_of_kept_tokens", lambda _: {})
+    monkeypatch.setattr(command, "loss_curves", lambda *_: None)
+    for module in (command, seeds):
+        monkeypatch.setattr(module, "accuracy_against_ratio", lambda *_: None)
+    assert command.main(["--seeds", "1", "--ablations", "--output", "out"]) == 0
+    names = [method.name for method in ABLATED.methods]
+    assert trained == ["pictures", UNPRUNED, *names, specialist(ABLATED.fixed_ratio).name]
+    report = (tmp_path / "out" / "ablations" / "report.md").read_text()
+    assert all(f"| {method.label} | " in report for method in ABLATED.compared)
+    assert (tmp_path / "out" / "ablations" / "0" / "report.md").is_file()
 
 
 def test_accuracies_are_those_of_all_summaries_at_each_ratio() -> None:

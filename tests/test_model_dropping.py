@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from float32_encoding import encode
 from model_cases import (
     BUDGET,
     KEY,
@@ -28,7 +29,7 @@ from stts_jax.attention import attention
 from stts_jax.budget import tokens_to_prune
 from stts_jax.layers.attention_mask import attention_mask, token_table
 from stts_jax.model.video_language_model import VideoLanguageModel
-from stts_jax.model.vision import encode, frames_of
+from stts_jax.model.vision import frames_of
 from stts_jax.parallel.parameters import named_parameters
 from stts_jax.pruning.first_fit import bin_sizes, first_fit_layout
 from stts_jax.pruning.layout import DenseLayout
@@ -140,16 +141,7 @@ def test_dropping_gives_the_gradients_of_masking(dropped_and_masked, report_erro
 
 
 def encode_rows(model: VideoLanguageModel, batch: Any, budget: Any) -> Any:
-    return encode(
-        model.vit,
-        model.scorer,
-        batch.images,
-        frames_of(batch, model.config),
-        budget,
-        model.config,
-        dtype=jnp.dtype("float32"),
-        key=KEY,
-    )
+    return encode(model.vit, model.scorer, batch, budget, model.config, KEY)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from float32_encoding import encode
 from native_arrays import from_native, to_native
 from reference_cases import (
     KEY,
@@ -35,7 +36,7 @@ from stts_jax.config import ConnectorConfig, LlmConfig, ModelConfig
 from stts_jax.layers.gather import static_nonzero, take_rows
 from stts_jax.model.connector import Connector
 from stts_jax.model.video_language_model import token_scorer
-from stts_jax.model.vision import VisionOutput, encode, frames_of
+from stts_jax.model.vision import VisionOutput
 from stts_jax.model.vit import VisionTransformer
 from stts_jax.pruning.pooling_windows import to_patches
 from stts_jax.pruning.selection import PROTECTED_SCORE
@@ -83,16 +84,7 @@ def features_of(
     module: dict[str, Any], batch: Batch, budget: Budget, config: ModelConfig
 ) -> tuple[jax.Array, Any]:
     """(B, V before, d) features, zeros at dropped tokens, and the ViT's output."""
-    vision = encode(
-        module["vit"],
-        module["scorer"],
-        batch.images,
-        frames_of(batch, config),
-        budget,
-        config,
-        dtype=jnp.dtype(jnp.float32),
-        key=KEY,
-    )
+    vision = encode(module["vit"], module["scorer"], batch, budget, config, KEY)
     pooling = batch.token_pooling
     rows = pooling.shape[0]
     keep = take_rows(vision.plan.keep_patches.reshape(rows, -1), pooling, fill=False).any(-1)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from float32_encoding import encode
 from model_cases import BUDGET, KEY, numpy_rows, rows, small_model, small_model_config
 from random_batches import IMAGE, MULTI_IMAGE, TEXT, VIDEO
 
@@ -17,7 +18,6 @@ from stts_jax.budget import tokens_to_prune, video_budget
 from stts_jax.config import ModelConfig, PruneConfig, VitConfig
 from stts_jax.config.model import PruneMethod
 from stts_jax.model import vision
-from stts_jax.model.vision import encode, frames_of
 from stts_jax.pruning.baselines import BaselineInputs, baseline_scores
 from stts_jax.pruning.baselines.similarity import PROTECTED_SIMILARITY
 from stts_jax.pruning.frames import FrameTable, frame_table
@@ -193,16 +193,7 @@ def test_rows_do_not_see_each_other():
 @partial(jax.jit, static_argnums=2)
 def _keep_of(model, batch, budget, key):
     config = model.config
-    return encode(
-        model.vit,
-        model.scorer,
-        batch.images,
-        frames_of(batch, config),
-        budget,
-        config,
-        dtype=jnp.dtype("float32"),
-        key=key,
-    ).plan.keep
+    return encode(model.vit, model.scorer, batch, budget, config, key).plan.keep
 
 
 def keep_of(method, seed=0, key=KEY, **options):

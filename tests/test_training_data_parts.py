@@ -7,6 +7,7 @@ from contextlib import ExitStack
 import jax
 import numpy as np
 import pytest
+from procedural_set import make_set
 from topologies_here import topology_or_skip
 from training_cases import FakeBatches, small_config
 
@@ -14,7 +15,6 @@ from stts_jax.config import ConfigError, load_config, replace
 from stts_jax.data.pipeline import training_batches
 from stts_jax.data.shards.frame_coding import FrameCoding
 from stts_jax.data.shards.writing import write_shards
-from stts_jax.data.synthetic import ensure_synthetic
 from stts_jax.parallel.mesh import make_mesh
 from stts_jax.training import data_parts
 from stts_jax.training.data_parts import DataParts, local_rows, natural_parts, rows_by_process
@@ -24,8 +24,7 @@ ROWS = 4
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "synthetic"
-    return ensure_synthetic(path, videos=30, seed=1, progress=False)
+    return make_set(tmp_path_factory)
 
 
 def packed_config(folder, workers):

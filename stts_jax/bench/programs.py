@@ -17,8 +17,8 @@ from stts_jax.config import Config
 from stts_jax.host_memory import give_back_much
 from stts_jax.layers.attention_mask import TokenTable, attention_mask
 from stts_jax.model.llm_inputs import keep_tokens
-from stts_jax.model.video_language_model import VideoLanguageModel
-from stts_jax.model.vision import encode, frames_of, plan_of
+from stts_jax.model.video_language_model import VideoLanguageModel, vision_encoder
+from stts_jax.model.vision import frames_of, plan_of
 from stts_jax.parallel.mesh import make_mesh
 from stts_jax.parallel.platform import compute_dtype
 from stts_jax.pruning.layout import DenseLayout
@@ -78,11 +78,7 @@ def _vit(
     budget: Budget, model: VideoLanguageModel, batch: Batch, key: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Features, and how many patches each frame of the row keeps."""
-    config, dtype = model.config, model.dtype
-    frames = frames_of(batch, config)
-    out = encode(
-        model.vit, model.scorer, batch.images, frames, budget, config, dtype=dtype, key=key
-    )
+    out = vision_encoder(model)(batch, budget, key=key)
     return out.features, out.plan.keep_patches[0].sum(-1)
 
 

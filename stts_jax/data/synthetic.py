@@ -233,4 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Worker processes find what they call by the module's name; they don't have this main module.
+    from stts_jax.data import synthetic
+
+    sys.exit(synthetic.main())

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from stts_jax.demo.plan import TEXT_ONLY, UNPRUNED, Method
+from stts_jax.demo.summaries import accuracies
 from stts_jax.training.log import METRICS_FILE, read_metrics
 
 
@@ -41,16 +42,6 @@ def accuracy_against_ratio(
     axis.grid(alpha=0.3)
     axis.legend()
     figure.savefig(path, dpi=120)
-
-
-def accuracies(summaries: Sequence[Mapping[str, Any]], method: str) -> dict[int, list[float]]:
-    """Returns the accuracies of a method in percent, by ratio, one for each summary that has it."""
-    found: dict[int, list[float]] = {}
-    for summary in summaries:
-        for run in summary["runs"]:
-            if run["method"] == method and run["packing"] == "stream":
-                found.setdefault(run["k"], []).append(100 * run["accuracy"])
-    return found
 
 
 def _mean(summaries: Sequence[Mapping[str, Any]], method: str, k: int) -> float:

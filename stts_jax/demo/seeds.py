@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from stts_jax.demo.claims import Claim, claims_over_seeds
-from stts_jax.demo.figures import accuracies, accuracy_against_ratio
+from stts_jax.demo.figures import accuracy_against_ratio
 from stts_jax.demo.plan import TEXT_ONLY, UNPRUNED, Plan, specialist
 from stts_jax.demo.report import table_of_claims
+from stts_jax.demo.summaries import accuracies
 
 SUMMARY = "summary.json"
 OWN_RATIO = "STTS trained at each ratio"

@@ -59,7 +59,7 @@ class KeyValueCache:
         key: Float[Array, "B 1 K h"],
         value: Float[Array, "B 1 K h"],
         layer: Int[Array, ""],
-        cache_index: Int[Array, ""],
+        cache_index: Int[Array, "*rows"],
         mask: Mask,
     ) -> tuple[jax.Array, KeyValueCache]:
         """Writes one token of each row, then attends from it to the cache of a layer.
@@ -69,7 +69,7 @@ class KeyValueCache:
           key: (B, 1, K, head_dim).
           value: (B, 1, K, head_dim).
           layer: () int.
-          cache_index: () int, where the token is written.
+          cache_index: () int, where the token is written; in a `SlotCache` (B,).
           mask: the cache indices that the token sees.
 
         Returns:

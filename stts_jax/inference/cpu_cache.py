@@ -8,9 +8,11 @@ The copy of the parameters takes memory, so large models keep the `KeyValueCache
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
+from itertools import accumulate
+from operator import add
 from typing import Any
 
 import jax
@@ -20,6 +22,7 @@ from jaxtyping import Array, Float, Int
 from stts_jax.attention import Mask
 from stts_jax.attention.masks import MASK_VALUE, as_array
 from stts_jax.inference.cache import KeyValueCache
+from stts_jax.model.llm import C
 from stts_jax.pytrees import register_pytree
 
 # Bytes of all blocks: smaller ones decode no faster and compile slower, larger ones may not fit
@@ -43,7 +46,7 @@ def decoding_cache(
         return cache
     layers, length = range(len(cache.keys)), cache.keys.shape[2] - max_new_tokens
     return CpuCache(
-        tuple(jax.tree.map(lambda leaf, i=i: leaf[i], blocks) for i in layers),
+        blocks_by_layer(blocks, len(layers)),
         tuple(_part_of(cache, i, slice(length)) for i in layers),
         tuple(_part_of(cache, i, slice(length, None)) for i in layers),
     )
@@ -51,6 +54,11 @@ def decoding_cache(
 
 def _part_of(cache: KeyValueCache, layer: int, part: slice) -> LayerCache:
     return LayerCache.of(cache.keys[layer, :, part], cache.values[layer, :, part])
+
+
+def blocks_by_layer(blocks: Any, layers: int) -> tuple[Any, ...]:
+    """Returns a copy of each of the stacked blocks of an LLM of so many layers."""
+    return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], blocks) for i in range(layers))
 
 
 def copied_bytes(blocks: Iterable[Any]) -> int:
@@ -161,10 +169,7 @@ class CpuCache:
     ) -> tuple[jax.Array, CpuCache]:
         """Runs the cache's own blocks one after the other; see `KeyValueCache.run_blocks`."""
         del blocks
-        cache = self
-        for layer, block in enumerate(self.blocks):
-            x, cache = run(block, layer, x, cache)
-        return x, cache
+        return run_each(run, self.blocks, x, self)
 
     def attend(
         self,
@@ -176,20 +181,46 @@ class CpuCache:
         mask: Mask,
     ) -> tuple[jax.Array, CpuCache]:
         """Writes one token of each row, then attends from it; see `KeyValueCache.attend`."""
-        rows, _, key_heads, width = key.shape
-        allowed = as_array(mask)[:, None]
         prompt, answer = self.prompt[layer], self.answer[layer]
-        length = prompt.length
-        answer = answer.write(LayerCache.of(key, value), cache_index - length)
-        grouped = query.reshape(rows, key_heads, -1, width)
-        scores = jnp.concatenate([part.scores(grouped) for part in (prompt, answer)], axis=-1)
-        scores = jnp.where(allowed, scores * width**-0.5, MASK_VALUE)
-        weights = jnp.exp(scores - scores.max(-1, keepdims=True))
-        sums = prompt.weighted(weights[..., :length]) + answer.weighted(weights[..., length:])
-        out = sums / weights.sum(-1, keepdims=True)
-        out = jnp.where(allowed.any(-1, keepdims=True), out, 0)
+        answer = answer.write(LayerCache.of(key, value), cache_index - prompt.length)
         answers = (*self.answer[:layer], answer, *self.answer[layer + 1 :])
-        return out.reshape(query.shape).astype(value.dtype), replace(self, answer=answers)
+        out = attend_to([prompt, answer], query, mask)
+        return out.astype(value.dtype), replace(self, answer=answers)
+
+
+def run_each(
+    run: Callable[..., tuple[jax.Array, C]], blocks: Sequence[Any], x: jax.Array, cache: C
+) -> tuple[jax.Array, C]:
+    """Runs blocks one after the other; see `KeyValueCache.run_blocks`."""
+    for layer, block in enumerate(blocks):
+        x, cache = run(block, layer, x, cache)
+    return x, cache
+
+
+def attend_to(
+    parts: Sequence[LayerCache], query: Float[Array, "B 1 H h"], mask: Mask
+) -> Float[Array, "B 1 H h"]:
+    """Attends from one token of each row to a layer's cache.
+
+    Args:
+      parts: of the cache, in the order of its indices.
+      query: (B, 1, H, head_dim).
+      mask: the cache indices that the token sees.
+
+    Returns:
+      (B, 1, H, head_dim) float32; 0 for a token that sees none.
+    """
+    rows, key_heads, width, _ = parts[0].keys.shape
+    allowed = as_array(mask)[:, None]
+    grouped = query.reshape(rows, key_heads, -1, width)
+    scores = jnp.concatenate([part.scores(grouped) for part in parts], axis=-1)
+    scores = jnp.where(allowed, scores * width**-0.5, MASK_VALUE)
+    weights = jnp.exp(scores - scores.max(-1, keepdims=True))
+    starts = list(accumulate(part.length for part in parts[:-1]))
+    of_parts = zip(parts, jnp.split(weights, starts, axis=-1), strict=True)
+    sums = reduce(add, [part.weighted(own) for part, own in of_parts])
+    out = sums / weights.sum(-1, keepdims=True)
+    return jnp.where(allowed.any(-1, keepdims=True), out, 0).reshape(query.shape)
 
 
 def _product(left: jax.Array, right: jax.Array) -> jax.Array:

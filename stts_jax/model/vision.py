@@ -115,35 +115,14 @@ class VisionEncoder(nnx.Module):
         return scored.below_threshold(self.config, batch.threshold)
 
     def __call__(self, batch: Batch, budget: Budget, *, key: jax.Array) -> VisionOutput:
-        """Runs the frames of a batch; see `encode`."""
+        """Runs the frames of a batch and drops tokens between the blocks.
+
+        Args:
+          batch: its images and their examples.
+          budget: static sizes.
+          key: for method `random`.
+        """
         return finish(self.vit, self.score(batch, key=key), budget, self.config)
-
-
-def encode(
-    vit: VisionTransformer,
-    scorer: TokenScorer | None,
-    images: Num[Array, "B T N patch_dim"],
-    frames: FrameTable,
-    budget: Budget,
-    config: ModelConfig,
-    *,
-    dtype: DTypeLike,
-    key: jax.Array,
-) -> VisionOutput:
-    """Runs frames through the ViT and drops tokens between its blocks.
-
-    Args:
-      vit: the transformer.
-      scorer: needed by method `scorer`.
-      images: (B, T, N, patch_dim) pixels.
-      frames: their examples, and k of each; see `frames_of`.
-      budget: static sizes.
-      config: the model's configuration.
-      dtype: to compute in.
-      key: for method `random`.
-    """
-    scored = score(vit, scorer, images, frames, config, dtype=dtype, key=key)
-    return finish(vit, scored.below_threshold(config, None), budget, config)
 
 
 def score(
@@ -156,7 +135,17 @@ def score(
     dtype: DTypeLike,
     key: jax.Array,
 ) -> ScoredFrames:
-    """Runs frames through the blocks up to the drop; arguments are those of `encode`."""
+    """Runs frames through the blocks up to the drop.
+
+    Args:
+      vit: the transformer.
+      scorer: needed by method `scorer`.
+      images: (B, T, N, patch_dim) pixels.
+      frames: their examples, and k of each; see `frames_of`.
+      config: the model's configuration.
+      dtype: to compute in.
+      key: for method `random`.
+    """
     prune = config.prune
     embedded = vit.embed(images, dtype)
     run = partial(vit.run, remat=config.remat == "blocks")

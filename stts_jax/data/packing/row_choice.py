@@ -52,6 +52,8 @@ def choose_examples(sizes: np.ndarray, room: np.ndarray, values: np.ndarray) -> 
     members = np.zeros((1, len(sizes)), bool)
     for i in fits[np.argsort(-values[fits], kind="stable")]:
         taking = np.flatnonzero((left >= sizes[i]).all(1))
+        if not taking.size:
+            continue
         more = members[taking]
         more[:, i] = True
         left = np.concatenate([left, left[taking] - sizes[i]])

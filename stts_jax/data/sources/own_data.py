@@ -134,9 +134,7 @@ def _media(line: Line, folder: Path) -> Media:
         video=joined(folder, line.video) if line.video is not None else None,
         clip=line.clip,
         images=tuple(_picture(line, number, folder) for number in range(len(line.images))),
-        subtitle=joined(folder, str(line.subtitle).strip())
-        if line.subtitle_is_file
-        else line.subtitle,
+        subtitle=_subtitle(line, folder),
     )
 
 

@@ -1,7 +1,7 @@
 """Checks lines of the usual forms in a fraction of the time that the whole check takes.
 
 A line that passes is one that `own_line.parse_value` takes, and its key is that of `line_key`; of
-any other line nothing is said. `tests/test_data_index.py` holds the two against each other.
+any other line nothing is said. `tests/test_data_quick_keys.py` holds the two against each other.
 """
 
 from __future__ import annotations

@@ -11,9 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from stts_jax.attention import Mask
-from stts_jax.attention.masks import MASK_VALUE, as_array
 from stts_jax.inference.cache import KeyValueCache
-from stts_jax.inference.cpu_cache import LayerCache
+from stts_jax.inference.cpu_cache import LayerCache, attend_to, run_each
 from stts_jax.pytrees import register_pytree
 
 
@@ -62,10 +61,7 @@ class CpuSlotCache:
     ) -> tuple[jax.Array, CpuSlotCache]:
         """Runs the cache's own blocks one after the other; see `SlotCache.run_blocks`."""
         del blocks
-        cache = self
-        for layer, block in enumerate(self.blocks):
-            x, cache = run(block, layer, x, cache)
-        return x, cache
+        return run_each(run, self.blocks, x, self)
 
     def attend(
         self,
@@ -78,10 +74,6 @@ class CpuSlotCache:
     ) -> tuple[jax.Array, CpuSlotCache]:
         """Writes one token of each slot at its own index, then attends from it."""
         own = self.layers[layer].write_each(LayerCache.of(key, value), cache_index)
-        slots, _, key_heads, width = key.shape
-        scores = own.scores(query.reshape(slots, key_heads, -1, width)) * width**-0.5
-        scores = jnp.where(as_array(mask)[:, None], scores, MASK_VALUE)
-        weights = jnp.exp(scores - scores.max(-1, keepdims=True))
-        out = own.weighted(weights) / weights.sum(-1, keepdims=True)
         layers = (*self.layers[:layer], own, *self.layers[layer + 1 :])
-        return out.reshape(query.shape).astype(value.dtype), replace(self, layers=layers)
+        out = attend_to([own], query, mask)
+        return out.astype(value.dtype), replace(self, layers=layers)

@@ -76,11 +76,6 @@ class PrefixCache:
             self._entries[key] = media
             self.nbytes += media.nbytes
 
-    def clear(self) -> None:
-        """Lets all entries go."""
-        self._entries.clear()
-        self.nbytes = 0
-
 
 def content_key(media: MediaRow, seed: int) -> str:
     """Returns the key of media; `seed` counts where tokens are dropped at random."""

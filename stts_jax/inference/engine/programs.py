@@ -12,6 +12,7 @@ from jaxtyping import Array, Int
 
 from stts_jax.attention import IndexMask, MaskSpec, TokenMaskIds
 from stts_jax.inference.cache import KeyValueCache
+from stts_jax.inference.cpu_cache import blocks_by_layer
 from stts_jax.inference.cpu_programs import bind_to_answer
 from stts_jax.inference.decoding import decoding_keys
 from stts_jax.inference.engine.cpu_slot_cache import CpuSlotCache
@@ -36,7 +37,8 @@ class Programs:
 
     def __init__(self, model: VideoLanguageModel, *, by_layer: bool) -> None:
         """Takes the model; `by_layer` is that of `slot_cache.new_cache`."""
-        models = (model, blocks_by_layer(model) if by_layer else ())
+        blocks, layers = model.llm.blocks, model.config.llm.layers
+        models = (model, blocks_by_layer(blocks, layers) if by_layer else ())
         self.join = bind_to_answer(join, models, static_argnums=(7, 8), donate_argnums=(1,))
         self.step = bind_to_answer(step, models, static_argnums=(2, 3, 4), donate_argnums=(1,))
 
@@ -145,12 +147,4 @@ def _step(
         cache_index=cache_index,
         finished=slots.finished | (token == end_token) | (cache_index >= slots.stop_index),
         sampling=replace(sampling, key=split[:, 1]),
-    )
-
-
-def blocks_by_layer(model: VideoLanguageModel) -> tuple[Any, ...]:
-    """Returns a copy of the blocks of the LLM by layer."""
-    return tuple(
-        jax.tree.map(lambda leaf, i=i: leaf[i], model.llm.blocks)
-        for i in range(model.llm.config.layers)
     )

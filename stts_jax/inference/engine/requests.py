@@ -189,10 +189,8 @@ class Handle:
 
     def result(self, timeout: float | None = None) -> list[int]:
         """Returns all tokens of the answer; waits for its end. Raises what `tokens` does."""
-        deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not self._changed.wait_for(lambda: self._reason is not None, left):
+            if not self._changed.wait_for(lambda: self._reason is not None, timeout):
                 raise TimeoutError(f"no answer came in {timeout} s; wait longer, or cancel")
             if self._error is not None:
                 raise self._error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -10,9 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
-from stts_jax.attention import Mask, attention
 from stts_jax.config import LlmConfig
 from stts_jax.inference.cache import KeyValueCache
 from stts_jax.inference.engine.cpu_slot_cache import CpuSlotCache
@@ -22,16 +21,11 @@ from stts_jax.pytrees import register_pytree
 
 @register_pytree
 @dataclass(frozen=True)
-class SlotCache:
-    """Keys and values of every layer, at C cache indices of each of S slots.
+class SlotCache(KeyValueCache):
+    """Keys and values of every layer, at C cache indices of each of S slots, which are its rows.
 
-    Attributes:
-      keys: (layers, S, C, K, head_dim), rotated.
-      values: (layers, S, C, K, head_dim).
+    A step writes the token of each slot at an index of its own.
     """
-
-    keys: Float[Array, "layers S C K h"]
-    values: Float[Array, "layers S C K h"]
 
     @property
     def capacity(self) -> int:
@@ -47,28 +41,9 @@ class SlotCache:
 
         return SlotCache(write(self.keys, new.keys), write(self.values, new.values))
 
-    def run_blocks(
-        self, run: Callable[..., tuple[jax.Array, SlotCache]], blocks: Any, x: jax.Array
-    ) -> tuple[jax.Array, SlotCache]:
-        """Runs the blocks on one token of each slot; see `KeyValueCache.run_blocks`."""
-
-        def body(carry: tuple[jax.Array, SlotCache], inputs: tuple[Any, jax.Array]) -> Any:
-            return run(*inputs, *carry), None
-
-        (x, cache), _ = jax.lax.scan(body, (x, self), (blocks, jnp.arange(len(self.keys))))
-        return x, cache
-
-    def attend(
-        self,
-        query: Float[Array, "S 1 H h"],
-        key: Float[Array, "S 1 K h"],
-        value: Float[Array, "S 1 K h"],
-        layer: Int[Array, ""],
-        cache_index: Int[Array, " S"],
-        mask: Mask,
-    ) -> tuple[jax.Array, SlotCache]:
-        """Writes one token of each slot at its own index, then attends from it."""
-
+    def _write(
+        self, key: jax.Array, value: jax.Array, layer: jax.Array, cache_index: jax.Array
+    ) -> SlotCache:
         @partial(jax.vmap, in_axes=(1, 0, 0), out_axes=1)
         def write_row(old: jax.Array, new: jax.Array, index: jax.Array) -> jax.Array:
             return jax.lax.dynamic_update_slice(old, new[None], (layer, index, 0, 0))
@@ -76,12 +51,7 @@ class SlotCache:
         def write(old: jax.Array, new: jax.Array) -> jax.Array:
             return write_row(old, new.astype(old.dtype), cache_index)
 
-        written = SlotCache(write(self.keys, key), write(self.values, value))
-        keys, values = (
-            jax.lax.dynamic_index_in_dim(x, layer, keepdims=False)
-            for x in (written.keys, written.values)
-        )
-        return attention(query, keys, values, mask=mask), written
+        return SlotCache(write(self.keys, key), write(self.values, value))
 
 
 def cache_shape(config: LlmConfig, slots: int, capacity: int) -> tuple[int, ...]:
