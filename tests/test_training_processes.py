@@ -14,7 +14,7 @@ from stts_jax.training.distributed import join_processes
 
 # Compiling the step in each process is what these tests cost, so it has few blocks.
 MODEL = ("model.vit.layers=3", "model.vit.feature_layers=[-1]")
-RUN = ("train.save_every=2", "train.log_every=1", *MODEL)
+RUN = ("train.steps=6", "train.save_every=2", "train.log_every=1", *MODEL)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def alone(launcher, tmp_path_factory):
     @cache
     def losses_of(step):
         output = tmp_path_factory.mktemp(step)
-        launcher.start(output, *RUN, step=step).finish()
+        launcher.start(output, *RUN, "train.save_every=0", step=step).finish()
         return losses(output)
 
     return losses_of
@@ -47,17 +47,17 @@ def assert_close(found, wanted, report_error):
 def test_two_processes_agree_with_one_and_one_goes_on(launcher, alone, tmp_path, report_error):
     runs = launcher.start_several(2, tmp_path, *RUN, "train.keep_checkpoints=9")
     summaries = [run.finish() for run in runs]
-    assert [s["step"] for s in summaries] == [8, 8]
-    assert checkpoint_steps(tmp_path) == [2, 4, 6, 8]
+    assert [s["step"] for s in summaries] == [6, 6]
+    assert checkpoint_steps(tmp_path) == [2, 4, 6]
     assert_close(losses(tmp_path), alone("toy"), report_error)
-    assert "step 8/8 (100.0 %)" in runs[0].log()
+    assert "step 6/6 (100.0 %)" in runs[0].log()
     assert "step" not in runs[1].log().splitlines()[0], "only the first process talks"
 
-    for step in (6, 8):
+    for step in (4, 6):
         (tmp_path / "checkpoints" / str(step)).rename(tmp_path / f"not-{step}")
     one = launcher.start(tmp_path, *RUN)
-    assert one.finish()["step"] == 8
-    assert "resuming" in one.log() and "at step 4" in one.log()
+    assert one.finish()["step"] == 6
+    assert "resuming" in one.log() and "at step 2" in one.log()
     assert (
         "the data go on exactly where they stood: they were cut into 2 parts, and there are 1 "
         "processes now, so each process reads several"
@@ -70,10 +70,10 @@ def test_parameters_that_lie_across_processes_are_trained_as_in_one(
 ):
     """The real model's, and they are saved by both: one process reads the last but one back."""
     runs = launcher.start_several(2, tmp_path, *RUN, "train.mesh.fsdp=2", step="real")
-    assert [run.finish()["step"] for run in runs] == [8, 8]
+    assert [run.finish()["step"] for run in runs] == [6, 6]
     assert_close(losses(tmp_path), alone("real"), report_error)
-    (tmp_path / "checkpoints" / "8").rename(tmp_path / "not-8")
-    assert launcher.start(tmp_path, *RUN, step="real").finish()["step"] == 8
+    (tmp_path / "checkpoints" / "6").rename(tmp_path / "not-6")
+    assert launcher.start(tmp_path, *RUN, step="real").finish()["step"] == 6
     assert_close(losses(tmp_path), alone("real"), report_error)
 
 
@@ -81,7 +81,7 @@ def test_one_process_goes_on_as_two(launcher, alone, tmp_path, report_error):
     output = tmp_path / "grown"
     launcher.start(output, *RUN, "train.steps=4").finish()
     runs = launcher.start_several(2, output, *RUN)
-    assert [run.finish()["step"] for run in runs] == [8, 8]
+    assert [run.finish()["step"] for run in runs] == [6, 6]
     assert "some processes read the same part and use a share of it" in runs[0].log()
     assert_close(losses(output), alone("toy"), report_error)
 
